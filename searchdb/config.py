@@ -1,0 +1,117 @@
+"""Settings: one frozen value object made from the environment, with secrets masked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from platformdirs import user_data_path
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from searchdb.errors import ConfigError
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+ROOT_HOME = Path("/var/lib/searchdb")
+"""Root's home: the embedded server runs as its own user, who must reach its folder, and /root stays closed."""
+DEFAULT_MAX_IMAGE_BYTES = 64 * 1024 * 1024
+"""Large enough for any camera's JPEG; a batch of look-ahead pictures still fits in 2 GB."""
+DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
+"""A 100-megapixel picture takes 300 MB as RGB; a few are decoded at once."""
+
+_DRIVER = "postgresql+psycopg"
+
+
+def default_home() -> Path:
+    """Return the folder that searchdb keeps its data in when SEARCHDB_HOME is unset."""
+    return ROOT_HOME if os.geteuid() == 0 else user_data_path("searchdb", appauthor=False)
+
+
+class Settings(BaseSettings):
+    """What the environment says, checked once.
+
+    Keyword arguments override the environment: `Settings(model="demo")`.
+
+    Raises:
+        ConfigError: a value is malformed; the message names the variable.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SEARCHDB_", frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True
+    )
+
+    database_url: Annotated[SecretStr | None, NoDecode] = Field(
+        default=None,
+        validation_alias=AliasChoices("database_url", "DATABASE_URL"),
+        description="PostgreSQL 15+ with pgvector 0.8+; unset: the embedded server",
+    )
+    home: Path = Field(default_factory=default_home, description="where the embedded server and caches live")
+    model: str = Field(default=DEFAULT_MODEL, min_length=1, description="a hub name, a folder in HF layout, or `demo`")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda`, `cuda:0`, `mps`"
+    )
+    dtype: str = Field(
+        default="auto",
+        pattern=r"^(auto|float32|bfloat16|float16)$",
+        description="`auto`, `float32`, `bfloat16`, `float16`",
+    )
+    api_token: SecretStr | None = Field(default=None, description="bearer token of the writing HTTP endpoints")
+    allow_private_addresses: bool = Field(
+        default=False, description="`1`: pictures may be fetched from loopback and private networks"
+    )
+    max_image_bytes: int = Field(default=DEFAULT_MAX_IMAGE_BYTES, gt=0, description="largest picture file read")
+    max_image_pixels: int = Field(default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="largest picture decoded")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as exc:
+            raise ConfigError("; ".join(_explain(error["loc"], error["msg"]) for error in exc.errors())) from exc
+
+    @field_validator("database_url", "api_token", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql_only(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _parse_url(value.get_secret_value())
+        return value
+
+    @property
+    def explicit_model(self) -> str | None:
+        """The model, if somebody chose it; None where it is only the default."""
+        return self.model if "model" in self.model_fields_set else None
+
+    def url(self) -> URL | None:
+        """Return DATABASE_URL for SQLAlchemy with the psycopg driver, or None when it is unset."""
+        return None if self.database_url is None else _parse_url(self.database_url.get_secret_value())
+
+
+def _parse_url(text: str) -> URL:
+    """Parse a PostgreSQL URL; ValueError without the text itself, which may hold a password."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ValueError("is not a URL; expected postgresql://user:password@host:5432/database") from None
+    if url.drivername not in ("postgresql", "postgres", _DRIVER):
+        raise ValueError(f"is a {url.drivername}:// URL; expected postgresql://user:password@host:5432/database")
+    return url.set(drivername=_DRIVER)
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    name = str(location[0]).lower() if location else ""
+    if name not in Settings.model_fields:
+        return f"there is no setting {name!r}"
+    variable = "DATABASE_URL" if name == "database_url" else f"SEARCHDB_{name.upper()}"
+    return f"{variable}: {message.removeprefix('Value error, ')}"

@@ -1,0 +1,231 @@
+"""Every error searchdb raises on purpose, in one tree.
+
+SearchDBError
+├── ConfigError                  a setting is wrong
+├── DatabaseError                PostgreSQL, as a whole
+│   ├── DatabaseUnavailableError     it cannot be reached
+│   ├── SchemaError                  it lacks our tables, or has newer ones
+│   └── EmbeddedServerError          our own server cannot run here
+├── ModelError                   CLIP, as a whole
+│   ├── ModelUnavailableError        it cannot be loaded
+│   ├── ModelShapeError              it does not give 512 numbers
+│   └── ModelMismatchError           it is not the one the collection was made with
+├── SourceError                  a folder or list cannot be read at all
+├── QueryError                   a search cannot be run as asked
+│   └── ImageNotFoundError           no picture has that id
+└── PictureError                 one picture failed; recorded in ingest_failures, the run goes on
+    ├── FetchError                   its bytes could not be had
+    │   ├── FileUnreadableError
+    │   ├── InvalidReferenceError
+    │   ├── AddressRefusedError
+    │   ├── HTTPStatusError
+    │   ├── TransferError
+    │   ├── FetchTimeoutError
+    │   ├── TooManyRedirectsError
+    │   └── TooManyBytesError
+    └── DecodeError                  its bytes are no usable picture
+        ├── EmptyFileError
+        ├── NotAPictureError
+        ├── DamagedPictureError
+        └── TooManyPixelsError
+
+Messages are for the person who must act: they name the thing, the limit and the way out.
+"""
+
+from __future__ import annotations
+
+
+class SearchDBError(Exception):
+    """Root of all errors that searchdb raises on purpose."""
+
+
+class ConfigError(SearchDBError):
+    """A setting is missing or wrong."""
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+
+class DatabaseError(SearchDBError):
+    """PostgreSQL refused or failed. `sqlstate` is its five-character code, where it gave one."""
+
+    sqlstate: str | None = None
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The server cannot be reached or refuses us. `url` has its password masked."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"cannot reach the database {url}: {reason}. Check DATABASE_URL, or unset it to use the embedded server"
+        )
+        self.url = url
+        self.reason = reason
+
+
+class SchemaError(DatabaseError):
+    """The database's schema is not the one this version works with."""
+
+
+class EmbeddedServerError(DatabaseError):
+    """The embedded PostgreSQL cannot run with this folder, user or platform."""
+
+
+# --- CLIP -----------------------------------------------------------------------------------------
+
+
+class ModelError(SearchDBError):
+    """The embedding model cannot be used."""
+
+
+class ModelUnavailableError(ModelError):
+    """The model cannot be loaded."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"cannot load the model {name!r}: {reason}. Set SEARCHDB_MODEL to a folder in Hugging Face layout, "
+            "or to 'demo' for the small model that comes with searchdb"
+        )
+        self.name = name
+        self.reason = reason
+
+
+class ModelShapeError(ModelError):
+    """The model's projection has another dimension than the `embedding` column."""
+
+    def __init__(self, name: str, dimension: int, expected: int) -> None:
+        super().__init__(
+            f"the model {name!r} gives {dimension} numbers, the database stores {expected}: "
+            f"choose a CLIP model with projection_dim {expected}, such as openai/clip-vit-base-patch32"
+        )
+        self.name = name
+        self.dimension = dimension
+        self.expected = expected
+
+
+class ModelMismatchError(ModelError):
+    """The collection was embedded with another model than the one in use."""
+
+    def __init__(self, stored: str, given: str) -> None:
+        super().__init__(
+            f"the stored pictures were embedded with {stored}, but the model in use is {given}: their vectors "
+            "cannot be compared. Set SEARCHDB_MODEL to the stored one, or use another database"
+        )
+        self.stored = stored
+        self.given = given
+
+
+# --- Requests -------------------------------------------------------------------------------------
+
+
+class SourceError(SearchDBError):
+    """A folder or a list of pictures cannot be read at all."""
+
+
+class QueryError(SearchDBError):
+    """A search cannot be run as asked."""
+
+
+class ImageNotFoundError(QueryError):
+    """No stored picture has this id."""
+
+    def __init__(self, image_id: int) -> None:
+        super().__init__(f"there is no picture with id {image_id}")
+        self.image_id = image_id
+
+
+# --- One picture ----------------------------------------------------------------------------------
+
+
+class PictureError(SearchDBError):
+    """One picture failed.
+
+    `retryable` says whether the same reference may succeed later without anybody changing it.
+    """
+
+    retryable = False
+
+
+class FetchError(PictureError):
+    """The picture's bytes could not be had."""
+
+
+class FileUnreadableError(FetchError):
+    """The file is gone, is not a regular file, or may not be read."""
+
+
+class InvalidReferenceError(FetchError):
+    """The reference, or what the list says about it, is malformed."""
+
+
+class AddressRefusedError(FetchError):
+    """The host resolves to an address that searchdb does not connect to."""
+
+
+class HTTPStatusError(FetchError):
+    """The server answered with a status other than 200. `retry_after_s` is its Retry-After header, in seconds."""
+
+    def __init__(self, status: int, reason: str, retry_after_s: float | None = None) -> None:
+        wait = "" if retry_after_s is None else f" and asks to wait {retry_after_s:,.0f} seconds"
+        super().__init__(f"the server answered {status} {reason}".rstrip() + wait)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.retryable = status in (408, 425, 429) or status >= 500
+
+
+class TransferError(FetchError):
+    """The connection failed or ended before the whole picture had come."""
+
+    retryable = True
+
+
+class FetchTimeoutError(FetchError):
+    """The server took longer than allowed."""
+
+    retryable = True
+
+
+class TooManyRedirectsError(FetchError):
+    """The server redirected more often than allowed."""
+
+
+class TooManyBytesError(FetchError):
+    """The picture is larger than SEARCHDB_MAX_IMAGE_BYTES."""
+
+    def __init__(self, limit: int, size: int | None = None) -> None:
+        told = f"{size:,} bytes" if size is not None else "larger"
+        super().__init__(f"the picture is {told}, the limit is {limit:,} bytes (SEARCHDB_MAX_IMAGE_BYTES)")
+        self.limit = limit
+        self.size = size
+
+
+class DecodeError(PictureError):
+    """The bytes are no usable picture."""
+
+
+class EmptyFileError(DecodeError):
+    """There are no bytes at all."""
+
+    def __init__(self) -> None:
+        super().__init__("the file is empty")
+
+
+class NotAPictureError(DecodeError):
+    """The content is in no picture format that searchdb reads."""
+
+
+class DamagedPictureError(DecodeError):
+    """A picture format was recognised, but its data is truncated or corrupt."""
+
+
+class TooManyPixelsError(DecodeError):
+    """The picture has more pixels than SEARCHDB_MAX_IMAGE_PIXELS."""
+
+    def __init__(self, width: int, height: int, limit: int) -> None:
+        super().__init__(
+            f"the picture is {width:,} x {height:,} = {width * height:,} pixels, "
+            f"the limit is {limit:,} (SEARCHDB_MAX_IMAGE_PIXELS)"
+        )
+        self.width = width
+        self.height = height
+        self.limit = limit
