@@ -1,0 +1,43 @@
+"""Runs the migrations, under an advisory lock, on the connection given or on the database that Settings names."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+from searchdb.config import Settings
+from searchdb.database import MIGRATION_LOCK_KEY, MIGRATION_LOCK_TIMEOUT, Database
+from searchdb.tables import VECTOR_INDEX, metadata
+
+
+def run(connection: Connection) -> None:
+    """Migrate in one transaction; a second process waits for the first and then finds nothing to do."""
+    with connection.begin():
+        connection.execute(
+            text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": MIGRATION_LOCK_TIMEOUT}
+        )
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK_KEY})
+        context.configure(connection=connection, target_metadata=metadata, include_object=include_object)
+        context.run_migrations()
+
+
+def include_object(obj: object, name: str | None, type_: str, reflected: bool, compare_to: object) -> bool:
+    """Compare all but the vector index: its options change with the data, and a test reads them itself."""
+    return not (type_ == "index" and name == VECTOR_INDEX)
+
+
+def run_offline() -> None:
+    """Print the SQL instead of running it (`alembic upgrade head --sql`)."""
+    context.configure(dialect_name="postgresql", target_metadata=metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if context.is_offline_mode():
+    run_offline()
+elif given is not None:
+    run(given)
+else:
+    with Database(Settings()) as database, database.connect() as own:
+        run(own)

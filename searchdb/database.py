@@ -1,0 +1,216 @@
+"""The way to PostgreSQL: which server, its connection pool, and the version of its schema."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+import sqlalchemy as sa
+from pgvector.psycopg import register_vector
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.engine import URL, ExceptionContext
+
+from searchdb.config import Settings
+from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
+from searchdb.postgres import EmbeddedServer
+
+SCHEMA_REVISION = "0001"
+"""The migration that this code works with; a test holds it equal to the newest one."""
+MIN_PGVECTOR = (0, 8)
+"""The first pgvector with iterative index scans, which match_images needs to fill its count."""
+MIGRATION_LOCK_KEY = 0x5EA2C4DB
+"""Key of the advisory lock that keeps two migrations apart."""
+MIGRATION_LOCK_TIMEOUT = "60s"
+"""Longest wait for that lock, or for a table that a long query holds."""
+CONNECT_TIMEOUT = 10
+"""Seconds to wait for a server that does not answer at all."""
+POOL_SIZE = 5
+POOL_OVERFLOW = 15
+"""Connections beyond the pool, under load: 20 a process let five processes share PostgreSQL's default of 100."""
+
+_migrating = threading.Lock()
+"""Alembic's context is one per process: threads take turns, as processes do by the advisory lock."""
+
+
+class Database:
+    """One PostgreSQL database: the one in DATABASE_URL, else the embedded one, which is started or joined.
+
+    Use as a context manager, or call `close`. The schema is not looked at: see `open_database`.
+
+    Raises:
+        EmbeddedServerError: the embedded server cannot run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._server: EmbeddedServer | None = None
+        url = settings.url()
+        if url is None:
+            self._server = EmbeddedServer.at(settings.home)
+            url = self._server.join()
+        self.engine = _make_engine(url)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is the embedded server's database."""
+        return self._server is not None
+
+    @property
+    def url(self) -> URL:
+        """Where the database is, for SQLAlchemy."""
+        return self.engine.url
+
+    @property
+    def libpq_url(self) -> str:
+        """Where the database is, for psql and every other client, password included."""
+        return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    @property
+    def masked_url(self) -> str:
+        """Where the database is, for people: without the password."""
+        return self.url.set(drivername="postgresql").render_as_string(hide_password=True)
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Yield a pooled connection; what is not committed is rolled back."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Yield a pooled connection in a transaction that commits at the end."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the connections and leave the embedded server."""
+        self.engine.dispose()
+        if self._server is not None:
+            self._server.leave()
+            self._server = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def open_database(settings: Settings) -> Database:
+    """Return a Database whose schema is the one we work with.
+
+    The embedded database is ours alone and is migrated here; any other must have been migrated by its owner.
+
+    Raises:
+        DatabaseUnavailableError, EmbeddedServerError: it cannot be reached.
+        SchemaError: it needs `searchdb db migrate`, or a newer searchdb.
+    """
+    database = Database(settings)
+    try:
+        with database.connect() as connection:
+            revision = schema_revision(connection)
+        if revision != SCHEMA_REVISION:
+            if not database.embedded:
+                raise SchemaError(_schema_advice(revision))
+            migrate(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def schema_revision(connection: Connection) -> str | None:
+    """Return the revision of the database's schema, None for a database without one."""
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    return connection.scalar(text("SELECT version_num FROM alembic_version"))
+
+
+def migrate(database: Database) -> None:
+    """Bring the schema to the newest revision; safe when several processes do so at once.
+
+    Raises:
+        SchemaError: the schema is newer than this code, or pgvector is missing or too old.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))
+    with _migrating, database.connect() as connection:
+        config.attributes["connection"] = connection
+        _require_pgvector(connection)
+        try:
+            command.upgrade(config, "head")
+        except CommandError as exc:
+            raise SchemaError(_schema_advice(schema_revision(connection))) from exc
+    database.engine.dispose()  # older connections do not know the vector type
+
+
+def _make_engine(url: URL) -> Engine:
+    engine = sa.create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "searchdb"},
+    )
+    event.listen(engine, "handle_error", _translate)
+    event.listen(engine, "connect", _register_vector)
+    return engine
+
+
+def _register_vector(connection: psycopg.Connection[Any], _record: object) -> None:
+    with suppress(psycopg.ProgrammingError):  # no extension before the first migration, and then no vectors either
+        register_vector(connection)
+
+
+def _translate(context: ExceptionContext) -> None:
+    """Turn the driver's exceptions into ours, here for every statement that goes through the engine."""
+    original = context.original_exception
+    if not isinstance(original, psycopg.Error):
+        return
+    lost = context.connection is None or context.is_disconnect
+    if lost and context.engine is not None:
+        url = context.engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
+        error: DatabaseError = DatabaseUnavailableError(url, _first_line(original))
+    else:
+        hint = original.diag.message_hint
+        error = DatabaseError(f"{original.diag.message_primary or _first_line(original)}{f'. {hint}' if hint else ''}")
+        error.sqlstate = original.sqlstate
+    raise error from original
+
+
+def _first_line(exc: BaseException) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return lines[0] if lines else type(exc).__name__
+
+
+def _schema_advice(revision: str | None) -> str:
+    if revision is None:
+        return "the database has no searchdb tables yet: run `searchdb db migrate`"
+    found = f"the database's schema is at {revision}, this searchdb works with {SCHEMA_REVISION}"
+    return f"{found}: {'run `searchdb db migrate`' if revision < SCHEMA_REVISION else 'upgrade searchdb'}"
+
+
+def _require_pgvector(connection: Connection) -> None:
+    version = connection.scalar(
+        text(
+            "SELECT coalesce((SELECT extversion FROM pg_extension WHERE extname = 'vector'), "
+            "(SELECT default_version FROM pg_available_extensions WHERE name = 'vector'))"
+        )
+    )
+    connection.rollback()
+    needed = ".".join(map(str, MIN_PGVECTOR))
+    if version is None:
+        raise SchemaError(f"the server has no pgvector: install pgvector {needed} or newer on it")
+    if tuple(int(part) for part in version.split(".")[:2]) < MIN_PGVECTOR:
+        raise SchemaError(
+            f"the server has pgvector {version}, searchdb needs {needed} or newer: "
+            "install it and run ALTER EXTENSION vector UPDATE"
+        )

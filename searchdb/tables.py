@@ -1,0 +1,156 @@
+"""The tables, as SQLAlchemy sees them; migrations/ makes them and a test holds the two equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pgvector import Vector
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from searchdb.records import EMBEDDING_DIMENSION, MAX_REFERENCE_BYTES
+
+VECTOR_INDEX = "images_embedding_idx"
+"""Name of the approximate nearest-neighbour index on `images.embedding`."""
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+
+class Embedding(VECTOR):
+    """`vector(n)` whose values are float32 arrays of shape (n,), sent in pgvector's binary form, not as text."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Any) -> None:  # psycopg dumps arrays itself
+        return None
+
+    def result_processor(self, dialect: Any, coltype: Any) -> Any:
+        def process(value: Vector | None) -> np.ndarray | None:
+            return None if value is None else value.to_numpy()
+
+        return process
+
+
+def _created_at() -> Column[Any]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+embedding_models = Table(
+    "embedding_models",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("weights_sha256", LargeBinary, nullable=False, unique=True),
+    Column("current", Boolean, nullable=False, server_default=text("false")),
+    _created_at(),
+    Index("embedding_models_one_current_idx", text("(true)"), unique=True, postgresql_where=text("current")),
+    comment="The models that vectors were made with; the pictures all carry the current one.",
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("image", Text, nullable=False, unique=True, comment="absolute path or URL: what to show"),
+    Column("source", Text, nullable=False),
+    Column("source_id", Text),
+    Column("embedding", Embedding(EMBEDDING_DIMENSION), nullable=False, comment="unit vector, STORAGE PLAIN"),
+    Column("embedding_model_id", ForeignKey(embedding_models.c.id), nullable=False),
+    Column("sha256", LargeBinary, nullable=False, comment="of the encoded file"),
+    Column("width", Integer, nullable=False, comment="pixels, upright"),
+    Column("height", Integer, nullable=False, comment="pixels, upright"),
+    Column("description", Text),
+    Column("credit", Text),
+    Column("credit_url", Text),
+    Column("page_url", Text),
+    Column("taken_at", DateTime(timezone=True)),
+    Column("camera", Text),
+    Column("country", Text),
+    Column("city", Text),
+    Column("latitude", Double, comment="degrees, north positive"),
+    Column("longitude", Double, comment="degrees, east positive"),
+    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("byte_size", BigInteger, nullable=False, comment="of the encoded file"),
+    Column("modified_at", DateTime(timezone=True), comment="the file's, to notice changes; NULL for URLs"),
+    Column("ingested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
+    Index("images_sha256_idx", "sha256"),
+    Index("images_tags_idx", "tags", postgresql_using="gin"),
+    Index(
+        VECTOR_INDEX,
+        "embedding",
+        postgresql_using="ivfflat",
+        postgresql_ops={"embedding": "vector_cosine_ops"},
+        postgresql_with={"lists": 1},
+    ),
+    comment="The searchable pictures.",
+)
+
+query_embeddings = Table(
+    "query_embeddings",
+    metadata,
+    Column("embedding_model_id", ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("query", Text, primary_key=True),
+    Column("embedding", Embedding(EMBEDDING_DIMENSION), nullable=False),
+    _created_at(),
+    comment="Vectors of query texts: the cache that text_embedding() reads.",
+)
+
+ingest_failures = Table(
+    "ingest_failures",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("image", Text, nullable=False, comment="the reference that failed"),
+    Column("source", Text, nullable=False),
+    Column("error", Text, nullable=False, comment="class name of the error"),
+    Column("message", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("1")),
+    Column("retryable", Boolean, nullable=False, comment="whether it may succeed without anybody changing it"),
+    Column("item", JSONB, comment="the source item, to try again; NULL when the reference itself was malformed"),
+    Column("first_failed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("last_failed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    UniqueConstraint("image"),
+    CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
+    comment="References that could not be ingested; a later success removes the row.",
+)
+
+index_builds = Table(
+    "index_builds",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("method", Text, nullable=False),
+    Column("lists", Integer),
+    Column("row_count", BigInteger, nullable=False, comment="rows of images when the index was built"),
+    Column("seconds", Double, nullable=False),
+    Column("built_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    comment="The history of the vector index; the last row says what the index has learnt from.",
+)

@@ -1,0 +1,153 @@
+"""What tests share: a real PostgreSQL per run, a migrated database per test, the demo model and its pictures."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from searchdb.collection import SearchDB
+from searchdb.config import Settings
+from searchdb.database import Database, migrate, open_database
+from searchdb.embed import Embedder
+from searchdb.postgres import EmbeddedServer
+
+TEMPLATE = "searchdb_template"
+DEMO_PICTURES = 300
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    """Keep the developer's own settings out of the tests."""
+    patch = pytest.MonkeyPatch()
+    for name in list(os.environ):
+        if name.startswith("SEARCHDB_") or name == "DATABASE_URL":
+            patch.delenv(name)
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("TERM", "dumb")
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def short_home() -> Iterator[Path]:
+    """A new folder with a path short enough for a Unix socket; pytest's own grow with the test's name."""
+    folder = Path(tempfile.mkdtemp(prefix="sdb-"))
+    yield folder
+    EmbeddedServer.at(folder).stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """The embedded server of this run."""
+    folder = Path(tempfile.mkdtemp(prefix="sdb-"))
+    server = EmbeddedServer.at(folder)
+    server.join()
+    yield server
+    server.leave()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def admin(server: EmbeddedServer) -> Iterator[sa.Engine]:
+    """An engine that may create databases and roles."""
+    engine = sa.create_engine(server.url, isolation_level="AUTOCOMMIT")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _template(server: EmbeddedServer, admin: sa.Engine) -> None:
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {TEMPLATE}")
+    with Database(_settings(server, TEMPLATE, server.home)) as database:
+        migrate(database)
+
+
+def _settings(server: EmbeddedServer, name: str, home: Path) -> Settings:
+    url = server.url.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
+    return Settings(database_url=url, home=home, model="demo", allow_private_addresses=True)
+
+
+def _new_database(admin: sa.Engine, template: str) -> str:
+    name = f"test_{next(_numbers)}"
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return name
+
+
+@pytest.fixture
+def empty_settings(server: EmbeddedServer, admin: sa.Engine, tmp_path: Path) -> Settings:
+    """Settings that name a database without any table."""
+    return _settings(server, _new_database(admin, "template0"), tmp_path)
+
+
+@pytest.fixture
+def settings(server: EmbeddedServer, admin: sa.Engine, _template: None, tmp_path: Path) -> Settings:
+    """Settings that name a fresh, migrated database, the demo model, and a home in a temporary folder."""
+    return _settings(server, _new_database(admin, TEMPLATE), tmp_path)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """A fresh, migrated database."""
+    with open_database(settings) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    """The small CLIP that comes with searchdb."""
+    return Embedder("demo", dtype="float32")
+
+
+@pytest.fixture
+def collection(settings: Settings) -> Iterator[SearchDB]:
+    """A fresh, empty collection with the demo model."""
+    with SearchDB(settings) as collection:
+        yield collection
+
+
+@pytest.fixture(scope="session")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first pictures of the demo album."""
+    from searchdb.demo.album import draw_album
+
+    folder = tmp_path_factory.mktemp("album")
+    draw_album(folder, DEMO_PICTURES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_settings(
+    server: EmbeddedServer, admin: sa.Engine, _template: None, album: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """Settings that name a database with the album ingested; tests only read it."""
+    from searchdb.cli.demo import album_items
+
+    settings = _settings(server, _new_database(admin, TEMPLATE), tmp_path_factory.mktemp("home"))
+    with SearchDB(settings) as collection:
+        report = collection.ingest(album_items(album))
+    assert report.stored == DEMO_PICTURES, report.in_words()
+    return settings
+
+
+@pytest.fixture(scope="session")
+def demo_collection(demo_settings: Settings) -> Iterator[SearchDB]:
+    """The collection of `demo_settings`; tests only read it."""
+    with SearchDB(demo_settings) as collection:
+        yield collection
+
+
+@pytest.fixture(scope="session")
+def demo_database(demo_collection: SearchDB) -> Database:
+    """The database of `demo_settings`; tests only read it."""
+    return demo_collection.database
