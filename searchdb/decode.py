@@ -1,0 +1,326 @@
+"""Decode: bytes to one upright RGB picture with its checksum, its size and what its EXIF says."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from searchdb.errors import (
+    DamagedPictureError,
+    DecodeError,
+    EmptyFileError,
+    NotAPictureError,
+    TooManyPixelsError,
+)
+from searchdb.records import DecodedImage, FetchedImage
+
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+"""What is read. The content decides, never the name; of an animation or a multi-picture file, the first picture."""
+
+BACKGROUND = (255, 255, 255)
+"""Transparent parts become white: most such pictures are drawn for white pages, and black would hide dark ones."""
+
+_SNIFFED_BYTES = 1024
+"""Enough for an XML declaration and a comment before `<svg` or `<html`."""
+
+_LONGEST_REASON = 160
+"""Pillow quotes file content in some messages; this keeps them on one line of a terminal."""
+
+_READERS: Mapping[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO: its first picture is a complete JPEG
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+
+_SIGNATURES = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff")),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("GIF", re.compile(rb"GIF8[79]a")),
+    ("WEBP", re.compile(rb"RIFF....WEBPVP8[ LX]", re.DOTALL)),
+    ("BMP", re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL)),  # with the reserved zeros: text may well begin with "BM"
+    ("TIFF", re.compile(rb"MM\0\*|II\*\0|MM\*\0|II\0\*|MM\0\+|II\+\0")),
+    ("AVIF", re.compile(rb"\0\0..ftyp(avi[fs]|m[is]f1.{4}(.{4}){0,15}avif)", re.DOTALL)),
+)
+
+_LOOKALIKES = (
+    ("SVG", re.compile(rb"(?s)\s*(\xef\xbb\xbf)?(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE svg.*?>|\s)*+<svg[\s>]")),
+    ("HTML", re.compile(rb"(?si)\s*(\xef\xbb\xbf)?(<\?xml.*?\?>|<!--.*?-->|\s)*+<(!doctype html|html|head|body)")),
+    ("XML", re.compile(rb"\s*<\?xml")),
+    ("JSON", re.compile(rb'\s*[\[{]\s*["{\[]')),
+    ("a PDF", re.compile(rb"%PDF-")),
+    ("PostScript", re.compile(rb"%!PS|\xc5\xd0\xd3\xc6")),
+    ("a zip archive", re.compile(rb"PK\x03\x04|PK\x05\x06")),
+    ("a gzip archive", re.compile(rb"\x1f\x8b")),
+    ("a Photoshop file", re.compile(rb"8BPS")),
+    ("an icon", re.compile(rb"\0\0[\x01\x02]\0.\0", re.DOTALL)),
+    ("HEIC", re.compile(rb"\0\0..ftyp(hei|hev|mif1|msf1)", re.DOTALL)),
+    ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
+    ("JPEG XL", re.compile(rb"\0\0\0\x0cJXL |\xff\x0a")),
+    ("a video", re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]", re.DOTALL)),
+    ("text", re.compile(rb"[\t\n\r\x20-\x7e]+\Z")),
+)
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored picture upright; 1 and everything unknown leave it as it is."""
+
+_PILLOW_MODULES = r"PIL\."
+_PILLOW_IS_SILENT = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)
+_PILLOW_LOGGER = logging.getLogger("PIL")
+_process_settings = threading.Lock()
+
+
+def decode(fetched: FetchedImage, *, max_pixels: int) -> DecodedImage:
+    """Return the picture upright, in RGB, 8 bits a channel, fully loaded.
+
+    EXIF orientation is applied and transparency laid on white. 16- and 32-bit grey is scaled to 8 bits.
+    ICC profiles are ignored, as CLIP's own preprocessing ignores them. Dates without a time zone are taken as UTC.
+
+    Raises:
+        EmptyFileError: there are no bytes.
+        NotAPictureError: the content is in none of FORMATS.
+        TooManyPixelsError: the header says more than `max_pixels` (width times height); nothing was decoded.
+        DamagedPictureError: the data is truncated or corrupt.
+    """
+    data = fetched.data
+    if not data:
+        raise EmptyFileError
+    name = _format_of(data)
+    if name == "WEBP":  # its reader makes the whole canvas on opening
+        _check_pixels(_webp_size(data), max_pixels)
+    _prepare_pillow(max_pixels)
+    try:
+        with _READERS[name](BytesIO(data)) as image:
+            _check_pixels(image.size, max_pixels)
+            image.load()
+            exif = _read_exif(image)
+            pixels = _rgb(image)
+    except DecodeError:
+        raise
+    # Pillow fed hostile bytes raises whatever its parsers meet (OSError, SyntaxError, struct.error, zlib.error,
+    # MemoryError, RecursionError, ...): a picture that cannot be decoded is one finding, not many.
+    except Exception as exc:
+        raise DamagedPictureError(_explain(name, exc)) from exc
+    turn = _UPRIGHT.get(exif.orientation)
+    if turn is not None:
+        pixels = pixels.transpose(turn)
+    return DecodedImage(
+        item=fetched.item,
+        pixels=pixels,
+        sha256=hashlib.sha256(data).digest(),
+        byte_size=len(data),
+        width=pixels.width,
+        height=pixels.height,
+        taken_at=exif.taken_at,
+        camera=exif.camera,
+        latitude=exif.latitude,
+        longitude=exif.longitude,
+    )
+
+
+# --- Before Pillow --------------------------------------------------------------------------------
+
+
+def _format_of(data: bytes) -> str:
+    """Return the format the content begins like; NotAPictureError says what it looks like instead."""
+    head = data[:_SNIFFED_BYTES]
+    for name, signature in _SIGNATURES:
+        if signature.match(head):
+            return name
+    looks = next(
+        (f"looks like {name}" for name, pattern in _LOOKALIKES if pattern.match(head)), "is in no known format"
+    )
+    raise NotAPictureError(f"the content {looks}; searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Return the canvas size that a WebP header declares, (0, 0) when it is cut off."""
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise TooManyPixelsError(width, height, max_pixels)
+
+
+def _prepare_pillow(max_pixels: int) -> None:
+    """Make Pillow's process-wide settings agree with ours, from any thread and at any time.
+
+    Its own pixel limit must not refuse what ours allows, yet stays: it also guards tiles and canvases. Its warnings
+    and log lines say nothing that a DecodeError does not, and where warnings are errors they would fail readable
+    pictures. `warnings.catch_warnings` would be neater and is not thread-safe.
+    """
+    with _process_settings:
+        if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = max_pixels
+        if warnings.filters[:1] != [_PILLOW_IS_SILENT]:
+            warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
+        if _PILLOW_LOGGER.level == logging.NOTSET:
+            _PILLOW_LOGGER.setLevel(logging.CRITICAL)
+
+
+def _explain(name: str, exc: Exception) -> str:
+    """Return one line for whatever Pillow raised while it read a picture of this format."""
+    if isinstance(exc, MemoryError):
+        return f"the {name} data asks for more memory than there is"
+    reason = " ".join(str(exc).split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_REASON]
+    if isinstance(exc, EOFError) or re.search(r"truncated|ended|end of|not enough|too short", reason, re.IGNORECASE):
+        return f"the picture's data ends early ({name}: {reason or 'nothing left to read'})"
+    return f"the picture's data is corrupt ({name}: {reason or type(exc).__name__})"
+
+
+# --- Pixels ---------------------------------------------------------------------------------------
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Return a plain RGB copy, which holds neither the file's bytes nor its EXIF in memory."""
+    if image.mode.startswith(("I", "F")):
+        rgb = _eight_bits(image).convert("RGB")
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        rgb = Image.new("RGB", rgba.size, BACKGROUND)
+        rgb.paste(rgba, mask=rgba.getchannel("A"))
+    elif image.mode == "LAB":
+        from PIL import ImageCms  # littlecms: too rare to load for every process
+
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        rgb = image.convert("RGB") if converted is None else converted
+    else:
+        rgb = image.convert("RGB")
+    rgb.info = {}
+    return rgb
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return grey of 16 or 32 bits as grey of 8: Pillow's own conversion clips, which turns most of it white."""
+    import numpy as np
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if low >= 0 and high <= 1 and image.mode == "F":
+        low, high = 0.0, 1.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    elif low >= 0 and high <= 65535 and image.mode == "I":
+        low, high = 0.0, 65535.0
+    # What is left has no agreed range (heights, counts, radiance): its own darkest and lightest make one.
+    with np.errstate(over="ignore", invalid="ignore"):  # values near the ends of float32
+        scaled = (grey - np.float32(low)) * np.float32(255.0 / ((high - low) or 1.0))
+    return Image.fromarray(np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8))
+
+
+# --- EXIF -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Exif:
+    """What is taken over from a picture's EXIF; None where it is silent or says nonsense."""
+
+    orientation: int = 1
+    taken_at: datetime | None = None
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+def _read_exif(image: ImageFile.ImageFile) -> _Exif:
+    """Return the EXIF of a loaded picture; broken EXIF is no EXIF, for the picture itself is fine."""
+    try:
+        exif = image.getexif()
+        shot = exif.get_ifd(ExifTags.IFD.Exif)
+        gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    except Exception:  # noqa: BLE001 - the parser of a block that cameras and editors write as they like
+        return _Exif()
+    orientation = exif.get(ExifTags.Base.Orientation)
+    latitude = _degrees(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), limit=90)
+    longitude = _degrees(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), limit=180)
+    located = latitude is not None and longitude is not None
+    return _Exif(
+        orientation=orientation if isinstance(orientation, int) else 1,
+        taken_at=_moment(shot.get(ExifTags.Base.DateTimeOriginal), shot.get(ExifTags.Base.OffsetTimeOriginal)),
+        camera=_camera(_text(exif.get(ExifTags.Base.Make)), _text(exif.get(ExifTags.Base.Model))),
+        latitude=latitude if located else None,
+        longitude=longitude if located else None,
+    )
+
+
+def _text(value: Any) -> str:
+    """Return an EXIF string on one line, without the NULs and blanks that cameras pad it with."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        return ""
+    shown = value.split("\0", 1)[0].encode("utf-8", "replace").decode()
+    return " ".join("".join(c if c.isprintable() else " " for c in shown).split())
+
+
+def _camera(make: str, model: str) -> str | None:
+    """Return "Make Model", without the make where the model already begins with its first word."""
+    if make and model and model.lower().split()[0] == make.lower().split()[0]:
+        return model
+    return " ".join(filter(None, (make, model))) or None
+
+
+def _moment(taken: Any, offset: Any) -> datetime | None:
+    """Return EXIF's "2024:05:31 18:30:00" and "+02:00" as an aware time; without an offset it is taken as UTC."""
+    for zone in (_text(offset), ""):
+        try:
+            moment = datetime.strptime(_text(taken)[:19] + zone, "%Y:%m:%d %H:%M:%S%z" if zone else "%Y:%m:%d %H:%M:%S")
+            return moment.astimezone(UTC) if zone else moment.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):  # 0000:00:00, blanks, or an offset that is none
+            continue
+    return None
+
+
+def _degrees(parts: Any, reference: Any, *, limit: int) -> float | None:
+    """Return degrees, minutes and seconds as signed degrees; None unless they are numbers within the limit."""
+    try:
+        degrees, minutes, seconds = (float(part) for part in parts)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    value = degrees + minutes / 60 + seconds / 3600
+    if not math.isfinite(value) or not 0 <= value <= limit:
+        return None
+    return -value if _text(reference).upper().startswith(("S", "W")) else value

@@ -1,0 +1,266 @@
+"""The files source: folders, single files and globs to SourceItems, in a steady order and with flat memory."""
+
+# Plain strings and os.path: they hold undecodable names, and Path objects would take most of a large walk's time.
+# ruff: noqa: PTH100, PTH111, PTH112, PTH114, PTH115, PTH116, PTH118, PTH120, PTH206, PTH208
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from searchdb.errors import FileUnreadableError, InvalidReferenceError, PictureError, SourceError
+from searchdb.records import MAX_REFERENCE_BYTES, RejectedItem, SourceItem
+from searchdb.sources import printable
+
+SOURCE = "files"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def files(paths: Sequence[str | Path]) -> Iterator[SourceItem | RejectedItem]:
+    """Yield every regular file that the paths name, whatever its name: its content decides whether it is a picture.
+
+    Folders are walked recursively, in the order of names. Globs may hold `**`, and `~` is the home folder. A path
+    that exists is taken literally even if it looks like a glob. Hidden files and folders are passed over unless they
+    are named themselves; symbolic links to files are followed, those to folders inside a folder are not.
+
+    `image` is the absolute path with the named folder's own symbolic links resolved, so that a file has one reference
+    however its folder is spelled. `source_id` is the path below the named folder (for a glob: below its part without
+    wildcards; for a file: its name) and `tags` are the names of the folders on that path. A file below two of the
+    paths is yielded once; only globs that overlap may repeat one.
+
+    Raises:
+        SourceError: a path does not exist or a glob matches nothing. Raised before anything is yielded.
+    """
+    return _items(_arguments(paths))
+
+
+def folders(paths: Sequence[str | Path]) -> list[str]:
+    """Return the folders among what the paths name, as the beginnings of their files' `image`, nested ones dropped.
+
+    Raises:
+        SourceError: as for `files`.
+    """
+    found: dict[str, None] = {}
+    for argument in _arguments(paths):
+        found |= {path: None for path in argument.matches() if os.path.isdir(path) and not os.path.islink(path)}
+    roots = set(found)
+    return [path for path in found if not _covered(path, roots)]
+
+
+# --- What was named -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Argument:
+    """One path or glob: its resolved folder, and the parts of the pattern below it (none: the folder itself)."""
+
+    base: str
+    parts: tuple[str, ...] = ()
+
+    def matches(self) -> Iterator[str]:
+        """Yield the existing paths it names, each once."""
+        return iter((self.base,)) if not self.parts else _matches(self.base, self.parts)
+
+
+def _arguments(paths: Sequence[str | Path]) -> list[_Argument]:
+    """Return the paths checked; all of them before any is read."""
+    arguments: dict[_Argument, None] = {}
+    for path in paths:
+        named = os.path.expanduser(path)
+        if os.path.lexists(named):
+            argument = _Argument(base=_resolved(named))
+        elif glob.has_magic(named):
+            argument = _glob(named)
+            if next(argument.matches(), None) is None:
+                raise SourceError(f"nothing matches {printable(named)!r}; check the spelling, hidden names need a dot")
+        else:
+            raise SourceError(f"{printable(named)!r} does not exist; name a folder, a file or a glob")
+        arguments[argument] = None
+    return list(arguments)
+
+
+def _resolved(path: str) -> str:
+    """Return a folder resolved, and a file as its name in its resolved folder: the name is what a walk would give."""
+    if os.path.isdir(path):
+        return os.path.realpath(path)
+    folder, name = os.path.split(os.path.abspath(path))
+    return _join(os.path.realpath(folder), name)
+
+
+def _glob(pattern: str) -> _Argument:
+    parts = pattern.split(os.sep)
+    wild = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    if os.pardir in parts[wild:]:
+        raise SourceError(f"{printable(pattern)!r} has '..' after a wildcard; name the folders one by one")
+    base = os.sep.join(parts[:wild]) or (os.sep if wild else os.curdir)
+    return _Argument(base=os.path.realpath(base), parts=tuple(filter(None, parts[wild:])))
+
+
+def _matches(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
+    """Yield what matches the parts of a pattern below a folder.
+
+    The standard library's glob follows symbolic links to folders under `**`, round and round, and does not sort.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        if os.path.isdir(folder):
+            yield folder  # so that walking it reports why it cannot be read
+        return
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        if not rest:
+            yield folder
+            return
+        yield from _matches(folder, rest)
+        for name in names:
+            if not name.startswith(".") and stat.S_ISDIR(_mode(_join(folder, name))):
+                yield from _matches(_join(folder, name), parts)
+        return
+    for name in names:
+        if not fnmatch.fnmatchcase(name, part) or (name.startswith(".") and not part.startswith(".")):
+            continue
+        path = _join(folder, name)
+        if not rest:
+            yield path
+        elif stat.S_ISDIR(_mode(path)):
+            yield from _matches(path, rest)
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
+
+
+# --- What is yielded ------------------------------------------------------------------------------
+
+
+def _items(arguments: list[_Argument]) -> Iterator[SourceItem | RejectedItem]:
+    named = {argument.base for argument in arguments if not argument.parts}
+    walked: set[str] = set()  # folders that a glob named
+    for argument in arguments:
+        for path in argument.matches():
+            if _covered(path, named) or _covered(path, walked):
+                continue
+            if argument.parts and (path in named or path in walked):
+                continue
+            if os.path.isdir(path) and not os.path.islink(path):
+                if argument.parts:
+                    walked.add(path)
+                yield from _walk(path, below=argument.base)
+                continue
+            item = _item(path, below=argument.base if argument.parts else os.path.dirname(path))
+            if item is not None:
+                yield item
+
+
+def _walk(root: str, *, below: str) -> Iterator[SourceItem | RejectedItem]:
+    """Yield a folder's files, depth first, in the order of names; only the open folders' names are in memory."""
+    pending: list[tuple[str, list[str]]] = [("", [root])]
+    while pending:
+        folder, names = pending[-1]
+        if not names:
+            pending.pop()
+            continue
+        path = _join(folder, names.pop())
+        if path != root and not stat.S_ISDIR(_mode(path)):
+            item = _item(path, below=below)
+            if item is not None:
+                yield item
+            continue
+        try:
+            _check_reference(path)  # once for the folder, not for each of its files
+            inside = os.listdir(path)
+        except InvalidReferenceError as exc:
+            yield _rejected(path, exc)
+        except OSError as exc:
+            yield _rejected(path, FileUnreadableError(f"the folder cannot be read: {exc.strerror or exc}"))
+        else:
+            pending.append((path, sorted((name for name in inside if not name.startswith(".")), reverse=True)))
+
+
+def _item(path: str, *, below: str) -> SourceItem | RejectedItem | None:
+    """Return the record for one file, None for a symbolic link to a folder."""
+    try:
+        _check_reference(path)
+        status = os.stat(path)
+    except InvalidReferenceError as exc:
+        return _rejected(path, exc)
+    except FileNotFoundError:
+        return _rejected(path, FileUnreadableError(f"the file is {_vanished(path)}"))
+    except OSError as exc:
+        return _rejected(path, FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}"))
+    if stat.S_ISDIR(status.st_mode):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        return _rejected(path, FileUnreadableError(f"the file is {kind}, not a regular file"))
+    if not os.access(path, os.R_OK):
+        return _rejected(path, FileUnreadableError("the file cannot be read: permission denied"))
+    relative = path.removeprefix(below).lstrip(os.sep)
+    return SourceItem(
+        image=path,
+        source=SOURCE,
+        source_id=relative,
+        tags=tuple(relative.split(os.sep)[:-1]),
+        byte_size=status.st_size,
+        modified_at=_moment(status.st_mtime_ns),
+    )
+
+
+def _check_reference(path: str) -> None:
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidReferenceError("the name is not valid UTF-8; rename it") from exc
+    if size > MAX_REFERENCE_BYTES:
+        raise InvalidReferenceError(f"the path is {size:,} bytes long, the limit is {MAX_REFERENCE_BYTES:,}")
+
+
+def _vanished(path: str) -> str:
+    try:
+        return f"a symbolic link to {printable(os.readlink(path))!r}, which does not exist"
+    except OSError:
+        return "gone"
+
+
+def _moment(nanoseconds: int) -> datetime | None:
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:  # a broken clock's year 10000
+        return None
+
+
+def _rejected(path: str, error: PictureError) -> RejectedItem:
+    return RejectedItem(image=printable(path), source=SOURCE, error=error)
+
+
+def _covered(path: str, roots: set[str]) -> bool:
+    """Return whether walking one of these folders comes by this path: it is inside one, under no hidden name."""
+    while True:
+        parent, name = os.path.split(path)
+        if not name or name.startswith("."):
+            return False
+        if parent in roots:
+            return True
+        path = parent
+
+
+def _join(folder: str, name: str) -> str:
+    return os.path.join(folder, name)
