@@ -1,0 +1,237 @@
+"""Writes the collection: pictures and failures, in chunks, so that any number of processes may do so at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects.postgresql import distinct_on, insert
+
+from searchdb.models import claim_model
+from searchdb.records import EmbeddedImage, FailedImage, Failure, ModelIdentity, SourceItem
+from searchdb.tables import images, ingest_failures
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""What a str may hold and PostgreSQL's text may not: NUL, and halves of surrogate pairs."""
+SCAN_ROWS = 1000
+"""Rows read at a time from a listing that may be as long as the collection."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """The state in which a reference's file was last seen; empty for a URL, whose state only its server knows."""
+
+    byte_size: int | None
+    modified_at: datetime | None
+
+    def matches(self, item: SourceItem) -> bool:
+        """Whether the item is still what it was then."""
+        if item.modified_at is None:
+            return True
+        return (self.byte_size, self.modified_at) == (item.byte_size, item.modified_at)
+
+
+class Store:
+    """The writing side of one collection."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # --- pictures -------------------------------------------------------------------------------
+
+    def stored(self, references: Sequence[str]) -> dict[str, FileState]:
+        """Return those references that are stored, with their files' state at the time."""
+        statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at)
+        return self._states(statement.where(images.c.image.in_(references)))
+
+    def failed(self, references: Sequence[str]) -> dict[str, FileState]:
+        """Return those references that have failed, with their files' state at the time."""
+        item = ingest_failures.c.item
+        statement = sa.select(
+            ingest_failures.c.image,
+            sa.cast(item["byte_size"].astext, sa.BigInteger).label("byte_size"),
+            sa.cast(item["modified_at"].astext, sa.DateTime(timezone=True)).label("modified_at"),
+        )
+        return self._states(statement.where(ingest_failures.c.image.in_(references)))
+
+    def _states(self, statement: sa.Select[*tuple[Any, ...]]) -> dict[str, FileState]:
+        with self._engine.connect() as connection:
+            return {
+                row.image: FileState(byte_size=row.byte_size, modified_at=row.modified_at)
+                for row in connection.execute(statement)
+            }
+
+    def embeddings_of(self, hashes: Sequence[bytes], model: ModelIdentity) -> dict[bytes, np.ndarray]:
+        """Return the stored unit vectors, float32 of shape (512,), of those files that are stored, by SHA-256."""
+        statement = (
+            sa.select(images.c.sha256, images.c.embedding)
+            .ext(distinct_on(images.c.sha256))
+            .where(images.c.sha256.in_(hashes))
+            .order_by(images.c.sha256)
+        )
+        with self._engine.begin() as connection:
+            claim_model(connection, model)
+            return {row.sha256: row.embedding for row in connection.execute(statement)}
+
+    def upsert(self, embedded: Sequence[EmbeddedImage], model: ModelIdentity) -> None:
+        """Store pictures, replacing rows with the same reference, and forget their failures; all or none.
+
+        Raises:
+            ModelMismatchError: the collection was meanwhile claimed by another model.
+        """
+        if not embedded:
+            return
+        with self._engine.begin() as connection:
+            model_id = claim_model(connection, model)
+            # Every writer takes its row locks in this order, so that no two can wait for each other.
+            rows = sorted((_image_row(picture, model_id) for picture in embedded), key=lambda row: row["image"])
+            statement = insert(images).values(rows)
+            replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()}
+                )
+            )
+            _forget_failures(connection, [row["image"] for row in rows])
+
+    def images_under(self, folder: str) -> Iterator[tuple[int, str]]:
+        """Yield (id, path) of the file pictures below a folder."""
+        statement = sa.select(images.c.id, images.c.image).where(
+            images.c.source == "files", sa.func.starts_with(images.c.image, folder.rstrip("/") + "/")
+        )
+        with self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=SCAN_ROWS).execute(statement):
+                yield row.id, row.image
+
+    def delete_images(self, ids: Sequence[int]) -> int:
+        """Delete pictures by id; return how many there were."""
+        with self._engine.begin() as connection:
+            return connection.execute(sa.delete(images).where(images.c.id.in_(ids))).rowcount
+
+    def delete_source(self, source: str) -> int:
+        """Delete all pictures and failures of a source; return how many pictures there were."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(ingest_failures).where(ingest_failures.c.source == source))
+            return connection.execute(sa.delete(images).where(images.c.source == source)).rowcount
+
+    # --- failures -------------------------------------------------------------------------------
+
+    def record_failures(self, failed: Sequence[FailedImage]) -> None:
+        """Record failures; one that is known counts another attempt."""
+        rows = sorted((_failure_row(failure) for failure in failed), key=lambda row: row["image"])
+        if not rows:
+            return
+        statement = insert(ingest_failures).values(rows)
+        with self._engine.begin() as connection:
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["image"],
+                    set_={
+                        **{name: statement.excluded[name] for name in ("error", "message", "retryable", "item")},
+                        "attempts": ingest_failures.c.attempts + 1,
+                        "last_failed_at": sa.func.now(),
+                    },
+                )
+            )
+
+    def failures(self, *, source: str | None = None, error: str | None = None) -> Iterator[Failure]:
+        """Yield recorded failures, oldest first, optionally of one source and one error class."""
+        statement = sa.select(ingest_failures).where(*_matching(source, error)).order_by(ingest_failures.c.id)
+        with self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=SCAN_ROWS).execute(statement).mappings():
+                yield Failure.from_row(row)
+
+    def clear_failures(self, *, source: str | None = None, error: str | None = None) -> int:
+        """Forget recorded failures, so that the next ingest tries them anew; return how many there were."""
+        with self._engine.begin() as connection:
+            return connection.execute(sa.delete(ingest_failures).where(*_matching(source, error))).rowcount
+
+    def forget_failures(self, references: Sequence[str]) -> None:
+        """Forget the failures of these references."""
+        with self._engine.begin() as connection:
+            _forget_failures(connection, references)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of pictures and of failures."""
+        with self._engine.connect() as connection:
+            return {
+                "images": connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0,
+                "failed": connection.scalar(sa.select(sa.func.count()).select_from(ingest_failures)) or 0,
+            }
+
+
+def _forget_failures(connection: Connection, references: Sequence[str]) -> None:
+    ordered = (
+        sa.select(ingest_failures.c.id)
+        .where(ingest_failures.c.image.in_(references))
+        .order_by(ingest_failures.c.image)
+        .with_for_update()
+    )
+    connection.execute(sa.delete(ingest_failures).where(ingest_failures.c.id.in_(ordered)))
+
+
+def _matching(source: str | None, error: str | None) -> list[sa.ColumnElement[bool]]:
+    wanted = {ingest_failures.c.source: source, ingest_failures.c.error: error}
+    return [column == value for column, value in wanted.items() if value is not None]
+
+
+def _image_row(picture: EmbeddedImage, model_id: int) -> dict[str, Any]:
+    """Make the row: what the source says counts before what the file says of itself."""
+    decoded, item = picture.decoded, picture.decoded.item
+    located = item.latitude is not None and item.longitude is not None
+    return _storable(
+        {
+            "image": item.image,
+            "source": item.source,
+            "source_id": item.source_id,
+            "embedding": picture.embedding,
+            "embedding_model_id": model_id,
+            "sha256": decoded.sha256,
+            "width": decoded.width,
+            "height": decoded.height,
+            "description": item.description,
+            "credit": item.credit,
+            "credit_url": item.credit_url,
+            "page_url": item.page_url,
+            "taken_at": item.taken_at or decoded.taken_at,
+            "camera": item.camera or decoded.camera,
+            "country": item.country,
+            "city": item.city,
+            "latitude": item.latitude if located else decoded.latitude,
+            "longitude": item.longitude if located else decoded.longitude,
+            "tags": list(dict.fromkeys(item.tags)),
+            "metadata": dict(item.metadata),
+            "byte_size": decoded.byte_size,
+            "modified_at": item.modified_at,
+        }
+    )
+
+
+def _failure_row(failure: FailedImage) -> dict[str, Any]:
+    return _storable(
+        {
+            "image": failure.image,
+            "source": failure.source,
+            "error": type(failure.error).__name__,
+            "message": str(failure.error),
+            "retryable": failure.error.retryable,
+            "item": None if failure.item is None else failure.item.to_json(),
+        }
+    )
+
+
+def _storable(value: Any) -> Any:
+    """Return the value with every text in it made storable: metadata and EXIF may hold anything."""
+    if isinstance(value, str):
+        return UNSTORABLE.sub("�", value)
+    if isinstance(value, Mapping):
+        return {_storable(name): _storable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(part) for part in value]
+    return value

@@ -1,0 +1,150 @@
+"""Searching the demo: by text, picture, stored picture, and combinations of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from searchdb.collection import SearchDB
+from searchdb.embed import DEMO_FOLDER
+from searchdb.errors import ImageNotFoundError, ModelMismatchError, QueryError
+from searchdb.records import Hit
+from searchdb.search import MAX_HITS, MAX_QUERY_CHARACTERS, Query, Searcher
+from searchdb.tables import query_embeddings
+
+
+def tagged(hits: list[Hit], *tags: str) -> int:
+    return sum(set(tags) <= set(hit.tags) for hit in hits)
+
+
+def test_a_text_finds_what_it_names(demo_collection: SearchDB) -> None:
+    hits = demo_collection.search("a boat on the beach", count=5)
+    assert len(hits) == 5
+    assert tagged(hits, "boat", "beach") >= 4 or tagged(hits, "boat") == 5
+    similarities = [hit.similarity for hit in hits]
+    assert similarities == sorted(similarities, reverse=True)
+    assert all(-1 <= similarity <= 1 for similarity in similarities)
+
+
+def test_a_picture_finds_itself_first_by_file_by_object_and_by_id(demo_collection: SearchDB) -> None:
+    stored = demo_collection.searcher.get(7)
+    by_file = demo_collection.search(image=stored.image, count=3)
+    assert by_file[0].id == 7
+    assert by_file[0].similarity == pytest.approx(1, abs=1e-4)
+    with Image.open(stored.image) as picture:
+        assert [hit.id for hit in demo_collection.search(image=picture, count=3)] == [hit.id for hit in by_file]
+    by_id = demo_collection.search(like=7, count=3)
+    assert 7 not in [hit.id for hit in by_id]
+    assert [hit.id for hit in by_id[:2]] == [hit.id for hit in by_file[1:]]
+
+
+def test_parts_are_combined_as_the_unit_mean_of_unit_vectors(demo_collection: SearchDB) -> None:
+    text = demo_collection.embed(["a red car"])[0]
+    with demo_collection.database.connect() as connection:
+        picture = connection.scalar(sa.text("SELECT embedding FROM images WHERE id = 3")).to_numpy()
+    combined = (text + picture) / np.linalg.norm(text + picture)
+    hits = demo_collection.search("a red car", like=3, count=5)
+    with demo_collection.database.connect() as connection:
+        rows = connection.execute(
+            sa.text("SELECT id, similarity FROM match_images(:v, 0, 6) WHERE id <> 3"), {"v": combined}
+        ).all()
+    assert [hit.id for hit in hits] == [row.id for row in rows][:5]
+    assert [hit.similarity for hit in hits] == pytest.approx([row.similarity for row in rows][:5], abs=1e-5)
+
+
+def test_what_is_excluded_goes_down(demo_collection: SearchDB) -> None:
+    everywhere = demo_collection.search("a house", count=20)
+    not_snow = demo_collection.search("a house", exclude="snow", count=20)
+    assert tagged(not_snow, "snow") < max(1, tagged(everywhere, "snow"))
+
+
+def test_pages_follow_each_other(demo_collection: SearchDB) -> None:
+    whole = [hit.id for hit in demo_collection.search("a dog", threshold=-1, count=60)]
+    pages = [
+        hit.id
+        for offset in range(0, 60, 20)
+        for hit in demo_collection.search("a dog", threshold=-1, count=20, offset=offset)
+    ]
+    assert pages == whole
+    assert len(set(whole)) == 60
+
+
+def test_the_threshold_is_the_least_similarity(demo_collection: SearchDB) -> None:
+    hits = demo_collection.search("a dog", threshold=-1, count=10)
+    boundary = hits[4].similarity
+    assert [hit.id for hit in demo_collection.search("a dog", threshold=boundary)] == [hit.id for hit in hits[:5]]
+    assert demo_collection.search("a dog", threshold=1) == []
+
+
+def test_a_repeated_text_costs_no_model_call(demo_collection: SearchDB) -> None:
+    class Broken:
+        identity = demo_collection.embedder.identity
+
+        def embed_texts(self, texts: object) -> np.ndarray:
+            raise AssertionError(f"the model was asked for {texts}")
+
+        embed_images = embed_texts
+
+    first = demo_collection.search("a kite in the desert")
+    again = Searcher(demo_collection.database.engine, Broken()).search(Query(text="  a kite in the desert "))
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "nothing to look for"),
+        ({"exclude": "snow"}, "nothing to look for"),
+        ({"text": " \t"}, "empty"),
+        ({"text": "\x00"}, "empty"),
+        ({"text": "x" * (MAX_QUERY_CHARACTERS + 1)}, "limit is 2,000"),
+        ({"text": "é" * MAX_QUERY_CHARACTERS}, "limit is 2,000"),
+        ({"text": "x", "exclude": "x"}, "cancel each other out"),
+        ({"text": "x", "threshold": 1.5}, "between -1 and 1"),
+        ({"text": "x", "threshold": float("nan")}, "between -1 and 1"),
+        ({"text": "x", "count": 0}, "count starts at 1"),
+        ({"text": "x", "offset": -1}, "offset at 0"),
+        ({"text": "x", "count": 10, "offset": MAX_HITS - 9}, "no deeper than 1,000"),
+        ({"image": "/no/such.jpg"}, r"cannot search by /no/such\.jpg"),
+        ({"image": ""}, "empty name"),
+    ],
+)
+def test_a_query_that_cannot_be_run_says_why(
+    demo_collection: SearchDB, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(QueryError, match=message):
+        demo_collection.search(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("image_id", [0, -1, 10**9, 2**62, 2**70])
+def test_an_id_that_is_not_there(demo_collection: SearchDB, image_id: int) -> None:
+    with pytest.raises(ImageNotFoundError, match=str(image_id)):
+        demo_collection.search(like=image_id)
+    with pytest.raises(ImageNotFoundError):
+        demo_collection.searcher.get(image_id)
+
+
+def test_an_empty_collection_has_no_hits_and_takes_queries(collection: SearchDB) -> None:
+    assert collection.search("anything") == []
+    with collection.database.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings)) == 1
+
+
+def test_another_model_is_refused_with_both_names(demo_collection: SearchDB, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from searchdb.embed import Embedder
+
+    folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["logit_scale"] = weights["logit_scale"] + 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    searcher = Searcher(demo_collection.database.engine, Embedder(str(folder)))
+    with pytest.raises(ModelMismatchError, match=f"with demo .*but the model in use is {folder}"):
+        searcher.search(Query(text="a dog"))
