@@ -1,0 +1,105 @@
+"""The `searchdb` command: its options, which are the settings' twins, and what becomes of errors and signals."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from searchdb.errors import SearchDBError
+
+if TYPE_CHECKING:
+    from searchdb.collection import SearchDB
+    from searchdb.config import Settings
+
+COMMANDS = {
+    "demo": "demo",
+    "db": "db",
+    "ingest": "ingest",
+    "failures": "failures",
+    "search": "search",
+    "embed": "search",
+    "sql": "sql",
+    "index": "index",
+    "status": "status",
+}
+"""Commands, in the order of the help, and the modules of this package that hold them."""
+
+
+class Commands(click.Group):
+    """A group that imports a command's module when it is called, and turns our errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by name."""
+        if cmd_name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        return getattr(import_module(f"searchdb.cli.{COMMANDS[cmd_name]}"), f"{cmd_name}_command")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of ours becomes a message and exit status 1, unless --debug asks for more."""
+        try:
+            return super().invoke(ctx)
+        except SearchDBError as exc:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(" ".join(str(exc).split())) from exc
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="searchdb")
+@click.option("--database-url", metavar="URL", help="PostgreSQL to use [DATABASE_URL; default: the embedded server]")
+@click.option("--home", type=click.Path(file_okay=False), help="folder of the embedded server [SEARCHDB_HOME]")
+@click.option("--model", help="hub name, folder, or 'demo' [SEARCHDB_MODEL; default: the collection's]")
+@click.option("--device", help="auto, cpu, cuda, cuda:0, mps [SEARCHDB_DEVICE]")
+@click.option("--dtype", help="auto, float32, bfloat16, float16 [SEARCHDB_DTYPE]")
+@click.option(
+    "--allow-private-addresses",
+    is_flag=True,
+    default=None,
+    help="fetch from private networks too [SEARCHDB_ALLOW_PRIVATE_ADDRESSES]",
+)
+@click.option("--max-image-bytes", type=int, help="largest file read [SEARCHDB_MAX_IMAGE_BYTES]")
+@click.option("--max-image-pixels", type=int, help="largest picture decoded [SEARCHDB_MAX_IMAGE_PIXELS]")
+@click.option("-v", "--verbose", is_flag=True, help="log what is going on, on stderr")
+@click.option("--debug", is_flag=True, help="show tracebacks")
+@click.pass_context
+def cli(ctx: click.Context, verbose: bool, debug: bool, **overrides: Any) -> None:
+    """Find pictures by meaning, in SQL."""
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "PIL"):  # what they report of bad pictures is in ingest_failures, in our words
+        logging.getLogger(chatty).setLevel(logging.CRITICAL if not debug else level)
+    ctx.obj = {name: value for name, value in overrides.items() if value is not None}
+
+
+def settings_of(ctx: click.Context, **overrides: Any) -> Settings:
+    """Return the settings: the environment's, then the command line's, then these."""
+    from searchdb.config import Settings
+
+    return Settings(**(ctx.obj | overrides))
+
+
+def open_collection(ctx: click.Context, **overrides: Any) -> SearchDB:
+    """Open the collection for as long as the command runs."""
+    from searchdb.collection import SearchDB
+
+    return ctx.with_resource(SearchDB(settings_of(ctx, **overrides)))
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminate)  # so that clean-up runs as it does for Ctrl-C
+    cli(prog_name="searchdb")

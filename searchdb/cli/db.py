@@ -1,0 +1,118 @@
+"""`searchdb db`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import click
+
+from searchdb.cli import settings_of
+from searchdb.cli.output import print_json
+
+if TYPE_CHECKING:
+    from searchdb.postgres import EmbeddedServer
+
+
+@click.group("db")
+def db_command() -> None:
+    """Look after the database and the embedded server."""
+
+
+@db_command.command("migrate")
+@click.pass_context
+def db_migrate(ctx: click.Context) -> None:
+    """Bring the database's schema to this version's; safe to run twice, or twice at once."""
+    from searchdb.database import Database, migrate, schema_revision
+
+    with Database(settings_of(ctx)) as database:
+        migrate(database)
+        with database.connect() as connection:
+            click.echo(f"the schema is at {schema_revision(connection)}", err=True)
+
+
+@db_command.command("status")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.pass_context
+def db_status(ctx: click.Context, as_json: bool) -> None:
+    """Show which database is used, whether it answers, and its schema; starts nothing."""
+    from searchdb.database import SCHEMA_REVISION, Database, schema_revision
+    from searchdb.postgres import EmbeddedServer
+
+    settings = settings_of(ctx)
+    embedded = settings.url() is None
+    server = EmbeddedServer.at(settings.home)
+    state = {"embedded": embedded, "running": not embedded or server.is_running(), "expected_schema": SCHEMA_REVISION}
+    if embedded:
+        state |= {"home": str(settings.home), "pinned": server.pinned}
+    if state["running"]:
+        with Database(settings) as database, database.connect() as connection:
+            state |= {"url": database.masked_url, "schema": schema_revision(connection)}
+    if as_json:
+        print_json(state)
+    else:
+        for name, value in state.items():
+            click.echo(f"{name.replace('_', ' '):16} {value}")
+
+
+@db_command.command("start")
+@click.pass_context
+def db_start(ctx: click.Context) -> None:
+    """Start the embedded server and keep it running until `searchdb db stop`."""
+    from searchdb.database import open_database
+
+    server = _embedded_server(ctx)
+    with open_database(settings_of(ctx)) as database:
+        server.pin()
+        click.echo(database.libpq_url)
+
+
+@db_command.command("stop")
+@click.pass_context
+def db_stop(ctx: click.Context) -> None:
+    """Stop the embedded server, whoever uses it."""
+    click.echo("stopped" if _embedded_server(ctx).stop() else "it was not running", err=True)
+
+
+@db_command.command("url")
+@click.pass_context
+def db_url(ctx: click.Context) -> None:
+    """Print the database's URL, for psql and other programs."""
+    from searchdb.postgres import EmbeddedServer
+
+    settings = settings_of(ctx)
+    url = settings.url()
+    if url is None:
+        server = EmbeddedServer.at(settings.home)
+        url = server.url
+        if not server.is_running():
+            click.echo("the embedded server is not running: `searchdb db start` starts it", err=True)
+    click.echo(url.set(drivername="postgresql").render_as_string(hide_password=False))
+
+
+@db_command.command("shell", context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+    """Open psql on the database; further arguments go to psql."""
+    from searchdb.database import open_database
+    from searchdb.postgres import program_path
+
+    with open_database(settings_of(ctx)) as database:
+        psql = shutil.which("psql") or str(program_path("psql"))
+        # The password goes by the environment: a command line can be read by every user of the machine.
+        url = database.url.set(drivername="postgresql")
+        environment = os.environ | ({"PGPASSWORD": url.password} if url.password else {})
+        address = url.set(password=None).render_as_string()
+        ctx.exit(subprocess.run([psql, *arguments, address], env=environment, check=False).returncode)
+
+
+def _embedded_server(ctx: click.Context) -> EmbeddedServer:
+    from searchdb.postgres import EmbeddedServer
+
+    settings = settings_of(ctx)
+    if settings.url() is not None:
+        raise click.UsageError("DATABASE_URL names a server of its own: start and stop it with its own tools")
+    return EmbeddedServer.at(settings.home)

@@ -1,0 +1,94 @@
+"""`searchdb demo`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from searchdb.cli import open_collection
+from searchdb.cli.ingest import run_ingest
+from searchdb.cli.output import print_hits
+from searchdb.records import RejectedItem, SourceItem
+
+SOURCE = "demo"
+QUERIES = ("a red car", "a boat at sunset", "a cat and a balloon in the snow")
+HITS = 5
+HOST = "127.0.0.1"
+
+
+@click.command("demo")
+@click.option("--no-serve", is_flag=True, help="end after the searches")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="port of the page")
+@click.option("--remove", is_flag=True, help="remove the demo's pictures from the collection instead")
+@click.pass_context
+def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) -> None:
+    """Draw the demo album, ingest it, search it, and serve the page.
+
+    The album and the small CLIP that knows it come with searchdb. For photographs remove it again
+    (`searchdb demo --remove`): the collection then takes the real model.
+    """
+    collection = open_collection(ctx, model="demo")
+    if remove:
+        click.echo(f"removed {collection.store.delete_source(SOURCE):,} pictures", err=True)
+        return
+    if not no_serve:
+        _require_free_port(port)
+
+    from searchdb.demo.album import draw_album
+
+    folder = collection.settings.home / "album"
+    click.echo(f"drawing the album in {folder}", err=True)
+    rows = draw_album(folder)
+    run_ingest(collection, "ingesting the album", album_items(folder), total=len(rows), as_json=False)
+    for query in QUERIES:
+        click.echo()
+        print_hits(collection.search(query, count=HITS), title=f"Ranked results for: {query}")
+    if not no_serve:
+        ctx.exit(_serve(port))
+
+
+def album_items(folder: Path) -> Iterator[SourceItem | RejectedItem]:
+    """Yield the pictures of a drawn album with what its manifest says of them."""
+    from searchdb.demo.album import read_manifest
+    from searchdb.sources.files import files
+
+    rows = {row.image: row for row in read_manifest(folder)}
+    for item in files([folder]):
+        row = rows.get(Path(item.image).name)
+        if row is not None and isinstance(item, SourceItem):
+            yield replace(item, source=SOURCE, description=row.description, tags=tuple(row.tags), metadata=row.metadata)
+
+
+def _require_free_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as exc:
+            raise click.ClickException(f"port {port} is taken: choose another with --port") from exc
+
+
+def _serve(port: int) -> int:
+    """Run the page in a process of its own, for searchdb knows nothing of Flask; return its exit status."""
+    click.echo(f"\nthe page is on http://{HOST}:{port} (Ctrl-C ends it)", err=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{port}", "--threads", "8", "--log-level", "warning",
+         "web:create_app()"],
+        env=os.environ | {"SEARCHDB_MODEL": "demo"},
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()

@@ -1,0 +1,68 @@
+"""`searchdb failures`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from searchdb.cli import open_collection
+from searchdb.cli.ingest import run_ingest
+from searchdb.cli.output import print_json, print_table
+
+
+def filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose among failures."""
+    command = click.option("--error", metavar="CLASS", help="only failures of this class")(command)
+    return click.option("--source", metavar="NAME", help="only failures of this source")(command)
+
+
+@click.group("failures")
+def failures_command() -> None:
+    """References that could not be ingested."""
+
+
+@failures_command.command("list")
+@filters
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.pass_context
+def list_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
+    """List failures: what, why, how often, and whether trying again may help."""
+    found = open_collection(ctx).store.failures(source=source, error=error)
+    if as_json:
+        shown = ({k: v for k, v in asdict(failure).items() if k != "item"} for failure in found)
+        print_json({"failures": list(shown)})
+        return
+    columns = ("image", "source", "error", "message", "attempts", "retryable")
+    print_table(columns, ([getattr(failure, name) for name in columns] for failure in found))
+
+
+@failures_command.command("retry")
+@filters
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.pass_context
+def retry_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
+    """Try failed references again."""
+    from searchdb.records import SourceItem
+
+    collection = open_collection(ctx)
+    failures = list(collection.store.failures(source=source, error=error))
+    items = [SourceItem.from_json(failure.item) for failure in failures if failure.item is not None]
+    if malformed := len(failures) - len(items):
+        click.echo(f"{malformed:,} malformed references can only be ingested again from their source", err=True)
+    run_ingest(collection, "retrying", items, total=len(items), retry_failed=True, as_json=as_json)
+
+
+@failures_command.command("clear")
+@filters
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.pass_context
+def clear_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
+    """Forget failures, so that the next ingest tries them as if for the first time."""
+    cleared = open_collection(ctx).store.clear_failures(source=source, error=error)
+    if as_json:
+        print_json({"cleared": cleared})
+    else:
+        click.echo(f"forgot {cleared:,} failures", err=True)

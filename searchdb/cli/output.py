@@ -1,0 +1,113 @@
+"""What commands print: ranked lists, tables, one JSON document, one progress bar."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from searchdb.ingest import IngestReport
+    from searchdb.records import Hit
+
+PIPE_WIDTH = 1000
+"""Columns of a table that goes to a pipe: wide enough for no path to be broken."""
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(document, default=_json_value, ensure_ascii=False))
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON values, the ones that matter most first."""
+    from dataclasses import asdict
+
+    values = asdict(hit)
+    first = ("id", "image", "similarity", "source", "tags", "description", "width", "height")
+    return {name: values.pop(name) for name in first} | values
+
+
+def print_hits(hits: Sequence[Hit], *, title: str, offset: int = 0) -> None:
+    """Print a ranked list: rank, similarity, picture, caption."""
+    click.echo(title)
+    print_table(
+        ("rank", "similarity", "picture", "caption"),
+        ((str(offset + n), f"{hit.similarity:.4f}", hit.image, hit.description or "") for n, hit in enumerate(hits, 1)),
+    )
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows under their columns' names."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if value is None else _printable(value)) for value in row))
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        click.echo(line.rstrip())
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None) -> Iterator[Callable[[IngestReport], None]]:
+    """Show one progress bar on stderr: done, total, rate, failures, time left. Yields what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TextColumn("{task.fields[failed]:,} failed"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=total, failed=0)
+
+        def show(report: IngestReport) -> None:
+            progress.update(task, completed=report.done, failed=report.failed.total())
+
+        yield show
+
+
+def _printable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    plain = _json_value(value, str)
+    text = plain if isinstance(plain, str) else json.dumps(plain, default=_json_value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _json_value(value: Any, otherwise: Callable[[Any], Any] = str) -> Any:
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, Decimal):
+        return float(value)
+    if hasattr(value, "to_list"):  # pgvector's Vector
+        return value.to_list()
+    if isinstance(value, list | dict):
+        return value
+    return otherwise(value)

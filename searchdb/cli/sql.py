@@ -1,0 +1,38 @@
+"""`searchdb sql`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from searchdb.cli import open_collection
+from searchdb.cli.output import print_json, print_table
+
+
+@click.command("sql")
+@click.argument("query")
+@click.option("--write", is_flag=True, help="allow the statement to change data")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.pass_context
+def sql_command(ctx: click.Context, query: str, write: bool, as_json: bool) -> None:
+    """Run SQL; texts in text_embedding('…') and search_images('…') are embedded first. `-` reads standard input.
+
+    \b
+    searchdb sql "select i.image, m.similarity, i.country
+                  from match_images(text_embedding('a boat'), 0.2, 100) m join images i using (id)
+                  where i.taken_at > '2024-01-01' limit 10"
+    """
+    from searchdb import sql
+
+    statement = sys.stdin.read() if query == "-" else query
+    collection = open_collection(ctx)
+    if texts := sql.literal_texts(statement):
+        collection.embed(texts)
+    with collection.database.connect() as connection:
+        result = sql.run(connection, statement, write=write)
+    if as_json:
+        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+        print_json({"columns": result.columns, "rows": rows})
+    elif result.columns:
+        print_table(result.columns, result.rows)

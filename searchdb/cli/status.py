@@ -1,0 +1,26 @@
+"""`searchdb status`."""
+
+from __future__ import annotations
+
+import click
+
+from searchdb.cli import open_collection
+from searchdb.cli.output import print_json
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.pass_context
+def status_command(ctx: click.Context, as_json: bool) -> None:
+    """Show how many pictures there are, and how model, index and server are."""
+    status = open_collection(ctx).status()
+    if as_json:
+        print_json(status.to_json())
+        return
+    server = f"{'embedded ' if status.server['embedded'] else ''}PostgreSQL {status.server['version']}"
+    click.echo(f"pictures  {status.images:,}")
+    click.echo(f"pending   {status.pending:,}")
+    click.echo(f"failed    {status.failed:,}")
+    click.echo(f"model     {status.model or 'none yet'}")
+    click.echo(f"index     {status.index.in_words()}")
+    click.echo(f"server    {server} at {status.server['url']}")
