@@ -173,7 +173,7 @@ def _register_vector(connection: psycopg.Connection[Any], _record: object) -> No
 def _translate(context: ExceptionContext) -> None:
     """Turn the driver's exceptions into ours, here for every statement that goes through the engine."""
     original = context.original_exception
-    if not isinstance(original, psycopg.Error):
+    if context.is_pre_ping or not isinstance(original, psycopg.Error):  # the pool replaces a dead connection itself
         return
     lost = context.connection is None or context.is_disconnect
     if lost and context.engine is not None:

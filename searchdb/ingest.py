@@ -133,6 +133,7 @@ class Ingest:
             ModelMismatchError: the collection's vectors come from another model.
             DatabaseUnavailableError: the database went away.
         """
+        self._store.check_model(self._embedder.identity)  # before a single picture is fetched in vain
         report = IngestReport()
         in_hand: set[str] = set()
         executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="prepare")

@@ -25,6 +25,32 @@ MAX_QUERY_BYTES = 2600
 
 _STORED_COLUMNS = [images.c[f.name] for f in fields(StoredImage)]
 
+# Sorting by random() would read the whole table. Chance picks ids here, more of them than needed because of gaps, and
+# the newest pictures fill up where too few were met.
+_SAMPLE = sa.select(*_STORED_COLUMNS).where(
+    images.c.id.in_(
+        sa.select(
+            sa.text(
+                """
+                WITH span AS (SELECT min(id) AS low, max(id) AS high FROM images),
+                guessed AS (
+                    SELECT DISTINCT low + floor(random() * (high - low + 1))::bigint AS id
+                    FROM span, generate_series(1, 4 * :count)
+                )
+                SELECT id FROM (
+                    (SELECT images.id, 0 AS turn FROM images JOIN guessed USING (id))
+                    UNION ALL
+                    (SELECT id, 1 FROM images ORDER BY id DESC LIMIT :count)
+                ) AS found
+                GROUP BY id ORDER BY min(turn), random() LIMIT :count
+                """
+            )
+            .columns(sa.column("id", sa.BigInteger))
+            .subquery()
+        )
+    )
+)
+
 
 class QueryEmbedder(Protocol):
     """What a search needs of the model."""
@@ -111,6 +137,12 @@ class Searcher:
         if row is None:
             raise ImageNotFoundError(image_id)
         return StoredImage.from_row(row)
+
+    def sample(self, count: int) -> list[StoredImage]:
+        """Return some pictures by chance, in no order; all of them when there are fewer than `count`."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(_SAMPLE, {"count": count}).mappings()
+            return [StoredImage.from_row(row) for row in rows]
 
     def count(self) -> int:
         """Return the number of searchable pictures."""

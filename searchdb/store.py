@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
-from searchdb.models import claim_model
+from searchdb.models import check_model, claim_model
 from searchdb.records import EmbeddedImage, FailedImage, Failure, ModelIdentity, SourceItem
 from searchdb.tables import images, ingest_failures
 
@@ -42,6 +42,15 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def check_model(self, model: ModelIdentity) -> None:
+        """Refuse a model that is not the stored pictures'.
+
+        Raises:
+            ModelMismatchError: their vectors come from other weights.
+        """
+        with self._engine.connect() as connection:
+            check_model(connection, model)
 
     # --- pictures -------------------------------------------------------------------------------
 

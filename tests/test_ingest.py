@@ -158,6 +158,7 @@ def test_failures_of_urls_keep_what_the_list_said(collection: SearchDB, tmp_path
         assert counted(collection.ingest_urls(str(listed))) == (0, 0, 1, 0)
         with collection.database.connect() as connection:
             item = connection.scalar(sa.select(ingest_failures.c.item))
+    assert item is not None
     assert item["description"] == "kept"
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import LiteralString
 
 import numpy as np
 import psycopg
@@ -107,7 +108,7 @@ def nearest(vectors: np.ndarray, query: np.ndarray, count: int) -> list[str]:
     return [f"/{n}" for n in np.argsort(-(vectors @ query), kind="stable")[:count]]
 
 
-CALLS = {
+CALLS: dict[str, LiteralString] = {
     "by position": "SELECT * FROM match_images(%(v)s, %(t)s, %(c)s)",
     "by name": "SELECT * FROM match_images(query_embedding => %(v)s, match_threshold => %(t)s, match_count => %(c)s)",
     "sub-select": "SELECT * FROM match_images((SELECT embedding FROM images WHERE image = '/5'), %(t)s, %(c)s)",
@@ -120,7 +121,7 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_match_images_ranks_by_similarity_and_uses_its_index(
-    raw: psycopg.Connection, vectors: np.ndarray, call: str
+    raw: psycopg.Connection, vectors: np.ndarray, call: LiteralString
 ) -> None:
     before = index_scans(raw)
     rows = raw.execute(call, {"v": vectors[5], "t": -1.0, "c": 7}).fetchall()
@@ -150,7 +151,7 @@ def index_scans(connection: psycopg.Connection) -> int:
 
 
 def test_match_images_defaults_and_nulls(raw: psycopg.Connection, vectors: np.ndarray) -> None:
-    def images_of(arguments: str) -> list[str]:
+    def images_of(arguments: LiteralString) -> list[str]:
         return [row[1] for row in raw.execute(f"SELECT * FROM match_images({arguments})", {"v": vectors[1]})]
 
     by_default = images_of("%(v)s")
@@ -179,7 +180,7 @@ def test_the_threshold_is_exact_at_its_boundary(raw: psycopg.Connection, vectors
 )
 def test_match_images_says_what_is_wrong(raw: psycopg.Connection, arguments: str, message: str) -> None:
     with pytest.raises(psycopg.Error, match=message):
-        raw.execute(f"SELECT * FROM match_images({arguments})")
+        raw.execute(f"SELECT * FROM match_images({arguments})".encode())
 
 
 def test_equal_pictures_come_in_the_order_of_their_ids(raw: psycopg.Connection, vectors: np.ndarray) -> None:
