@@ -1,0 +1,72 @@
+"""A real browser on a real server over the demo album."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from searchdb.config import Settings
+from searchdb.embed import Embedder
+from web import create_app
+from web.collection import EXTENSION
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",  # it has none to offer to root, which containers run as
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Serves without a line in the log for each picture."""
+
+    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - its name in werkzeug
+        pass
+
+
+@pytest.fixture(scope="session")
+def artifacts() -> Path:
+    """The folder for what people may want to look at after a run; not in version control."""
+    folder = Path(__file__).parents[2] / "artifacts"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(demo_settings: Settings, embedder: Embedder) -> Iterator[str]:
+    """The address of the page over the demo album."""
+    app = create_app(demo_settings, embedder=embedder)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    app.extensions[EXTENSION].close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium."""
+    path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    if path is None:
+        reason = f"there is no Chromium here: none of {', '.join(CHROMIUM_NAMES)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_ARGUMENTS))
+        yield browser
+        browser.close()

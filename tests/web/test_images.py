@@ -1,0 +1,208 @@
+"""Pictures by id: only pictures, only those of the collection, and fast the second time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+
+from searchdb.config import Settings
+from web import create_app
+from web.collection import EXTENSION
+from web.thumbnails import LONGEST_SIDE
+
+if TYPE_CHECKING:
+    from searchdb.embed import Embedder
+    from tests.web.conftest import Shelf
+
+
+def thumbnail_of(client: FlaskClient, picture: int) -> Image.Image:
+    response = client.get(f"/images/{picture}/thumbnail")
+    assert response.status_code == 200, response.text
+    assert response.mimetype == "image/webp"
+    return Image.open(BytesIO(response.data))
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
+def test_content_and_not_the_name_says_what_a_file_is(client: FlaskClient, shelf: Shelf, kind: str) -> None:
+    image = shelf.draw(f"{kind}.html", format=kind)
+    picture = shelf.add("a boat", image=image)
+    with client.get(f"/images/{picture}/file") as response:
+        assert response.status_code == 200
+        assert response.mimetype == f"image/{kind.lower()}"
+        assert response.data == image.read_bytes()
+        assert response.content_length == image.stat().st_size
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert thumbnail_of(client, picture).size == (60, 40)
+
+
+def test_browser_asks_again_and_gets_no_second_copy(client: FlaskClient, shelf: Shelf) -> None:
+    image = shelf.draw("boat.png")
+    url = f"/images/{shelf.add('a boat', image=image)}/file"
+    with client.get(url) as first:
+        headers = {"If-None-Match": first.headers["ETag"]}
+    with client.get(url, headers=headers) as second:
+        assert (second.status_code, second.data) == (304, b"")
+    shelf.draw("boat.png", colour="red", size=(80, 80))
+    with client.get(url, headers=headers) as third:
+        assert third.status_code == 200
+
+
+def test_parts_of_a_file(client: FlaskClient, shelf: Shelf) -> None:
+    image = shelf.draw("boat.png")
+    url = f"/images/{shelf.add('a boat', image=image)}/file"
+    with client.get(url, headers={"Range": "bytes=1-3"}) as part:
+        assert (part.status_code, part.data) == (206, b"PNG")
+    with client.get(url, headers={"Range": "bytes=99999-"}) as beyond:
+        assert beyond.status_code == 416
+    with client.head(url) as head:
+        assert head.content_length == image.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
+        b"<!doctype html><script>alert(1)</script>",
+        b"root:x:0:0:root:/root:/bin/bash\n",
+        b"",
+    ],
+)
+def test_file_that_became_something_else_is_not_served(client: FlaskClient, shelf: Shelf, content: bytes) -> None:
+    image = shelf.draw("boat.png")
+    picture = shelf.add("a boat", image=image)
+    image.write_bytes(content)
+    for part in ("file", "thumbnail"):
+        response = client.get(f"/images/{picture}/{part}")
+        assert response.status_code == 404
+        assert "does not hold a picture any more" in response.text
+        assert "private folder" not in response.text
+
+
+def test_only_regular_files_are_opened(client: FlaskClient, shelf: Shelf) -> None:
+    fifo = shelf.folder / "pipe.png"
+    os.mkfifo(fifo)
+    places = [fifo, shelf.folder, Path("/dev/zero"), shelf.folder / "never was.png", Path("/proc/self/mem")]
+    for place in places if sys.platform == "linux" else places[:2]:
+        picture = shelf.add("a boat", image=place, sha256=os.urandom(32))
+        for part in ("file", "thumbnail"):
+            response = client.get(f"/images/{picture}/{part}")
+            assert response.status_code == 404, place
+            assert str(place) not in response.text
+
+
+@pytest.mark.parametrize("reference", ["boat.png", "../boat.png", "file:///etc/passwd", "ftp://example.org/a.png", ""])
+def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, shelf: Shelf, reference: str) -> None:
+    picture = shelf.add("a boat", image=reference)
+    for part in ("file", "thumbnail"):
+        assert client.get(f"/images/{picture}/{part}").status_code == 404
+    assert client.get(f"/images/{picture}").status_code == 200
+
+
+# --- URLs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("https://example.org/boat.jpg?w=1&x=%20", "https://example.org/boat.jpg?w=1&x=%20"),
+        ("http://joe:secret@example.org:8080/boat.jpg", "http://example.org:8080/boat.jpg"),
+    ],
+)
+def test_url_pictures_come_from_their_own_host(client: FlaskClient, shelf: Shelf, url: str, target: str) -> None:
+    picture = shelf.add("a boat", image=url)
+    for part in ("file", "thumbnail"):
+        response = client.get(f"/images/{picture}/{part}")
+        assert response.status_code == 302
+        assert response.headers["Location"] == target
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "https://", "http://example.org/a\r\nSet-Cookie: x=1", "http://a b/"])
+def test_malformed_url_leads_nowhere(client: FlaskClient, shelf: Shelf, url: str) -> None:
+    picture = shelf.add("a boat", image=url)
+    for part in ("file", "thumbnail"):
+        assert client.get(f"/images/{picture}/{part}").status_code == 404
+    assert client.get(f"/images/{picture}").status_code == 200
+    assert client.get("/").status_code == 200
+
+
+# --- Thumbnails -----------------------------------------------------------------------------------
+
+
+def test_thumbnail_is_small_upright_and_of_the_same_shape(client: FlaskClient, shelf: Shelf) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees to see it upright
+    image = shelf.draw("large.jpg", size=(1500, 1000), exif=exif)
+    thumbnail = thumbnail_of(client, shelf.add("a boat", image=image))
+    assert thumbnail.height == LONGEST_SIDE
+    assert thumbnail.width == pytest.approx(LONGEST_SIDE * 2 / 3, abs=1)
+
+
+def test_thumbnail_is_kept(client: FlaskClient, shelf: Shelf, settings: Settings) -> None:
+    image = shelf.draw("boat.png")
+    picture = shelf.add("a boat", image=image)
+    first = client.get(f"/images/{picture}/thumbnail")
+    [kept] = (settings.home / "thumbnails").glob("*/*")
+    assert kept.read_bytes() == first.data
+    assert kept.suffix == ".webp"
+    assert kept.parent.name == kept.name[:2]
+    image.unlink()
+    assert client.get(f"/images/{picture}/thumbnail").data == first.data
+
+
+def test_browser_keeps_a_thumbnail_that_it_asked_for_by_content(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add("a boat")
+    [url] = {link for link in client.get("/").text.split('"') if link.startswith(f"/images/{picture}/thumbnail")}
+    response = client.get(url)
+    assert "immutable" in response.headers["Cache-Control"]
+    assert client.get(url, headers={"If-None-Match": response.headers["ETag"]}).status_code == 304
+    for other in (f"/images/{picture}/thumbnail", f"/images/{picture}/thumbnail?v=00000000"):
+        assert "immutable" not in client.get(other).headers["Cache-Control"]
+
+
+def test_changed_file_is_shown_as_it_is_and_not_kept(client: FlaskClient, shelf: Shelf, settings: Settings) -> None:
+    image = shelf.draw("boat.png", colour="blue")
+    picture = shelf.add("a boat", image=image)
+    [url] = {link for link in client.get("/").text.split('"') if link.startswith(f"/images/{picture}/thumbnail")}
+    shelf.draw("boat.png", colour="red")
+    response = client.get(url)
+    red, _, blue = Image.open(BytesIO(response.data)).convert("RGB").getpixel((5, 5))  # type: ignore[misc]
+    assert red > 200 > 50 > blue
+    assert "immutable" not in response.headers["Cache-Control"]
+    assert not list((settings.home / "thumbnails").glob("*/*"))
+
+
+def test_limits_of_ingest_hold_for_thumbnails_too(shelf: Shelf, settings: Settings, embedder: Embedder) -> None:
+    image = shelf.draw("boat.png", size=(300, 300))
+    picture = shelf.add("a boat", image=image)
+    for limit in ({"max_image_pixels": 1000}, {"max_image_bytes": 10}):
+        app = create_app(settings.model_copy(update=limit), embedder=embedder)
+        response = app.test_client().get(f"/images/{picture}/thumbnail")
+        app.extensions[EXTENSION].close()
+        assert response.status_code == 404
+        assert "limit" in response.text
+
+
+def test_damaged_file_has_no_thumbnail(client: FlaskClient, shelf: Shelf) -> None:
+    image = shelf.draw("boat.jpg", size=(300, 300))
+    picture = shelf.add("a boat", image=image)
+    image.write_bytes(image.read_bytes()[:400])
+    response = client.get(f"/images/{picture}/thumbnail")
+    assert response.status_code == 404
+    assert "cannot be shown" in response.text
+
+
+def test_folder_that_cannot_be_written_costs_no_thumbnail(client: FlaskClient, shelf: Shelf, app: Flask) -> None:
+    settings: Settings = app.extensions[EXTENSION].settings
+    (settings.home / "thumbnails").write_text("in the way")
+    assert thumbnail_of(client, shelf.add("a boat")).size == (60, 40)

@@ -1,0 +1,339 @@
+"""The pages: what is found, what is shown of it, and that the address says it all."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from html import unescape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from web.asking import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Shelf
+
+STATIC = Path(__file__).parents[2] / "web" / "static"
+
+
+def page(client: FlaskClient, path: str, status: int = 200) -> str:
+    response = client.get(path)
+    assert response.status_code == status, response.text
+    return response.text
+
+
+def shown(html: str) -> list[int]:
+    """Ids of the grid's pictures, in order."""
+    return [int(found) for found in re.findall(r'<li class="r\d+" id="picture-(\d+)"', html)]
+
+
+def links(html: str) -> list[str]:
+    """All that a page links to or loads from here."""
+    found = re.findall(r'(?:href|src)="([^"]*)"', html)
+    return [unescape(link) for link in found if not link.startswith(("http", "#"))]
+
+
+def text(html: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+
+
+# --- The start page -------------------------------------------------------------------------------
+
+
+def test_empty_collection_says_how_to_fill_it(client: FlaskClient) -> None:
+    for path in ("/", "/?q=a+boat"):
+        assert "searchdb ingest files ~/Pictures" in page(client, path)
+
+
+def test_start_page_shows_what_is_there_and_what_to_ask(client: FlaskClient, shelf: Shelf) -> None:
+    ids = {shelf.add("a red boat"), shelf.add("a green tree")}
+    html = page(client, "/")
+    assert set(shown(html)) == ids
+    assert "2 pictures" in text(html)
+    assert "model demo" in text(html)
+    assert "/?q=a+boat+at+sunset" in links(html)
+
+
+def test_start_page_shows_some_of_many(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.draw("one.png")
+    for number in range(30):
+        shelf.add(f"boat {number}", image=f"{picture}/{number}")
+    ids = shown(page(client, "/"))
+    assert len(ids) == len(set(ids)) == 24
+
+
+# --- Searching ------------------------------------------------------------------------------------
+
+
+def test_best_first_with_similarity(client: FlaskClient, shelf: Shelf) -> None:
+    shelf.add("two yellow bananas on the beach")
+    boat = shelf.add("a red boat at sunset")
+    html = page(client, "/?q=a+red+boat+at+sunset&threshold=-1")
+    assert shown(html)[0] == boat
+    assert len(shown(html)) == 2
+    similarities = [float(found) for found in re.findall(r"similarity </span>(-?\d\.\d+)", html)]
+    assert similarities == sorted(similarities, reverse=True)
+    assert similarities[0] == pytest.approx(1, abs=0.002)
+    assert re.findall(r'<rect width="(\d+)"', html)[0] == "100"
+    assert 'value="a red boat at sunset"' in html
+
+
+def test_more_like_a_picture_and_words_on_top(client: FlaskClient, shelf: Shelf) -> None:
+    liked, near = shelf.add("a red boat"), shelf.add("a red boat on the sea")
+    shelf.add("a banana")
+    html = page(client, f"/?like={liked}&q=sea&threshold=-1")
+    assert liked not in shown(html)
+    assert shown(html)[0] == near
+    assert f'<input type="hidden" name="like" value="{liked}">' in html
+
+
+def test_without(client: FlaskClient, shelf: Shelf) -> None:
+    shelf.add("a red boat")
+    shelf.add("a banana")
+    html = page(client, "/?q=a+red+boat&not=a+banana&threshold=-1")
+    assert 'name="not" type="text" value="a banana"' in html
+    similarities = [float(found) for found in re.findall(r"similarity </span>(-?\d\.\d+)", html)]
+    assert similarities[-1] < 0
+
+
+def test_nothing_similar_enough_says_what_the_nearest_has(client: FlaskClient, shelf: Shelf) -> None:
+    shelf.add("a red boat")
+    html = page(client, "/?q=a+yellow+banana&threshold=0.999")
+    assert "No picture reaches a similarity of 0.999." in text(html)
+    assert re.search(r"The nearest one has -?0\.\d{3}", text(html))
+    [nearest] = [link for link in links(html) if "threshold=-1" in link]
+    assert len(shown(page(client, nearest))) == 1
+
+
+def test_pages_of_results_follow_each_other(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.draw("one.png")
+    expected = {shelf.add(f"boat {n}", image=f"{picture}/{n}", vector_of="a boat") for n in range(PAGE_SIZE + 5)}
+    first = page(client, "/?q=a+boat&threshold=0.1")
+    [more] = [link for link in links(first) if "page=2" in link]
+    second = page(client, more)
+    assert len(shown(first)) == PAGE_SIZE
+    assert set(shown(first)) | set(shown(second)) == expected
+    assert f"{PAGE_SIZE + 1}–{PAGE_SIZE + 5}" in text(second)
+    assert "/?q=a+boat&threshold=0.1" in links(second)
+    assert "page=3" not in second
+    assert "There are no more pictures" in text(page(client, "/?q=a+boat&page=3"))
+
+
+def test_last_page_that_may_be_asked_for(client: FlaskClient, shelf: Shelf) -> None:
+    shelf.add("a boat")
+    assert "There are no more pictures" in page(client, "/?q=a+boat&page=25")
+
+
+@pytest.mark.parametrize("query", ["%00%07", "+", "%E2%80%8B", "😀" * 200, "%ED%A0%80", "%FF%FE", "a" * 2000, "';--"])
+def test_odd_words_are_searched_or_refused(demo_client: FlaskClient, query: str) -> None:
+    assert demo_client.get(f"/?q={query}").status_code in (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ("q=boat&threshold=high", 400, "threshold is 'high'"),
+        ("q=boat&threshold=nan", 400, "threshold"),
+        ("q=boat&threshold=2", 400, "threshold is 2.0"),
+        ("q=boat&page=0", 400, "pages 1 to 25"),
+        ("q=boat&page=-1", 400, "pages 1 to 25"),
+        ("q=boat&page=26", 400, "pages 1 to 25"),
+        ("q=boat&page=two", 400, "page is 'two'"),
+        (f"q=boat&page={'9' * 5000}", 400, "page is"),
+        ("like=boat", 400, "id is 'boat'"),
+        ("like=999999", 404, "no such picture"),
+        ("like=-1", 404, "no such picture"),
+        (f"like={2**63}", 404, "no such picture"),
+        (f"like={2**70}", 400, "id is"),
+        ("not=boat", 400, "nothing to look for"),
+        (f"q={'a' * 2001}", 400, "2,001 characters"),
+        (f"q={'é' * 1999}", 400, "bytes"),
+        ("q=boat&not=boat", 400, "cancel each other out"),
+    ],
+)
+def test_what_cannot_be_searched_is_explained(
+    demo_client: FlaskClient, arguments: str, status: int, message: str
+) -> None:
+    html = page(demo_client, f"/?{arguments}", status)
+    assert message in text(html)
+    if "q=boat" in arguments:
+        assert 'value="boat"' in html
+
+
+ARGUMENT = st.one_of(st.text(max_size=40), st.integers().map(str), st.floats().map(str))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.sampled_from(["q", "like", "not", "threshold", "page", "x"]), ARGUMENT))
+def test_no_address_breaks_the_page(demo_client: FlaskClient, arguments: dict[str, str]) -> None:
+    for path in ("/", "/images/1"):
+        assert demo_client.get(path, query_string=arguments).status_code in (200, 400, 404)
+
+
+# --- One picture ----------------------------------------------------------------------------------
+
+
+def test_picture_with_all_that_is_known(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add(
+        "a red boat",
+        tags=["boat", "red boat"],
+        taken_at=datetime(2024, 5, 7, 18, 30, tzinfo=UTC),
+        camera="Canon EOS 80D",
+        city="Bergen",
+        country="Norway",
+        latitude=60.39,
+        longitude=5.32,
+        credit="A. Painter",
+        credit_url="https://example.org/painter",
+        page_url="http://example.org/boat",
+    )
+    html = page(client, f"/images/{picture}")
+    seen = text(html)
+    for known in (
+        "a red boat",
+        "7 May 2024, 18:30",
+        "Canon EOS 80D",
+        "Bergen, Norway",
+        "60.3900",
+        "60 × 40",
+        "A. Painter",
+    ):
+        assert known in seen
+    assert "/?q=red+boat" in links(html)
+    assert f"/?like={picture}" in links(html)
+    assert '<a href="https://example.org/painter" rel="noopener noreferrer">A. Painter</a>' in html
+    assert '<a href="http://example.org/boat" rel="noopener noreferrer">' in html
+    assert "a-red-boat.png" in seen
+    assert "private folder" not in html
+
+
+def test_picture_of_which_nothing_is_known(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add(None, image=shelf.draw("boat.png"))
+    html = page(client, f"/images/{picture}")
+    assert "<h1><bdi>boat.png</bdi></h1>" in html
+    assert "None" not in text(html)
+
+
+def test_picture_in_a_search_has_its_similarity_and_neighbours(client: FlaskClient, shelf: Shelf) -> None:
+    for thing in ("boat", "bird", "house"):
+        shelf.add(f"a {thing} at sunset")
+    results = page(client, "/?q=a+boat+at+sunset&threshold=-1")
+    first, second, third = shown(results)
+    [link] = [link for link in links(results) if link.startswith(f"/images/{second}?")]
+    html = page(client, link)
+    assert re.search(r"Similarity -?\d\.\d{3} to", text(html))
+    trail = links(html[html.index('class="trail"') : html.index('class="stage')])
+    arguments = "?q=a+boat+at+sunset&threshold=-1.0"
+    assert trail == [f"/{arguments}#picture-{second}", f"/images/{first}{arguments}", f"/images/{third}{arguments}"]
+    assert "Similarity" not in text(page(client, f"/images/{second}"))
+
+
+def test_similar_pictures(client: FlaskClient, shelf: Shelf) -> None:
+    boat, near = shelf.add("a red boat"), shelf.add("a red boat on the sea")
+    html = page(client, f"/images/{boat}")
+    assert shown(html) == [near]
+
+
+def test_file_that_is_gone_is_said_to_be(client: FlaskClient, shelf: Shelf) -> None:
+    image = shelf.draw("gone.png")
+    picture = shelf.add("a boat", image=image)
+    image.unlink()
+    assert "gone" in text(page(client, f"/images/{picture}"))
+
+
+def test_tiff_is_shown_by_its_thumbnail(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add("a boat", image=shelf.draw("scan.tiff"))
+    html = page(client, f"/images/{picture}")
+    assert re.search(rf'<img[^>]* src="/images/{picture}/thumbnail\?v=\w{{8}}"', html)
+    assert f"/images/{picture}/file" in links(html)
+
+
+def test_url_picture_shows_its_host_and_no_password(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add(None, image="https://joe:secret@example.org/boat.jpg")
+    for path in (f"/images/{picture}", "/"):
+        html = page(client, path)
+        assert "secret" not in html
+        assert "example.org" in text(html)
+
+
+@pytest.mark.parametrize(
+    "number", ["999999", str(2**63 - 1), str(2**63), str(2**70), "0", "-1", "9" * 5000, "1.5", "x", "١"]
+)
+@pytest.mark.parametrize("part", ["", "/file", "/thumbnail"])
+def test_no_such_picture(demo_client: FlaskClient, number: str, part: str) -> None:
+    assert "There is no such" in page(demo_client, f"/images/{number}{part}", 404)
+
+
+# --- What strangers wrote -------------------------------------------------------------------------
+
+
+def test_what_is_stored_is_text_and_never_markup(client: FlaskClient, shelf: Shelf) -> None:
+    nasty = "\"><script>alert('x')</script>\x07{{ 7*7 }}"
+    picture = shelf.add(
+        nasty,
+        image=shelf.draw("a\nb<i>.png", format="PNG"),
+        vector_of="a boat",
+        tags=[nasty],
+        credit=nasty,
+        credit_url="javascript:alert(1)",
+        page_url="data:text/html,<script>1</script>",
+        camera=nasty,
+        city=nasty,
+    )
+    for path in (f"/images/{picture}", "/", "/?q=%22%3E%3Cscript%3E&threshold=-1", f"/?like={picture}&threshold=-1"):
+        html = page(client, path)
+        assert "<script>" not in html
+        assert "<i>" not in html
+        assert "49" not in text(html)
+        assert not re.search(r'href="(?!/|https?://|#)', html)
+
+
+def test_strict_policy_and_pages_that_keep_to_it(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add("a boat")
+    for path in ("/", "/?q=boat", f"/images/{picture}?q=boat", "/nowhere"):
+        response = client.get(path)
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+        assert response.headers["X-Frame-Options"] == "DENY"
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?! type=\"module\" src=)", response.text)
+
+
+def test_all_that_pages_link_to_is_there(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add("a boat", tags=["sea & sun", "100%"])
+    shelf.add("a boat at sunset")
+    seen: set[str] = set()
+    todo = ["/", f"/images/{picture}", "/?q=boat"]
+    while todo and len(seen) < 60:
+        path = todo.pop()
+        response = client.get(path)
+        assert response.status_code == 200, path
+        seen.add(path)
+        if response.mimetype == "text/html":
+            todo += [link.partition("#")[0] for link in links(response.text) if link.partition("#")[0] not in seen]
+        response.close()
+    assert any(path.startswith("/static/page.css") for path in seen)
+
+
+def test_works_below_a_prefix(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add("a boat")
+    for path in ("/", "/?q=boat", f"/images/{picture}?q=boat"):
+        html = client.get(path, environ_overrides={"SCRIPT_NAME": "/pictures"}).text
+        assert all(link.startswith("/pictures/") for link in links(html))
+        assert 'action="/pictures/"' in html
+
+
+def test_stylesheet_has_every_shape() -> None:
+    from web.tiles import NARROWEST, STEP, WIDEST, shape_of
+
+    rules = dict(re.findall(r"\.(r\d+) \{ --ratio: ([\d.]+); \}", (STATIC / "page.css").read_text()))
+    assert rules == {f"r{percent}": f"{percent / 100:g}" for percent in range(NARROWEST, WIDEST + 1, STEP)}
+    for size in ((1, 10_000), (10_000, 1), (3, 2), (2, 3), (1, 1), (0, 0)):
+        assert shape_of(*size) in rules
