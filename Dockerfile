@@ -1,0 +1,32 @@
+FROM python:3.11-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/searchdb
+WORKDIR /src
+
+# torch alone is most of the image and seldom changes: a layer of its own. The index has the build for CPUs, which is
+# gigabytes smaller than the one with CUDA that PyPI has for Linux.
+COPY constraints.txt ./
+RUN /opt/searchdb/bin/pip install --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt torch
+
+COPY pyproject.toml README.md LICENSE ./
+COPY migrations migrations
+COPY searchdb searchdb
+COPY web web
+RUN /opt/searchdb/bin/pip install --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt .
+
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --no-create-home --home-dir /var/lib/searchdb searchdb \
+    && install --directory --owner=searchdb --group=searchdb /var/lib/searchdb /var/cache/huggingface
+COPY --from=build /opt/searchdb /opt/searchdb
+ENV PATH=/opt/searchdb/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    SEARCHDB_HOME=/var/lib/searchdb \
+    HF_HOME=/var/cache/huggingface
+USER searchdb
+WORKDIR /var/lib/searchdb
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+# One process: the model is in memory once. Its threads serve pictures while one of them searches.
+CMD ["gunicorn", "--bind=0.0.0.0:8000", "--threads=8", "--timeout=120", "--no-control-socket", "--access-logfile=-", "web:create_app()"]

@@ -1,0 +1,169 @@
+"""The Docker files, as far as they can be checked without an engine: structure, secrets, commands and settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click import Command, Context, Group
+
+from searchdb.cli import cli
+from searchdb.config import Settings
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {"DATABASE_URL", *(f"SEARCHDB_{name.upper()}" for name in Settings.model_fields if name != "database_url")}
+NOT_OURS = {"PGPASSWORD", "HF_HOME", "PATH", "PYTHONUNBUFFERED"}
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> str:
+    return (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+
+
+@pytest.fixture(scope="module")
+def last_stage(dockerfile: str) -> str:
+    return dockerfile[dockerfile.rindex("\nFROM ") :]
+
+
+# --- docker-compose.yml ---------------------------------------------------------------------------
+
+
+def test_services(compose: dict[str, Any]) -> None:
+    assert set(compose["services"]) == {"db", "migrate", "worker", "web"}
+
+
+@pytest.mark.parametrize("name", ["db", "web"])
+def test_what_stays_up_is_watched_and_restarted(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert service["restart"] == "unless-stopped"
+
+
+def test_order_of_start(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert services["migrate"]["depends_on"] == {"db": {"condition": "service_healthy"}}
+    for name in ("worker", "web"):
+        assert services[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+
+
+def test_one_shot_services_have_no_web_health_check(compose: dict[str, Any]) -> None:
+    for name in ("migrate", "worker"):
+        assert compose["services"][name]["healthcheck"] == {"disable": True}
+
+
+def test_no_password_is_written_down(compose: dict[str, Any]) -> None:
+    required = "${POSTGRES_PASSWORD:?set POSTGRES_PASSWORD}"
+    for service in compose["services"].values():
+        for name, value in service["environment"].items():
+            if "PASSWORD" in name or "TOKEN" in name:
+                assert value == required
+            assert not re.search(r"//[^/@]*:[^/@]*@", value or ""), "a URL with a password"
+
+
+def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert "ports" not in compose["services"]["db"]
+
+
+def test_web_finds_files_where_the_worker_found_them(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    [photos] = [volume for volume in services["worker"]["volumes"] if "PHOTOS" in volume]
+    assert photos.endswith(":/photos:ro")
+    assert photos in services["web"]["volumes"]
+    assert services["worker"]["command"][-1] == "/photos"
+
+
+def test_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:
+    mounted = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
+    named = {volume.split(":")[0] for volume in mounted if not volume.startswith("$")}
+    assert named == set(compose["volumes"])
+    assert "database:/var/lib/postgresql" in compose["services"]["db"]["volumes"]
+
+
+def test_settings_are_known(compose: dict[str, Any], dockerfile: str) -> None:
+    names = {
+        name
+        for service, definition in compose["services"].items()
+        if service != "db"
+        for name in definition["environment"]
+    }
+    names |= set(re.findall(r"\b([A-Z][A-Z_]+)=", " ".join(re.findall(r"^ENV (.*)", dockerfile, re.MULTILINE))))
+    ours = {name for name in names if not name.startswith("PIP_")} - NOT_OURS
+    assert ours <= SETTINGS
+
+
+def test_commands_exist(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        words = service.get("command", [])
+        if words:
+            assert words[0] == "searchdb"
+            _follow(words[1:])
+
+
+def test_compose_accepts_the_file() -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker compose is not installed")
+    command = [docker, "compose", "--file", str(ROOT / "docker-compose.yml"), "config", "--quiet"]
+    without = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
+    given = without | {"POSTGRES_PASSWORD": "p@ss/word"}
+    accepted = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
+    assert accepted.returncode == 0, accepted.stderr
+    refused = subprocess.run(command, env=without, cwd="/", capture_output=True, text=True, check=False)
+    assert "set POSTGRES_PASSWORD" in refused.stderr
+
+
+# --- Dockerfile -----------------------------------------------------------------------------------
+
+
+def test_image_runs_as_an_ordinary_user(last_stage: str) -> None:
+    users = re.findall(r"^USER (\S+)", last_stage, re.MULTILINE)
+    assert users == ["searchdb"]
+    assert last_stage.index("\nUSER ") < last_stage.index("\nCMD ")
+    assert re.search(r"useradd .*--uid 10001", last_stage)
+
+
+def test_image_says_whether_it_is_healthy(last_stage: str) -> None:
+    assert re.search(r"^HEALTHCHECK .*/healthz", last_stage, re.MULTILINE)
+
+
+def test_image_serves_the_application_factory(last_stage: str) -> None:
+    assert re.search(r'^CMD \["gunicorn", .*"web:create_app\(\)"\]', last_stage, re.MULTILINE)
+
+
+def test_image_installs_what_was_tested(dockerfile: str) -> None:
+    installs = [line for line in dockerfile.splitlines() if "pip install" in line]
+    assert installs
+    assert all("--constraint constraints.txt" in line for line in installs)
+
+
+def test_ignore_file_lets_through_what_is_copied_and_nothing_else(dockerfile: str) -> None:
+    rules = [rule for rule in (ROOT / ".dockerignore").read_text().splitlines() if rule and not rule.startswith("#")]
+    copies = re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE)
+    copied = {name for line in copies for name in line.split()}
+    assert rules[0] == "*"
+    assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def _follow(words: list[str]) -> None:
+    """Walk down the command line's groups as far as the words name commands."""
+    command: Command = cli
+    context = Context(command)
+    while isinstance(command, Group):
+        found = command.get_command(context, words[0])
+        assert found is not None, f"there is no command {words[0]}"
+        command, words = found, words[1:]
