@@ -161,7 +161,7 @@ class SearchDB:
         )
         report = run.run(items, progress=progress)
         if report.stored:
-            index.rebuild_if_stale(self.database.engine)
+            report.index_rebuilt = index.rebuild_if_stale(self.database.engine)
         return report
 
     # --- state ----------------------------------------------------------------------------------

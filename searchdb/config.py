@@ -46,24 +46,30 @@ class Settings(BaseSettings):
     database_url: Annotated[SecretStr | None, NoDecode] = Field(
         default=None,
         validation_alias=AliasChoices("database_url", "DATABASE_URL"),
-        description="PostgreSQL 15+ with pgvector 0.8+; unset: the embedded server",
+        description="a PostgreSQL 15+ with pgvector 0.8+, or unset for the embedded server",
     )
-    home: Path = Field(default_factory=default_home, description="where the embedded server and caches live")
-    model: str = Field(default=DEFAULT_MODEL, min_length=1, description="a hub name, a folder in HF layout, or `demo`")
+    home: Path = Field(default_factory=default_home, description="the folder of the embedded server and of caches")
+    model: str = Field(
+        default=DEFAULT_MODEL, min_length=1, description="a hub name, a folder in Hugging Face layout, or demo"
+    )
     device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda`, `cuda:0`, `mps`"
+        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:0 or mps"
     )
     dtype: str = Field(
         default="auto",
         pattern=r"^(auto|float32|bfloat16|float16)$",
-        description="`auto`, `float32`, `bfloat16`, `float16`",
+        description="auto, float32, bfloat16 or float16",
     )
-    api_token: SecretStr | None = Field(default=None, description="bearer token of the writing HTTP endpoints")
+    api_token: SecretStr | None = Field(default=None, description="the bearer token of the writing HTTP endpoints")
     allow_private_addresses: bool = Field(
-        default=False, description="`1`: pictures may be fetched from loopback and private networks"
+        default=False, description="1 where pictures may be fetched from private networks, else 0"
     )
-    max_image_bytes: int = Field(default=DEFAULT_MAX_IMAGE_BYTES, gt=0, description="largest picture file read")
-    max_image_pixels: int = Field(default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="largest picture decoded")
+    max_image_bytes: int = Field(
+        default=DEFAULT_MAX_IMAGE_BYTES, gt=0, description="the size of the largest file read, in bytes"
+    )
+    max_image_pixels: int = Field(
+        default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="the size of the largest picture decoded, in pixels"
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -103,9 +109,11 @@ def _parse_url(text: str) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ValueError("is not a URL; expected postgresql://user:password@host:5432/database") from None
+        raise ValueError("this is not a URL like postgresql://user:password@host:5432/database") from None
     if url.drivername not in ("postgresql", "postgres", _DRIVER):
-        raise ValueError(f"is a {url.drivername}:// URL; expected postgresql://user:password@host:5432/database")
+        raise ValueError(
+            f"this is a {url.drivername}:// URL, not one like postgresql://user:password@host:5432/database"
+        )
     return url.set(drivername=_DRIVER)
 
 
@@ -114,4 +122,4 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
     if name not in Settings.model_fields:
         return f"there is no setting {name!r}"
     variable = "DATABASE_URL" if name == "database_url" else f"SEARCHDB_{name.upper()}"
-    return f"{variable}: {message.removeprefix('Value error, ')}"
+    return f"{variable}: {message.removeprefix('Value error, ')}; it is {Settings.model_fields[name].description}"

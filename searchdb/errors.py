@@ -107,9 +107,10 @@ class ModelMismatchError(ModelError):
     """The collection was embedded with another model than the one in use."""
 
     def __init__(self, stored: str, given: str) -> None:
+        way_out = "`searchdb demo --remove` takes the demo out; or set" if stored.startswith("demo ") else "Set"
         super().__init__(
             f"the stored pictures were embedded with {stored}, but the model in use is {given}: their vectors "
-            "cannot be compared. Set SEARCHDB_MODEL to the stored one, or use another database"
+            f"cannot be compared. {way_out} SEARCHDB_MODEL to the stored one, or use another database"
         )
         self.stored = stored
         self.given = given

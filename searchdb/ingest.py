@@ -59,6 +59,7 @@ class IngestReport:
     failed: Counter[str] = field(default_factory=Counter)
     copied: int = 0
     """Of those stored, how many had the same bytes as another and took its vector."""
+    index_rebuilt: bool = False
 
     @property
     def done(self) -> int:
@@ -83,6 +84,8 @@ class IngestReport:
         lines += [f"  {count:6,} {error}" for error, count in self.failed.most_common()]
         if self.failed:
             lines.append("`searchdb failures list` says why")
+        if self.index_rebuilt:
+            lines.append("the index was rebuilt to fit")
         if self.known_failures:
             lines.append("--retry-failed tries the known failures again")
         return "\n".join(lines)

@@ -151,9 +151,10 @@ class Searcher:
 
     def _vector(self, connection: Connection, query: Query) -> np.ndarray:
         """Return the unit vector of a query, float32 of shape (512,)."""
-        texts = [_checked(text) for text in (query.text, query.exclude) if text is not None]
+        wanted, excluded = ((None if text is None else _checked(text).strip()) for text in (query.text, query.exclude))
+        texts = [text for text in (wanted, excluded) if text is not None]
         by_text = dict(zip(texts, self._embed_texts(connection, texts), strict=True)) if texts else {}
-        parts = [] if query.text is None else [by_text[_checked(query.text)]]
+        parts = [] if wanted is None else [by_text[wanted]]
         if query.picture is not None:
             parts.append(self._embedder.embed_images([query.picture])[0])
         if query.like is not None:
@@ -161,7 +162,7 @@ class Searcher:
         if not parts:
             raise QueryError("there is nothing to look for: give a text, a picture or the id of a stored picture")
         vector = _unit(np.mean(parts, axis=0))
-        return vector if query.exclude is None else _unit(vector - by_text[_checked(query.exclude)])
+        return vector if excluded is None else _unit(vector - by_text[excluded])
 
     def _embed_texts(self, connection: Connection, texts: Sequence[str]) -> np.ndarray:
         model = self._embedder.identity
@@ -219,15 +220,15 @@ def _checked_id(image_id: int) -> int:
 
 def _checked(text: str) -> str:
     """Return the text as the query cache keys it, or say what is wrong with it."""
-    stripped = text.replace("\x00", "").encode("utf-8", "replace").decode().strip()
-    if not stripped:
+    storable = text.replace("\x00", "").encode("utf-8", "replace").decode()
+    if not storable.strip():
         raise QueryError("the query text is empty")
-    if len(stripped) > MAX_QUERY_CHARACTERS or len(stripped.encode()) > MAX_QUERY_BYTES:
+    if len(storable) > MAX_QUERY_CHARACTERS or len(storable.encode()) > MAX_QUERY_BYTES:
         raise QueryError(
-            f"the query text has {len(stripped):,} characters, the limit is {MAX_QUERY_CHARACTERS:,} "
+            f"the query text has {len(storable):,} characters, the limit is {MAX_QUERY_CHARACTERS:,} "
             f"({MAX_QUERY_BYTES:,} bytes); CLIP reads about the first 60 words"
         )
-    return stripped
+    return storable
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

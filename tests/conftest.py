@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 
@@ -17,6 +18,11 @@ from searchdb.config import Settings
 from searchdb.database import Database, migrate, open_database
 from searchdb.embed import Embedder
 from searchdb.postgres import EmbeddedServer
+
+# No deadlines: tests assert behaviour, never seconds. In CI the same examples every time, so that a change is judged by
+# what it changed; a developer's runs go on looking for new ones.
+hypothesis.settings.register_profile("searchdb", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("searchdb")
 
 TEMPLATE = "searchdb_template"
 DEMO_PICTURES = 300

@@ -76,6 +76,10 @@ def test_sql_embeds_the_texts_it_names(demo_settings: Settings) -> None:
     assert "similarity" in output(run(demo_settings, "sql", "-", stdin=statement))
 
 
+def test_sql_finds_a_text_with_blanks_around_it(demo_settings: Settings) -> None:
+    assert "512" in output(run(demo_settings, "sql", "SELECT vector_dims(text_embedding('  a dog '))"))
+
+
 def test_sql_prints_any_type(demo_settings: Settings) -> None:
     statement = "SELECT now(), 1.5::numeric, sha256, tags, metadata, embedding, NULL, E'a\\tb' FROM images LIMIT 1"
     assert len(json.loads(output(run(demo_settings, "sql", statement, "--json")))["rows"]) == 1
@@ -121,7 +125,9 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
     assert json.loads(output(run(settings, "failures", "list", "--json"))) == {"failures": []}
 
     (folder / "1.jpg").unlink()
-    assert "1 stored pictures are gone" in run(settings, "ingest", "files", folder).stderr
+    gone = run(settings, "ingest", "files", folder, "--json")
+    assert "1 stored pictures are gone" in gone.stderr
+    assert (json.loads(gone.stdout)["gone"], json.loads(gone.stdout)["removed"]) == (1, 0)
     assert "removed 1 of them" in run(settings, "ingest", "files", folder, "--prune").stderr
     assert json.loads(output(run(settings, "status", "--json")))["images"] == 3
 

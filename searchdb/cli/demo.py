@@ -47,7 +47,7 @@ def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) ->
     folder = collection.settings.home / "album"
     click.echo(f"drawing the album in {folder}", err=True)
     rows = draw_album(folder)
-    run_ingest(collection, "ingesting the album", album_items(folder), total=len(rows), as_json=False)
+    run_ingest(collection, "ingesting the album", album_items(folder), total=len(rows))
     for query in QUERIES:
         click.echo()
         print_hits(collection.search(query, count=HITS), title=f"Ranked results for: {query}")
@@ -79,12 +79,12 @@ def _require_free_port(port: int) -> None:
 def _serve(port: int) -> int:
     """Run the page in a process of its own, for searchdb knows nothing of Flask; return its exit status."""
     click.echo(f"\nthe page is on http://{HOST}:{port} (Ctrl-C ends it)", err=True)
+    options = [f"--bind={HOST}:{port}", "--threads=8", "--log-level=warning", "--no-control-socket"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{port}", "--threads", "8", "--log-level", "warning",
-         "web:create_app()"],
+        [sys.executable, "-m", "gunicorn", *options, "web:create_app()"],
         env=os.environ | {"SEARCHDB_MODEL": "demo"},
         cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    )
     try:
         return server.wait()
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -11,6 +11,7 @@ import click
 from searchdb.cli import open_collection
 from searchdb.cli.ingest import run_ingest
 from searchdb.cli.output import print_json, print_table
+from searchdb.records import mask_credentials
 
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,7 +31,8 @@ def failures_command() -> None:
 @click.pass_context
 def list_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
     """List failures: what, why, how often, and whether trying again may help."""
-    found = open_collection(ctx).store.failures(source=source, error=error)
+    recorded = open_collection(ctx).store.failures(source=source, error=error)
+    found = (replace(failure, image=mask_credentials(failure.image)) for failure in recorded)
     if as_json:
         shown = ({k: v for k, v in asdict(failure).items() if k != "item"} for failure in found)
         print_json({"failures": list(shown)})
@@ -52,7 +54,9 @@ def retry_failures(ctx: click.Context, source: str | None, error: str | None, as
     items = [SourceItem.from_json(failure.item) for failure in failures if failure.item is not None]
     if malformed := len(failures) - len(items):
         click.echo(f"{malformed:,} malformed references can only be ingested again from their source", err=True)
-    run_ingest(collection, "retrying", items, total=len(items), retry_failed=True, as_json=as_json)
+    report = run_ingest(collection, "retrying", items, total=len(items), retry_failed=True)
+    if as_json:
+        print_json(report.to_json())
 
 
 @failures_command.command("clear")

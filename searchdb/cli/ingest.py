@@ -48,12 +48,13 @@ def ingest_files(
     listed = files(paths)
     collection = open_collection(ctx)
     total = min(sum(1 for _ in files(paths)), limit or 2**63)
-    report = run_ingest(collection, "ingesting files", islice(listed, limit), total=total, as_json=as_json, **options)
-    if gone := collection.gone_files(*paths):
-        removed = collection.store.delete_images(gone) if prune else 0
+    report = run_ingest(collection, "ingesting files", islice(listed, limit), total=total, **options)
+    gone = collection.gone_files(*paths)
+    removed = collection.store.delete_images(gone) if gone and prune else 0
+    if gone:
         advice = f"removed {removed:,} of them" if prune else "--prune removes them"
         click.echo(f"{len(gone):,} stored pictures are gone from these folders: {advice}", err=True)
-    _finish(ctx, report)
+    _finish(ctx, report, as_json, gone=len(gone), removed=removed)
 
 
 @ingest_command.command("urls")
@@ -67,8 +68,8 @@ def ingest_urls(ctx: click.Context, source: str, limit: int | None, as_json: boo
     listed = urls(source)
     collection = open_collection(ctx)
     total = None if source == "-" else min(sum(1 for _ in urls(source)), limit or 2**63)
-    report = run_ingest(collection, "ingesting URLs", islice(listed, limit), total=total, as_json=as_json, **options)
-    _finish(ctx, report)
+    report = run_ingest(collection, "ingesting URLs", islice(listed, limit), total=total, **options)
+    _finish(ctx, report, as_json)
 
 
 def run_ingest(
@@ -77,7 +78,6 @@ def run_ingest(
     items: Iterable[SourceItem | RejectedItem],
     *,
     total: int | None,
-    as_json: bool,
     retry_failed: bool = False,
     chunk_size: int | None = None,
 ) -> IngestReport:
@@ -101,12 +101,13 @@ def run_ingest(
     finally:
         if interrupted:
             click.echo(f"stopped; {report.stored:,} pictures were stored before that and stay", err=True)
-    if as_json:
-        print_json(report.to_json())
     click.echo(report.in_words(), err=True)
     return report
 
 
-def _finish(ctx: click.Context, report: IngestReport) -> None:
+def _finish(ctx: click.Context, report: IngestReport, as_json: bool, **more: int) -> None:
+    """Print the report as JSON if asked, and fail where not a single picture was readable."""
+    if as_json:
+        print_json(report.to_json() | more)
     if not report.readable:
         ctx.exit(1)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from searchdb.records import mask_credentials
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,7 +43,10 @@ def print_hits(hits: Sequence[Hit], *, title: str, offset: int = 0) -> None:
     click.echo(title)
     print_table(
         ("rank", "similarity", "picture", "caption"),
-        ((str(offset + n), f"{hit.similarity:.4f}", hit.image, hit.description or "") for n, hit in enumerate(hits, 1)),
+        (
+            (str(offset + n), f"{hit.similarity:.4f}", mask_credentials(hit.image), hit.description or "")
+            for n, hit in enumerate(hits, 1)
+        ),
     )
 
 
