@@ -1,0 +1,44 @@
+"""The demo's drawn scenes, all in one place to import from: compose, describe, draw, and gather in an album."""
+
+from searchdb.demo.album import ALBUM_SIZE, MANIFEST, AlbumRow, draw_album
+from searchdb.demo.composition import (
+    ALBUM_SEEDS,
+    COLOURS,
+    EVALUATION_SEEDS,
+    KINDS,
+    SETTINGS,
+    TIMES,
+    TRAINING_SEEDS,
+    Group,
+    Kind,
+    Scene,
+    caption,
+    compose,
+    contents,
+    tags,
+)
+from searchdb.demo.postcards import Placed, draw, layout
+
+__all__ = [
+    "ALBUM_SEEDS",
+    "ALBUM_SIZE",
+    "COLOURS",
+    "EVALUATION_SEEDS",
+    "KINDS",
+    "MANIFEST",
+    "SETTINGS",
+    "TIMES",
+    "TRAINING_SEEDS",
+    "AlbumRow",
+    "Group",
+    "Kind",
+    "Placed",
+    "Scene",
+    "caption",
+    "compose",
+    "contents",
+    "draw",
+    "draw_album",
+    "layout",
+    "tags",
+]
