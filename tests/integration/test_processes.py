@@ -1,0 +1,133 @@
+"""Whole runs in processes of their own, as a user starts them: a hostile folder, two at once, one killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from searchdb.collection import SearchDB
+from searchdb.config import Settings
+from tests.hostile_files import make_hostile_folder
+
+MEMORY_LIMIT_KB = 2 * 1024 * 1024
+
+
+def command(settings: Settings, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    assert settings.database_url is not None
+    environment = os.environ | {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "SEARCHDB_HOME": str(settings.home),
+        "SEARCHDB_MODEL": "demo",
+    }
+    return [sys.executable, "-m", "searchdb", *arguments], environment
+
+
+def start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
+    line, environment = command(settings, *arguments)
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def references(collection: SearchDB) -> list[str]:
+    """Every reference the database knows, stored or failed, sorted."""
+    with collection.database.connect() as connection:
+        return list(
+            connection.scalars(
+                sa.text("SELECT image FROM images UNION ALL SELECT image FROM ingest_failures ORDER BY image")
+            )
+        )
+
+
+def test_every_file_of_a_hostile_folder_becomes_a_row_or_a_named_failure(
+    settings: Settings, collection: SearchDB, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    made = make_hostile_folder(folder, count=1000)
+    process = start(settings, "ingest", "files", str(folder), "--json")
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    report = json.loads(stdout)
+    failed = sum(report["failed"].values())
+    assert report["stored"] + failed == len(made)
+    assert collection.store.counts() == {"images": report["stored"], "failed": failed}
+    assert report["stored"] > 300
+    assert failed > 300
+    assert all(failure.message for failure in collection.store.failures())
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MEMORY_LIMIT_KB
+
+
+def test_two_ingests_of_one_folder_at_once_leave_each_picture_once(
+    settings: Settings, collection: SearchDB, album: Path
+) -> None:
+    processes = [start(settings, "ingest", "files", str(album), "--json", "--chunk-size", "16") for _ in range(2)]
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
+        report = json.loads(stdout)
+        assert report["stored"] + report["unchanged"] == 300
+    assert len(references(collection)) == len(set(references(collection))) == 301
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_next_run_completes_what_a_stopped_one_began(
+    settings: Settings, collection: SearchDB, album: Path, how: signal.Signals
+) -> None:
+    process = start(settings, "ingest", "files", str(album), "--chunk-size", "4")
+    deadline = time.monotonic() + 120
+    while collection.store.counts()["images"] < 8 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    stored = collection.store.counts()["images"]
+    assert 8 <= stored < 300
+    if how != signal.SIGKILL:
+        assert process.returncode not in (0, -how)
+        assert "pictures were stored before that and stay" in stderr
+        assert "Traceback" not in stderr
+    again = start(settings, "ingest", "files", str(album), "--json")
+    stdout, stderr = again.communicate(timeout=300)
+    assert again.returncode == 0, stderr
+    report = json.loads(stdout)
+    assert (report["stored"], report["unchanged"]) == (300 - stored, stored)
+    assert len(references(collection)) == 301
+
+
+def test_a_stopped_run_leaves_the_embedded_server_to_the_others(short_home: Path, album: Path) -> None:
+    """`kill -9` of one process must not stop the server that another uses."""
+    settings = Settings(home=short_home, model="demo")
+    with SearchDB(settings) as collection:
+        environment = os.environ | {"SEARCHDB_HOME": str(short_home), "SEARCHDB_MODEL": "demo"}
+        line = [sys.executable, "-m", "searchdb", "ingest", "files", str(album), "--chunk-size", "4"]
+        process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while collection.store.counts()["images"] < 4:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        assert collection.store.counts()["images"] >= 4
+        assert len(collection.search("a dog", count=3)) == 3
+
+
+def test_prune_spares_a_folder_that_cannot_be_read(collection: SearchDB, album: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    folder = tmp_path / "photos"
+    (folder / "closed").mkdir(parents=True)
+    shutil.copy(sorted(album.glob("*.jpg"))[0], folder / "closed" / "a.jpg")
+    collection.ingest_files(folder)
+    (folder / "closed").chmod(0)
+    try:
+        assert collection.gone_files(folder) == []
+    finally:
+        (folder / "closed").chmod(0o700)

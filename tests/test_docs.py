@@ -1,0 +1,81 @@
+"""What the documentation promises exists, and what exists is documented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from searchdb.cli import cli
+from searchdb.config import Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+COMMANDS = dict(commands(cli, "searchdb"))
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_in_the_table(name: str) -> None:
+    variable = "DATABASE_URL" if name == "database_url" else f"SEARCHDB_{name.upper()}"
+    assert re.search(rf"^\| `{variable}` \|", README, re.MULTILINE), f"{variable} is not in README.md's table"
+
+
+def test_no_setting_is_made_up() -> None:
+    known = {f"SEARCHDB_{name.upper()}" for name in Settings.model_fields}
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        assert set(re.findall(r"SEARCHDB_[A-Z_]+", path.read_text(encoding="utf-8"))) <= known, path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented_and_says_what_it_does(name: str) -> None:
+    assert name in README, f"`{name}` is not in README.md"
+    assert COMMANDS[name].help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_does(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts[0]}"
+
+
+def test_no_command_is_made_up() -> None:
+    mentioned = re.findall(r"\bsearchdb ((?:[a-z]+)(?: [a-z]+)?)", "\n".join(re.findall(r"`([^`\n]+)`", README)))
+    known = {name.removeprefix("searchdb ") for name in COMMANDS}
+    groups = {name.split()[0] for name in known}
+    for words in mentioned:
+        assert words in known or words.split()[0] in known or words in groups, f"`searchdb {words}`"
+
+
+def test_the_makefile_has_what_the_readme_names() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"demo", "serve", "test", "lint", "bench", "clean"} <= targets
+    assert set(re.findall(r"\bmake ([a-z]+)", README)) <= targets
+
+
+def test_links_and_pictures_of_the_readme_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    version = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version is not None
+    assert f"## {version[1]}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
