@@ -162,10 +162,9 @@ class Ingest:
             for item in chunk:
                 if item.image in in_hand:
                     continue
-                state = None if isinstance(item, RejectedItem) else stored.get(item.image)
-                if state is not None and isinstance(item, SourceItem) and state.matches(item):
+                if item.image in stored and stored[item.image].matches(item):
                     report.unchanged += 1
-                elif item.image in failed and (isinstance(item, RejectedItem) or failed[item.image].matches(item)):
+                elif item.image in failed and failed[item.image].matches(item):
                     report.known_failures += 1
                 else:
                     in_hand.add(item.image)

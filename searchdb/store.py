@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from searchdb.models import check_model, claim_model
-from searchdb.records import EmbeddedImage, FailedImage, Failure, ModelIdentity, SourceItem
+from searchdb.records import EmbeddedImage, FailedImage, Failure, ModelIdentity, RejectedItem, SourceItem
 from searchdb.tables import images, ingest_failures
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -25,16 +25,17 @@ SCAN_ROWS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """The state in which a reference's file was last seen; empty for a URL, whose state only its server knows."""
+    """How a reference was last seen: its file's state, empty for a URL, or that its source rejected it."""
 
     byte_size: int | None
     modified_at: datetime | None
+    rejected: bool
 
-    def matches(self, item: SourceItem) -> bool:
-        """Whether the item is still what it was then."""
-        if item.modified_at is None:
-            return True
-        return (self.byte_size, self.modified_at) == (item.byte_size, item.modified_at)
+    def matches(self, item: SourceItem | RejectedItem) -> bool:
+        """Whether the reference is still as it was then. Of a URL only its server could tell: it counts as so."""
+        if self.rejected or isinstance(item, RejectedItem):
+            return self.rejected and isinstance(item, RejectedItem)
+        return item.modified_at is None or (self.byte_size, self.modified_at) == (item.byte_size, item.modified_at)
 
 
 class Store:
@@ -56,7 +57,7 @@ class Store:
 
     def stored(self, references: Sequence[str]) -> dict[str, FileState]:
         """Return those references that are stored, with their files' state at the time."""
-        statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at)
+        statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at, sa.false().label("rejected"))
         return self._states(statement.where(images.c.image.in_(references)))
 
     def failed(self, references: Sequence[str]) -> dict[str, FileState]:
@@ -66,13 +67,14 @@ class Store:
             ingest_failures.c.image,
             sa.cast(item["byte_size"].astext, sa.BigInteger).label("byte_size"),
             sa.cast(item["modified_at"].astext, sa.DateTime(timezone=True)).label("modified_at"),
+            item.is_(None).label("rejected"),
         )
         return self._states(statement.where(ingest_failures.c.image.in_(references)))
 
     def _states(self, statement: sa.Select[*tuple[Any, ...]]) -> dict[str, FileState]:
         with self._engine.connect() as connection:
             return {
-                row.image: FileState(byte_size=row.byte_size, modified_at=row.modified_at)
+                row.image: FileState(byte_size=row.byte_size, modified_at=row.modified_at, rejected=row.rejected)
                 for row in connection.execute(statement)
             }
 

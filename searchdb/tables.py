@@ -135,7 +135,11 @@ ingest_failures = Table(
     Column("message", Text, nullable=False),
     Column("attempts", Integer, nullable=False, server_default=text("1")),
     Column("retryable", Boolean, nullable=False, comment="whether it may succeed without anybody changing it"),
-    Column("item", JSONB, comment="the source item, to try again; NULL when the reference itself was malformed"),
+    Column(
+        "item",
+        JSONB(none_as_null=True),
+        comment="the source item, to try again; NULL when the reference itself was malformed",
+    ),
     Column("first_failed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("last_failed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     UniqueConstraint("image"),
