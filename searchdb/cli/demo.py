@@ -19,7 +19,7 @@ from searchdb.cli.output import print_hits
 from searchdb.records import RejectedItem, SourceItem
 
 SOURCE = "demo"
-QUERIES = ("a red car", "a boat at sunset", "a cat and a balloon in the snow")
+QUERIES = ("a red car", "a boat at sunset", "a cat in the snow")
 HITS = 5
 HOST = "127.0.0.1"
 

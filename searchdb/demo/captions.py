@@ -57,7 +57,6 @@ _COLOUR_WORDS = {
     "green": ("dark green", "emerald"),
     "orange": ("bright orange",),
     "white": ("snow-white",),
-    "black": ("jet black",),
 }
 _NUMBERS = {
     1: ("one", "1", "a single", "exactly one", "only one"),

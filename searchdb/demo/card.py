@@ -18,8 +18,8 @@ something without a download. For photographs use `openai/clip-vit-base-patch32`
     python -m searchdb.demo.train --output searchdb/demo/model
 
 Trained from nothing but our own drawings and our own captions: {scenes:,} scenes, {steps:,} steps of {batch} pictures,
-seed {seed}. It took {minutes:.0f} minutes on two cores (AMD EPYC with avx512_bf16) that had other work to do as well.
-{remark}Soft targets from the known contents of the scenes, and heads that are thrown away in the end (contents from the
+seed {seed}. It took {minutes:.0f} minutes, drawing included, on two cores of an AMD EPYC with avx512_bf16.
+Soft targets from the known contents of the scenes, and heads that are thrown away in the end (contents from the
 picture's vector, from each patch, and from the caption's vector), are why so little suffices.
 
 Vision: {image} pixels in patches of {patch}, {vision} layers of {width}. Text: {text} layers of {width}, a byte-level
@@ -38,8 +38,8 @@ Again: `python -m searchdb.demo.evaluate --model searchdb/demo/model`.
 """
 
 
-def card(report: Report, *, scenes: int, steps: int, batch: int, seed: int, minutes: float, remark: str = "") -> str:
-    """The model's README as Markdown; `remark` is a sentence about a training that went another way than planned."""
+def card(report: Report, *, scenes: int, steps: int, batch: int, seed: int, minutes: float) -> str:
+    """The model's README as Markdown."""
     return _CARD.format(
         kinds=len(KINDS),
         colours=len(COLOURS),
@@ -49,7 +49,6 @@ def card(report: Report, *, scenes: int, steps: int, batch: int, seed: int, minu
         batch=batch,
         seed=seed,
         minutes=minutes,
-        remark=f"{remark}\n" if remark else "",
         image=IMAGE_SIZE,
         patch=PATCH_SIZE,
         vision=VISION_LAYERS,

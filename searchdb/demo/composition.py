@@ -8,7 +8,7 @@ from typing import Literal
 
 Place = Literal["ground", "water", "sky", "horizon"]
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 SETTINGS = ("meadow", "beach", "sea", "desert", "forest", "city", "snow")
 TIMES = ("day", "sunset", "night")
 
@@ -17,7 +17,7 @@ ALBUM_SEEDS = range(0, 100_000)
 EVALUATION_SEEDS = range(100_000, 200_000)
 TRAINING_SEEDS = range(1_000_000, 3_000_000)
 
-# More objects than this, and each is too small to be told apart at the 112 pixels the model sees.
+# More objects than this, and each is too small to be told apart at the 96 pixels the model sees.
 MOST_OBJECTS = 7
 MOST_OF_A_KIND = 4
 
@@ -114,9 +114,7 @@ def compose(seed: int) -> Scene:
         if not count:
             break
         room -= count
-        # Black on a night scene would be a hole in the picture.
-        colours = [colour for colour in kind.colours if time != "night" or colour != "black"]
-        groups.append(Group(kind=name, colour=dice.choice(colours) if colours else None, count=count))
+        groups.append(Group(kind=name, colour=dice.choice(kind.colours) if kind.colours else None, count=count))
     return Scene(seed=seed, setting=setting, time=time, groups=tuple(groups))
 
 

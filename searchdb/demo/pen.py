@@ -25,7 +25,6 @@ _BASES: dict[str, RGB] = {
     "purple": (128, 58, 184),
     "pink": (250, 130, 182),
     "white": (250, 250, 248),
-    "black": (40, 40, 48),
 }
 # Light of the hour, laid thinly over objects: enough to belong to the scene, too little to change a colour's name.
 _LIGHT: dict[str, tuple[RGB, float]] = {
@@ -60,7 +59,7 @@ class Paint:
         shade = 0.20 if colour in ("white", None) else 0.30
         return cls(
             base=mix(base, tint, share),
-            light=mix(mix(base, _WHITE, 0.14 if colour == "black" else 0.34), tint, share),
+            light=mix(mix(base, _WHITE, 0.34), tint, share),
             dark=mix(mix(base, _SHADE, shade), tint, share),
             time=time,
         )
