@@ -181,6 +181,10 @@ class EmbeddedServer:
                 f"SEARCHDB_HOME={self.home} is {too_long} bytes too long: PostgreSQL's socket would have to go to a "
                 "world-writable folder. Set SEARCHDB_HOME to a shorter path"
             )
+        if "," in str(self.data):
+            raise EmbeddedServerError(
+                f"SEARCHDB_HOME={self.home} has a comma, which separates hosts in PostgreSQL's URLs: choose another folder"
+            )
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o755)
             mode = self.home.stat().st_mode

@@ -147,6 +147,15 @@ def test_a_half_made_data_folder_is_made_anew(short_home: Path) -> None:
     server.leave()
 
 
+def test_a_folder_may_have_an_odd_name(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home / "My pictures' home é")
+    user = start_user(server.home)
+    wait_joined(user)
+    assert server.is_running()
+    leave(user)
+    assert not server.is_running()
+
+
 def test_only_its_owner_reaches_the_socket(server: EmbeddedServer) -> None:
     assert server.data.stat().st_mode & 0o077 == 0
     with psycopg.connect(host=str(server.data), user="postgres", dbname="postgres") as connection:
@@ -158,6 +167,11 @@ def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedServerError, match=r"too long.*Set SEARCHDB_HOME to a shorter path"):
         EmbeddedServer.at(home).join()
     assert not home.exists()
+
+
+def test_a_path_with_a_comma_is_refused(short_home: Path) -> None:
+    with pytest.raises(EmbeddedServerError, match="has a comma"):
+        EmbeddedServer.at(short_home / "a,b").join()
 
 
 def test_a_folder_that_everyone_may_write_is_refused(short_home: Path) -> None:
