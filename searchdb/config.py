@@ -104,6 +104,13 @@ class Settings(BaseSettings):
         return None if self.database_url is None else _parse_url(self.database_url.get_secret_value())
 
 
+def libpq_url(url: URL, *, hide_password: bool = False) -> str:
+    """Return a URL as psql and every other client of PostgreSQL reads it; SQLAlchemy writes a blank as `+`."""
+    text = url.set(drivername="postgresql").render_as_string(hide_password=hide_password)
+    address, mark, query = text.partition("?")
+    return f"{address}{mark}{query.replace('+', '%20')}"
+
+
 def _parse_url(text: str) -> URL:
     """Parse a PostgreSQL URL; ValueError without the text itself, which may hold a password."""
     try:

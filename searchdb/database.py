@@ -15,7 +15,7 @@ from pgvector.psycopg import register_vector
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext
 
-from searchdb.config import Settings
+from searchdb.config import Settings, libpq_url
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 from searchdb.postgres import EmbeddedServer
 
@@ -67,12 +67,12 @@ class Database:
     @property
     def libpq_url(self) -> str:
         """Where the database is, for psql and every other client, password included."""
-        return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return libpq_url(self.url)
 
     @property
     def masked_url(self) -> str:
         """Where the database is, for people: without the password."""
-        return self.url.set(drivername="postgresql").render_as_string(hide_password=True)
+        return libpq_url(self.url, hide_password=True)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -177,7 +177,7 @@ def _translate(context: ExceptionContext) -> None:
         return
     lost = context.connection is None or context.is_disconnect
     if lost and context.engine is not None:
-        url = context.engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
+        url = libpq_url(context.engine.url, hide_password=True)
         error: DatabaseError = DatabaseUnavailableError(url, _first_line(original))
     else:
         hint = original.diag.message_hint

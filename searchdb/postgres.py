@@ -183,7 +183,8 @@ class EmbeddedServer:
             )
         if "," in str(self.data):
             raise EmbeddedServerError(
-                f"SEARCHDB_HOME={self.home} has a comma, which separates hosts in PostgreSQL's URLs: choose another folder"
+                f"SEARCHDB_HOME={self.home} has a comma, which to PostgreSQL's clients separates two hosts. "
+                "Set SEARCHDB_HOME to another folder"
             )
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o755)

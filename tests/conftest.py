@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from searchdb.collection import SearchDB
-from searchdb.config import Settings
+from searchdb.config import Settings, libpq_url
 from searchdb.database import Database, migrate, open_database
 from searchdb.embed import Embedder
 from searchdb.postgres import EmbeddedServer
@@ -79,7 +79,7 @@ def _template(server: EmbeddedServer, admin: sa.Engine) -> None:
 
 
 def _settings(server: EmbeddedServer, name: str, home: Path) -> Settings:
-    url = server.url.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
+    url = libpq_url(server.url.set(database=name))
     return Settings(database_url=url, home=home, model="demo", allow_private_addresses=True)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from searchdb.config import DEFAULT_MODEL, Settings
+from searchdb.config import DEFAULT_MODEL, Settings, libpq_url
 from searchdb.errors import ConfigError
 
 
@@ -40,6 +40,13 @@ def test_database_url_gets_the_driver(monkeypatch: pytest.MonkeyPatch, url: str)
     assert parsed is not None
     assert parsed.drivername == "postgresql+psycopg"
     assert (parsed.password, parsed.host, parsed.database) == ("pw", "h", "d")
+
+
+def test_a_url_for_other_clients_has_its_blanks_as_they_read_them() -> None:
+    url = Settings(database_url="postgresql://u:a+b%2Bc@/d?host=/a folder/x%2By").url()
+    assert url is not None
+    assert libpq_url(url) == "postgresql://u:a+b+c@/d?host=%2Fa%20folder%2Fx%2By"
+    assert libpq_url(url, hide_password=True) == "postgresql://u:***@/d?host=%2Fa%20folder%2Fx%2By"
 
 
 def test_an_empty_database_url_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from searchdb.config import Settings
+from searchdb.config import Settings, libpq_url
 from searchdb.database import SCHEMA_REVISION, Database, migrate, open_database, schema_revision
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 
@@ -29,7 +29,7 @@ def test_an_unreachable_server_is_one_line_without_the_password(tmp_path: Path) 
 def test_a_database_that_does_not_exist_is_unavailable(settings: Settings) -> None:
     url = settings.url()
     assert url is not None
-    missing = url.set(database="nowhere", drivername="postgresql").render_as_string(hide_password=False)
+    missing = libpq_url(url.set(database="nowhere"))
     with pytest.raises(DatabaseUnavailableError, match='"nowhere" does not exist'):
         open_database(Settings(database_url=missing))
 
@@ -98,7 +98,7 @@ def test_an_owner_who_is_no_superuser_migrates_where_the_extension_exists(
         connection.execute(sa.text("DROP ROLE IF EXISTS plain_owner"))
         connection.execute(sa.text("CREATE ROLE plain_owner LOGIN"))
         connection.execute(sa.text(f"ALTER DATABASE {url.database} OWNER TO plain_owner"))
-    plain = url.set(username="plain_owner", drivername="postgresql").render_as_string(hide_password=False)
+    plain = libpq_url(url.set(username="plain_owner"))
     with Database(Settings(database_url=plain)) as database, pytest.raises(DatabaseError, match="permission denied"):
         migrate(database)
     with Database(empty_settings) as database, database.begin() as connection:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from pgvector.psycopg import register_vector
 
-from searchdb.config import Settings
+from searchdb.config import Settings, libpq_url
 from searchdb.database import Database
 from searchdb.models import claim_model
 from searchdb.records import ModelIdentity
@@ -63,7 +63,7 @@ def raw(filled: Database) -> Iterator[psycopg.Connection]:
 def alembic(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     url = settings.url()
     assert url is not None
-    environment = os.environ | {"DATABASE_URL": url.set(drivername="postgresql").render_as_string(hide_password=False)}
+    environment = os.environ | {"DATABASE_URL": libpq_url(url)}
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=ROOT,

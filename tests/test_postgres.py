@@ -22,7 +22,8 @@ from pathlib import Path
 from searchdb.postgres import EmbeddedServer
 url = EmbeddedServer.at(Path(sys.argv[1])).join()
 import psycopg
-with psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
+from searchdb.config import libpq_url
+with psycopg.connect(libpq_url(url)) as connection:
     assert connection.execute("SELECT 1").fetchone() == (1,)
 print("joined", flush=True)
 sys.stdin.readline()

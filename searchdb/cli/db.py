@@ -80,6 +80,7 @@ def db_stop(ctx: click.Context) -> None:
 @click.pass_context
 def db_url(ctx: click.Context) -> None:
     """Print the database's URL, for psql and other programs."""
+    from searchdb.config import libpq_url
     from searchdb.postgres import EmbeddedServer
 
     settings = settings_of(ctx)
@@ -89,7 +90,7 @@ def db_url(ctx: click.Context) -> None:
         url = server.url
         if not server.is_running():
             click.echo("the embedded server is not running: `searchdb db start` starts it", err=True)
-    click.echo(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    click.echo(libpq_url(url))
 
 
 @db_command.command("shell", context_settings={"ignore_unknown_options": True})
@@ -97,15 +98,16 @@ def db_url(ctx: click.Context) -> None:
 @click.pass_context
 def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; further arguments go to psql."""
+    from searchdb.config import libpq_url
     from searchdb.database import open_database
     from searchdb.postgres import program_path
 
     with open_database(settings_of(ctx)) as database:
         psql = shutil.which("psql") or str(program_path("psql"))
         # The password goes by the environment: a command line can be read by every user of the machine.
-        url = database.url.set(drivername="postgresql")
+        url = database.url
         environment = os.environ | ({"PGPASSWORD": url.password} if url.password else {})
-        address = url.set(password=None).render_as_string()
+        address = libpq_url(url.set(password=None))
         ctx.exit(subprocess.run([psql, *arguments, address], env=environment, check=False).returncode)
 
 
