@@ -23,12 +23,9 @@ def tagged(hits: list[Hit], *tags: str) -> int:
 
 
 def test_a_text_finds_what_it_names(demo_collection: SearchDB) -> None:
-    hits = demo_collection.search("a boat on the beach", count=5)
+    hits = demo_collection.search("a boat at sunset", count=5)
     assert len(hits) == 5
-    with demo_collection.database.connect() as connection:
-        there = connection.scalar(sa.text("SELECT count(*) FROM images WHERE tags @> '{boat,beach}'"))
-    assert there >= 3
-    assert tagged(hits, "boat", "beach") >= min(4, there)
+    assert tagged(hits, "boat", "sunset") >= 4
     similarities = [hit.similarity for hit in hits]
     assert similarities == sorted(similarities, reverse=True)
     assert all(-1 <= similarity <= 1 for similarity in similarities)

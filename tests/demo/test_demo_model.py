@@ -19,7 +19,7 @@ from searchdb.demo.scenes import EVALUATION_SEEDS, compose, draw
 MEGABYTE = 1024 * 1024
 
 # The last of the evaluation seeds: not those that the figures of the model's README were measured on.
-SEEDS = EVALUATION_SEEDS[-600:]
+SEEDS = EVALUATION_SEEDS[-2000:]
 
 
 def load(dtype: torch.dtype) -> CLIPModel:
@@ -43,12 +43,11 @@ def report() -> Report:
         ("time", 0.95),
         ("object + setting", 0.92),
         ("object + time", 0.92),
-        # On 2,000 scenes the aim for these three is 0.92, 0.92 and 0.85; the shipped weights, whose training was cut
-        # short, fall short of it, and 600 scenes, with barely five answers to a query, are harder still.
-        # Raise the bars with the next training.
-        ("colour + object", 0.80),
-        ("two objects", 0.85),
-        ("colour + object + time", 0.75),
+        ("colour + object", 0.92),
+        ("two objects", 0.92),
+        # The aim is 0.85. Half of these queries have eight right answers or fewer among 2,000 scenes; the shipped
+        # weights reach 0.88 among 4,000. Raise the bar with the next training.
+        ("colour + object + time", 0.80),
     ],
 )
 def test_precision_reaches_the_bar(report: Report, sort: str, bar: float):
