@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from searchdb.demo.composition import COLOURS, KINDS, SETTINGS
-from searchdb.demo.evaluate import Report, table
 from searchdb.demo.network import CONTEXT_LENGTH, TEXT_LAYERS, VISION_LAYERS, WIDTH
 from searchdb.demo.trainset import IMAGE_SIZE, PATCH_SIZE
 
@@ -27,19 +26,19 @@ BPE of our own, up to {context} tokens. The weights are float16.
 
 ## Measured
 
-{table}
+{measured}
 
 The pictures were drawn at album size, stored as JPEG and read through the model's own image processor. A query counts
 where at least five scenes answer it; an answer is right where everything that the query names is in the picture. The
 lowest top similarity of a sort is that of the best picture for the query that fared worst. No training caption used
-the words of the second table.
+the words of the tables of what no scene shows.
 
 Again: `python -m searchdb.demo.evaluate --model searchdb/demo/model`.
 """
 
 
-def card(report: Report, *, scenes: int, steps: int, batch: int, seed: int, minutes: float) -> str:
-    """The model's README as Markdown."""
+def card(measured: str, *, scenes: int, steps: int, batch: int, seed: int, minutes: float) -> str:
+    """The model's README as Markdown; `measured` is what `evaluate.table` says of it."""
     return _CARD.format(
         kinds=len(KINDS),
         colours=len(COLOURS),
@@ -55,5 +54,5 @@ def card(report: Report, *, scenes: int, steps: int, batch: int, seed: int, minu
         text=TEXT_LAYERS,
         width=WIDTH,
         context=CONTEXT_LENGTH,
-        table=table(report),
+        measured=measured,
     )

@@ -279,10 +279,10 @@ def main() -> None:
     save(model, tokenizer, chosen.output)
     minutes = (time.monotonic() - began) / 60
     print(f"trained in {minutes:.0f} minutes", file=sys.stderr, flush=True)
-    report = measure(chosen.output, EVALUATION_SEEDS[:EVALUATION_SCENES])
-    text = card(report, scenes=len(seeds), steps=steps, batch=BATCH, seed=chosen.seed, minutes=minutes)
+    measured = "\n\n".join(table(measure(chosen.output, EVALUATION_SEEDS[:scenes])) for scenes in EVALUATION_SCENES)
+    text = card(measured, scenes=len(seeds), steps=steps, batch=BATCH, seed=chosen.seed, minutes=minutes)
     (chosen.output / "README.md").write_text(text, "utf-8")
-    print(table(report))
+    print(measured)
 
 
 if __name__ == "__main__":
