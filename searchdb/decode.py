@@ -42,7 +42,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 BACKGROUND = (255, 255, 255)
 """Transparent parts become white: most such pictures are drawn for white pages, and black would hide dark ones."""
 
-_SNIFFED_BYTES = 1024
+SNIFFED_BYTES = 1024
 """Enough for an XML declaration and a comment before `<svg` or `<html`."""
 
 _LONGEST_REASON = 160
@@ -118,7 +118,7 @@ def decode(fetched: FetchedImage, *, max_pixels: int) -> DecodedImage:
     data = fetched.data
     if not data:
         raise EmptyFileError
-    name = _format_of(data)
+    name = format_of(data)
     if name == "WEBP":  # its reader makes the whole canvas on opening
         _check_pixels(_webp_size(data), max_pixels)
     _prepare_pillow(max_pixels)
@@ -154,9 +154,13 @@ def decode(fetched: FetchedImage, *, max_pixels: int) -> DecodedImage:
 # --- Before Pillow --------------------------------------------------------------------------------
 
 
-def _format_of(data: bytes) -> str:
-    """Return the format the content begins like; NotAPictureError says what it looks like instead."""
-    head = data[:_SNIFFED_BYTES]
+def format_of(data: bytes) -> str:
+    """Return the one of FORMATS that the content begins like (MPO counts as JPEG); its first SNIFFED_BYTES suffice.
+
+    Raises:
+        NotAPictureError: it is none of them; the message says what it looks like instead.
+    """
+    head = data[:SNIFFED_BYTES]
     for name, signature in _SIGNATURES:
         if signature.match(head):
             return name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import threading
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import wrap_file
 
-from searchdb.decode import decode
+from searchdb.decode import SNIFFED_BYTES, decode, format_of
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAPictureError, TooManyBytesError
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 from web.collection import collection
@@ -31,17 +30,16 @@ NOT_SHOWN_BY_BROWSERS = frozenset({"image/tiff"})
 DECODED_AT_ONCE = 3
 """Thumbnails made at the same time: a large picture takes hundreds of MB while it is decoded."""
 
-_SNIFFED_BYTES = 64
-# Of raster formats only: an SVG or HTML file would be a page of ours, with all that a page may do.
-_MIMETYPES = (
-    ("image/jpeg", re.compile(rb"\xff\xd8\xff")),
-    ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n")),
-    ("image/gif", re.compile(rb"GIF8[79]a")),
-    ("image/webp", re.compile(rb"RIFF....WEBP", re.DOTALL)),
-    ("image/bmp", re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL)),
-    ("image/tiff", re.compile(rb"II[*+]\0|MM\0[*+]")),
-    ("image/avif", re.compile(rb"\0\0..ftyp(avi[fs]|m[is]f1.{4}(.{4}){0,10}avif)", re.DOTALL)),
-)
+MIMETYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "GIF": "image/gif",
+    "WEBP": "image/webp",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+    "AVIF": "image/avif",
+}
+"""Of raster formats only: an SVG or HTML file would be a page of ours, with all that a page may do."""
 
 _decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
 
@@ -74,14 +72,15 @@ def open_picture(image: StoredImage) -> PictureFile:
             file = stack.enter_context(open(image.image, "rb", opener=_opener))
             status = os.fstat(file.fileno())
             # Not by file.read: servers that send by descriptor would begin after what it has buffered.
-            head = os.pread(file.fileno(), _SNIFFED_BYTES, 0) if stat.S_ISREG(status.st_mode) else None
+            head = os.pread(file.fileno(), SNIFFED_BYTES, 0) if stat.S_ISREG(status.st_mode) else None
         except OSError as exc:
             raise FileUnreadableError("The file of this picture is gone, or may no longer be read.") from exc
         if head is None:
             raise FileUnreadableError("What is in the place of this picture's file is not a file any more.")
-        mimetype = next((name for name, signature in _MIMETYPES if signature.match(head)), None)
-        if mimetype is None:
-            raise NotAPictureError("The file of this picture does not hold a picture any more.")
+        try:
+            mimetype = MIMETYPES[format_of(head)]
+        except NotAPictureError as exc:
+            raise NotAPictureError("The file of this picture does not hold a picture any more.") from exc
         stack.pop_all()
         return PictureFile(file=file, mimetype=mimetype, status=status)
 

@@ -14,8 +14,10 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from searchdb.config import Settings
+from searchdb.decode import FORMATS
 from web import create_app
 from web.collection import EXTENSION
+from web.images import MIMETYPES
 from web.thumbnails import LONGEST_SIDE
 
 if TYPE_CHECKING:
@@ -206,3 +208,8 @@ def test_folder_that_cannot_be_written_costs_no_thumbnail(client: FlaskClient, s
     settings: Settings = app.extensions[EXTENSION].settings
     (settings.home / "thumbnails").write_text("in the way")
     assert thumbnail_of(client, shelf.add("a boat")).size == (60, 40)
+
+
+def test_every_format_that_is_read_has_a_type_to_be_served_as():
+    assert {*MIMETYPES, "MPO"} == set(FORMATS)
+    assert all(mimetype.startswith("image/") and "svg" not in mimetype for mimetype in MIMETYPES.values())
