@@ -163,11 +163,6 @@ class Store:
         with self._engine.begin() as connection:
             return connection.execute(sa.delete(ingest_failures).where(*_matching(source, error))).rowcount
 
-    def forget_failures(self, references: Sequence[str]) -> None:
-        """Forget the failures of these references."""
-        with self._engine.begin() as connection:
-            _forget_failures(connection, references)
-
     def counts(self) -> dict[str, int]:
         """Return the number of pictures and of failures."""
         with self._engine.connect() as connection:

@@ -99,12 +99,12 @@ def progress_bar(label: str, total: int | None) -> Iterator[Callable[[IngestRepo
 def _printable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    plain = _json_value(value, str)
+    plain = _json_value(value)
     text = plain if isinstance(plain, str) else json.dumps(plain, default=_json_value, ensure_ascii=False)
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _json_value(value: Any, otherwise: Callable[[Any], Any] = str) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, bytes | memoryview):
@@ -115,4 +115,4 @@ def _json_value(value: Any, otherwise: Callable[[Any], Any] = str) -> Any:
         return value.to_list()
     if isinstance(value, list | dict):
         return value
-    return otherwise(value)
+    return str(value)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from searchdb.demo import MODEL_FOLDER
 from searchdb.demo.evaluate import ABSENT, Report, measure
 from searchdb.demo.scenes import EVALUATION_SEEDS, compose, draw
+from searchdb.embed import DEMO_FOLDER
 
 MEGABYTE = 1024 * 1024
 
@@ -23,7 +23,7 @@ SEEDS = EVALUATION_SEEDS[-2000:]
 
 
 def load(dtype: torch.dtype) -> CLIPModel:
-    return CLIPModel.from_pretrained(MODEL_FOLDER, dtype=dtype).eval()
+    return CLIPModel.from_pretrained(DEMO_FOLDER, dtype=dtype).eval()
 
 
 def vectors_of(features: Any) -> torch.Tensor:
@@ -32,7 +32,7 @@ def vectors_of(features: Any) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    return measure(MODEL_FOLDER, SEEDS)
+    return measure(DEMO_FOLDER, SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_what_no_scene_shows_scores_below_what_is_there(report: Report):
 
 
 def test_files_are_small_and_half_precision():
-    assert sum(path.stat().st_size for path in MODEL_FOLDER.iterdir()) < 20 * MEGABYTE
-    dtypes = {weight.dtype for weight in load_file(MODEL_FOLDER / "model.safetensors").values()}
+    assert sum(path.stat().st_size for path in DEMO_FOLDER.iterdir()) < 20 * MEGABYTE
+    dtypes = {weight.dtype for weight in load_file(DEMO_FOLDER / "model.safetensors").values()}
     # Position numbers are the only whole numbers.
     assert dtypes - {torch.int64} == {torch.float16}
-    config = json.loads((MODEL_FOLDER / "config.json").read_text("utf-8"))
+    config = json.loads((DEMO_FOLDER / "config.json").read_text("utf-8"))
     assert config["dtype"] == "float16"
     assert config["projection_dim"] == 512
 
@@ -78,7 +78,7 @@ def test_loads_without_a_word():
         "assert not any(info.values()), info;"
         "AutoTokenizer.from_pretrained(sys.argv[1]); P.from_pretrained(sys.argv[1])"
     )
-    command = [sys.executable, "-W", "error", "-c", code, str(MODEL_FOLDER)]
+    command = [sys.executable, "-W", "error", "-c", code, str(DEMO_FOLDER)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     spoken = [line for line in done.stderr.splitlines() if line and "Loading weights" not in line]
@@ -86,7 +86,7 @@ def test_loads_without_a_word():
 
 
 def test_tokenizer_and_model_agree():
-    tokenizer = AutoTokenizer.from_pretrained(MODEL_FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_FOLDER)
     config: Any = load(torch.float32).config.text_config
     assert tokenizer.model_max_length == config.max_position_embeddings
     assert len(tokenizer) == config.vocab_size
@@ -101,8 +101,8 @@ def test_tokenizer_and_model_agree():
 @torch.inference_mode()
 def test_bfloat16_gives_nearly_the_same_vectors():
     pictures = [draw(compose(seed), 384) for seed in SEEDS[:24]]
-    pixels = CLIPImageProcessorPil.from_pretrained(MODEL_FOLDER)(images=pictures, return_tensors="pt")["pixel_values"]
-    tokens = CLIPTokenizer.from_pretrained(MODEL_FOLDER)(
+    pixels = CLIPImageProcessorPil.from_pretrained(DEMO_FOLDER)(images=pictures, return_tensors="pt")["pixel_values"]
+    tokens = CLIPTokenizer.from_pretrained(DEMO_FOLDER)(
         ["a red car", "two cats on the beach", "night", "a submarine"], padding=True, return_tensors="pt"
     )
     vectors = {}
@@ -119,7 +119,7 @@ def test_bfloat16_gives_nearly_the_same_vectors():
 @torch.inference_mode()
 def test_padding_does_not_change_a_text_vector():
     model = load(torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(MODEL_FOLDER)
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO_FOLDER)
     alone = vectors_of(model.get_text_features(**tokenizer("a red car", return_tensors="pt")))
     padded = tokenizer("a red car", padding="max_length", return_tensors="pt")
     torch.testing.assert_close(vectors_of(model.get_text_features(**padded)), alone, atol=1e-4, rtol=1e-4)
