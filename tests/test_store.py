@@ -143,6 +143,13 @@ def test_writers_of_the_same_pictures_in_any_order_do_not_block_each_other(store
     assert store.counts()["images"] == 50
 
 
+def test_any_number_of_pictures_is_deleted_at_once(store: Store) -> None:
+    store.upsert([embedded(SourceItem(image=f"/{n}.jpg", source="files")) for n in range(3)], MODEL)
+    assert store.delete_images(range(2, 100_000)) == 2
+    assert store.delete_images([]) == 0
+    assert store.counts()["images"] == 1
+
+
 def test_pictures_below_a_folder_are_those_of_files_only(store: Store) -> None:
     items = [
         SourceItem(image="/photos/a.jpg", source="files"),
