@@ -162,21 +162,22 @@ class _Preprocessing:
     def read(cls, name: str, folder: Path) -> _Preprocessing:
         config = _read_json(name, folder / "preprocessor_config.json")
         size, crop = config.get("size", 224), config.get("crop_size", 224)
-        edge = size.get("shortest_edge") if isinstance(size, dict) else size
-        crop = (crop, crop) if isinstance(crop, int) else (crop["width"], crop["height"])
         usual = all(config.get(step, True) for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"))
-        if edge is None or not usual or edge < max(crop):
-            raise ModelUnavailableError(
-                name, "its preprocessor_config.json is not CLIP's: resize, centre crop, normalise"
+        try:
+            edge = size if isinstance(size, int) else size["shortest_edge"]
+            crop = (crop, crop) if isinstance(crop, int) else (crop["width"], crop["height"])
+            if not usual or edge < max(crop):
+                raise ValueError("resize, centre crop, normalise")
+            return cls(
+                shortest_edge=edge,
+                crop=crop,
+                resample=config.get("resample", Image.Resampling.BICUBIC),
+                mean=tuple(config["image_mean"]),
+                std=tuple(config["image_std"]),
+                rescale=config.get("rescale_factor", 1 / 255),
             )
-        return cls(
-            shortest_edge=edge,
-            crop=crop,
-            resample=config.get("resample", Image.Resampling.BICUBIC),
-            mean=tuple(config["image_mean"]),
-            std=tuple(config["image_std"]),
-            rescale=config.get("rescale_factor", 1 / 255),
-        )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ModelUnavailableError(name, f"its preprocessor_config.json is not CLIP's: {exc}") from exc
 
 
 class _Loaded:

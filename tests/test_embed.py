@@ -120,8 +120,11 @@ def test_another_kind_of_model_is_refused(other_folder: Path) -> None:
         Embedder(str(other_folder)).load()
 
 
-def test_another_preprocessing_is_refused(other_folder: Path) -> None:
-    change_json(other_folder / "preprocessor_config.json", do_center_crop=False)
+@pytest.mark.parametrize(
+    "change", [{"do_center_crop": False}, {"size": {"height": 9}}, {"crop_size": {"width": 9}}, {"image_mean": None}]
+)
+def test_another_preprocessing_is_refused(other_folder: Path, change: dict[str, object]) -> None:
+    change_json(other_folder / "preprocessor_config.json", **change)
     with pytest.raises(ModelUnavailableError, match=r"preprocessor_config\.json"):
         Embedder(str(other_folder)).load()
 
