@@ -6,10 +6,14 @@ import http.client
 import io
 import ipaddress
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -17,11 +21,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from searchdb.errors import AddressRefusedError, FetchTimeoutError, InvalidReferenceError, TransferError
 
-HOSTS_POOLED = 128
-"""Hosts whose connections are kept open; a list of pictures rarely names more at a time."""
+PER_HOST = 16
+"""Pictures in flight to one host, and idle connections kept to it: more would look like an attack to small servers."""
 
-CONNECTIONS_POOLED = 64
-"""Idle connections kept a host: as many as a process has fetching threads, so that none is made twice."""
+HOSTS_POOLED = 48
+"""Hosts whose connections are kept open; with PER_HOST each they stay below the 1,024 files Linux gives a process."""
 
 _EMBEDDING_NETWORKS = (
     # Prefix, and how many bits lie right of the IPv4 address in it: a gateway connects to that address instead.
@@ -31,6 +35,9 @@ _EMBEDDING_NETWORKS = (
     (ipaddress.IPv6Network("2002::/16"), 80),  # 6to4
 )
 
+_PLATFORM_ADDRESSES = frozenset({ipaddress.ip_address("168.63.129.16")})
+"""Public by their number, but answered by the cloud's own host: Azure tells a machine its configuration there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
@@ -39,6 +46,8 @@ class Patience:
     deadline: float
     connect_s: float
     read_s: float
+    slow_after_s: float
+    slowest_bytes_per_s: float
     allow_private_addresses: bool
 
     def left_s(self) -> float:
@@ -57,11 +66,61 @@ patience: ContextVar[Patience] = ContextVar("patience")
 """Of the picture this thread fetches. A pooled connection serves many pictures, so it cannot hold them itself."""
 
 
+class TooSlowError(Exception):
+    """A server keeps sending, but less than `Patience` asks for. No timeout, because those are tried again at once."""
+
+
+class HostSlots:
+    """At most so many pictures in flight to one host, which is a scheme, a name and a port.
+
+    Only hosts in use are remembered, because a list may name a million of them.
+    """
+
+    def __init__(self, per_host: int) -> None:
+        self._per_host = per_host
+        self._lock = threading.Lock()
+        self._hosts: dict[tuple[str, str | None, int], tuple[threading.Semaphore, int]] = {}
+        self._closed = False
+
+    @contextmanager
+    def taken(self, url: str) -> Iterator[None]:
+        """Hold a slot of the URL's host; what waiting for it took is added to the deadline of this thread's picture.
+
+        Raises:
+            TransferError: the slots were closed.
+        """
+        parts = urlsplit(url)
+        host = parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        began = time.monotonic()
+        with self._lock:
+            slots, users = self._hosts.get(host) or (threading.Semaphore(self._per_host), 0)
+            self._hosts[host] = slots, users + 1
+        try:
+            with slots:
+                if self._closed:
+                    raise TransferError("the fetch was given up because searchdb is closing")
+                limits = patience.get()
+                patience.set(replace(limits, deadline=limits.deadline + time.monotonic() - began))
+                yield
+        finally:
+            with self._lock:
+                slots, users = self._hosts.pop(host)
+                if users > 1:
+                    self._hosts[host] = slots, users - 1
+
+    def close(self) -> None:
+        """End all waiting for slots, now and later."""
+        with self._lock:
+            self._closed = True
+            for slots, _ in self._hosts.values():
+                slots.release()  # one is enough: whoever is woken by it gives up and passes it on
+
+
 class GuardedAdapter(HTTPAdapter):
     """requests' pool of connections, made of guarded ones; `patience` must be set in the calling thread."""
 
-    def __init__(self) -> None:
-        super().__init__(pool_connections=HOSTS_POOLED, pool_maxsize=CONNECTIONS_POOLED)
+    def __init__(self, per_host: int) -> None:
+        super().__init__(pool_connections=HOSTS_POOLED, pool_maxsize=per_host)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the pool manager use our connections for both schemes."""
@@ -80,7 +139,7 @@ def refused(address: str) -> bool:
         else:
             if ip.is_site_local:
                 return True
-    return not ip.is_global or ip.is_multicast or ip.is_reserved
+    return not ip.is_global or ip.is_multicast or ip.is_reserved or ip in _PLATFORM_ADDRESSES
 
 
 def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | None) -> socket.socket:
@@ -91,6 +150,7 @@ def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | 
 
     Raises:
         AddressRefusedError, FetchTimeoutError, InvalidReferenceError, TransferError: no connection.
+        TimeoutError: none before the deadline.
     """
     limits = patience.get()
     try:
@@ -115,11 +175,14 @@ def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | 
                 connection.setsockopt(*option)
             connection.settimeout(limits.timeout_s(limits.connect_s))
             connection.connect(address)
+            connection.settimeout(limits.timeout_s(limits.connect_s))  # for the TLS handshake
         except OSError as exc:
             connection.close()
             failure = exc
         else:
             return connection
+    if isinstance(failure, TimeoutError) and limits.left_s() <= 0:
+        raise failure
     if isinstance(failure, TimeoutError):
         raise FetchTimeoutError(f"no connection to {host}:{port} within {limits.connect_s:g} seconds") from failure
     if isinstance(failure, ConnectionRefusedError):
@@ -128,19 +191,37 @@ def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | 
 
 
 class _DeadlineReader(io.RawIOBase):
-    """A socket's bytes; every single read is limited, because a dripping server satisfies any plain read timeout."""
+    """One answer's bytes; every single read is limited, because a dripping server satisfies any plain read timeout.
+
+    The speed is that between the first bytes and the last: until the first, a server may compute (the read timeout
+    bounds that), the connection may have idled in the pool, and after the last it is ours to be slow.
+    """
 
     def __init__(self, connection: socket.socket, limits: Patience) -> None:
         self._connection = connection
         self._limits = limits
         self._raw = connection.makefile("rb", buffering=0)
+        self._began: float | None = None
+        self._took_s = 0.0
+        self._bytes = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._connection.settimeout(self._limits.timeout_s(self._limits.read_s))
-        return self._raw.readinto(buffer)
+        limits = self._limits
+        if self._took_s >= limits.slow_after_s and self._bytes < limits.slowest_bytes_per_s * self._took_s:
+            raise TooSlowError(
+                f"the picture came too slowly: {self._bytes:,} bytes in {round(self._took_s, 1):g} seconds, "
+                f"the least is {limits.slowest_bytes_per_s:,g} a second"
+            )
+        self._connection.settimeout(limits.timeout_s(limits.read_s))
+        count = self._raw.readinto(buffer)
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        self._took_s = now - self._began
+        self._bytes += count or 0
+        return count
 
     def close(self) -> None:
         self._raw.close()
@@ -165,6 +246,15 @@ class _GuardedHTTP(HTTPConnection):
 
 class _GuardedHTTPS(HTTPSConnection):  # TLS is laid over the socket afterwards, and still checks the name in the URL
     response_class = _DeadlineResponse
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except TimeoutError as exc:
+            limits = patience.get()
+            if limits.left_s() <= 0:
+                raise
+            raise FetchTimeoutError(f"no secure connection to {self.host} within {limits.connect_s:g} seconds") from exc
 
     def _new_conn(self) -> socket.socket:
         return connect(self._dns_host.strip("[]"), self.port, self.socket_options)

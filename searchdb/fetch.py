@@ -9,7 +9,7 @@ import random
 import stat
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -20,7 +20,7 @@ import requests
 import urllib3.exceptions
 from requests.utils import requote_uri
 
-from searchdb.connections import GuardedAdapter, Patience, patience
+from searchdb.connections import PER_HOST, GuardedAdapter, HostSlots, Patience, TooSlowError, patience
 from searchdb.errors import (
     FetchError,
     FetchTimeoutError,
@@ -40,7 +40,13 @@ READ_TIMEOUT_S = 15.0
 """Longest silence. Slow image servers compute for seconds, none that answers at all needs longer."""
 
 DEADLINE_S = 60.0
-"""Longest time for one picture over HTTP, all redirects, tries and pauses included: a byte a second would never end."""
+"""Longest time for one picture over HTTP, all redirects, tries and pauses included; waiting for its turn is not."""
+
+SLOW_AFTER_S = 10.0
+"""From when on an answer must have come fast enough: by then small pictures are here, and a short stall is made up."""
+
+SLOWEST_BYTES_PER_S = 1000
+"""Least speed on average. At it the deadline ends all but thumbnails, so a slower server only holds a thread."""
 
 MAX_REDIRECTS = 5
 """A content network needs two or three; browsers' twenty would only make a loop longer."""
@@ -56,6 +62,9 @@ RETRY_AFTER_CAP_S = 15.0
 
 CHUNK_BYTES = 256 * 1024
 """How much is read between two looks at the limits."""
+
+SKIMMED_BYTES = 16 * 1024
+"""Longest body of a redirect or an error that is read, only for its connection's sake: a new one costs more."""
 
 _LONGEST_REASON = 160
 """Servers choose parts of these texts; a message stays on a line or two of a terminal."""
@@ -81,7 +90,9 @@ class Fetcher:
     Args:
         max_bytes: the largest picture, as it is stored or transferred.
         allow_private_addresses: fetch from loopback, private and link-local addresses, too.
+        per_host: pictures in flight to one host; in all there are as many as the caller has threads.
         connect_timeout_s, read_timeout_s, deadline_s: seconds; see the constants of these names.
+        slow_after_s, slowest_bytes_per_s: seconds, and bytes a second; see the constants of these names.
         attempts, backoff_s, retry_after_cap_s: how retryable failures are tried again.
     """
 
@@ -90,9 +101,12 @@ class Fetcher:
         *,
         max_bytes: int,
         allow_private_addresses: bool = False,
+        per_host: int = PER_HOST,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         deadline_s: float = DEADLINE_S,
+        slow_after_s: float = SLOW_AFTER_S,
+        slowest_bytes_per_s: float = SLOWEST_BYTES_PER_S,
         attempts: int = ATTEMPTS,
         backoff_s: float = BACKOFF_S,
         retry_after_cap_s: float = RETRY_AFTER_CAP_S,
@@ -102,10 +116,13 @@ class Fetcher:
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
         self._deadline_s = deadline_s
+        self._slow_after_s = slow_after_s
+        self._slowest_bytes_per_s = slowest_bytes_per_s
         self._attempts = attempts
         self._backoff_s = backoff_s
         self._retry_after_cap_s = retry_after_cap_s
-        self._adapter = GuardedAdapter()
+        self._adapter = GuardedAdapter(per_host)
+        self._slots = HostSlots(per_host)
         self._closed = threading.Event()
         # A company's own certificate authority, named the way requests and OpenSSL have it named.
         self._authorities = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
@@ -122,8 +139,9 @@ class Fetcher:
         self.close()
 
     def close(self) -> None:
-        """Close the pooled connections and end pauses between tries."""
+        """Close the pooled connections, end pauses between tries and waiting for a host's slots, and fetch no more."""
         self._closed.set()
+        self._slots.close()
         self._adapter.close()
 
     def fetch(self, item: SourceItem) -> FetchedImage:
@@ -132,24 +150,30 @@ class Fetcher:
         Raises:
             FetchError: they could not be had; the subclass says why and `retryable` whether later may be better.
         """
-        data = self._fetch_url(item.image) if item.is_url else _read_file(item.image, self._max_bytes)
+        data = self._fetch_url(item.rendition or item.image) if item.is_url else _read_file(item.image, self._max_bytes)
         return FetchedImage(item=item, data=data)
 
     def _fetch_url(self, url: str) -> bytes:
-        limits = Patience(
-            deadline=time.monotonic() + self._deadline_s,
-            connect_s=self._connect_timeout_s,
-            read_s=self._read_timeout_s,
-            allow_private_addresses=self._allow_private_addresses,
+        before = patience.set(
+            Patience(
+                deadline=time.monotonic() + self._deadline_s,
+                connect_s=self._connect_timeout_s,
+                read_s=self._read_timeout_s,
+                slow_after_s=self._slow_after_s,
+                slowest_bytes_per_s=self._slowest_bytes_per_s,
+                allow_private_addresses=self._allow_private_addresses,
+            )
         )
-        before = patience.set(limits)
         try:
             for attempt in range(1, self._attempts + 1):
                 try:
                     return self._follow(url)
+                except TooSlowError as exc:  # a server that slow stays so for now, and a thread's time is dear
+                    raise FetchTimeoutError(str(exc)) from exc
                 except FetchError as exc:
                     pause = self._pause(attempt, exc)
-                    if not exc.retryable or attempt == self._attempts or pause is None or pause >= limits.left_s():
+                    last = attempt == self._attempts or pause is None or pause >= patience.get().left_s()
+                    if last or not exc.retryable:
                         raise
                 if self._closed.wait(pause):
                     break
@@ -174,11 +198,17 @@ class Fetcher:
             except ValueError as exc:
                 found = "the server redirected to" if hop else "the URL"
                 raise InvalidReferenceError(f"{found} {_brief(url)}: it {exc}") from exc
-            with closing(self._get(url)) as response:
+            with self._slots.taken(url), closing(self._get(url)) as response:
+                if response.status_code != HTTPStatus.OK:
+                    _skim(response)
                 target = response.headers.get("Location")
                 if response.status_code not in _REDIRECTS or target is None:
                     return self._body(response, url)
-                url = urljoin(url, requote_uri(target.encode("latin-1", "replace").decode("utf-8", "replace")))
+                target = requote_uri(target.encode("latin-1", "replace").decode("utf-8", "replace"))
+                try:
+                    url = urljoin(url, target)
+                except ValueError:  # its text may quote the password
+                    raise InvalidReferenceError(f"the server redirected to {_brief(target)}: it is malformed") from None
         raise TooManyRedirectsError(f"the server redirected more than {MAX_REDIRECTS} times, last to {_brief(url)}")
 
     def _get(self, url: str) -> requests.Response:
@@ -188,20 +218,16 @@ class Fetcher:
         """
         try:
             request = requests.Request("GET", url, headers=self._headers).prepare()
-            return self._adapter.send(
-                request,
-                stream=True,
-                timeout=(self._connect_timeout_s, self._read_timeout_s),
-                verify=self._authorities,
-            )
+            timeout = self._connect_timeout_s, self._read_timeout_s
+            return self._adapter.send(request, stream=True, timeout=timeout, verify=self._authorities)
         except _HTTP_FAULTS as exc:
-            raise self._translated(exc, url) from exc
+            # What they say of a malformed URL quotes its password, and a traceback would bring that into a log.
+            raise self._translated(exc, url) from (None if isinstance(exc, ValueError) else exc)
 
     def _body(self, response: requests.Response, url: str) -> bytes:
         if response.status_code != HTTPStatus.OK:
             raise HTTPStatusError(response.status_code, _brief(response.reason or ""), _retry_after(response))
-        length = response.headers.get("Content-Length", "")
-        declared = int(length) if length.isascii() and length.isdigit() else None
+        declared = _declared(response)
         if declared is not None and declared > self._max_bytes:
             raise TooManyBytesError(self._max_bytes, declared)
         body = bytearray()
@@ -260,6 +286,19 @@ def _read_file(path: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise TooManyBytesError(max_bytes)
     return data
+
+
+def _declared(response: requests.Response) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() else None
+
+
+def _skim(response: requests.Response) -> None:
+    """Read a short body that nobody needs, because only a connection read to the end can be used again."""
+    declared = _declared(response)
+    if declared is not None and declared <= SKIMMED_BYTES:
+        with suppress(TooSlowError, *_HTTP_FAULTS):
+            response.raw.read(SKIMMED_BYTES)
 
 
 def _retry_after(response: requests.Response) -> float | None:

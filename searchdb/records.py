@@ -71,12 +71,14 @@ class ModelIdentity:
 class SourceItem:
     """One picture to ingest, as its source describes it, before anything was fetched.
 
-    `image` is the absolute path or the URL, unique in the collection. `byte_size` and `modified_at` are
-    known for files only; with them an unchanged file is recognised without being read.
+    `image` is the absolute path or the URL, unique in the collection; `rendition` is the URL of a smaller version of
+    it, to be fetched in its place. `byte_size` and `modified_at` are known for files only; with them an unchanged file
+    is recognised without being read.
     """
 
     image: str
     source: str
+    rendition: str | None = None
     source_id: str | None = None
     description: str | None = None
     credit: str | None = None
@@ -165,6 +167,21 @@ class FailedImage:
     source: str
     error: PictureError
     item: SourceItem | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkOutcome:
+    """What became of a chunk's references.
+
+    `unchanged` were stored already when their turn came; `copied`, among those embedded, took the vector of the same
+    bytes under another reference.
+    """
+
+    job_id: int
+    embedded: Sequence[EmbeddedImage]
+    failed: Sequence[FailedImage]
+    unchanged: Sequence[str]
+    copied: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import ssl
 import struct
 import sys
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,30 +22,57 @@ from PIL import Image
 DRIP_S = 0.02
 """Pause between the bytes of the dripping routes: far below any read timeout, so only a deadline ends them."""
 
+ORIENTATION_TAG = 0x0112
+"""EXIF's; 6 says that the stored picture must be turned clockwise by 90 degrees to be upright."""
+
 BOMB_BYTES = 64 * 1024 * 1024
 """What `/gzip-bomb` unpacks to; it is sent as some 65 kB."""
 
 
-def picture(kind: str = "JPEG", *, size: tuple[int, int] = (48, 32), seed: int = 0) -> bytes:
-    """Return a small encoded picture whose colours depend on the seed."""
+def picture(
+    kind: str = "JPEG", *, size: tuple[int, int] = (48, 32), seed: int = 0, orientation: int | None = None
+) -> bytes:
+    """Return a small encoded picture whose colours depend on the seed, as stored (EXIF may say it lies on its side)."""
     image = Image.new("RGB", size, ((37 * seed) % 256, (91 * seed + 80) % 256, (53 * seed + 160) % 256))
-    image.paste(((seed * 29 + 200) % 256, 40, 90), (size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2))
+    colour = ((seed * 29 + 200) % 256, (seed // 256 * 41 + 40) % 256, 90)  # all else repeats after 256 seeds
+    image.paste(colour, (size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2))
     file = io.BytesIO()
-    image.save(file, kind)
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ORIENTATION_TAG] = orientation
+    image.save(file, kind, **({"exif": exif} if exif else {}))
     return file.getvalue()
 
 
-class PictureServer:
-    """Serves while in its `with`; `requests` counts by path, `headers` holds the last request's of each path.
+def huge_png(width: int = 60_000, height: int = 60_000) -> bytes:
+    """Return a PNG of some bytes whose header promises a picture of that size; its data ends after a row's start."""
 
-    `bodies` may be filled with further paths. Other paths are those of the table at the end of this module;
-    `/ok.jpg`, `/ok.png` and `/ok.webp` also take `?seed=N` for different pictures.
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+class PictureServer:
+    """Serves while in its `with`, every answer `delay_s` seconds late.
+
+    `requests` counts by path, `hits` by path and query (`/ok.jpg?seed=3`), `connections` what was accepted; `headers`
+    holds the last request's of each path. `bodies` and `redirects` (to a Location) may be filled with further
+    paths. Other paths are those of the table at the end of this module; `/ok.jpg`, `/ok.png`, `/ok.webp` and
+    `/exif-rotated.jpg` also take `?seed=N` for different pictures. `/gated` is answered once `gate` is set.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, *, host: str = "127.0.0.1", delay_s: float = 0) -> None:
+        self.delay_s = delay_s
         self.requests: Counter[str] = Counter()
+        self.hits: Counter[str] = Counter()
+        self.connections = 0
         self.headers: dict[str, dict[str, str]] = {}
         self.bodies: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}
+        self.gate = threading.Event()
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self._server = _Server((host, 0), self)
@@ -80,6 +108,7 @@ class PictureServer:
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
+        self.gate.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -89,7 +118,7 @@ class PictureServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # joined at the end, so that no socket outlives its test
     block_on_close = True
-    request_queue_size = 64
+    request_queue_size = 1024  # some hundred clients may come at once; the kernel caps it at its own limit
 
     def __init__(self, address: tuple[str, int], owner: PictureServer) -> None:
         super().__init__(address, _Handler)
@@ -98,6 +127,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.owner.lock:
+            self.owner.connections += 1
             self._open.add(request)
         super().process_request(request, client_address)
 
@@ -132,9 +162,15 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         with owner.lock:
             owner.requests[path] += 1
+            owner.hits[self.path] += 1
             owner.headers[path] = dict(self.headers.items())
+        if owner.delay_s and owner.closing.wait(owner.delay_s):
+            self.close_connection = True
+            return
         if path in owner.bodies:
             self.answer(owner.bodies[path])
+        elif path in owner.redirects:
+            self.answer(b"elsewhere", status=302, kind="text/plain", Location=owner.redirects[path])
         elif path in ROUTES:
             ROUTES[path](self)
         else:
@@ -163,9 +199,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _picture(kind: str) -> Callable[[_Handler], None]:
+def _picture(kind: str, orientation: int | None = None) -> Callable[[_Handler], None]:
     def route(handler: _Handler) -> None:
-        handler.answer(picture(kind, seed=handler.number("seed")), kind=f"image/{kind.lower()}")
+        body = picture(kind, seed=handler.number("seed"), orientation=orientation)
+        handler.answer(body, kind=f"image/{kind.lower()}")
 
     return route
 
@@ -218,9 +255,9 @@ def _begin(handler: _Handler, **headers: str) -> None:
     handler.end_headers()
 
 
-def _drip(handler: _Handler, data: bytes) -> None:
+def _drip(handler: _Handler, data: bytes, pause_s: float = DRIP_S) -> None:
     for byte in data:
-        if handler.server.owner.closing.wait(DRIP_S):
+        if handler.server.owner.closing.wait(pause_s):
             return
         handler.wfile.write(bytes((byte,)))
 
@@ -228,6 +265,30 @@ def _drip(handler: _Handler, data: bytes) -> None:
 def _drip_body(handler: _Handler) -> None:
     _begin(handler, Content_Length="100000")
     _drip(handler, bytes(100_000))
+
+
+def _one_byte_a_second(handler: _Handler) -> None:
+    _begin(handler, Content_Length="5000")
+    _drip(handler, picture().ljust(5000, b"\0"), pause_s=1)
+
+
+def _gated(handler: _Handler) -> None:
+    handler.server.owner.gate.wait()
+    handler.answer(picture())
+
+
+def _set_cookie(handler: _Handler) -> None:
+    handler.answer(picture(), Set_Cookie="visitor=42; Path=/")
+
+
+def _redirect_and_set_cookie(handler: _Handler) -> None:
+    handler.answer(status=302, Location="/ok.jpg", Set_Cookie="visitor=42; Path=/")
+
+
+def _understated(handler: _Handler) -> None:
+    """Promise ten bytes and send a hundred thousand times as many."""
+    _begin(handler, Content_Length="10")
+    handler.wfile.write(bytes(1_000_000))
 
 
 def _drip_headers(handler: _Handler) -> None:
@@ -279,6 +340,12 @@ def _endless(handler: _Handler) -> None:
         handler.wfile.write(bytes(65536))
 
 
+def _endless_chunks(handler: _Handler) -> None:
+    _begin(handler, Transfer_Encoding="chunked")
+    while not handler.server.owner.closing.is_set():
+        handler.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+
+
 def _endless_chunk_size(handler: _Handler) -> None:
     _begin(handler, Transfer_Encoding="chunked")
     while not handler.server.owner.closing.is_set():
@@ -327,6 +394,8 @@ ROUTES: dict[str, Callable[[_Handler], None]] = {
     "/ok.jpg": _picture("JPEG"),
     "/ok.png": _picture("PNG"),
     "/ok.webp": _picture("WEBP"),
+    "/exif-rotated.jpg": _picture("JPEG", orientation=6),
+    "/huge-png": lambda handler: handler.answer(huge_png(), kind="image/png"),
     "/wrong-type": lambda handler: handler.answer(picture(), kind="text/html"),
     "/no-length": _no_length,
     "/chunked": _chunked,
@@ -343,6 +412,7 @@ ROUTES: dict[str, Callable[[_Handler], None]] = {
     "/503": _status(503),
     "/503-then-200": _then_ok(503),
     "/429-then-200": _then_ok(429, Retry_After="0"),
+    "/429-retry-after-1": _then_ok(429, Retry_After="1"),
     "/429-for-an-hour": _status(429, Retry_After="3600"),
     "/503-until-2099": _status(503, Retry_After="Thu, 01 Jan 2099 00:00:00 GMT"),
     "/503-until-1999": _then_ok(503, Retry_After="Fri, 01 Jan 1999 00:00:00 GMT"),
@@ -352,8 +422,13 @@ ROUTES: dict[str, Callable[[_Handler], None]] = {
     "/redirect-to-file": _redirect(lambda server: "file:///etc/passwd"),
     "/redirect-to-closed-port": _redirect(lambda server: f"http://127.0.0.1:{server.closed_port}/"),
     "/redirect-to-metadata": _redirect(lambda server: "http://169.254.169.254/latest/meta-data/"),
+    "/redirect-malformed": _redirect(lambda server: "http://ann:secret@[bad/"),
+    "/redirect-and-set-cookie": _redirect_and_set_cookie,
+    "/set-cookie": _set_cookie,
     "/redirect-nowhere": _status(302),
     "/hops": _hops,
+    "/gated": _gated,
+    "/one-byte-a-second": _one_byte_a_second,
     "/drip": _drip_body,
     "/drip-headers": _drip_headers,
     "/silent": _silent,
@@ -361,6 +436,8 @@ ROUTES: dict[str, Callable[[_Handler], None]] = {
     "/half-then-ok": _half_then_ok,
     "/half-chunked": _half_chunked,
     "/endless": _endless,
+    "/understated": _understated,
+    "/endless-chunks": _endless_chunks,
     "/endless-chunk-size": _endless_chunk_size,
     "/endless-redirect-body": _endless_redirect_body,
     "/too-long": lambda handler: _begin(handler, Content_Length="999999999999"),
