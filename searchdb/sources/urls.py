@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TextIO, cast
 from searchdb.errors import InvalidReferenceError, SourceError
 from searchdb.records import RejectedItem, SourceItem, clean_url, mask_credentials
 from searchdb.sources import printable
+from searchdb.sources.delimited import bounded_lines, delimited_rows
 
 SOURCE = "urls"
 
@@ -114,16 +115,10 @@ def _expanded(path: str) -> Path:
 
 
 def _lines(stream: TextIO, name: str) -> Iterator[str]:
-    """Yield the lines with their ends, each cut to MAX_LINE_CHARS."""
-    first = True
-    while line := stream.readline(MAX_LINE_CHARS):
-        if first and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+    for number, line in enumerate(bounded_lines(stream, MAX_LINE_CHARS)):
+        if number == 0 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
             raise SourceError(f"{name} is UTF-16; save it as UTF-8")
-        first = False
-        rest = line
-        while len(rest) == MAX_LINE_CHARS and not rest.endswith(("\n", "\r")):
-            rest = stream.readline(MAX_LINE_CHARS)
-        yield line if line.endswith(("\n", "\r")) else f"{line}\n"
+        yield line
 
 
 def _rows(lines: Iterator[str], name: str, suffix: str) -> Iterator[_Row]:
@@ -160,18 +155,11 @@ def _columns(line: str, delimiter: str) -> set[str]:
 
 def _csv_rows(lines: Iterator[str], delimiter: str, first_line: int) -> Iterator[_Row]:
     """Yield the rows of a CSV as mappings; a row may have more or fewer fields than the header."""
-    reader = csv.reader(lines, delimiter=delimiter)
     header: list[str] | None = None
-    while True:
-        at = first_line + reader.line_num
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as exc:  # a field past the csv module's limit, most often an opening quote without its end
-            yield at, InvalidReferenceError(f"the row is malformed ({exc}); look for a stray quote")
-            continue
-        if header is None:
+    for at, fields in delimited_rows(lines, delimiter=delimiter, first_line=first_line):
+        if isinstance(fields, csv.Error):
+            yield at, InvalidReferenceError(f"the row is malformed ({fields}); look for a stray quote")
+        elif header is None:
             header = _known(fields)
         elif any(map(str.strip, fields)):
             yield at, {column: value for column, value in zip(header, fields, strict=False) if column}
