@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
 
-from searchdb import index
+from searchdb import unsplash
 from searchdb.config import Settings
 from searchdb.database import open_database
 from searchdb.decode import decode
 from searchdb.embed import Embedder
 from searchdb.errors import PictureError, QueryError
 from searchdb.fetch import Fetcher
-from searchdb.ingest import DEFAULT_CHUNK_SIZE, Ingest, IngestReport, gone_files
-from searchdb.models import current_model, model_to_use
+from searchdb.ingest import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue, gone_files
+from searchdb.models import model_to_use
+from searchdb.outage import outlast
+from searchdb.queue import Queue
 from searchdb.records import Hit, RejectedItem, SourceItem, mask_credentials
 from searchdb.search import Query, Searcher
 from searchdb.sources.files import files, folders
+from searchdb.sources.unsplash import find_parts
+from searchdb.sources.unsplash_photos import DEFAULT_RENDITION
 from searchdb.sources.urls import urls
+from searchdb.status import CollectionStatus, collection_status
 from searchdb.store import Store
+from searchdb.unsplash import LoadProgress, LoadReport
+
+if TYPE_CHECKING:
+    from searchdb.jobs import Worker
+
+PROGRESS_S = 0.25
+"""Seconds between two looks at how far a run is."""
 
 Progress = Callable[[IngestReport], None]
 
+logger = logging.getLogger(__name__)
 
-def _silent(report: IngestReport) -> None:
+
+def _silent(_report: object) -> None:
     pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollectionStatus:
-    """What `searchdb status` tells."""
-
-    images: int
-    pending: int
-    failed: int
-    model: str | None
-    index: index.IndexStatus
-    server: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, but for dates."""
-        return {**asdict(self), "index": self.index.to_json()}
 
 
 class SearchDB:
@@ -65,6 +68,7 @@ class SearchDB:
         self.settings = settings or Settings(**overrides)
         self.database = open_database(self.settings)
         self.store = Store(self.database.engine)
+        self.queue = Queue(self.database.engine)
 
     def close(self) -> None:
         """Close all connections; the embedded server stops when we were its last user."""
@@ -138,52 +142,152 @@ class SearchDB:
         """
         return self.ingest(urls(source), progress=progress, **options)
 
+    def load_unsplash(self, *paths: str | Path, progress: Callable[[LoadProgress], None] = _silent) -> LoadReport:
+        """Load the Unsplash dataset's tables from its zip, its folder or parts, and bring what is stored up to them.
+
+        Raises:
+            SourceError: a path does not exist, or holds nothing of the dataset, or breaks off.
+        """
+        report = unsplash.load(self.database.engine, find_parts(paths), progress=progress)
+        report.refreshed = unsplash.refresh(self.database.engine)
+        return report
+
+    def ingest_unsplash(
+        self,
+        *paths: str | Path,
+        rendition: str | None = DEFAULT_RENDITION,
+        limit: int | None = None,
+        progress: Progress = _silent,
+        **options: Any,
+    ) -> IngestReport:
+        """Load the Unsplash dataset's tables, then ingest its photos, the first `limit` of them, as small renditions.
+
+        `rendition` is the query string for Unsplash's image server; None fetches the originals. `options` are
+        `ingest`'s.
+
+        Raises:
+            SourceError: a path does not exist, or holds nothing of the dataset, or breaks off; or the rendition is
+                malformed.
+        """
+        self.load_unsplash(*paths)
+        return self.ingest(self.unsplash_items(*paths, rendition=rendition, limit=limit), progress=progress, **options)
+
+    def unsplash_items(
+        self, *paths: str | Path, rendition: str | None = DEFAULT_RENDITION, limit: int | None = None
+    ) -> Iterator[SourceItem | RejectedItem]:
+        """Yield the dataset's photos, whose tables were loaded; see `ingest_unsplash`."""
+        return islice(unsplash.items(self.database.engine, find_parts(paths), rendition=rendition), limit)
+
     def ingest(
         self,
         items: Iterable[SourceItem | RejectedItem],
         *,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         retry_failed: bool = False,
+        enqueue_only: bool = False,
         progress: Progress = _silent,
     ) -> IngestReport:
-        """Ingest items from any source, then rebuild the vector index if the collection has outgrown it.
+        """Queue items from any source, and work off the queue until they are done, together with other workers.
+
+        The vector index is rebuilt if the collection has outgrown it. Interrupted, the rest stays queued.
+        `enqueue_only` leaves the work to others.
 
         Raises:
             ModelError: the model cannot be loaded or is not the collection's.
+            DatabaseUnavailableError: the database went away for long.
         """
-        run = Ingest(
+        if not enqueue_only:
+            self.store.check_model(self.embedder.identity)  # before a single picture is queued in vain
+        run_id = uuid4()
+        queued = IngestReport()
+        queueing = enqueue(
+            items,
+            run_id,
             store=self.store,
+            queue=self.queue,
+            chunk_size=chunk_size,
+            retry_failed=retry_failed,
+            waited_for=not enqueue_only,
+        )
+
+        def look() -> IngestReport:
+            report = queued.after(outlast(lambda: self.queue.progress(run_id)))
+            progress(report)
+            return report
+
+        worker: Worker | None = None
+        try:
+            with ExitStack() as stack:
+                for queued in queueing:
+                    if queued.queued and worker is None and not enqueue_only:
+                        worker = stack.enter_context(self._working(DEFAULT_CONCURRENCY))
+                    look()
+                queued.total = queued.done + queued.queued
+                while worker is not None and look().done < queued.total and not outlast(self.queue.is_empty):
+                    if worker.join(PROGRESS_S):
+                        break
+        except BaseException:
+            self.queue.nobody_waits(run_id)
+            raise
+        report = look()
+        return replace(report, index_rebuilt=worker is not None and worker.index_rebuilt)
+
+    def work(
+        self,
+        *,
+        drain: bool = False,
+        stop: threading.Event | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        progress: Progress = _silent,
+    ) -> IngestReport:
+        """Work off the queue until `stop` is set or, with `drain`, it is empty; return what was done here.
+
+        `concurrency` is the number of chunks in hand at a time. What was begun when it ends is stored.
+
+        Raises:
+            ModelError: the model cannot be loaded or is not the collection's.
+            DatabaseUnavailableError: the database went away for long.
+        """
+        stop = stop or threading.Event()
+        with self._working(concurrency) as worker:
+            while not (stop.is_set() or worker.join(PROGRESS_S) or (drain and outlast(self.queue.is_empty))):
+                progress(worker.report)
+        progress(worker.report)
+        return replace(worker.report, index_rebuilt=worker.index_rebuilt)
+
+    @contextmanager
+    def _working(self, concurrency: int) -> Iterator[Worker]:
+        """Run a worker; at the end, also when interrupted, wait for what it has begun, and see to the index."""
+        from searchdb.jobs import Worker  # brings Procrastinate, which a search does without
+
+        worker = Worker(database=self.database, ingest=self._make_ingest, concurrency=concurrency)
+        worker.start()
+        try:
+            yield worker
+        except (KeyboardInterrupt, SystemExit):
+            logger.warning("stopping when what is in hand is stored")
+            raise
+        finally:
+            worker.stop()
+            worker.join()
+        worker.rebuild_index()
+
+    def _make_ingest(self) -> Ingest:
+        ingest = Ingest(
+            store=self.store,
+            queue=self.queue,
             embedder=self.embedder,
             fetcher=self.fetcher,
             max_pixels=self.settings.max_image_pixels,
-            chunk_size=chunk_size,
-            retry_failed=retry_failed,
         )
-        report = run.run(items, progress=progress)
-        if report.stored:
-            report.index_rebuilt = index.rebuild_if_stale(self.database.engine)
-        return report
+        self.store.check_model(self.embedder.identity)
+        return ingest
 
     # --- state ----------------------------------------------------------------------------------
 
     def status(self) -> CollectionStatus:
-        """Return how many pictures and failures there are, and how model, index and server are."""
-        counts = self.store.counts()
-        with self.database.connect() as connection:
-            model = current_model(connection)
-            server = connection.exec_driver_sql("SHOW server_version").scalar_one()
-            return CollectionStatus(
-                images=counts["images"],
-                pending=0,  # every ingest works off what it was given; there is no queue
-                failed=counts["failed"],
-                model=None if model is None else model.name,
-                index=index.status(connection),
-                server={
-                    "version": server,
-                    "embedded": self.database.embedded,
-                    "url": self.database.masked_url,
-                },
-            )
+        """Return how many pictures, pending and failed ones there are, and how queue, model, index and server are."""
+        return collection_status(self.database)
 
     # --- parts ----------------------------------------------------------------------------------
 

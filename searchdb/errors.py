@@ -23,11 +23,12 @@ SearchDBError
     │   ├── FetchTimeoutError
     │   ├── TooManyRedirectsError
     │   └── TooManyBytesError
-    └── DecodeError                  its bytes are no usable picture
-        ├── EmptyFileError
-        ├── NotAPictureError
-        ├── DamagedPictureError
-        └── TooManyPixelsError
+    ├── DecodeError                  its bytes are no usable picture
+    │   ├── EmptyFileError
+    │   ├── NotAPictureError
+    │   ├── DamagedPictureError
+    │   └── TooManyPixelsError
+    └── WorkerLostError              the worker that had it did not come back
 
 Messages are for the person who must act: they name the thing, the limit and the way out.
 """
@@ -230,3 +231,14 @@ class TooManyPixelsError(DecodeError):
         self.width = width
         self.height = height
         self.limit = limit
+
+
+class WorkerLostError(PictureError):
+    """Every worker that tried the picture died at it, or failed in a way that nobody foresaw."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(
+            f"{attempts} workers ended or failed while they had this picture, alone at the last: their logs say more. "
+            "`searchdb failures retry --error WorkerLostError` tries it again"
+        )
+        self.attempts = attempts

@@ -1,35 +1,55 @@
-"""The ingest loop: sources -> fetch -> decode -> embed -> store, with pictures prepared ahead of the model."""
+"""The ingest loop: sources -> queue, and from there chunk by chunk -> fetch -> decode -> embed -> store."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import socket
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
-from threading import BoundedSemaphore
 from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 import numpy as np
 from PIL import Image
 
 from searchdb.decode import decode
-from searchdb.errors import PictureError
+from searchdb.errors import PictureError, WorkerLostError
 from searchdb.fetch import Fetcher
-from searchdb.records import DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, RejectedItem, SourceItem
+from searchdb.outage import outlast
+from searchdb.queue import Progress, Queue
+from searchdb.records import (
+    ChunkOutcome,
+    DecodedImage,
+    EmbeddedImage,
+    FailedImage,
+    ModelIdentity,
+    RejectedItem,
+    SourceItem,
+)
 from searchdb.store import Store
 
 T = TypeVar("T")
 
 DEFAULT_CHUNK_SIZE = 128
-"""Pictures in one write: large enough for the round trip not to matter, small enough that a kill loses seconds."""
-LOOK_AHEAD = 128
-"""Pictures fetched and decoded ahead of the model: 20 MB once scaled to its size."""
-FETCH_THREADS = 16
+"""Pictures in one chunk: large enough for the round trips not to matter, small enough that a kill loses seconds."""
+MAX_CHUNK_SIZE = 1000
+"""Scaled pictures wait in memory until their chunk is whole: 150 MB of them."""
+DEFAULT_CONCURRENCY = 4
+"""Chunks in hand: one is embedded while others are fetched, and one slow server holds up only its own."""
+FETCH_THREADS = 32
 """Downloads at a time: they wait for the network far more than they compute."""
+MAX_ATTEMPTS = 2
+"""Workers that may die at a chunk before its pictures are tried one by one, and then at the picture."""
+REMEMBERED_VECTORS = 4096
+"""Vectors of the last pictures kept for others with the same bytes, not yet written: 8 MB."""
+
+logger = logging.getLogger(__name__)
 
 
 class ImageEmbedder(Protocol):
@@ -51,8 +71,10 @@ class ImageEmbedder(Protocol):
 
 @dataclass(kw_only=True)
 class IngestReport:
-    """What a run has done so far; every reference it was given is counted once."""
+    """What a run, or a worker, has done so far; of a run every reference it was given is counted once."""
 
+    queued: int = 0
+    """References put into the queue, or found there; they are counted again below once they are done."""
     stored: int = 0
     unchanged: int = 0
     known_failures: int = 0
@@ -60,6 +82,8 @@ class IngestReport:
     copied: int = 0
     """Of those stored, how many had the same bytes as another and took its vector."""
     index_rebuilt: bool = False
+    total: int | None = None
+    """References in all, once the source has named the last."""
 
     @property
     def done(self) -> int:
@@ -70,6 +94,16 @@ class IngestReport:
     def readable(self) -> bool:
         """Whether at least one picture is searchable through this run's references."""
         return self.stored + self.unchanged > 0
+
+    def after(self, progress: Progress) -> IngestReport:
+        """Return this report of what was queued with what has become of it."""
+        return replace(
+            self,
+            stored=self.stored + progress.stored,
+            copied=self.copied + progress.copied,
+            unchanged=self.unchanged + progress.unchanged,
+            failed=self.failed + Counter(progress.failed),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -91,130 +125,160 @@ class IngestReport:
         return "\n".join(lines)
 
 
+def enqueue(
+    items: Iterable[SourceItem | RejectedItem],
+    run_id: UUID,
+    *,
+    store: Store,
+    queue: Queue,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+    retry_failed: bool = False,
+    waited_for: bool = False,
+) -> Iterator[IngestReport]:
+    """Queue what is neither stored as it is nor known to fail; yield the report after every chunk.
+
+    Files and URLs may be mixed. What its source rejected is recorded as a failure at once.
+    """
+    report = IngestReport()
+    for batch in _batched(items, chunk_size):
+        chunk = {item.image: item for item in reversed(batch)}  # of a reference named twice, what was said first
+        stored = outlast(lambda known=list(chunk): store.stored(known))
+        failed = {} if retry_failed else outlast(lambda known=list(chunk): store.failed(known))
+        wanted: list[SourceItem] = []
+        rejected: list[FailedImage] = []
+        for item in chunk.values():
+            if item.image in stored and stored[item.image].matches(item):
+                report.unchanged += 1
+            elif item.image in failed and failed[item.image].matches(item):
+                report.known_failures += 1
+            elif isinstance(item, RejectedItem):
+                rejected.append(FailedImage(image=item.image, source=item.source, error=item.error))
+            else:
+                wanted.append(item)
+        outlast(lambda failures=rejected: store.record_failures(failures))
+        report.failed.update(type(failure.error).__name__ for failure in rejected)
+        report.queued += outlast(lambda queued=wanted: queue.put(queued, run_id, waited_for=waited_for))
+        yield report
+
+
 class Ingest:
-    """Ingests pictures into one collection with one model.
+    """Works off chunks of the queue with one model; several threads may do so at once, and share what it holds.
+
+    While one thread's chunk is embedded, the others' are fetched and decoded. Close it at the end.
 
     Args:
-        store: where rows go.
+        store, queue: the collection.
         embedder: the model.
         fetcher: brings the bytes.
         max_pixels: the largest picture decoded, in pixels.
-        chunk_size: pictures in one write.
-        retry_failed: try references anew that failed before.
     """
 
     def __init__(
-        self,
-        *,
-        store: Store,
-        embedder: ImageEmbedder,
-        fetcher: Fetcher,
-        max_pixels: int,
-        chunk_size: int = DEFAULT_CHUNK_SIZE,
-        retry_failed: bool = False,
+        self, *, store: Store, queue: Queue, embedder: ImageEmbedder, fetcher: Fetcher, max_pixels: int
     ) -> None:
         self._store = store
+        self._queue = queue
         self._embedder = embedder
         self._fetcher = fetcher
         self._max_pixels = max_pixels
-        self._chunk_size = chunk_size
-        self._retry_failed = retry_failed
+        self._executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="prepare")
         # Threads wait for the network, but a decoded picture may take 300 MB: only as many decode as there are cores.
-        self._decoding = BoundedSemaphore(os.cpu_count() or 1)
+        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._embedding = threading.Lock()
+        self._recent: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._stopping = threading.Event()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._reporting = threading.Lock()
+        self.report = IngestReport()
+        """What this object has done."""
 
-    def run(
-        self,
-        items: Iterable[SourceItem | RejectedItem],
-        *,
-        progress: Callable[[IngestReport], None] = lambda report: None,
-    ) -> IngestReport:
-        """Ingest the items and return what became of them; what is stored stays stored if this is interrupted.
+    def stop(self) -> None:
+        """Begin no further picture: `work` returns when those begun are stored, the others go back to the queue."""
+        self._stopping.set()
 
-        `progress` is called with the report so far after every write.
+    def close(self) -> None:
+        """End the threads."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def work(self, job_id: int, attempts: int) -> None:
+        """Ingest what is left of a chunk, and take it out of the queue; if interrupted, it is still there.
+
+        `attempts` says how many workers died, or failed, at it before.
 
         Raises:
             ModelMismatchError: the collection's vectors come from another model.
-            DatabaseUnavailableError: the database went away.
+            DatabaseUnavailableError: the database went away for long.
         """
-        self._store.check_model(self._embedder.identity)  # before a single picture is fetched in vain
-        report = IngestReport()
-        in_hand: set[str] = set()
-        executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="prepare")
-        try:
-            wanted = self._wanted(items, report, in_hand)
-            for chunk in _batched(self._prepare_ahead(wanted, executor), self._chunk_size):
-                self._write(chunk, report)
-                in_hand.difference_update(_reference(outcome) for outcome in chunk)
-                progress(report)
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
-        progress(report)
-        return report
+        chunk = outlast(lambda: self._queue.chunk(job_id))
+        if attempts >= MAX_ATTEMPTS and len(chunk) > 1:
+            outlast(lambda: self._queue.split(job_id))
+            return
+        # Somebody may have stored some between the source's look and the queue's.
+        stored = outlast(lambda: self._store.stored([item.image for item in chunk]))
+        unchanged = [item.image for item in chunk if item.image in stored and stored[item.image].matches(item)]
+        wanted = [item for item in chunk if item.image not in set(unchanged)]
+        if attempts >= MAX_ATTEMPTS:
+            prepared = [_failed(item, WorkerLostError(attempts)) for item in wanted]
+        else:
+            prepared = self._prepared(wanted)
+        outcome = self._outcome(job_id, prepared, unchanged=unchanged)
+        outlast(lambda: self._store.settle(outcome, self._embedder.identity, worker=self._name))
+        self._count(outcome)
+        if self._stopping.is_set():
+            outlast(lambda: self._queue.hand_back(job_id))
 
-    def _wanted(
-        self, items: Iterable[SourceItem | RejectedItem], report: IngestReport, in_hand: set[str]
-    ) -> Iterator[SourceItem | FailedImage]:
-        """Pass on what is neither stored as it is, nor known to fail, nor already on its way."""
-        for chunk in _batched(items, self._chunk_size):
-            references = [item.image for item in chunk]
-            stored = self._store.stored(references)
-            failed = {} if self._retry_failed else self._store.failed(references)
-            for item in chunk:
-                if item.image in in_hand:
-                    continue
-                if item.image in stored and stored[item.image].matches(item):
-                    report.unchanged += 1
-                elif item.image in failed and failed[item.image].matches(item):
-                    report.known_failures += 1
-                else:
-                    in_hand.add(item.image)
-                    yield _rejected(item) if isinstance(item, RejectedItem) else item
+    def _prepared(self, items: Sequence[SourceItem]) -> list[DecodedImage | FailedImage]:
+        """Fetch and decode in threads; what was not begun when `stop` was called is left out."""
+        return [outcome for outcome in self._executor.map(self._prepare, items) if outcome is not None]
 
-    def _prepare_ahead(
-        self, items: Iterable[SourceItem | FailedImage], executor: ThreadPoolExecutor
-    ) -> Iterator[DecodedImage | FailedImage]:
-        """Prepare items in threads, at most LOOK_AHEAD beyond what was taken, and yield them as they get ready."""
-        ready: SimpleQueue[Future[DecodedImage | FailedImage]] = SimpleQueue()
-        pending = 0
-        for item in items:
-            executor.submit(self._prepare, item).add_done_callback(ready.put)
-            pending += 1
-            if pending >= LOOK_AHEAD:
-                yield ready.get().result()
-                pending -= 1
-        for _ in range(pending):
-            yield ready.get().result()
-
-    def _prepare(self, item: SourceItem | FailedImage) -> DecodedImage | FailedImage:
-        if isinstance(item, FailedImage):
-            return item
+    def _prepare(self, item: SourceItem) -> DecodedImage | FailedImage | None:
+        if self._stopping.is_set():
+            return None
         try:
             fetched = self._fetcher.fetch(item)
             with self._decoding:
                 decoded = decode(fetched, max_pixels=self._max_pixels)
                 return replace(decoded, pixels=self._embedder.resize(decoded.pixels))
         except PictureError as exc:
-            return FailedImage(image=item.image, source=item.source, error=exc, item=item)
+            return _failed(item, exc)
 
-    def _write(self, outcomes: Sequence[DecodedImage | FailedImage], report: IngestReport) -> None:
-        failed = [outcome for outcome in outcomes if isinstance(outcome, FailedImage)]
-        decoded = [outcome for outcome in outcomes if isinstance(outcome, DecodedImage)]
-        self._store.record_failures(failed)
-        report.failed.update(type(failure.error).__name__ for failure in failed)
-        embedded, copied = self._embed(decoded)
-        self._store.upsert(embedded, self._embedder.identity)
-        report.stored += len(embedded)
-        report.copied += copied
+    def _outcome(
+        self, job_id: int, prepared: Sequence[DecodedImage | FailedImage], *, unchanged: Sequence[str]
+    ) -> ChunkOutcome:
+        """Embed each distinct content once; the others with the same bytes take its vector."""
+        decoded = [picture for picture in prepared if isinstance(picture, DecodedImage)]
+        with self._embedding:
+            vectors, copied = self._vectors(decoded)
+        return ChunkOutcome(
+            job_id=job_id,
+            embedded=[EmbeddedImage(decoded=picture, embedding=vectors[picture.sha256]) for picture in decoded],
+            failed=[failure for failure in prepared if isinstance(failure, FailedImage)],
+            unchanged=unchanged,
+            copied=copied,
+        )
 
-    def _embed(self, decoded: Sequence[DecodedImage]) -> tuple[list[EmbeddedImage], int]:
-        """Embed each distinct content once; return the pictures and how many took another's vector."""
+    def _vectors(self, decoded: Sequence[DecodedImage]) -> tuple[dict[bytes, np.ndarray], frozenset[str]]:
         if not decoded:
-            return [], 0
-        vectors = self._store.embeddings_of([picture.sha256 for picture in decoded], self._embedder.identity)
-        fresh = {picture.sha256: picture.pixels for picture in decoded if picture.sha256 not in vectors}
-        vectors |= zip(fresh, self._embedder.embed_images(list(fresh.values())), strict=True)
-        embedded = [EmbeddedImage(decoded=picture, embedding=vectors[picture.sha256]) for picture in decoded]
-        return embedded, len(decoded) - len(fresh)
+            return {}, frozenset()
+        hashes = [picture.sha256 for picture in decoded]
+        vectors = {sha256: self._recent[sha256] for sha256 in hashes if sha256 in self._recent}
+        unknown = {sha256 for sha256 in hashes if sha256 not in vectors}
+        vectors |= outlast(lambda: self._store.embeddings_of(list(unknown), self._embedder.identity))
+        fresh = {picture.sha256: picture for picture in reversed(decoded) if picture.sha256 not in vectors}
+        if fresh:
+            embedded = self._embedder.embed_images([picture.pixels for picture in fresh.values()])
+            vectors |= zip(fresh, embedded, strict=True)
+        self._recent.update(vectors)
+        while len(self._recent) > REMEMBERED_VECTORS:
+            self._recent.popitem(last=False)
+        return vectors, frozenset(picture.item.image for picture in decoded if fresh.get(picture.sha256) is not picture)
+
+    def _count(self, outcome: ChunkOutcome) -> None:
+        with self._reporting:
+            self.report.stored += len(outcome.embedded)
+            self.report.copied += len(outcome.copied)
+            self.report.unchanged += len(outcome.unchanged)
+            self.report.failed.update(type(failure.error).__name__ for failure in outcome.failed)
 
 
 def gone_files(store: Store, folders: Sequence[str]) -> list[int]:
@@ -241,9 +305,5 @@ def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
         yield batch
 
 
-def _rejected(item: RejectedItem) -> FailedImage:
-    return FailedImage(image=item.image, source=item.source, error=item.error)
-
-
-def _reference(outcome: DecodedImage | FailedImage) -> str:
-    return outcome.image if isinstance(outcome, FailedImage) else outcome.item.image
+def _failed(item: SourceItem, error: PictureError) -> FailedImage:
+    return FailedImage(image=item.image, source=item.source, error=error, item=item)

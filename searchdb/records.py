@@ -210,6 +210,7 @@ class StoredImage:
 
     id: int
     image: str
+    rendition: str | None
     source: str
     source_id: str | None
     description: str | None

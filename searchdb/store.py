@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import sqlalchemy as sa
@@ -14,8 +16,16 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 
 from searchdb.models import check_model, claim_model
-from searchdb.records import EmbeddedImage, FailedImage, Failure, ModelIdentity, RejectedItem, SourceItem
-from searchdb.tables import images, ingest_failures
+from searchdb.records import (
+    ChunkOutcome,
+    EmbeddedImage,
+    FailedImage,
+    Failure,
+    ModelIdentity,
+    RejectedItem,
+    SourceItem,
+)
+from searchdb.tables import images, ingest_chunks, ingest_failures, ingest_pending
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """What a str may hold and PostgreSQL's text may not: NUL, and halves of surrogate pairs."""
@@ -96,20 +106,23 @@ class Store:
         Raises:
             ModelMismatchError: the collection was meanwhile claimed by another model.
         """
-        if not embedded:
-            return
         with self._engine.begin() as connection:
-            model_id = claim_model(connection, model)
-            # Every writer takes its row locks in this order, so that no two can wait for each other.
-            rows = sorted((_image_row(picture, model_id) for picture in embedded), key=lambda row: row["image"])
-            statement = insert(images).values(rows)
-            replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()}
-                )
-            )
-            _forget_failures(connection, [row["image"] for row in rows])
+            _upsert(connection, embedded, model)
+
+    def settle(self, outcome: ChunkOutcome, model: ModelIdentity, *, worker: str) -> None:
+        """Store a chunk's pictures and failures, and take its references out of the queue; all or nothing.
+
+        What another worker has settled meanwhile is stored again, the same, and not counted again.
+
+        Raises:
+            ModelMismatchError: the collection was meanwhile claimed by another model.
+        """
+        with self._engine.begin() as connection:
+            runs = _take_from_queue(connection, outcome)
+            _upsert(connection, outcome.embedded, model)
+            _record_failures(connection, outcome.failed)
+            if runs:
+                connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))
 
     def images_under(self, folder: str) -> Iterator[tuple[int, str]]:
         """Yield (id, path) of the file pictures below a folder."""
@@ -128,8 +141,9 @@ class Store:
             return connection.execute(sa.delete(images).where(chosen)).rowcount
 
     def delete_source(self, source: str) -> int:
-        """Delete all pictures and failures of a source; return how many pictures there were."""
+        """Delete all that is known of a source: pictures, failures, and what is queued; return how many pictures."""
         with self._engine.begin() as connection:
+            connection.execute(sa.delete(ingest_pending).where(ingest_pending.c.source == source))
             connection.execute(sa.delete(ingest_failures).where(ingest_failures.c.source == source))
             return connection.execute(sa.delete(images).where(images.c.source == source)).rowcount
 
@@ -137,21 +151,8 @@ class Store:
 
     def record_failures(self, failed: Sequence[FailedImage]) -> None:
         """Record failures; one that is known counts another attempt."""
-        rows = sorted((_failure_row(failure) for failure in failed), key=lambda row: row["image"])
-        if not rows:
-            return
-        statement = insert(ingest_failures).values(rows)
         with self._engine.begin() as connection:
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["image"],
-                    set_={
-                        **{name: statement.excluded[name] for name in ("error", "message", "retryable", "item")},
-                        "attempts": ingest_failures.c.attempts + 1,
-                        "last_failed_at": sa.func.now(),
-                    },
-                )
-            )
+            _record_failures(connection, failed)
 
     def failures(self, *, source: str | None = None, error: str | None = None) -> Iterator[Failure]:
         """Yield recorded failures, oldest first, optionally of one source and one error class."""
@@ -166,19 +167,98 @@ class Store:
             return connection.execute(sa.delete(ingest_failures).where(*_matching(source, error))).rowcount
 
     def counts(self) -> dict[str, int]:
-        """Return the number of pictures and of failures."""
-        with self._engine.connect() as connection:
-            return {
-                "images": connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0,
-                "failed": connection.scalar(sa.select(sa.func.count()).select_from(ingest_failures)) or 0,
-            }
+        """Return the number of distinct references that are pictures, that failed, and that are pending.
+
+        A reference counts once: a picture whose file turned bad, or is being read again, is a picture.
+        """
+        failed = sa.select(sa.func.count()).select_from(ingest_failures)
+        failed = failed.where(~_exists(images, ingest_failures))
+        pending = sa.select(sa.func.count()).select_from(ingest_pending)
+        pending = pending.where(~_exists(images, ingest_pending), ~_exists(ingest_failures, ingest_pending))
+        statement = sa.select(
+            sa.select(sa.func.count()).select_from(images).scalar_subquery().label("images"),
+            failed.scalar_subquery().label("failed"),
+            pending.scalar_subquery().label("pending"),
+        )
+        with self._engine.connect() as connection:  # one statement, so one moment
+            return dict(connection.execute(statement).mappings().one())
+
+
+def _upsert(connection: Connection, embedded: Sequence[EmbeddedImage], model: ModelIdentity) -> None:
+    if not embedded:
+        return
+    model_id = claim_model(connection, model)
+    # Every writer takes its row locks in this order, which SQL calls "C", so that no two can wait for each other.
+    rows = sorted((_image_row(picture, model_id) for picture in embedded), key=lambda row: row["image"])
+    statement = insert(images).values(rows)
+    replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()})
+    )
+    _forget_failures(connection, [row["image"] for row in rows])
+
+
+def _record_failures(connection: Connection, failed: Sequence[FailedImage]) -> None:
+    if not failed:
+        return
+    statement = insert(ingest_failures).values(sorted(map(_failure_row, failed), key=lambda row: row["image"]))
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["image"],
+            set_={
+                **{name: statement.excluded[name] for name in ("error", "message", "retryable", "item")},
+                "attempts": ingest_failures.c.attempts + 1,
+                "last_failed_at": sa.func.now(),
+            },
+        )
+    )
+
+
+def _take_from_queue(connection: Connection, outcome: ChunkOutcome) -> dict[str, Sequence[UUID]]:
+    """Take the outcome's references out of the queue; return those that were still in it, with their runs."""
+    pending = ingest_pending.c
+    references = [
+        *(picture.decoded.item.image for picture in outcome.embedded),
+        *(failure.image for failure in outcome.failed),
+        *outcome.unchanged,
+    ]
+    ordered = (
+        sa.select(pending.image)
+        .where(pending.image.in_(references), pending.job_id == outcome.job_id)
+        .order_by(pending.image.collate("C"))
+        .with_for_update()
+    )
+    taken = sa.delete(ingest_pending).where(pending.image.in_(ordered)).returning(pending.image, pending.run_ids)
+    return {row.image: row.run_ids for row in connection.execute(taken)}
+
+
+def _tallies(outcome: ChunkOutcome, runs: Mapping[str, Sequence[UUID]], worker: str) -> list[dict[str, Any]]:
+    """Return a row of `ingest_chunks` for each run that had asked for some of the chunk."""
+    errors = {failure.image: type(failure.error).__name__ for failure in outcome.failed}
+    rows: dict[UUID, dict[str, Any]] = {}
+    for image, run_ids in runs.items():
+        for run_id in run_ids:
+            fresh = {"run_id": run_id, "worker": worker, "stored": 0, "copied": 0, "unchanged": 0, "failed": Counter()}
+            row = rows.setdefault(run_id, fresh)
+            if image in errors:
+                row["failed"][errors[image]] += 1
+            elif image in outcome.unchanged:
+                row["unchanged"] += 1
+            else:
+                row["stored"] += 1
+                row["copied"] += image in outcome.copied
+    return list(rows.values())
+
+
+def _exists(table: sa.Table, beside: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.exists().where(table.c.image == beside.c.image)
 
 
 def _forget_failures(connection: Connection, references: Sequence[str]) -> None:
     ordered = (
         sa.select(ingest_failures.c.id)
         .where(ingest_failures.c.image.in_(references))
-        .order_by(ingest_failures.c.image)
+        .order_by(ingest_failures.c.image.collate("C"))
         .with_for_update()
     )
     connection.execute(sa.delete(ingest_failures).where(ingest_failures.c.id.in_(ordered)))
@@ -193,9 +273,10 @@ def _image_row(picture: EmbeddedImage, model_id: int) -> dict[str, Any]:
     """Make the row: what the source says counts before what the file says of itself."""
     decoded, item = picture.decoded, picture.decoded.item
     located = item.latitude is not None and item.longitude is not None
-    return _storable(
+    return storable(
         {
             "image": item.image,
+            "rendition": item.rendition,
             "source": item.source,
             "source_id": item.source_id,
             "embedding": picture.embedding,
@@ -222,7 +303,7 @@ def _image_row(picture: EmbeddedImage, model_id: int) -> dict[str, Any]:
 
 
 def _failure_row(failure: FailedImage) -> dict[str, Any]:
-    return _storable(
+    return storable(
         {
             "image": failure.image,
             "source": failure.source,
@@ -234,12 +315,12 @@ def _failure_row(failure: FailedImage) -> dict[str, Any]:
     )
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """Return the value with every text in it made storable: metadata and EXIF may hold anything."""
     if isinstance(value, str):
         return UNSTORABLE.sub("�", value)
     if isinstance(value, Mapping):
-        return {_storable(name): _storable(part) for name, part in value.items()}
+        return {storable(name): storable(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_storable(part) for part in value]
+        return [storable(part) for part in value]
     return value

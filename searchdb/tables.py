@@ -23,10 +23,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    Uuid,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, ENUM, JSONB
 
 from searchdb.records import EMBEDDING_DIMENSION, MAX_REFERENCE_BYTES
 
@@ -80,6 +81,7 @@ images = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("image", Text, nullable=False, unique=True, comment="absolute path or URL: what to show"),
+    Column("rendition", Text, comment="URL of the smaller version that was fetched; NULL: of image"),
     Column("source", Text, nullable=False),
     Column("source_id", Text),
     Column("embedding", Embedding(EMBEDDING_DIMENSION), nullable=False, comment="unit vector, STORAGE PLAIN"),
@@ -145,6 +147,70 @@ ingest_failures = Table(
     UniqueConstraint("image"),
     CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
     comment="References that could not be ingested; a later success removes the row.",
+)
+
+ingest_pending = Table(
+    "ingest_pending",
+    metadata,
+    Column("image", Text, primary_key=True, comment="the reference that waits"),
+    Column("source", Text, nullable=False),
+    Column("item", JSONB, nullable=False, comment="the source item"),
+    Column("job_id", BigInteger, nullable=False, index=True, comment="the Procrastinate job whose chunk it is in"),
+    Column("run_ids", ARRAY(Uuid), nullable=False, comment="the runs that asked for it"),
+    Column("queued_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
+    comment="References that wait to be ingested, or are being ingested.",
+)
+
+ingest_chunks = Table(
+    "ingest_chunks",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("run_id", Uuid, nullable=False, index=True),
+    Column("worker", Text, nullable=False, comment="host:pid"),
+    Column("stored", Integer, nullable=False),
+    Column("copied", Integer, nullable=False, comment="of those stored: took the vector of the same bytes"),
+    Column("unchanged", Integer, nullable=False),
+    Column("failed", JSONB, nullable=False, comment="number by error class"),
+    Column("finished_at", DateTime(timezone=True), nullable=False, index=True, server_default=func.now()),
+    comment="What became of each chunk, by run: the source of progress and rates.",
+)
+
+# Procrastinate's own tables come by the same migrations, but only it knows all of their columns.
+procrastinate = MetaData()
+
+procrastinate_jobs = Table(
+    "procrastinate_jobs",
+    procrastinate,
+    Column("id", BigInteger, primary_key=True),
+    Column("queue_name", Text),
+    Column("priority", Integer),
+    Column("status", ENUM("todo", "doing", name="procrastinate_job_status", create_type=False)),
+    Column("attempts", Integer),
+    Column("worker_id", BigInteger),
+)
+
+procrastinate_workers = Table(
+    "procrastinate_workers",
+    procrastinate,
+    Column("id", BigInteger, primary_key=True),
+    Column("last_heartbeat", DateTime(timezone=True)),
+)
+
+ingest_workers = Table(
+    "ingest_workers",
+    metadata,
+    Column(
+        "id",
+        ForeignKey(procrastinate_workers.c.id, ondelete="CASCADE"),
+        autoincrement=False,
+        primary_key=True,
+        comment="of procrastinate_workers",
+    ),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    comment="Where each of Procrastinate's workers runs.",
 )
 
 index_builds = Table(

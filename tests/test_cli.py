@@ -13,6 +13,9 @@ from click.testing import CliRunner, Result
 
 from searchdb.cli import cli
 from searchdb.config import Settings
+from searchdb.database import SCHEMA_REVISION
+from tests.picture_server import PictureServer
+from tests.unsplash_files import keyword, photo, write
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +95,66 @@ def test_sql_is_read_only_by_default(settings: Settings) -> None:
     assert run(settings, "sql", "--write", "CREATE TABLE mine (n int)").exit_code == 0
 
 
+def test_a_worker_ingests_what_was_only_queued(settings: Settings, album: Path) -> None:
+    queued = run(
+        settings, "ingest", "files", album / "*.jpg", "--limit", "20", "--chunk-size", "8", "--enqueue-only", "--json"
+    )
+    document = json.loads(output(queued))
+    assert (document["queued"], document["stored"], document["done"]) == (20, 0, 0)
+    assert "20 references are queued" in queued.stderr
+    status = json.loads(output(run(settings, "status", "--json")))
+    assert (status["images"], status["pending"], status["failed"]) == (0, 20, 0)
+    assert {"queued", "running", "rate_per_s", "workers"} == status["queue"].keys()
+    assert (status["queue"]["queued"], status["queue"]["workers"]) == (20, [])
+    assert "20 queued, 0 running" in output(run(settings, "status"))
+
+    document = json.loads(output(run(settings, "worker", "--drain", "--concurrency", "2", "--json")))
+    assert (document["stored"], document["failed"]) == (20, {})
+    status = json.loads(output(run(settings, "status", "--json")))
+    assert (status["images"], status["pending"], status["queue"]["queued"]) == (20, 0, 0)
+    assert json.loads(output(run(settings, "worker", "--drain", "--json")))["done"] == 0
+
+
+def test_unsplash_fills_its_tables_and_fetches_renditions(settings: Settings, tmp_path: Path) -> None:
+    with PictureServer() as server:
+        photos = [photo(n, photo_image_url=server.url(f"/ok.jpg?seed={n}")) for n in range(1, 4)]
+        write(tmp_path, "photos.tsv000", photos)
+        write(tmp_path, "keywords.tsv000", [keyword(1, "harbour"), keyword(1, "dune", suggested_by_user="t")])
+        loaded = run(settings, "ingest", "unsplash", tmp_path, "--only-metadata", "--json")
+        assert json.loads(output(loaded))["tables"]["written"] == {"photos": 3, "keywords": 2}
+        assert "photos: 3 rows, 3 new or changed, 0 bad" in loaded.stderr
+        assert server.requests.total() == 0
+
+        document = json.loads(output(run(settings, "ingest", "unsplash", tmp_path, "--limit", "2", "--json")))
+        assert (document["stored"], document["failed"], sum(document["tables"]["written"].values())) == (2, {}, 0)
+        assert sorted(server.hits) == [f"/ok.jpg?seed={n}&w=640&fm=jpg&q=80&fit=max" for n in (1, 2)]
+        document = json.loads(output(run(settings, "ingest", "unsplash", tmp_path, "--rendition", "w=300", "--json")))
+        assert (document["stored"], document["unchanged"]) == (1, 2)
+        assert server.hits["/ok.jpg?seed=3&w=336"] == 1  # no narrower than makes the short side 224
+
+    query = "SELECT image, rendition, source, source_id, credit, tags, metadata FROM images ORDER BY source_id"
+    row = json.loads(output(run(settings, "sql", query, "--json")))["rows"][0]
+    assert (row["image"], row["source"], row["source_id"]) == (photos[0]["photo_image_url"], "unsplash", "photo000001")
+    assert row["rendition"].endswith("/ok.jpg?seed=1&w=640&fm=jpg&q=80&fit=max")
+    assert (row["credit"], row["tags"]) == ("Ann Example 1", ["dune", "harbour"])
+    assert row["metadata"]["stats_downloads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/no/such.zip"], "/no/such.zip"),
+        (["--rendition", "w=wide", "."], "w"),
+        (["tests"], "photos"),
+    ],
+)
+def test_unsplash_says_what_is_wrong(settings: Settings, arguments: list[str], message: str) -> None:
+    result = run(settings, "ingest", "unsplash", *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_embed_fills_the_cache(settings: Settings) -> None:
     assert "stored 2 query embeddings" in run(settings, "embed", "a dog", "a cat").stderr
     document = json.loads(output(run(settings, "embed", "a dog", "--json")))
@@ -145,7 +208,7 @@ def test_ingesting_nothing_readable_fails(settings: Settings, tmp_path: Path) ->
 
 
 def test_limit_and_urls_from_standard_input(settings: Settings, album: Path) -> None:
-    assert json.loads(output(run(settings, "ingest", "files", album, "--limit", "4", "--json")))["done"] == 4
+    assert json.loads(output(run(settings, "ingest", "files", album / "*.jpg", "--limit", "4", "--json")))["done"] == 4
     result = run(settings, "ingest", "urls", "-", "--json", stdin="ftp://example.org/a.jpg\n")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["failed"] == {"InvalidReferenceError": 1}
@@ -158,9 +221,9 @@ def test_index_commands(settings: Settings) -> None:
 
 
 def test_db_commands_with_a_database_url(settings: Settings, empty_settings: Settings) -> None:
-    assert "the schema is at 0001" in run(empty_settings, "db", "migrate").stderr
+    assert f"the schema is at {SCHEMA_REVISION}" in run(empty_settings, "db", "migrate").stderr
     state = json.loads(output(run(settings, "db", "status", "--json")))
-    assert (state["embedded"], state["running"], state["schema"]) == (False, True, "0001")
+    assert (state["embedded"], state["running"], state["schema"]) == (False, True, SCHEMA_REVISION)
     assert settings.database_url is not None
     assert output(run(settings, "db", "url")).startswith("postgresql://postgres@/test_")
     for command in ("start", "stop"):
@@ -178,7 +241,7 @@ def test_db_commands_with_the_embedded_server(short_home: Path) -> None:
     url = call("db", "start").stdout.strip()
     assert call("db", "url").stdout.strip() == url
     state = json.loads(call("db", "status", "--json").stdout)
-    assert (state["running"], state["pinned"], state["schema"]) == (True, True, "0001")
+    assert (state["running"], state["pinned"], state["schema"]) == (True, True, SCHEMA_REVISION)
     assert call("db", "shell", "-Atc", "SELECT count(*) FROM images").stdout == "0\n"
     assert "stopped" in call("db", "stop").stderr
     assert "not running" in call("db", "stop").stderr

@@ -15,6 +15,7 @@ from click import Command, Context, Group
 
 from searchdb.cli import cli
 from searchdb.config import Settings
+from searchdb.fetch import DEADLINE_S
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"DATABASE_URL", *(f"SEARCHDB_{name.upper()}" for name in Settings.model_fields if name != "database_url")}
@@ -40,25 +41,28 @@ def last_stage(dockerfile: str) -> str:
 
 
 def test_services(compose: dict[str, Any]) -> None:
-    assert set(compose["services"]) == {"db", "migrate", "worker", "web"}
+    assert set(compose["services"]) == {"db", "migrate", "ingest", "worker", "web"}
+
+
+@pytest.mark.parametrize("name", ["db", "worker", "web"])
+def test_what_stays_up_is_restarted(compose: dict[str, Any], name: str) -> None:
+    assert compose["services"][name]["restart"] == "unless-stopped"
 
 
 @pytest.mark.parametrize("name", ["db", "web"])
-def test_what_stays_up_is_watched_and_restarted(compose: dict[str, Any], name: str) -> None:
-    service = compose["services"][name]
-    assert service["healthcheck"]["test"][0] == "CMD"
-    assert service["restart"] == "unless-stopped"
+def test_what_serves_is_watched(compose: dict[str, Any], name: str) -> None:
+    assert compose["services"][name]["healthcheck"]["test"][0] == "CMD"
 
 
 def test_order_of_start(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert services["migrate"]["depends_on"] == {"db": {"condition": "service_healthy"}}
-    for name in ("worker", "web"):
+    for name in ("ingest", "worker", "web"):
         assert services[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
 
 
-def test_one_shot_services_have_no_web_health_check(compose: dict[str, Any]) -> None:
-    for name in ("migrate", "worker"):
+def test_what_serves_no_page_has_no_web_health_check(compose: dict[str, Any]) -> None:
+    for name in ("migrate", "ingest", "worker"):
         assert compose["services"][name]["healthcheck"] == {"disable": True}
 
 
@@ -78,12 +82,25 @@ def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
     assert "ports" not in compose["services"]["db"]
 
 
-def test_web_finds_files_where_the_worker_found_them(compose: dict[str, Any]) -> None:
+def test_files_are_found_where_they_were_queued(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    [photos] = [volume for volume in services["worker"]["volumes"] if "PHOTOS" in volume]
+    [photos] = services["ingest"]["volumes"]
     assert photos.endswith(":/photos:ro")
-    assert photos in services["web"]["volumes"]
-    assert services["worker"]["command"][-1] == "/photos"
+    assert "/photos" in services["ingest"]["command"]
+    for name in ("worker", "web"):
+        assert photos in services[name]["volumes"]
+
+
+def test_the_workers_are_the_machine_that_queued_the_files(compose: dict[str, Any]) -> None:
+    """The queue of files is named after the host, and every container has a host name of its own unless told."""
+    services = compose["services"]
+    assert services["ingest"]["hostname"] == services["worker"]["hostname"]
+
+
+def test_a_stopped_worker_has_time_for_what_it_has_in_hand(compose: dict[str, Any]) -> None:
+    minutes = re.fullmatch(r"(\d+)m", compose["services"]["worker"]["stop_grace_period"])
+    assert minutes is not None
+    assert int(minutes[1]) * 60 > DEADLINE_S
 
 
 def test_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:
@@ -110,7 +127,7 @@ def test_commands_exist(compose: dict[str, Any]) -> None:
         words = service.get("command", [])
         if words:
             assert words[0] == "searchdb"
-            _follow(words[1:])
+            _parse(words[1:])
 
 
 def test_compose_accepts_the_file() -> None:
@@ -159,11 +176,12 @@ def test_ignore_file_lets_through_what_is_copied_and_nothing_else(dockerfile: st
     assert all((ROOT / name).exists() for name in copied)
 
 
-def _follow(words: list[str]) -> None:
-    """Walk down the command line's groups as far as the words name commands."""
+def _parse(words: list[str]) -> None:
+    """Parse the words as the command line would, down to the options of the command that they name."""
     command: Command = cli
     context = Context(command)
     while isinstance(command, Group):
         found = command.get_command(context, words[0])
         assert found is not None, f"there is no command {words[0]}"
         command, words = found, words[1:]
+    command.make_context(command.name, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from pgvector.psycopg import register_vector
+from procrastinate.schema import SchemaManager
 
 from searchdb.config import Settings, libpq_url
 from searchdb.database import Database
@@ -24,6 +26,7 @@ from searchdb.tables import VECTOR_INDEX, images, query_embeddings
 ROOT = Path(__file__).parents[1]
 MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
 ROWS = 400
+PROCRASTINATE_SCHEMA = "c70ec4b400a60ad9592787653aae5ae77ae41bf801d56b5bd2712751a07f2009"
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -80,6 +83,12 @@ def test_alembic_goes_up_down_and_up_again_and_finds_nothing_to_change(empty_set
         assert result.returncode == 0, (arguments, result.stderr)
     with Database(empty_settings) as database, database.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM images")) == 0
+
+
+def test_the_queue_s_schema_is_the_one_that_was_migrated_to() -> None:
+    """When this fails Procrastinate has a new schema: add a migration with its own, for databases that exist."""
+    schema = SchemaManager.get_schema().encode()
+    assert hashlib.sha256(schema).hexdigest() == PROCRASTINATE_SCHEMA
 
 
 def test_downgrading_leaves_nothing_of_ours(settings: Settings) -> None:

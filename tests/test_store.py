@@ -65,7 +65,7 @@ def test_a_chunk_is_stored_wholly_or_not_at_all(store: Store) -> None:
     good = SourceItem(image="/a.jpg", source="files")
     with pytest.raises(DatabaseError, match="image_length"):
         store.upsert([embedded(good), embedded(SourceItem(image="/" + "x" * 3000, source="files"))], MODEL)
-    assert store.counts() == {"images": 0, "failed": 0}
+    assert store.counts() == {"images": 0, "failed": 0, "pending": 0}
 
 
 def test_a_file_is_current_while_size_and_time_are_as_they_were(store: Store) -> None:
@@ -93,7 +93,7 @@ def test_failures_count_attempts_and_go_when_the_picture_comes(store: Store) -> 
     assert SourceItem.from_json(failure.item) == dataclasses.replace(item, tags=["t"])
     assert store.failed([item.image])[item.image].matches(item)
     store.upsert([embedded(item)], MODEL)
-    assert store.counts() == {"images": 1, "failed": 0}
+    assert store.counts() == {"images": 1, "failed": 0, "pending": 0}
 
 
 def test_failures_are_listed_and_cleared_by_source_and_class(store: Store) -> None:

@@ -94,7 +94,7 @@ def file(image_id: int) -> ResponseReturnValue:
     """Serve the picture as it is."""
     image = collection().get(image_id)
     if is_url(image):
-        return _to_its_host(image)
+        return _to_its_host(image.image)
     picture = open_picture(image)
     response = Response(wrap_file(request.environ, picture.file), mimetype=picture.mimetype, direct_passthrough=True)
     response.call_on_close(picture.file.close)
@@ -114,7 +114,7 @@ def thumbnail(image_id: int) -> ResponseReturnValue:
     """Serve the picture in small, as WebP; with `?v=` and its checksum's first 8 digits it may be kept for ever."""
     image = collection().get(image_id)
     if is_url(image):
-        return _to_its_host(image)
+        return _to_its_host(image.rendition or image.image)
     sha256, data = _thumbnail_of(image)
     response = Response(data, mimetype="image/webp")
     response.set_etag(sha256.hex())
@@ -149,9 +149,9 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
     return decoded.sha256, data
 
 
-def _to_its_host(image: StoredImage) -> ResponseReturnValue:
+def _to_its_host(url: str) -> ResponseReturnValue:
     try:
-        parts = urlsplit(clean_url(image.image))
+        parts = urlsplit(clean_url(url))
     except ValueError as exc:
         raise InvalidReferenceError(f"The URL of this picture {exc}.") from exc
     # Browsers load no picture from a URL with a password in it, and nobody else should learn it.

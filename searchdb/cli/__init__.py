@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +20,7 @@ COMMANDS = {
     "demo": "demo",
     "db": "db",
     "ingest": "ingest",
+    "worker": "worker",
     "failures": "failures",
     "search": "search",
     "embed": "search",
@@ -76,7 +78,8 @@ def cli(ctx: click.Context, verbose: bool, debug: bool, **overrides: Any) -> Non
     """Find pictures by meaning, in SQL."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "PIL"):  # what they report of bad pictures is in ingest_failures, in our words
+    # What they report of bad pictures is in ingest_failures, in our words; what of outages, in the worker's.
+    for chatty in ("httpx", "PIL", "procrastinate", "psycopg.pool"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL if not debug else level)
     ctx.obj = {name: value for name, value in overrides.items() if value is not None}
 
@@ -95,11 +98,16 @@ def open_collection(ctx: click.Context, **overrides: Any) -> SearchDB:
     return ctx.with_resource(SearchDB(settings_of(ctx, **overrides)))
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    """End with all clean-up, such as storing the chunk in hand; the second time, at once."""
+    signal.signal(number, lambda number, _frame: os._exit(128 + number))
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _terminate)  # so that clean-up runs as it does for Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     cli(prog_name="searchdb")

@@ -46,8 +46,8 @@ def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) ->
 
     folder = collection.settings.home / "album"
     click.echo(f"drawing the album in {folder}", err=True)
-    rows = draw_album(folder)
-    run_ingest(collection, "ingesting the album", album_items(folder), total=len(rows))
+    draw_album(folder)
+    run_ingest(collection, "ingesting the album", album_items(folder))
     for query in QUERIES:
         click.echo()
         print_hits(collection.search(query, count=HITS), title=f"Ranked results for: {query}")

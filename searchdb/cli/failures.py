@@ -54,7 +54,7 @@ def retry_failures(ctx: click.Context, source: str | None, error: str | None, as
     items = [SourceItem.from_json(failure.item) for failure in failures if failure.item is not None]
     if malformed := len(failures) - len(items):
         click.echo(f"{malformed:,} malformed references can only be ingested again from their source", err=True)
-    report = run_ingest(collection, "retrying", items, total=len(items), retry_failed=True)
+    report = run_ingest(collection, "retrying", items, retry_failed=True)
     if as_json:
         print_json(report.to_json())
 

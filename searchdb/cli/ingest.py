@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from searchdb.cli import open_collection
-from searchdb.cli.output import print_json, progress_bar
+from searchdb.cli.output import loading_bar, print_json, progress_bar
 
 if TYPE_CHECKING:
     from searchdb.collection import SearchDB
@@ -22,7 +23,8 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="print a report as JSON"),
         click.option("--retry-failed", is_flag=True, help="try references again that failed before"),
-        click.option("--chunk-size", type=click.IntRange(1, 2000), help="pictures in one write [default: 128]"),
+        click.option("--enqueue-only", is_flag=True, help="queue only; `searchdb worker` does the work"),
+        click.option("--chunk-size", type=click.IntRange(1, 1000), help="pictures in one chunk [default: 128]"),
         click.option("--limit", type=click.IntRange(1), metavar="N", help="take the first N references only"),
     ):
         command = option(command)
@@ -47,8 +49,7 @@ def ingest_files(
 
     listed = files(paths)
     collection = open_collection(ctx)
-    total = min(sum(1 for _ in files(paths)), limit or 2**63)
-    report = run_ingest(collection, "ingesting files", islice(listed, limit), total=total, **options)
+    report = run_ingest(collection, "ingesting files", islice(listed, limit), **options)
     gone = collection.gone_files(*paths)
     removed = collection.store.delete_images(gone) if gone and prune else 0
     if gone:
@@ -67,9 +68,47 @@ def ingest_urls(ctx: click.Context, source: str, limit: int | None, as_json: boo
 
     listed = urls(source)
     collection = open_collection(ctx)
-    total = None if source == "-" else min(sum(1 for _ in urls(source)), limit or 2**63)
-    report = run_ingest(collection, "ingesting URLs", islice(listed, limit), total=total, **options)
+    report = run_ingest(collection, "ingesting URLs", islice(listed, limit), **options)
     _finish(ctx, report, as_json)
+
+
+@ingest_command.command("unsplash")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--rendition", metavar="QUERY", help="asks for small pictures [default: w=640&fm=jpg&q=80&fit=max]")
+@click.option("--only-metadata", is_flag=True, help="load the tables, fetch no pictures")
+@common
+@click.pass_context
+def ingest_unsplash(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    rendition: str | None,
+    only_metadata: bool,
+    limit: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Ingest the Unsplash Lite dataset: the zip as downloaded, its folder, or parts such as photos.tsv000.
+
+    Its tables are filled first: unsplash_photos, unsplash_keywords, unsplash_collections, unsplash_conversions and
+    unsplash_colors. Then the photos without a picture are fetched, small ones; `--rendition ''` asks for the originals.
+    """
+    from searchdb.sources.unsplash import find_parts
+    from searchdb.sources.unsplash_photos import DEFAULT_RENDITION, parse_rendition
+
+    wanted = DEFAULT_RENDITION if rendition is None else rendition
+    parse_rendition(wanted)  # before half an hour of loading
+    has_photos = any(part.table == "photos" for part in find_parts(paths))
+    collection = open_collection(ctx)
+    with loading_bar() as show:
+        loaded = collection.load_unsplash(*paths, progress=show)
+    click.echo(loaded.in_words(), err=True)
+    if only_metadata or not has_photos:
+        if as_json:
+            print_json({"tables": loaded.to_json()})
+        return
+    items = collection.unsplash_items(*paths, rendition=wanted, limit=limit)
+    report = run_ingest(collection, "ingesting photos", items, **options)
+    _finish(ctx, report, as_json, tables=loaded.to_json())
 
 
 def run_ingest(
@@ -77,37 +116,56 @@ def run_ingest(
     label: str,
     items: Iterable[SourceItem | RejectedItem],
     *,
-    total: int | None,
-    retry_failed: bool = False,
+    enqueue_only: bool = False,
     chunk_size: int | None = None,
+    retry_failed: bool = False,
 ) -> IngestReport:
     """Ingest with a progress bar and say what became of everything, also when interrupted."""
-    from searchdb.ingest import DEFAULT_CHUNK_SIZE, IngestReport
+    from searchdb.ingest import DEFAULT_CHUNK_SIZE
+
+    with working(label) as show:
+        report = collection.ingest(
+            items,
+            chunk_size=chunk_size or DEFAULT_CHUNK_SIZE,
+            retry_failed=retry_failed,
+            enqueue_only=enqueue_only,
+            progress=show,
+        )
+    if enqueue_only:
+        click.echo(f"{report.queued:,} references are queued: `searchdb worker` ingests them", err=True)
+    click.echo(report.in_words(), err=True)
+    return report
+
+
+@contextmanager
+def working(label: str) -> Iterator[Callable[[IngestReport], None]]:
+    """Show a progress bar; yield what moves it. When interrupted say what is stored, and that the rest is queued."""
+    from searchdb.ingest import IngestReport
 
     report = IngestReport()
     interrupted = True
     try:
-        with progress_bar(label, total) as show:
+        with progress_bar(label) as show:
 
             def note(current: IngestReport) -> None:
                 nonlocal report
                 report = current
                 show(current)
 
-            report = collection.ingest(
-                items, retry_failed=retry_failed, chunk_size=chunk_size or DEFAULT_CHUNK_SIZE, progress=note
-            )
+            yield note
         interrupted = False
     finally:
         if interrupted:
-            click.echo(f"stopped; {report.stored:,} pictures were stored before that and stay", err=True)
-    click.echo(report.in_words(), err=True)
-    return report
+            click.echo(
+                f"stopped; {report.stored:,} pictures were stored before that and stay. What is still queued goes on "
+                "with the same command, or with `searchdb worker`",
+                err=True,
+            )
 
 
-def _finish(ctx: click.Context, report: IngestReport, as_json: bool, **more: int) -> None:
-    """Print the report as JSON if asked, and fail where not a single picture was readable."""
+def _finish(ctx: click.Context, report: IngestReport, as_json: bool, **more: Any) -> None:
+    """Print the report as JSON if asked, and fail where not a single picture was readable, or will be."""
     if as_json:
         print_json(report.to_json() | more)
-    if not report.readable:
+    if not (report.readable or report.queued > report.done):
         ctx.exit(1)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from searchdb.ingest import IngestReport
     from searchdb.records import Hit
+    from searchdb.unsplash import LoadProgress
 
 PIPE_WIDTH = 1000
 """Columns of a table that goes to a pipe: wide enough for no path to be broken."""
@@ -69,7 +70,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, total: int | None) -> Iterator[Callable[[IngestReport], None]]:
+def progress_bar(label: str) -> Iterator[Callable[[IngestReport], None]]:
     """Show one progress bar on stderr: done, total, rate, failures, time left. Yields what moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -88,10 +89,28 @@ def progress_bar(label: str, total: int | None) -> Iterator[Callable[[IngestRepo
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=total, failed=0)
+        task = progress.add_task(label, total=None, failed=0)
 
         def show(report: IngestReport) -> None:
-            progress.update(task, completed=report.done, failed=report.failed.total())
+            progress.update(task, completed=report.done, total=report.total, failed=report.failed.total())
+
+        yield show
+
+
+@contextmanager
+def loading_bar() -> Iterator[Callable[[LoadProgress], None]]:
+    """Show one progress bar on stderr for a load: the part at hand, bytes of all parts, time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("loading", total=None)
+
+        def show(loaded: LoadProgress) -> None:
+            progress.update(
+                task, description=f"loading {loaded.part}", completed=loaded.bytes_done, total=loaded.bytes_total
+            )
 
         yield show
 

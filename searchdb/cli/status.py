@@ -12,7 +12,7 @@ from searchdb.cli.output import print_json
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool) -> None:
-    """Show how many pictures there are, and how model, index and server are."""
+    """Show how many pictures there are, and how queue, workers, model, index and server are."""
     status = open_collection(ctx).status()
     if as_json:
         print_json(status.to_json())
@@ -21,6 +21,9 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     click.echo(f"pictures  {status.images:,}")
     click.echo(f"pending   {status.pending:,}")
     click.echo(f"failed    {status.failed:,}")
+    click.echo(f"queue     {status.queue.in_words()}")
+    for worker in status.queue.workers:
+        click.echo(f"worker    {worker.in_words()}")
     click.echo(f"model     {status.model or 'none yet'}")
     click.echo(f"index     {status.index.in_words()}")
     click.echo(f"server    {server} at {status.server['url']}")

@@ -129,6 +129,13 @@ def test_url_pictures_come_from_their_own_host(client: FlaskClient, shelf: Shelf
         assert response.headers["Location"] == target
 
 
+def test_a_url_picture_with_a_rendition_is_shown_by_it_in_small(client: FlaskClient, shelf: Shelf) -> None:
+    url = "https://example.org/boat.jpg"
+    picture = shelf.add("a boat", image=url, rendition=f"{url}?w=640")
+    assert client.get(f"/images/{picture}/thumbnail").headers["Location"] == f"{url}?w=640"
+    assert client.get(f"/images/{picture}/file").headers["Location"] == url
+
+
 @pytest.mark.parametrize("url", ["http://[::1", "https://", "http://example.org/a\r\nSet-Cookie: x=1", "http://a b/"])
 def test_malformed_url_leads_nowhere(client: FlaskClient, shelf: Shelf, url: str) -> None:
     picture = shelf.add("a boat", image=url)

@@ -1,0 +1,67 @@
+"""Waits out a database that is restarting, so that a run goes on where it stood."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from searchdb.errors import DatabaseUnavailableError
+
+T = TypeVar("T")
+
+PATIENCE_S = 300.0
+"""Longest outage that is sat out, in seconds: a restart takes some, a fail-over a minute or two."""
+PAUSE_S = 1.0
+"""Seconds between two tries."""
+
+logger = logging.getLogger(__name__)
+
+
+def outlast(call: Callable[[], T], *, given_up: threading.Event | None = None) -> T:
+    """Return what the call returns, made again until the database is back; it must be safe to repeat.
+
+    Setting `given_up` ends the waiting.
+
+    Raises:
+        DatabaseUnavailableError: the database stayed away longer than PATIENCE_S.
+    """
+    pause = (given_up or threading.Event()).wait
+    since: float | None = None
+    while True:
+        try:
+            result = call()
+        except DatabaseUnavailableError as exc:
+            since = since or time.monotonic()
+            _outage.noticed(exc)
+            if time.monotonic() - since > PATIENCE_S or pause(PAUSE_S):
+                raise
+        else:
+            if since is not None:
+                _outage.over()
+            return result
+
+
+class _Outage:
+    """What the log tells of the outage at hand: once, though many threads wait for its end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: float | None = None
+
+    def noticed(self, error: DatabaseUnavailableError) -> None:
+        with self._lock:
+            if self._since is None:
+                self._since = time.monotonic()
+                logger.warning("%s. Trying again for up to %g seconds", error, PATIENCE_S)
+
+    def over(self) -> None:
+        with self._lock:
+            if self._since is not None:
+                logger.warning("the database is back after %.0f seconds", time.monotonic() - self._since)
+                self._since = None
+
+
+_outage = _Outage()

@@ -1,0 +1,116 @@
+"""The state of a collection, as `searchdb status` tells it: pictures, queue, workers, model, index and server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from searchdb import index
+from searchdb.database import Database
+from searchdb.models import current_model
+from searchdb.queue import ALIVE, seconds
+from searchdb.store import Store
+from searchdb.tables import (
+    ingest_chunks,
+    ingest_pending,
+    ingest_workers,
+    procrastinate_jobs,
+    procrastinate_workers,
+)
+
+RATE_WINDOW_S = 60.0
+"""The rate is that of the last minute: chunks end every few seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStatus:
+    """A worker that is alive."""
+
+    host: str
+    pid: int
+    started_at: datetime
+    last_heartbeat: datetime
+
+    def in_words(self) -> str:
+        """Return it as one line for people."""
+        return f"{self.host}, process {self.pid}, since {self.started_at:%Y-%m-%d %H:%M}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueStatus:
+    """The queue, in pictures: some wait, some are in a worker's hands, and so many were finished a second."""
+
+    queued: int
+    running: int
+    rate_per_s: float
+    workers: Sequence[WorkerStatus]
+
+    def in_words(self) -> str:
+        """Return it as one line for people."""
+        alive = f"{len(self.workers)} worker{'' if len(self.workers) == 1 else 's'}"
+        return f"{self.queued:,} queued, {self.running:,} running, {self.rate_per_s:,.1f}/s in the last minute, {alive}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionStatus:
+    """All of it; `images`, `pending` and `failed` together are every reference that was ever given."""
+
+    images: int
+    pending: int
+    failed: int
+    queue: QueueStatus
+    model: str | None
+    index: index.IndexStatus
+    server: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values, but for dates."""
+        return {**asdict(self), "index": self.index.to_json()}
+
+
+def collection_status(database: Database) -> CollectionStatus:
+    """Return the state of the collection in a database."""
+    counts = Store(database.engine).counts()
+    with database.connect() as connection:
+        model = current_model(connection)
+        return CollectionStatus(
+            **counts,
+            queue=queue_status(connection),
+            model=None if model is None else model.name,
+            index=index.status(connection),
+            server={
+                "version": connection.exec_driver_sql("SHOW server_version").scalar_one(),
+                "embedded": database.embedded,
+                "url": database.masked_url,
+            },
+        )
+
+
+def queue_status(connection: Connection) -> QueueStatus:
+    """Return how the queue and its workers are."""
+    done, jobs, workers = ingest_chunks.c, procrastinate_jobs.c, procrastinate_workers.c
+    with_jobs = ingest_pending.join(procrastinate_jobs, jobs.id == ingest_pending.c.job_id)
+    in_hand = sa.select(sa.func.count()).select_from(with_jobs).where(jobs.status == "doing")
+    each = sa.func.jsonb_each_text(done.failed).table_valued("key", "value")
+    failed = sa.select(sa.func.sum(sa.cast(each.c.value, sa.BigInteger))).select_from(each).scalar_subquery()
+    finished = sa.func.sum(done.stored + done.unchanged + sa.func.coalesce(failed, 0))
+    recent = done.finished_at > sa.func.now() - seconds(RATE_WINDOW_S)
+    alive = (
+        sa.select(ingest_workers.c.host, ingest_workers.c.pid, ingest_workers.c.started_at, workers.last_heartbeat)
+        .join_from(ingest_workers, procrastinate_workers)
+        .where(ALIVE)
+        .order_by(ingest_workers.c.id)
+    )
+    total = connection.scalar(sa.select(sa.func.count()).select_from(ingest_pending)) or 0
+    running = connection.scalar(in_hand) or 0
+    return QueueStatus(
+        queued=total - running,
+        running=running,
+        rate_per_s=float(connection.scalar(sa.select(finished).where(recent)) or 0) / RATE_WINDOW_S,
+        workers=[WorkerStatus(**row) for row in connection.execute(alive).mappings()],
+    )
