@@ -1,4 +1,4 @@
-"""`make bench`: runs every benchmark on a database of its own, prints tables, and writes JSON if asked."""
+"""`make bench`: runs benchmarks, each on a database of its own, prints tables, and writes JSON if asked."""
 
 from __future__ import annotations
 
@@ -6,34 +6,57 @@ import argparse
 import json
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import ingest, search, start
+from benchmarks import ingest, scale, search, stages, start
 from searchdb.collection import SearchDB
 from searchdb.config import Settings
+
+Measured = tuple[dict[str, float], str]
+
+
+def _start(home: Path, *, quick: bool) -> Measured:
+    return start.measure()
+
+
+def _ingest(home: Path, *, quick: bool) -> Measured:
+    with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection:
+        return ingest.measure(collection, home / "album", quick=quick)
+
+
+def _search(home: Path, *, quick: bool) -> Measured:
+    with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection:
+        return search.measure(collection.database, quick=quick)
+
+
+BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
+    "start": _start,
+    "ingest": _ingest,
+    "search": _search,
+    "stages": stages.measure,
+    "scale": scale.measure,
+}
+"""Each takes a folder of its own, and `quick`; it returns figures and a table of them."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} [default: all]")
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     chosen = parser.parse_args()
+    if unknown := [name for name in chosen.names if name not in BENCHMARKS]:
+        parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(BENCHMARKS)}")
     figures: dict[str, float] = {}
-    home = Path(tempfile.mkdtemp(prefix="sdb-"))
-    try:
-        with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection:
-            parts = [
-                lambda: start.measure(),
-                lambda: ingest.measure(collection, home / "album", quick=chosen.quick),
-                lambda: search.measure(collection.database, quick=chosen.quick),
-            ]
-            for part in parts:
-                measured, shown = part()
-                figures |= measured
-                print(shown, end="\n\n", flush=True)
-                collection.store.delete_source("files")
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    for name in chosen.names or BENCHMARKS:
+        home = Path(tempfile.mkdtemp(prefix="sdb-"))
+        try:
+            measured, shown = BENCHMARKS[name](home, quick=chosen.quick)
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+        figures |= measured
+        print(shown, end="\n\n", flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

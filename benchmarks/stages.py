@@ -1,0 +1,152 @@
+"""What limits ingest: downloading, decoding, the model, or writing? Each alone, and all together.
+
+Every stage handles the same pictures, as ingest does: downloads in as many threads from a server on this machine,
+decoding and scaling in as many threads as there are cores, the model and the database in chunks. Measured with the
+demo's small CLIP and, unless in a hurry, with one of the size of openai/clip-vit-base-patch32, whose random weights
+find nothing and take as long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from transformers import CLIPConfig, CLIPModel
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.report import interleaved, table
+from benchmarks.server import PICTURE_SIZE, picture_server
+from searchdb.collection import SearchDB
+from searchdb.config import Settings
+from searchdb.decode import decode
+from searchdb.embed import DEMO_FOLDER, DEMO_MODEL
+from searchdb.ingest import DEFAULT_CHUNK_SIZE, FETCH_THREADS
+from searchdb.records import DecodedImage, EmbeddedImage, FetchedImage, SourceItem
+
+T = TypeVar("T")
+
+PICTURES, QUICK_PICTURES = 1_000, 256
+LARGE_PICTURES = 512
+"""Fewer for the large model, which takes a core tens of milliseconds for each."""
+ROUNDS, QUICK_ROUNDS = 3, 2
+LARGE_EDGE = 224
+"""Pixels that openai/clip-vit-base-patch32 looks at, each way."""
+SOURCE = "urls"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model to measure with: its name for Settings, for people, and as a suffix of the figures' names."""
+
+    name: str
+    title: str
+    suffix: str
+    pictures: int
+
+
+def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
+    """Return the figures and tables of them."""
+    models = [
+        Model(name=DEMO_MODEL, title="the demo's model", suffix="", pictures=QUICK_PICTURES if quick else PICTURES)
+    ]
+    if not quick:
+        large = str(make_large_model(home / "vit-b32"))
+        models.append(Model(name=large, title="a ViT-B/32", suffix="_vit_b32", pictures=LARGE_PICTURES))
+    figures: dict[str, float] = {}
+    tables = []
+    with picture_server() as url:
+        for model in models:
+            rates = _rates(home, model, url, QUICK_ROUNDS if quick else ROUNDS)
+            figures |= {f"stage_{stage}{model.suffix}_per_s": rate for stage, rate in rates.items()}
+            width, height = PICTURE_SIZE
+            title = f"stages, {model.pictures:,} JPEGs of {width} x {height}, {model.title}, {os.cpu_count()} cores"
+            tables.append(table(title, {stage: f"{rate:,.0f} pictures/s" for stage, rate in rates.items()}))
+    return figures, "\n\n".join(tables)
+
+
+def make_large_model(folder: Path) -> Path:
+    """Make a folder with a CLIP of the usual size, its weights random, and the demo's tokenizer; return it."""
+    transformers_logging.disable_progress_bar()
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig()).half().save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO_FOLDER / name, folder)
+    preprocessing = json.loads((DEMO_FOLDER / "preprocessor_config.json").read_text(encoding="utf-8"))
+    preprocessing |= {
+        "size": {"shortest_edge": LARGE_EDGE},
+        "crop_size": {"height": LARGE_EDGE, "width": LARGE_EDGE},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
+    return folder
+
+
+def _rates(home: Path, model: Model, url: str, rounds: int) -> dict[str, float]:
+    """Return the pictures per second of each stage."""
+    settings = Settings(home=home, model=model.name, database_url=None, allow_private_addresses=True)
+    items = [SourceItem(image=f"{url}/{n}.jpg", source=SOURCE) for n in range(model.pictures)]
+    with (
+        SearchDB(settings) as collection,
+        ThreadPoolExecutor(FETCH_THREADS) as fetching,
+        ThreadPoolExecutor(os.cpu_count()) as decoding,
+    ):
+        embedder = collection.embedder
+        embedder.load()
+
+        def download() -> list[FetchedImage]:
+            return list(fetching.map(collection.fetcher.fetch, items))
+
+        def decode_one(image: FetchedImage) -> DecodedImage:
+            decoded = decode(image, max_pixels=settings.max_image_pixels)
+            return replace(decoded, pixels=embedder.resize(decoded.pixels))
+
+        def decode_all() -> list[DecodedImage]:
+            return list(decoding.map(decode_one, fetched))
+
+        def embed() -> list[np.ndarray]:
+            return [embedder.embed_images([picture.pixels for picture in chunk]) for chunk in _chunks(decoded)]
+
+        def write() -> None:
+            for chunk in _chunks(rows):
+                collection.store.upsert(chunk, embedder.identity)
+
+        def whole() -> None:
+            # What the last round left goes first, which takes milliseconds.
+            collection.store.delete_source(SOURCE)
+            report = collection.ingest(items)
+            if report.stored != len(items) or report.copied:
+                raise RuntimeError(report.in_words())
+
+        fetched = download()
+        decoded = decode_all()
+        vectors = np.concatenate(embed())
+        rows = [_row(picture, vector) for picture, vector in zip(decoded, vectors, strict=True)]
+        stages: Mapping[str, Callable[[], object]] = {
+            "download": download,
+            "decode": decode_all,
+            "embed": embed,
+            "write": write,
+            "whole": whole,
+        }
+        seconds = interleaved(stages, rounds)
+        collection.store.delete_source(SOURCE)  # another model may want the database
+    return {stage: len(items) / value for stage, value in seconds.items()}
+
+
+def _row(picture: DecodedImage, vector: np.ndarray) -> EmbeddedImage:
+    """Return what is written for a picture: under another reference and content, or ingest would take its vector."""
+    item = replace(picture.item, image=f"{picture.item.image}?written")
+    other = hashlib.sha256(picture.sha256).digest()
+    return EmbeddedImage(decoded=replace(picture, item=item, sha256=other), embedding=vector)
+
+
+def _chunks(whole: Sequence[T]) -> list[Sequence[T]]:
+    return [whole[start : start + DEFAULT_CHUNK_SIZE] for start in range(0, len(whole), DEFAULT_CHUNK_SIZE)]
