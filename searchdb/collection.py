@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -22,7 +22,7 @@ from searchdb.config import Settings
 from searchdb.database import open_database
 from searchdb.decode import decode
 from searchdb.embed import Embedder
-from searchdb.errors import PictureError, QueryError
+from searchdb.errors import DatabaseError, PictureError, QueryError
 from searchdb.fetch import Fetcher
 from searchdb.ingest import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue, gone_files
 from searchdb.models import model_to_use
@@ -227,10 +227,15 @@ class SearchDB:
                     if worker.join(PROGRESS_S):
                         break
         except BaseException:
-            self.queue.nobody_waits(run_id)
+            with suppress(DatabaseError):  # the run ends for a reason of its own
+                self.queue.nobody_waits(run_id)
+                progress(queued.after(self.queue.progress(run_id)))
             raise
         report = look()
-        return replace(report, index_rebuilt=worker is not None and worker.index_rebuilt)
+        if worker is not None:
+            worker.rebuild_index()
+            report.index_rebuilt = worker.index_rebuilt
+        return report
 
     def work(
         self,
@@ -253,11 +258,13 @@ class SearchDB:
             while not (stop.is_set() or worker.join(PROGRESS_S) or (drain and outlast(self.queue.is_empty))):
                 progress(worker.report)
         progress(worker.report)
+        if not stop.is_set():  # whoever stops us waits, and the next worker will see to it
+            worker.rebuild_index()
         return replace(worker.report, index_rebuilt=worker.index_rebuilt)
 
     @contextmanager
     def _working(self, concurrency: int) -> Iterator[Worker]:
-        """Run a worker; at the end, also when interrupted, wait for what it has begun, and see to the index."""
+        """Run a worker; at the end, also when interrupted, wait for what it has begun."""
         from searchdb.jobs import Worker  # brings Procrastinate, which a search does without
 
         worker = Worker(database=self.database, ingest=self._make_ingest, concurrency=concurrency)
@@ -270,7 +277,6 @@ class SearchDB:
         finally:
             worker.stop()
             worker.join()
-        worker.rebuild_index()
 
     def _make_ingest(self) -> Ingest:
         ingest = Ingest(

@@ -18,7 +18,7 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 
 from searchdb import index
 from searchdb.database import Database
-from searchdb.errors import DatabaseError, DatabaseUnavailableError, ModelError
+from searchdb.errors import DatabaseError, ModelError
 from searchdb.ingest import DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.outage import outlast
 from searchdb.queue import STALLED_AFTER_S, TASK, Queue, queues
@@ -33,6 +33,11 @@ SHORT_S = 5.0
 """A session with the queue that ended sooner, although the database answers, is a failed one."""
 MAX_SHORT_SESSIONS = 5
 """Failed sessions in a row before the worker gives up and says why."""
+
+CHUNKS_FAULT = ("22", "23", "54")
+"""SQLSTATE classes of errors that another worker would meet with the same chunk: values that PostgreSQL refuses."""
+RETRY_S = 1
+"""Pause before a chunk that failed in a way nobody foresaw is tried again."""
 
 _LOST = (ConnectorException, psycopg.OperationalError)
 """What ends a session with the queue when the database goes away."""
@@ -62,6 +67,7 @@ class Worker:
         self._error: BaseException | None = None
         self._session: ProcrastinateWorker | None = None
         self._thread = threading.Thread(target=self._run, name="searchdb-worker", daemon=True)
+        self._ended = threading.Event()
         self.index_rebuilt = False
 
     @property
@@ -88,8 +94,8 @@ class Worker:
             ModelError: the model cannot be loaded or is not the collection's.
             DatabaseError: the database went away for long, or refuses us.
         """
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        # Not Thread.join: in Python 3.11 a Ctrl-C during it makes the thread count as ended while it runs on.
+        if not self._ended.wait(timeout_s):
             return False
         if self._error is not None:
             raise self._error
@@ -105,6 +111,7 @@ class Worker:
         finally:
             if self._ingest is not None:
                 self._ingest.close()
+            self._ended.set()
 
     def _serve(self) -> None:
         """Hold one session with the queue after the other, for an outage of the database ends them."""
@@ -132,7 +139,7 @@ class Worker:
             conninfo=self._database.libpq_url, min_size=1, max_size=4, kwargs={"application_name": "searchdb worker"}
         )
         app = procrastinate.App(connector=connector)
-        app.task(name=TASK, pass_context=True, retry=True)(self._work)
+        app.task(name=TASK, pass_context=True, retry=procrastinate.RetryStrategy(wait=RETRY_S))(self._work)
         async with app.open_async():
             session = ProcrastinateWorker(
                 app,
@@ -200,11 +207,17 @@ class Worker:
                     if self._stop.is_set():
                         self._ingest.stop()
             self._ingest.work(job_id, context.job.attempts)
-        except (ModelError, DatabaseUnavailableError) as exc:
-            # Not the chunk's fault: the worker ends, and whoever can do it finds the chunk in the queue.
+        except Exception as exc:
+            if not _is_no_fault_of_the_chunk(exc):
+                logger.warning("a chunk failed and will be tried again: %s: %s", type(exc).__name__, exc)
+                raise
+            # The worker ends, and whoever can do it finds the chunk in the queue.
             self._error = exc
             self.stop()
             self._queue.hand_back(job_id)
-        except Exception as exc:
-            logger.warning("a chunk failed and will be tried again: %s: %s", type(exc).__name__, exc)
-            raise
+
+
+def _is_no_fault_of_the_chunk(error: Exception) -> bool:
+    if isinstance(error, DatabaseError):
+        return not (error.sqlstate or "").startswith(CHUNKS_FAULT)
+    return isinstance(error, ModelError)

@@ -1,4 +1,4 @@
-"""Waits out a database that is restarting, so that a run goes on where it stood."""
+"""Waits out a database that is restarting, or has no room, so that a run goes on where it stood."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from searchdb.errors import DatabaseUnavailableError
+from searchdb.errors import DatabaseError, DatabaseUnavailableError
 
 T = TypeVar("T")
 
@@ -16,24 +16,28 @@ PATIENCE_S = 300.0
 """Longest outage that is sat out, in seconds: a restart takes some, a fail-over a minute or two."""
 PAUSE_S = 1.0
 """Seconds between two tries."""
+PASSING = ("40", "53", "55", "57", "58")
+"""SQLSTATE classes that pass without our doing: deadlocks, no disk or memory, locks, an operator, the system."""
 
 logger = logging.getLogger(__name__)
 
 
 def outlast(call: Callable[[], T], *, given_up: threading.Event | None = None) -> T:
-    """Return what the call returns, made again until the database is back; it must be safe to repeat.
+    """Return what the call returns, made again until the database serves it; it must be safe to repeat.
 
     Setting `given_up` ends the waiting.
 
     Raises:
-        DatabaseUnavailableError: the database stayed away longer than PATIENCE_S.
+        DatabaseError: what stood in the way lasted longer than PATIENCE_S, or does not pass by itself.
     """
     pause = (given_up or threading.Event()).wait
     since: float | None = None
     while True:
         try:
             result = call()
-        except DatabaseUnavailableError as exc:
+        except DatabaseError as exc:
+            if not is_passing(exc):
+                raise
             since = since or time.monotonic()
             _outage.noticed(exc)
             if time.monotonic() - since > PATIENCE_S or pause(PAUSE_S):
@@ -44,6 +48,11 @@ def outlast(call: Callable[[], T], *, given_up: threading.Event | None = None) -
             return result
 
 
+def is_passing(error: DatabaseError) -> bool:
+    """Whether the same statement may succeed later without anybody changing it."""
+    return isinstance(error, DatabaseUnavailableError) or (error.sqlstate or "").startswith(PASSING)
+
+
 class _Outage:
     """What the log tells of the outage at hand: once, though many threads wait for its end."""
 
@@ -51,7 +60,7 @@ class _Outage:
         self._lock = threading.Lock()
         self._since: float | None = None
 
-    def noticed(self, error: DatabaseUnavailableError) -> None:
+    def noticed(self, error: DatabaseError) -> None:
         with self._lock:
             if self._since is None:
                 self._since = time.monotonic()
