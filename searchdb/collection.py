@@ -255,7 +255,9 @@ class SearchDB:
         """
         stop = stop or threading.Event()
         with self._working(concurrency) as worker:
-            while not (stop.is_set() or worker.join(PROGRESS_S) or (drain and outlast(self.queue.is_empty))):
+            while not (
+                stop.is_set() or worker.join(PROGRESS_S) or (drain and outlast(self.queue.is_empty, given_up=stop))
+            ):
                 progress(worker.report)
         progress(worker.report)
         if not stop.is_set():  # whoever stops us waits, and the next worker will see to it

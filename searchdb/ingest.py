@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -45,7 +45,7 @@ DEFAULT_CONCURRENCY = 4
 FETCH_THREADS = 32
 """Downloads at a time: they wait for the network far more than they compute."""
 MAX_ATTEMPTS = 2
-"""Workers that may die at a chunk before its pictures are tried one by one, and then at the picture."""
+"""Workers that may die at a chunk before its pictures are tried one by one, and then at one picture."""
 REMEMBERED_VECTORS = 4096
 """Vectors of the last pictures kept for others with the same bytes, not yet written: 8 MB."""
 
@@ -71,7 +71,11 @@ class ImageEmbedder(Protocol):
 
 @dataclass(kw_only=True)
 class IngestReport:
-    """What a run, or a worker, has done so far; of a run every reference it was given is counted once."""
+    """What a run, or a worker, has done so far.
+
+    Of a run every reference it was given is counted once, or again where it was named again in a later chunk and was
+    done by then.
+    """
 
     queued: int = 0
     """References put into the queue, or found there; they are counted again below once they are done."""
@@ -200,36 +204,49 @@ class Ingest:
         """End the threads."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def work(self, job_id: int, attempts: int) -> None:
+    def work(self, job_id: int, attempts: int, *, suspect: bool = False) -> None:
         """Ingest what is left of a chunk, and take it out of the queue; if interrupted, it is still there.
 
-        `attempts` says how many workers died, or failed, at it before.
+        `attempts` says how many workers died, or failed, at it before; a `suspect` is tried picture by picture.
 
         Raises:
             ModelMismatchError: the collection's vectors come from another model.
-            DatabaseUnavailableError: the database went away for long.
+            DatabaseError: the database went away for long, or refuses us.
         """
-        chunk = outlast(lambda: self._queue.chunk(job_id))
-        if attempts >= MAX_ATTEMPTS and len(chunk) > 1:
-            outlast(lambda: self._queue.split(job_id))
+        if attempts >= MAX_ATTEMPTS and not suspect:
+            self._outlast(lambda: self._queue.suspect(job_id))
             return
+        chunk = self._outlast(lambda: self._queue.chunk(job_id))
         # Somebody may have stored some between the source's look and the queue's.
-        stored = outlast(lambda: self._store.stored([item.image for item in chunk]))
+        stored = self._outlast(lambda: self._store.stored([item.image for item in chunk]))
         unchanged = [item.image for item in chunk if item.image in stored and stored[item.image].matches(item)]
         wanted = [item for item in chunk if item.image not in set(unchanged)]
-        if attempts >= MAX_ATTEMPTS:
-            prepared = [_failed(item, WorkerLostError(attempts)) for item in wanted]
-        else:
-            prepared = self._prepared(wanted)
-        outcome = self._outcome(job_id, prepared, unchanged=unchanged)
-        outlast(lambda: self._store.settle(outcome, self._embedder.identity, worker=self._name))
-        self._count(outcome)
+        if suspect:
+            for item in wanted:
+                if not self._stopping.is_set():
+                    self._settle(job_id, [self._tried_alone(item)], [])
+            wanted = []
+        self._settle(job_id, self._prepared(wanted), unchanged)
         if self._stopping.is_set():
-            outlast(lambda: self._queue.hand_back(job_id))
+            self._outlast(lambda: self._queue.hand_back(job_id))
 
-    def _prepared(self, items: Sequence[SourceItem]) -> list[DecodedImage | FailedImage]:
-        """Fetch and decode in threads; what was not begun when `stop` was called is left out."""
-        return [outcome for outcome in self._executor.map(self._prepare, items) if outcome is not None]
+    def _tried_alone(self, item: SourceItem) -> DecodedImage | FailedImage | None:
+        attempt = self._outlast(lambda: self._queue.attempt(item.image))
+        return _failed(item, WorkerLostError(attempt - 1)) if attempt > MAX_ATTEMPTS else self._prepare(item)
+
+    def _settle(
+        self, job_id: int, prepared: Iterable[DecodedImage | FailedImage | None], unchanged: Sequence[str]
+    ) -> None:
+        outcome = self._outcome(job_id, [each for each in prepared if each is not None], unchanged)
+        self._outlast(lambda: self._store.settle(outcome, self._embedder.identity, worker=self._name))
+        self._count(outcome)
+
+    def _outlast(self, call: Callable[[], T]) -> T:
+        return outlast(call, given_up=self._stopping)
+
+    def _prepared(self, items: Sequence[SourceItem]) -> Iterator[DecodedImage | FailedImage | None]:
+        """Fetch and decode in threads; what was not begun when `stop` was called is None."""
+        return self._executor.map(self._prepare, items)
 
     def _prepare(self, item: SourceItem) -> DecodedImage | FailedImage | None:
         if self._stopping.is_set():
@@ -243,7 +260,7 @@ class Ingest:
             return _failed(item, exc)
 
     def _outcome(
-        self, job_id: int, prepared: Sequence[DecodedImage | FailedImage], *, unchanged: Sequence[str]
+        self, job_id: int, prepared: Sequence[DecodedImage | FailedImage], unchanged: Sequence[str]
     ) -> ChunkOutcome:
         """Embed each distinct content once; the others with the same bytes take its vector."""
         decoded = [picture for picture in prepared if isinstance(picture, DecodedImage)]
@@ -263,7 +280,7 @@ class Ingest:
         hashes = [picture.sha256 for picture in decoded]
         vectors = {sha256: self._recent[sha256] for sha256 in hashes if sha256 in self._recent}
         unknown = {sha256 for sha256 in hashes if sha256 not in vectors}
-        vectors |= outlast(lambda: self._store.embeddings_of(list(unknown), self._embedder.identity))
+        vectors |= self._outlast(lambda: self._store.embeddings_of(list(unknown), self._embedder.identity))
         fresh = {picture.sha256: picture for picture in reversed(decoded) if picture.sha256 not in vectors}
         if fresh:
             embedded = self._embedder.embed_images([picture.pixels for picture in fresh.values()])

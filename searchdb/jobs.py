@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import cast
 
 import procrastinate
@@ -21,7 +22,7 @@ from searchdb.database import Database
 from searchdb.errors import DatabaseError, ModelError
 from searchdb.ingest import DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.outage import outlast
-from searchdb.queue import STALLED_AFTER_S, TASK, Queue, queues
+from searchdb.queue import STALLED_AFTER_S, SUSPECTS, TASK, Queue, queues
 
 HEARTBEAT_S = 5.0
 """Between two signs of life, and two looks for workers that give none."""
@@ -29,7 +30,9 @@ TIDY_S = 60.0
 """Between two looks at what grows slowly: the vector index, lost chunks, old records."""
 POLL_S = 2.0
 """Between two looks at the queue; notifications make most of them needless."""
-SHORT_S = 5.0
+CONNECTION_S = 3.0
+"""Longest wait for one of the queue's connections: an outage is waited for elsewhere, and can be interrupted there."""
+SHORT_S = 10.0
 """A session with the queue that ended sooner, although the database answers, is a failed one."""
 MAX_SHORT_SESSIONS = 5
 """Failed sessions in a row before the worker gives up and says why."""
@@ -62,6 +65,7 @@ class Worker:
         self._make_ingest = ingest
         self._ingest: Ingest | None = None
         self._making = threading.Lock()
+        self._in_hand: set[int] = set()
         self._concurrency = concurrency
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -84,8 +88,9 @@ class Worker:
         self._stop.set()
         if self._ingest is not None:
             self._ingest.stop()
-        if self._session is not None:
-            self._session.stop()
+        session = self._session  # the other thread may take it away
+        if session is not None:
+            session.stop()
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait until it has ended, at most so long; return whether it has.
@@ -133,10 +138,17 @@ class Worker:
             connection.execute(sa.text("SELECT 1"))
 
     async def _hold_session(self) -> None:
+        loop = asyncio.get_running_loop()
         # Chunks, and what this module runs beside them, each hold a thread.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self._concurrency + 2))
+        loop.set_default_executor(ThreadPoolExecutor(self._concurrency + 2))
+        # Of a job whose end could not be noted nobody asks how it went: `_keep_house` finds it.
+        loop.set_exception_handler(lambda _, context: logger.info("%s", context["message"]))
         connector = procrastinate.PsycopgConnector(
-            conninfo=self._database.libpq_url, min_size=1, max_size=4, kwargs={"application_name": "searchdb worker"}
+            conninfo=self._database.libpq_url,
+            min_size=1,
+            max_size=4,
+            timeout=CONNECTION_S,
+            kwargs={"application_name": "searchdb worker"},
         )
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=True, retry=procrastinate.RetryStrategy(wait=RETRY_S))(self._work)
@@ -164,7 +176,8 @@ class Worker:
     async def _keep_house(self, session: ProcrastinateWorker) -> None:
         """Give signs of life, also while the last chunks end, when Procrastinate gives none; look after the queue."""
         began = time.monotonic()
-        tidied = began
+        tidied = -TIDY_S
+        strays: frozenset[int] = frozenset()
         worker_id: int | None = None
         while True:
             await asyncio.sleep(HEARTBEAT_S if worker_id else 0.1)
@@ -177,6 +190,11 @@ class Worker:
                     worker_id = session.worker_id
                     await asyncio.to_thread(self._queue.register, worker_id)
                 await asyncio.to_thread(self._queue.beat, worker_id)
+                # Seen twice, for a job is in the database's hand a moment before and after it is in ours.
+                unknown = await asyncio.to_thread(self._queue.in_hand, worker_id) - self._in_hand
+                if lost := unknown & strays:
+                    await asyncio.to_thread(self._queue.put_back, lost)
+                strays = unknown - lost
                 # After an outage everybody's last sign of life is old: only then is silence a sign of death.
                 if time.monotonic() - began > STALLED_AFTER_S:
                     recovered = await asyncio.to_thread(self._queue.recover)
@@ -200,13 +218,14 @@ class Worker:
     def _work(self, context: procrastinate.JobContext) -> None:
         """Ingest one chunk, in one of the threads."""
         job_id = cast("int", context.job.id)  # None only before it is queued
+        self._in_hand.add(job_id)
         try:
             with self._making:
                 if self._ingest is None:
                     self._ingest = self._make_ingest()
                     if self._stop.is_set():
                         self._ingest.stop()
-            self._ingest.work(job_id, context.job.attempts)
+            self._ingest.work(job_id, context.job.attempts, suspect=context.job.lock == SUSPECTS)
         except Exception as exc:
             if not _is_no_fault_of_the_chunk(exc):
                 logger.warning("a chunk failed and will be tried again: %s: %s", type(exc).__name__, exc)
@@ -214,7 +233,10 @@ class Worker:
             # The worker ends, and whoever can do it finds the chunk in the queue.
             self._error = exc
             self.stop()
-            self._queue.hand_back(job_id)
+            with suppress(DatabaseError):  # or whoever finds it orphaned puts it back
+                self._queue.hand_back(job_id)
+        finally:
+            self._in_hand.discard(job_id)
 
 
 def _is_no_fault_of_the_chunk(error: Exception) -> bool:

@@ -41,6 +41,7 @@ def outlast(call: Callable[[], T], *, given_up: threading.Event | None = None) -
             since = since or time.monotonic()
             _outage.noticed(exc)
             if time.monotonic() - since > PATIENCE_S or pause(PAUSE_S):
+                _outage.given_up()
                 raise
         else:
             if since is not None:
@@ -65,6 +66,10 @@ class _Outage:
             if self._since is None:
                 self._since = time.monotonic()
                 logger.warning("%s. Trying again for up to %g seconds", error, PATIENCE_S)
+
+    def given_up(self) -> None:
+        with self._lock:
+            self._since = None
 
     def over(self) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ URL_QUEUE = "urls"
 WAITED_FOR = 1
 """Priority of chunks that somebody waits for; those that were only queued have 0."""
 SUSPECTS = "suspects"
-"""Procrastinate's lock on pictures at which workers died: one at a time, so that the next death has one cause."""
+"""Procrastinate's lock on chunks at which workers died: one at a time, so that the next death has one cause."""
 STALLED_AFTER_S = 20.0
 """A worker whose heart has not beaten for so long is dead, and its chunks go back to the queue."""
 KEEP_CHUNKS = sa.text("interval '30 days'")
@@ -105,7 +105,11 @@ class Queue:
             )
             statement = statement.on_conflict_do_update(
                 index_elements=["image"],
-                set_={"item": statement.excluded.item, "run_ids": pending.run_ids + statement.excluded.run_ids},
+                set_={
+                    "item": statement.excluded.item,
+                    "run_ids": pending.run_ids + statement.excluded.run_ids,
+                    "job_id": sa.case((_has_job(), pending.job_id), else_=statement.excluded.job_id),
+                },
                 where=~pending.run_ids.contains(statement.excluded.run_ids),
             )
             owners = connection.scalars(statement.returning(pending.job_id)).all()
@@ -153,25 +157,32 @@ class Queue:
         with self._engine.connect() as connection:
             return [SourceItem.from_json(item) for item in connection.scalars(statement)]
 
-    def split(self, job_id: int) -> None:
-        """Give every reference of a chunk a job of its own: some worker has died at one of them."""
+    def suspect(self, job_id: int) -> None:
+        """Queue a chunk again as one at which workers died: no two of these are worked on at once, anywhere."""
         with self._engine.begin() as connection:
-            for image in _left(connection, job_id):
-                alone = self._defer(connection, _queue_of(image), 0, lock=SUSPECTS)
-                _move(connection, alone, ingest_pending.c.image == image)
+            self._move(connection, job_id, lock=SUSPECTS)
+
+    def attempt(self, image: str) -> int:
+        """Count, before it is made, an attempt at a picture of such a chunk; return which one it is, from 1 on."""
+        pending = ingest_pending.c
+        one_more = sa.update(ingest_pending).where(pending.image == image).values(attempts=pending.attempts + 1)
+        with self._engine.begin() as connection:
+            return connection.scalar(one_more.returning(pending.attempts)) or 1
 
     def hand_back(self, job_id: int) -> None:
         """Queue what is left of a chunk again, as if nobody had taken it up."""
         with self._engine.begin() as connection:
-            self._hand_back(connection, job_id)
+            self._move(connection, job_id)
 
-    def _hand_back(self, connection: Connection, job_id: int) -> None:
-        if left := _left(connection, job_id):
-            priority = connection.scalar(
-                sa.select(procrastinate_jobs.c.priority).where(procrastinate_jobs.c.id == job_id)
-            )
-            fresh = self._defer(connection, _queue_of(left[0]), priority or 0)
-            _move(connection, fresh, ingest_pending.c.job_id == job_id)
+    def _move(self, connection: Connection, job_id: int, *, lock: str | None = None) -> None:
+        """Give what is left of a chunk a new job."""
+        pending, jobs = ingest_pending.c, procrastinate_jobs.c
+        left = sa.select(pending.image).where(pending.job_id == job_id).order_by(pending.image.collate("C"))
+        images = connection.scalars(left.with_for_update()).all()  # locked in the order of every writer
+        if images:
+            priority = connection.scalar(sa.select(jobs.priority).where(jobs.id == job_id))
+            fresh = self._defer(connection, _queue_of(images[0]), priority or 0, lock=lock)
+            connection.execute(sa.update(ingest_pending).where(pending.job_id == job_id).values(job_id=fresh))
 
     # --- keeping house --------------------------------------------------------------------------
 
@@ -208,12 +219,29 @@ class Queue:
             connection.execute(sa.delete(procrastinate_workers).where(~ALIVE))
         return recovered
 
+    def in_hand(self, worker_id: int) -> frozenset[int]:
+        """Return the jobs that are one worker's, by what the database says."""
+        jobs = procrastinate_jobs.c
+        with self._engine.connect() as connection:
+            mine = sa.select(jobs.id).where(jobs.status == "doing", jobs.worker_id == worker_id)
+            return frozenset(connection.scalars(mine))
+
+    def put_back(self, job_ids: Collection[int]) -> None:
+        """Let jobs wait again whose worker knows nothing of them: the outage at which they began or ended hid it."""
+        jobs = procrastinate_jobs.c
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(procrastinate_jobs)
+                .where(jobs.id.in_(job_ids), jobs.status == "doing")
+                .values(status="todo", worker_id=None)
+            )
+
     def tidy(self) -> None:
         """Give chunks whose job somebody cancelled or deleted a new one, and forget what finished long ago."""
         with self._engine.begin() as connection:
             lost = sa.select(ingest_pending.c.job_id).distinct().where(~_has_job())
             for job_id in connection.scalars(lost).all():
-                self._hand_back(connection, job_id)
+                self._move(connection, job_id)
             connection.execute(
                 sa.delete(ingest_chunks).where(ingest_chunks.c.finished_at < sa.func.now() - KEEP_CHUNKS)
             )
@@ -260,16 +288,6 @@ def _has_job() -> sa.ColumnElement[bool]:
 def _queue_of(image: str) -> str:
     """Return the queue of a reference; a chunk holds URLs, or files of one machine."""
     return URL_QUEUE if image.startswith(("http://", "https://")) else files_queue()
-
-
-def _left(connection: Connection, job_id: int) -> Sequence[str]:
-    """Return the references of a chunk, locked, in the order in which every writer locks them."""
-    statement = sa.select(ingest_pending.c.image).where(ingest_pending.c.job_id == job_id)
-    return connection.scalars(statement.order_by(ingest_pending.c.image.collate("C")).with_for_update()).all()
-
-
-def _move(connection: Connection, job_id: int, which: sa.ColumnElement[bool]) -> None:
-    connection.execute(sa.update(ingest_pending).where(which).values(job_id=job_id))
 
 
 def _row(item: SourceItem, job_id: int, run_id: UUID) -> dict[str, Any]:

@@ -157,6 +157,7 @@ ingest_pending = Table(
     Column("item", JSONB, nullable=False, comment="the source item"),
     Column("job_id", BigInteger, nullable=False, index=True, comment="the Procrastinate job whose chunk it is in"),
     Column("run_ids", ARRAY(Uuid), nullable=False, comment="the runs that asked for it"),
+    Column("attempts", Integer, nullable=False, server_default=text("0"), comment="as a suspect, alone"),
     Column("queued_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
     comment="References that wait to be ingested, or are being ingested.",

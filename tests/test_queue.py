@@ -245,22 +245,42 @@ def test_nothing_left_is_nothing_to_hand_back(desk: Desk) -> None:
     assert desk.jobs() == []
 
 
-def test_suspects_are_tried_one_at_a_time(desk: Desk) -> None:
-    desk.put([url(1), url(2), url(3)], waited_for=True)
+def test_of_suspect_chunks_one_at_a_time_is_worked_on(desk: Desk) -> None:
+    desk.put([url(1), url(2)], waited_for=True)
+    desk.put([url(3)], waited_for=True)
     worker = desk.new_worker()
-    job = desk.fetch(worker)
-    assert job is not None
-    desk.queue.split(job)
-    desk.finish(job)
-    assert [(job["lock"], job["attempts"]) for job in desk.jobs()] == [(SUSPECTS, 0)] * 3
-    assert desk.chunks() == [{url(n).image} for n in (1, 2, 3)]
-    for n in (1, 2, 3):
-        alone = desk.fetch(worker)
-        assert alone is not None
+    for _ in range(2):
+        job = desk.fetch(worker)
+        assert job is not None
+        desk.queue.suspect(job)
+        desk.finish(job)
+    assert [(job["lock"], job["attempts"]) for job in desk.jobs()] == [(SUSPECTS, 0)] * 2
+    assert desk.chunks() == [{url(1).image, url(2).image}, {url(3).image}]
+    for items in ([url(1), url(2)], [url(3)]):
+        suspect = desk.fetch(worker)
+        assert suspect is not None
         assert desk.fetch(worker) is None
-        desk.settle(alone, stored=[url(n)])
-        desk.finish(alone)
+        desk.settle(suspect, stored=items)
+        desk.finish(suspect)
     assert desk.queue.is_empty()
+
+
+def test_attempts_are_counted_for_each_picture(desk: Desk) -> None:
+    desk.put([url(1), url(2)])
+    assert [desk.queue.attempt(url(1).image) for _ in range(3)] == [1, 2, 3]
+    assert desk.queue.attempt(url(2).image) == 1
+
+
+def test_jobs_that_their_worker_knows_nothing_of_wait_again(desk: Desk) -> None:
+    desk.put([url(1)])
+    desk.put([url(2)])
+    worker = desk.new_worker()
+    lost, held = desk.fetch(worker), desk.fetch(worker)
+    assert lost is not None
+    assert desk.queue.in_hand(worker) == {lost, held}
+    desk.queue.put_back([lost])
+    assert desk.queue.in_hand(worker) == {held}
+    assert desk.fetch(desk.new_worker()) == lost
 
 
 # --- keeping house --------------------------------------------------------------------------------
@@ -303,7 +323,9 @@ def test_a_chunk_whose_job_somebody_took_away_gets_a_new_one(desk: Desk, status:
         if status is None:
             connection.execute(sa.text("DELETE FROM procrastinate_jobs WHERE id = :id"), {"id": old["id"]})
         else:
-            statement = "UPDATE procrastinate_jobs SET status = CAST(:status AS procrastinate_job_status) WHERE id = :id"
+            statement = (
+                "UPDATE procrastinate_jobs SET status = CAST(:status AS procrastinate_job_status) WHERE id = :id"
+            )
             connection.execute(sa.text(statement), {"id": old["id"], "status": status})
     desk.queue.tidy()
     pending = desk.pending()
@@ -382,10 +404,11 @@ ITEMS = [url(n) for n in range(12)] + [file(n) for n in range(4)]
 class Anything(RuleBasedStateMachine):
     """Runs, workers, deaths and meddling in any order; every reference is pending, a picture or a failure."""
 
-    def __init__(self, desk: Desk) -> None:
+    desk: Desk
+
+    def __init__(self) -> None:
         super().__init__()
-        self.desk = desk
-        with desk.database.begin() as connection:
+        with self.desk.database.begin() as connection:
             connection.execute(
                 sa.text(
                     "TRUNCATE images, ingest_failures, ingest_pending, ingest_chunks, ingest_workers, "
@@ -428,7 +451,9 @@ class Anything(RuleBasedStateMachine):
             self.held.append((job, self.desk.queue.chunk(job)))
 
     @precondition(lambda self: self.held)
-    @rule(which=st.integers(0, 9), outcomes=st.lists(st.sampled_from("sfu-"), min_size=6, max_size=6), end=st.booleans())
+    @rule(
+        which=st.integers(0, 9), outcomes=st.lists(st.sampled_from("sfu-"), min_size=6, max_size=6), end=st.booleans()
+    )
     def settle(self, which: int, outcomes: list[str], end: bool) -> None:
         """Also by a worker that is thought to be dead, whose chunk others have taken up meanwhile."""
         job, items = self.held_at(which)
@@ -444,9 +469,9 @@ class Anything(RuleBasedStateMachine):
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 9))
-    def split(self, which: int) -> None:
+    def suspect(self, which: int) -> None:
         job, items = self.held_at(which)
-        self.desk.queue.split(job)
+        self.desk.queue.suspect(job)
         self.desk.finish(job)
         self.held.remove((job, items))
 
@@ -510,9 +535,9 @@ class Anything(RuleBasedStateMachine):
 
 
 def test_no_reference_is_lost_whatever_happens(desk: Desk) -> None:
-    run_state_machine_as_test(
-        lambda: Anything(desk), settings=hypothesis_settings(max_examples=20, stateful_step_count=30, deadline=None)
-    )
+    here = type("Here", (Anything,), {"desk": desk})
+    limits = hypothesis_settings(max_examples=20, stateful_step_count=30, deadline=None)
+    run_state_machine_as_test(here, settings=limits)
 
 
 def test_a_lost_picture_is_named_with_the_way_out(desk: Desk) -> None:

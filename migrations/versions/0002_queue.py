@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("item", JSONB, nullable=False, comment="the source item"),
         sa.Column("job_id", sa.BigInteger, nullable=False, comment="the Procrastinate job whose chunk it is in"),
         sa.Column("run_ids", ARRAY(sa.Uuid), nullable=False, comment="the runs that asked for it"),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0"), comment="as a suspect, alone"),
         sa.Column("queued_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
         sa.CheckConstraint("octet_length(image) <= 2048", name="ingest_pending_image_length_check"),
         comment="References that wait to be ingested, or are being ingested.",

@@ -24,9 +24,10 @@ def delimited_rows(
 ) -> Iterator[tuple[int, list[str] | csv.Error]]:
     """Yield each row, the header first, with the number of its first line; empty lines are left out.
 
-    With `strict`, rows are as programs write them: each as wide as the first (blank fields beyond it are dropped), and
-    a quoted field ends at its closing quote. A malformed row is yielded as the error that says why. What an opening
-    quote without its end has swallowed is then read again, so that it costs its own line and no other.
+    With `strict`, rows are as programs write them: each as wide as the first, and a quoted field ends at its closing
+    quote. (Blank fields beyond one that is not blank are dropped; beyond a blank one they may as well be a shift.) A
+    malformed row is yielded as the error that says why. What an opening quote without its end has swallowed is then
+    read again, so that it costs its own line and no other.
     """
     feed = _Feed(lines)
     reader = csv.reader(feed, delimiter=delimiter, strict=strict)
@@ -88,6 +89,6 @@ def _fitted(fields: list[str], width: int | None) -> list[str]:
         return []
     if width is None:
         return fields
-    if len(fields) < width or any(map(str.strip, fields[width:])):
+    if len(fields) < width or not fields[width - 1].strip() or any(map(str.strip, fields[width:])):
         raise csv.Error(f"{len(fields)} fields, the header has {width}")
     return fields[:width]

@@ -1,0 +1,158 @@
+"""The database restarts, crashes and goes away for a while in the midst of an ingest; or for good."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from searchdb.collection import SearchDB
+from searchdb.config import Settings, libpq_url
+from searchdb.database import Database, migrate
+from searchdb.postgres import EmbeddedServer
+from tests.integration.test_workers import PICTURES, Runs, assert_complete, enqueue, until, workers, write_list
+from tests.picture_server import PictureServer
+
+SHORT_PATIENCE = "import searchdb.outage\nsearchdb.outage.PATIENCE_S = 2.0"
+_numbers = itertools.count(1)
+
+
+class Restartable:
+    """A PostgreSQL server of this module's own."""
+
+    def __init__(self, home: Path) -> None:
+        self.server = EmbeddedServer.at(home)
+
+    def restart(self, how: str) -> None:
+        self._pg_ctl("restart", "-m", how)
+
+    def stop(self) -> None:
+        self._pg_ctl("stop", "-m", "fast")
+
+    def start(self) -> None:
+        if not self.server.is_running():
+            self._pg_ctl("start")
+
+    def _pg_ctl(self, action: str, *arguments: str) -> None:
+        log = () if action == "stop" else ("-l", str(self.server.data / "log"))
+        self.server._pg_ctl(action, *arguments, *log, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def restartable() -> Iterator[Restartable]:
+    home = Path(tempfile.mkdtemp(prefix="sdb-"))
+    restartable = Restartable(home)
+    restartable.server.join()
+    yield restartable
+    restartable.server.leave()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def settings(restartable: Restartable, tmp_path: Path) -> Settings:
+    """Settings that name a fresh database on the server that restarts."""
+    restartable.start()
+    name = f"outage_{next(_numbers)}"
+    admin = sa.create_engine(restartable.server.url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    admin.dispose()
+    settings = Settings(
+        database_url=libpq_url(restartable.server.url.set(database=name)),
+        home=tmp_path,
+        model="demo",
+        allow_private_addresses=True,
+    )
+    with Database(settings) as database:
+        migrate(database)
+    return settings
+
+
+@pytest.fixture
+def runs(settings: Settings, tmp_path: Path) -> Iterator[Runs]:
+    """Starts processes on the test's collection."""
+    with Runs(settings, tmp_path) as runs:
+        yield runs
+
+
+def stored(collection: SearchDB) -> int:
+    return collection.store.counts()["images"]
+
+
+def test_an_ingest_outlasts_a_restart_and_a_crash_of_the_database(
+    restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
+) -> None:
+    with PictureServer(delay_s=0.5) as server:
+        listed = write_list(tmp_path, server)
+        ingest = runs.start("ingest", "urls", str(listed), "--chunk-size", "16", "--json")
+        for before, how in ((16, "fast"), (80, "immediate")):
+            until(functools.partial(lambda least: stored(collection) >= least, before), "some pictures")
+            restartable.restart(how)
+        report = ingest.report()
+        assert report["stored"] == report["done"] == report["total"] == PICTURES
+        assert "cannot reach the database" in ingest.stderr
+        assert "the database is back" in ingest.stderr
+        assert len(server.hits) == PICTURES
+        assert max(server.hits.values()) == 1
+    assert collection.store.counts() == {"images": PICTURES, "failed": 0, "pending": 0}
+
+
+def test_a_worker_outlasts_a_database_that_is_away_for_a_while(
+    restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
+) -> None:
+    with PictureServer(delay_s=0.5) as server:
+        enqueue(collection, write_list(tmp_path, server))
+        worker = runs.start("worker", "--drain", "--json")
+        until(lambda: stored(collection) >= 16, "the first pictures")
+        restartable.stop()
+        time.sleep(8)
+        restartable.start()
+        worker.report()
+        assert worker.stderr.count("Trying again") == worker.stderr.count("the database is back") == 1
+        assert max(server.hits.values()) == 1
+    assert_complete(collection)
+
+
+def test_a_worker_gives_up_with_one_line_when_the_database_stays_away(
+    restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
+) -> None:
+    with PictureServer(delay_s=0.5) as server:
+        idle = runs.start("worker", before=SHORT_PATIENCE)
+        until(lambda: workers(collection) == {idle.pid}, "the worker")
+        enqueue(collection, write_list(tmp_path, server))
+        until(lambda: stored(collection) >= 16, "the first pictures")
+        restartable.stop()
+        try:
+            assert idle.wait() == 1
+        finally:
+            restartable.start()
+        errors = [line for line in idle.stderr.splitlines() if line.startswith("Error:")]
+        assert len(errors) == 1
+        assert "cannot reach the database" in errors[0]
+        counts = collection.store.counts()
+        assert counts["failed"] == 0
+        assert counts["images"] + counts["pending"] == PICTURES
+        runs.start("worker", "--drain", "--json").report()
+    assert_complete(collection)
+
+
+def test_a_worker_that_waits_for_the_database_can_be_stopped(
+    restartable: Restartable, collection: SearchDB, runs: Runs
+) -> None:
+    worker = runs.start("worker")
+    until(lambda: workers(collection) == {worker.pid}, "the worker")
+    restartable.stop()
+    try:
+        until(lambda: "Trying again" in worker.stderr, "the worker to notice")
+        worker.send(signal.SIGTERM)
+        assert worker.wait() in (0, 1)
+    finally:
+        restartable.start()
