@@ -72,6 +72,7 @@ class Worker:
         self._session: ProcrastinateWorker | None = None
         self._thread = threading.Thread(target=self._run, name="searchdb-worker", daemon=True)
         self._ended = threading.Event()
+        self._tidying: threading.Thread | None = None
         self.index_rebuilt = False
 
     @property
@@ -202,13 +203,22 @@ class Worker:
                         logger.warning("%d chunks of dead workers are back in the queue", recovered)
                 if time.monotonic() - tidied > TIDY_S:
                     tidied = time.monotonic()
-                    await asyncio.to_thread(self._tidy)
+                    self._begin_to_tidy()
             except DatabaseError as exc:
                 logger.info("keeping house: %s", exc)
 
+    def _begin_to_tidy(self) -> None:
+        """Tidy in a thread that nobody waits for: the heart beats on while an index is built, and an end ends that."""
+        if self._tidying is None or not self._tidying.is_alive():
+            self._tidying = threading.Thread(target=self._tidy, name="searchdb-tidy", daemon=True)
+            self._tidying.start()
+
     def _tidy(self) -> None:
-        self._queue.tidy()
-        self.rebuild_index()
+        try:
+            self._queue.tidy()
+            self.rebuild_index()
+        except DatabaseError as exc:
+            logger.info("keeping house: %s", exc)
 
     def rebuild_index(self) -> None:
         """Rebuild the vector index if what was stored has outgrown it."""
