@@ -24,6 +24,7 @@ from searchdb.decode import decode
 from searchdb.embed import Embedder
 from searchdb.errors import DatabaseError, PictureError, QueryError
 from searchdb.fetch import Fetcher
+from searchdb.filters import Filters
 from searchdb.ingest import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue, gone_files
 from searchdb.models import model_to_use
 from searchdb.outage import outlast
@@ -92,22 +93,33 @@ class SearchDB:
         like: int | None = None,
         exclude: str | None = None,
         threshold: float = 0.0,
+        min_relevance: float = 0.0,
         count: int = 10,
         offset: int = 0,
+        **filters: Any,
     ) -> list[Hit]:
         """Return the pictures nearest to a text, a picture (file, URL or PIL), a stored picture's id, or all of them.
 
         Several parts are combined as the unit mean of their unit vectors, minus that of `exclude`. `threshold` is the
         least cosine similarity (-1 to 1); text and pictures are seldom more similar than 0.35 with CLIP.
+        `min_relevance` is the least relevance (0 to 1), which means the same for every text.
+
+        `filters` are those of `searchdb.filters.Filters`: `db.search("a boat", country="Chile", min_size=1000)`.
 
         Raises:
-            QueryError: the query is empty or out of bounds, or its `image` cannot be read.
+            QueryError: the query is empty or out of bounds, its `image` cannot be read, or a filter's value is wrong.
             ImageNotFoundError: `like` names no stored picture.
             ModelError: the model cannot be loaded or is not the collection's.
         """
         picture = image if image is None or isinstance(image, Image.Image) else self._read(str(image))
-        query = Query(text=text, picture=picture and picture.convert("RGB"), like=like, exclude=exclude)
-        return self.searcher.search(query, threshold=threshold, count=count, offset=offset)
+        return self.searcher.search(
+            Query(text=text, picture=picture and picture.convert("RGB"), like=like, exclude=exclude),
+            filters=Filters(**filters),
+            threshold=threshold,
+            min_relevance=min_relevance,
+            count=count,
+            offset=offset,
+        )
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors of texts, float32 of shape (n, 512), and store them for `text_embedding()` in SQL."""

@@ -239,6 +239,14 @@ class StoredImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Hit(StoredImage):
-    """One search result: a stored picture and its cosine similarity to the query, -1 to 1."""
+    """One search result: a stored picture and its cosine similarity to the query, -1 to 1.
+
+    `relevance` is the similarity to the query's text on a scale from 0 to 1 that means the same for every text (see
+    `searchdb.relevance.Relevance`). It is None where no text was asked for, since nothing is known of pictures that
+    nobody described, and in a collection of hardly any pictures. `parts` are the similarities to each part of a query
+    that has several: `text`, `image`, `like`, `not`.
+    """
 
     similarity: float
+    relevance: float | None = None
+    parts: Mapping[str, float] | None = None

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sqlalchemy as sa
 from PIL import Image
-from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Engine, text
 
-from searchdb.errors import ImageNotFoundError, QueryError
-from searchdb.models import check_model, claim_model
-from searchdb.records import EMBEDDING_DIMENSION, Hit, ModelIdentity, StoredImage
-from searchdb.tables import Embedding, embedding_models, images, query_embeddings
+from searchdb import facets, query_cache
+from searchdb.errors import DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
+from searchdb.facets import FACET_VALUES, Facets
+from searchdb.filters import Filters
+from searchdb.models import check_model
+from searchdb.ranking import MAX_HITS, prepare, ranked, similarity_to
+from searchdb.records import Hit, ModelIdentity, StoredImage
+from searchdb.relevance import MIN_SAMPLE, Relevance, relevance_for
+from searchdb.tables import images
 
-MAX_HITS = 1000
-"""Deepest hit that paging reaches: beyond it an approximate index has nothing trustworthy to say."""
+__all__ = ["MAX_HITS", "Facets", "Filters", "Query", "QueryEmbedder", "Searcher"]
+
+WHERE_TIMEOUT_S = 30
+"""Longest run of a search with a raw condition, which may be slow in ways that our own filters are not."""
 MAX_QUERY_CHARACTERS = 2000
 """Longest query text: CLIP reads about the first 60 words, PostgreSQL keeps keys of at most 2,704 bytes."""
 MAX_QUERY_BYTES = 2600
@@ -91,28 +97,62 @@ class Searcher:
         self._engine = engine
         self._embedder = embedder
 
-    def search(self, query: Query, *, threshold: float = 0.0, count: int = 10, offset: int = 0) -> list[Hit]:
+    def search(
+        self,
+        query: Query,
+        *,
+        filters: Filters | None = None,
+        threshold: float = 0.0,
+        min_relevance: float = 0.0,
+        count: int = 10,
+        offset: int = 0,
+    ) -> list[Hit]:
         """Return the hits `offset` to `offset + count` of the pictures nearest to the query, best first.
 
         Several parts are combined as the unit mean of their unit vectors, minus the excluded text's.
-        `threshold` is the least cosine similarity, -1 to 1. A picture is no hit of its own `like`.
+        `threshold` is the least cosine similarity, -1 to 1; `min_relevance` the least relevance, 0 to 1, which needs a
+        text. A picture is no hit of its own `like`. With filters there are `count` hits whenever so many pictures meet
+        them and the two limits.
 
         Raises:
-            QueryError: the query is empty, too long, or asks for hits past MAX_HITS.
+            QueryError: the query is empty, too long, or asks for hits past MAX_HITS; or PostgreSQL refuses
+                `filters.where`.
             ImageNotFoundError: `like` names no stored picture.
             ModelMismatchError: the stored pictures were embedded with another model.
         """
-        if not -1 <= threshold <= 1:
-            raise QueryError(f"the threshold is {threshold}, a cosine similarity lies between -1 and 1")
-        if count < 1 or offset < 0 or offset + count > MAX_HITS:
-            raise QueryError(
-                f"hits {offset + 1} to {offset + count} were asked for: count starts at 1, offset at 0, "
-                f"and a search goes no deeper than {MAX_HITS:,} hits. Narrow the query instead"
-            )
+        _check_bounds(query, threshold, min_relevance, count, offset)
         with self._engine.connect() as connection:
             check_model(connection, self._embedder.identity)
-            vector = self._vector(connection, query)
-            return _nearest(connection, vector, threshold, count, offset, without=query.like)
+            parts = self._parts(connection, query)
+            vector, text_vector = _combined(parts), parts.get("text")
+            judge = None
+            if text_vector is not None:
+                judge = relevance_for(connection, text_vector, self._embedder.identity, self._embedder.embed_texts)
+            condition = filters.condition() if filters else None
+            if judge is not None and text_vector is not None and min_relevance > 0:
+                least = judge.similarity(min_relevance)
+                if len(parts) == 1:
+                    threshold = max(threshold, least)
+                else:
+                    enough = similarity_to(text_vector) >= least
+                    condition = enough if condition is None else condition & enough
+            where = filters.where if filters else None
+            place = ranked(vector, offset + count, condition=condition, least=threshold, without=query.like)
+            statement = _page(place, parts if len(parts) > 1 else {}, count, offset)
+            if condition is not None:
+                prepare(connection)
+            rows = _execute_guarded(connection, statement) if where else connection.execute(statement).mappings().all()
+        if rows and judge is None and min_relevance > 0:
+            raise QueryError(
+                f"min_relevance is {min_relevance}, but a collection of less than {MIN_SAMPLE} pictures has nothing to "
+                "judge relevance by: leave it out"
+            )
+        return [_hit(row, parts, judge) for row in rows]
+
+    def facets(self, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
+        """Return what the pictures within the filters can be filtered by, `limit` values each at most."""
+        with self._engine.connect() as connection:
+            return facets.facets(connection, filters, limit=limit)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return the unit vectors of query texts, float32 of shape (n, 512), and leave them in the query cache.
@@ -149,60 +189,86 @@ class Searcher:
         with self._engine.connect() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
 
-    def _vector(self, connection: Connection, query: Query) -> np.ndarray:
-        """Return the unit vector of a query, float32 of shape (512,)."""
-        wanted, excluded = ((None if text is None else _checked(text).strip()) for text in (query.text, query.exclude))
-        texts = [text for text in (wanted, excluded) if text is not None]
+    def _parts(self, connection: Connection, query: Query) -> dict[str, np.ndarray]:
+        """Return the unit vectors of what is asked for, float32 of shape (512,), under the names that hits have."""
+        wanted, excluded = ((None if each is None else _checked(each).strip()) for each in (query.text, query.exclude))
+        texts = [each for each in (wanted, excluded) if each is not None]
         by_text = dict(zip(texts, self._embed_texts(connection, texts), strict=True)) if texts else {}
-        parts = [] if wanted is None else [by_text[wanted]]
+        parts: dict[str, np.ndarray] = {}
+        if wanted is not None:
+            parts["text"] = by_text[wanted]
         if query.picture is not None:
-            parts.append(self._embedder.embed_images([query.picture])[0])
+            parts["image"] = self._embedder.embed_images([query.picture])[0]
         if query.like is not None:
-            parts.append(_stored_embedding(connection, query.like))
+            parts["like"] = _stored_embedding(connection, query.like)
         if not parts:
             raise QueryError("there is nothing to look for: give a text, a picture or the id of a stored picture")
-        vector = _unit(np.mean(parts, axis=0))
-        return vector if excluded is None else _unit(vector - by_text[excluded])
+        if excluded is not None:
+            parts["not"] = by_text[excluded]
+        return parts
 
     def _embed_texts(self, connection: Connection, texts: Sequence[str]) -> np.ndarray:
-        model = self._embedder.identity
-        cached = query_embeddings.join(embedding_models)
-        rows = connection.execute(
-            sa.select(query_embeddings.c.query, query_embeddings.c.embedding)
-            .select_from(cached)
-            .where(embedding_models.c.weights_sha256 == model.weights_sha256, query_embeddings.c.query.in_(texts))
+        return query_cache.embed_texts(connection, texts, self._embedder.identity, self._embedder.embed_texts)
+
+
+def _check_bounds(query: Query, threshold: float, min_relevance: float, count: int, offset: int) -> None:
+    if not -1 <= threshold <= 1:
+        raise QueryError(f"the threshold is {threshold}, a cosine similarity lies between -1 and 1")
+    if not 0 <= min_relevance <= 1:
+        raise QueryError(f"min_relevance is {min_relevance}, a relevance lies between 0 and 1")
+    if min_relevance > 0 and query.text is None:
+        raise QueryError("min_relevance needs a text, which relevance is about: for pictures give a threshold")
+    if count < 1 or offset < 0 or offset + count > MAX_HITS:
+        raise QueryError(
+            f"hits {offset + 1} to {offset + count} were asked for: count starts at 1, offset at 0, "
+            f"and a search goes no deeper than {MAX_HITS:,} hits. Narrow the query instead"
         )
-        vectors: dict[str, np.ndarray] = {row.query: row.embedding for row in rows}
-        missing = [text for text in dict.fromkeys(texts) if text not in vectors]
-        if missing:
-            connection.rollback()  # the model may take a while: hold no snapshot meanwhile
-            vectors |= zip(missing, self._embedder.embed_texts(missing), strict=True)
-            model_id = claim_model(connection, model)
-            connection.execute(
-                insert(query_embeddings).on_conflict_do_nothing(),
-                [{"embedding_model_id": model_id, "query": text, "embedding": vectors[text]} for text in missing],
-            )
-            connection.commit()
-        return np.stack([vectors[text] for text in texts])
 
 
-def _nearest(
-    connection: Connection, vector: np.ndarray, threshold: float, count: int, offset: int, *, without: int | None
-) -> list[Hit]:
-    reach = offset + count + (without is not None)
-    match = sa.func.match_images(
-        sa.bindparam("vector", vector, type_=Embedding(EMBEDDING_DIMENSION)), threshold, reach
-    ).table_valued(sa.column("id", sa.BigInteger), sa.column("similarity", sa.Double), name="match")
-    statement = (
-        sa.select(*_STORED_COLUMNS, match.c.similarity)
-        .join_from(match, images, images.c.id == match.c.id)
-        .order_by(match.c.similarity.desc(), images.c.id)
-        .limit(count)
-        .offset(offset)
+def _combined(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the unit vector of a whole query, float32 of shape (512,)."""
+    vector = _unit(np.mean([part for name, part in parts.items() if name != "not"], axis=0))
+    return _unit(vector - parts["not"]) if "not" in parts else vector
+
+
+def _page(place: sa.Subquery, parts: Mapping[str, np.ndarray], count: int, offset: int) -> sa.Select[Any]:
+    return (
+        sa.select(
+            *_STORED_COLUMNS,
+            place.c.similarity,
+            *(similarity_to(part).label(f"part_{name}") for name, part in parts.items()),
+        )
+        .join_from(place, images, images.c.id == place.c.id)
+        .where(place.c.place > offset, place.c.place <= offset + count)
+        .order_by(place.c.place)
     )
-    if without is not None:
-        statement = statement.where(images.c.id != without)
-    return [Hit.from_row(row) for row in connection.execute(statement).mappings()]
+
+
+def _hit(row: Mapping[Any, Any], parts: Mapping[str, np.ndarray], judge: Relevance | None) -> Hit:
+    explained = {name: row[f"part_{name}"] for name in parts} if len(parts) > 1 else None
+    to_text = explained["text"] if explained and "text" in explained else row["similarity"]
+    return Hit(
+        **{f.name: row[f.name] for f in fields(StoredImage)},
+        similarity=row["similarity"],
+        relevance=None if judge is None else judge.of(to_text),
+        parts=explained,
+    )
+
+
+def _execute_guarded(connection: Connection, statement: sa.Select[Any]) -> Sequence[Mapping[Any, Any]]:
+    """Run a statement with a raw condition in it: it can change nothing, and takes no longer than WHERE_TIMEOUT_S."""
+    connection.execute(
+        text("SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', :longest, true)"),
+        {"longest": f"{WHERE_TIMEOUT_S}s"},
+    )
+    try:
+        return connection.execute(statement).mappings().all()
+    except DatabaseUnavailableError:
+        raise
+    except DatabaseError as exc:
+        timed_out = exc.sqlstate == "57014"
+        way_out = f" (it may take {WHERE_TIMEOUT_S} s: make it simpler, or index what it asks for)" if timed_out else ""
+        raise QueryError(f"where is refused by PostgreSQL: {exc}{way_out}") from exc
 
 
 def _stored_embedding(connection: Connection, image_id: int) -> np.ndarray:

@@ -107,6 +107,14 @@ images = Table(
     CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
     Index("images_sha256_idx", "sha256"),
     Index("images_tags_idx", "tags", postgresql_using="gin"),
+    Index("images_source_idx", "source"),
+    Index("images_country_idx", text("lower(country)")),
+    Index("images_city_idx", text("lower(city)")),
+    Index("images_camera_idx", text("lower(camera)")),
+    Index("images_taken_at_idx", "taken_at"),
+    Index("images_place_idx", "latitude", "longitude"),
+    Index("images_shape_idx", text("sign((width - height)::double precision)"), text("LEAST(width, height)")),
+    Index("images_words_idx", text("image_words(description, tags)"), postgresql_using="gin"),
     Index(
         VECTOR_INDEX,
         "embedding",
@@ -124,7 +132,39 @@ query_embeddings = Table(
     Column("query", Text, primary_key=True),
     Column("embedding", Embedding(EMBEDDING_DIMENSION), nullable=False),
     _created_at(),
+    Column(
+        "last_used_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="to the hour or so",
+    ),
     comment="Vectors of query texts: the cache that text_embedding() reads.",
+)
+
+image_sample = Table(
+    "image_sample",
+    metadata,
+    Column("image_id", ForeignKey(images.c.id, ondelete="CASCADE"), autoincrement=False, primary_key=True),
+    Column(
+        "embedding",
+        Embedding(EMBEDDING_DIMENSION),
+        nullable=False,
+        comment="a copy, so that a query reads one place",
+    ),
+    comment="Pictures by chance: what a text's similarities are compared with for relevance.",
+)
+
+relevance_scale = Table(
+    "relevance_scale",
+    metadata,
+    Column("embedding_model_id", ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("background_low", Double, nullable=False),
+    Column("background_high", Double, nullable=False),
+    Column("lift_low", Double, nullable=False),
+    Column("lift_high", Double, nullable=False),
+    Column("made_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    comment="What everyday words find in image_sample: the two ends of relevance.",
 )
 
 ingest_failures = Table(

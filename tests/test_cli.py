@@ -41,7 +41,7 @@ def output(result: Result) -> str:
 def test_search_prints_a_ranked_list(demo_settings: Settings) -> None:
     lines = output(run(demo_settings, "search", "a red car", "--count", "3")).splitlines()
     assert lines[0] == "Ranked results for: a red car"
-    assert lines[1].split() == ["rank", "similarity", "picture", "caption"]
+    assert lines[1].split() == ["rank", "similarity", "relevance", "picture", "caption"]
     assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3"]
     similarities = [float(line.split()[1]) for line in lines[2:]]
     assert similarities == sorted(similarities, reverse=True)
@@ -50,11 +50,13 @@ def test_search_prints_a_ranked_list(demo_settings: Settings) -> None:
 def test_search_as_json(demo_settings: Settings) -> None:
     document = json.loads(output(run(demo_settings, "search", "a red car", "--count", "2", "--not", "snow", "--json")))
     assert document["query"] == {
-        "text": "a red car", "image": None, "like": None, "not": "snow", "threshold": 0.0, "count": 2, "offset": 0,
+        "text": "a red car", "image": None, "like": None, "not": "snow", "threshold": 0.0, "min_relevance": 0.0,
+        "count": 2, "offset": 0, "filters": {},
     }  # fmt: skip
     assert len(document["hits"]) == 2
     hit = document["hits"][0]
-    assert list(hit)[:8] == ["id", "image", "similarity", "source", "tags", "description", "width", "height"]
+    assert list(hit)[:6] == ["id", "image", "similarity", "relevance", "parts", "source"]
+    assert (0 <= hit["relevance"] <= 1, list(hit["parts"])) == (True, ["text", "not"])
     assert (hit["source"], hit["metadata"] != {}) == ("demo", True)
 
 
@@ -62,6 +64,44 @@ def test_search_by_picture_and_by_id(demo_settings: Settings) -> None:
     first = json.loads(output(run(demo_settings, "search", "--like", "5", "--count", "1", "--json")))["hits"][0]
     again = json.loads(output(run(demo_settings, "search", "--image", first["image"], "--count", "1", "--json")))
     assert again["hits"][0]["id"] == first["id"]
+
+
+def test_search_with_filters(demo_settings: Settings) -> None:
+    options = [
+        "--tag", "boat", "--tag", "sunset", "--any-tag", "boat", "--orientation", "landscape", "--min-size", "64",
+        "--source", "demo", "--words", "boat -cat", "--where", "width > 2 -- wide", "--exclude-id", "1",
+    ]  # fmt: skip
+    document = json.loads(output(run(demo_settings, "search", "a boat", *options, "--json")))
+    assert document["query"]["filters"] == {
+        "source": ["demo"], "tag": ["boat", "sunset"], "any_tag": ["boat"], "orientation": "landscape", "min_size": 64,
+        "words": "boat -cat", "exclude_id": [1], "where": "width > 2 -- wide",
+    }  # fmt: skip
+    assert document["hits"]
+    assert all({"boat", "sunset"} <= set(hit["tags"]) for hit in document["hits"])
+    title = output(run(demo_settings, "search", "a boat", "--tag", "boat")).splitlines()[0]
+    assert title == "Ranked results for: a boat (tag=['boat'])"
+
+
+def test_every_filter_is_an_option() -> None:
+    from dataclasses import fields
+
+    from searchdb.cli.search import search_command
+    from searchdb.filters import Filters
+
+    options = {parameter.name for parameter in search_command.params}
+    assert {field.name for field in fields(Filters)} <= options
+
+
+def test_search_by_several_parts_lists_them(demo_settings: Settings) -> None:
+    lines = output(run(demo_settings, "search", "a red car", "--like", "3", "--not", "snow")).splitlines()
+    assert lines[1].split() == ["rank", "similarity", "relevance", "text", "like", "not", "picture", "caption"]
+    assert "relevance" not in output(run(demo_settings, "search", "--like", "3")).splitlines()[1]
+
+
+def test_the_least_relevance(demo_settings: Settings) -> None:
+    result = run(demo_settings, "search", "a submarine", "--threshold", "-1", "--min-relevance", "0.5")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "No picture is at least -1.0 similar and 0.5 relevant to: a submarine" in result.stderr
 
 
 def test_no_match_says_so_and_is_no_failure(demo_settings: Settings) -> None:
@@ -254,6 +294,10 @@ def test_db_commands_with_the_embedded_server(short_home: Path) -> None:
         (["search", "x", "--count", "many"], 2, "--count"),
         (["search", "x", "--count", "5000"], 1, "no deeper than 1,000"),
         (["search", "--like", "999999"], 1, "no picture with id 999999"),
+        (["search", "x", "--taken-after", "soon"], 1, "taken_after is 'soon'"),
+        (["search", "x", "--where", "true; DROP TABLE images"], 1, "not one condition in SQL"),
+        (["search", "x", "--where", "colour = 1"], 1, 'column "colour" does not exist'),
+        (["search", "x", "--orientation", "wide"], 2, "--orientation"),
         (["search", "--image", "/no/such.jpg"], 1, "/no/such.jpg"),
         (["ingest", "files", "/no/such/folder"], 1, "/no/such/folder"),
         (["ingest", "urls", "/no/such/list"], 1, "/no/such/list"),

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from searchdb import query_cache
 from searchdb.collection import SearchDB
 from searchdb.embed import DEMO_FOLDER
 from searchdb.errors import ImageNotFoundError, ModelMismatchError, QueryError
@@ -94,6 +95,55 @@ def test_a_repeated_text_costs_no_model_call(demo_collection: SearchDB) -> None:
     first = demo_collection.search("a kite in the desert")
     again = Searcher(demo_collection.database.engine, Broken()).search(Query(text="  a kite in the desert "))
     assert again == first
+
+
+def test_several_parts_are_each_explained(demo_collection: SearchDB) -> None:
+    with Image.open(demo_collection.searcher.get(9).image) as picture:
+        hits = demo_collection.search("a red car", image=picture, like=3, exclude="snow", count=5)
+        by_picture = {hit.id: hit.similarity for hit in demo_collection.search(image=picture, threshold=-1, count=300)}
+    by_text = {hit.id: hit.similarity for hit in demo_collection.search("a red car", threshold=-1, count=300)}
+    by_excluded = {hit.id: hit.similarity for hit in demo_collection.search("snow", threshold=-1, count=300)}
+    by_id = {hit.id: hit.similarity for hit in demo_collection.search(like=3, threshold=-1, count=300)}
+    for hit in hits:
+        expected = {"text": by_text[hit.id], "image": by_picture[hit.id], "like": by_id[hit.id]}
+        assert hit.parts == pytest.approx({**expected, "not": by_excluded[hit.id]})
+    assert all(hit.parts is None for hit in demo_collection.search("a red car"))
+
+
+def test_filters_by_their_names(demo_collection: SearchDB) -> None:
+    hits = demo_collection.search("a boat", tag=["boat", "sunset"], orientation="landscape", threshold=-1, count=50)
+    assert hits
+    assert tagged(hits, "boat", "sunset") == len(hits)
+    with pytest.raises(TypeError, match="colour"):
+        demo_collection.search("a boat", colour="red")
+
+
+def test_the_cache_is_bounded_and_the_least_recently_used_go_first(
+    collection: SearchDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_cache, "MAX_CACHED", 10)
+    for n in range(10):
+        collection.embed([f"text {n}"])
+    with collection.database.begin() as connection:
+        old = sa.update(query_embeddings).values(last_used_at=sa.func.now() - sa.text("interval '1 day'"))
+        connection.execute(old.where(query_embeddings.c.query.in_([f"text {n}" for n in range(5)])))
+    collection.embed(["text 0"])  # used again, and that is noted
+    collection.embed(["one more"])
+    with collection.database.connect() as connection:
+        left = set(connection.scalars(sa.select(query_embeddings.c.query)))
+    assert len(left) == 9
+    assert {"text 0", "one more", *(f"text {n}" for n in range(5, 10))} <= left
+
+
+def test_reading_the_cache_seldom_writes(collection: SearchDB) -> None:
+    def noted() -> object:
+        with collection.database.connect() as connection:
+            return connection.scalar(sa.select(query_embeddings.c.last_used_at))
+
+    collection.embed(["a text"])
+    first = noted()
+    collection.embed(["a text"])
+    assert noted() == first
 
 
 @pytest.mark.parametrize(

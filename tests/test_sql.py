@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from searchdb import sql
 from searchdb.collection import SearchDB
 from searchdb.errors import DatabaseError
 from searchdb.sql import literal_texts, run
@@ -21,6 +22,23 @@ from searchdb.sql import literal_texts, run
         ("SELECT text_embedding('one') <=> text_embedding('two'), text_embedding('one')", ["one", "two"]),
         ("SELECT 'text_embedding(''quoted'')' -- text_embedding('comment')", []),
         ("SELECT text_embedding(description) FROM images", []),
+        (
+            "SELECT * FROM images WHERE id IN (SELECT id FROM search_images('in a sub-query', 0.2, 3))",
+            ["in a sub-query"],
+        ),
+        ("SELECT * FROM images i, LATERAL search_images('lateral') s", ["lateral"]),
+        (r"SELECT text_embedding(E'it\'s\ta \u0063at')", ["it's\ta cat"]),
+        (r"SELECT text_embedding('a\b')", [r"a\b"]),
+        ("SELECT text_embedding($$it's a dog$$), text_embedding($x$ $$ $x$)", [" $$ ", "it's a dog"]),
+        ("SELECT text_embedding(query := 'named'), text_embedding(('bracketed'))", ["bracketed", "named"]),
+        ("SELECT text_embedding(CAST('cast' AS text))", ["cast"]),
+        ("SELECT text_embedding(NULL), text_embedding($1), text_embedding(5), text_embedding()", []),
+        ("SELECT /* text_embedding('comment') */ text_embedding('text')", ["text"]),
+        ("EXPLAIN (ANALYZE, BUFFERS) SELECT text_embedding('explained')", ["explained"]),
+        ("explain analyze SELECT text_embedding('explained')", ["explained"]),
+        ("CREATE VIEW boats AS SELECT * FROM search_images('a boat')", ["a boat"]),
+        ("INSERT INTO mine SELECT id FROM search_images('a boat')", ["a boat"]),
+        ("SELECT 1; SELECT text_embedding('second')", ["second"]),
         ("SELEKT nonsense (", []),
         ("", []),
     ],
@@ -54,3 +72,38 @@ def test_writing_when_allowed(collection: SearchDB) -> None:
 def test_an_error_is_postgresqls_own_with_its_hint(demo_collection: SearchDB) -> None:
     with demo_collection.database.connect() as connection, pytest.raises(DatabaseError, match="Run: searchdb embed"):
         run(connection, "SELECT text_embedding('never ' || 'seen')")
+
+
+def test_several_statements_are_refused(demo_collection: SearchDB) -> None:
+    with (
+        demo_collection.database.connect() as connection,
+        pytest.raises(DatabaseError, match="one statement at a time"),
+    ):
+        run(connection, "SELECT 1; SELECT 2", write=True)
+
+
+def test_a_statement_that_takes_too_long_ends_and_says_so(
+    demo_collection: SearchDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "STATEMENT_TIMEOUT", "100ms")
+    with demo_collection.database.connect() as connection:
+        with pytest.raises(
+            DatabaseError, match="longer than 100ms: ask for less, or use `searchdb db shell`"
+        ) as caught:
+            run(connection, "SELECT pg_sleep(60)")
+        assert caught.value.sqlstate == "57014"
+        assert run(connection, "SELECT current_setting('statement_timeout')").rows == [("100ms",)]
+    with demo_collection.database.connect() as connection:
+        assert connection.scalar(sa.text("SELECT current_setting('statement_timeout')")) == "0"
+
+
+def test_a_null_text_and_a_parameter(demo_collection: SearchDB) -> None:
+    with demo_collection.database.connect() as connection:
+        assert run(connection, "SELECT text_embedding(NULL)").rows == [(None,)]
+        with pytest.raises(DatabaseError, match="parameter"):
+            run(connection, "SELECT text_embedding($1)")
+
+
+def test_text_that_only_looks_like_a_placeholder(demo_collection: SearchDB) -> None:
+    with demo_collection.database.connect() as connection:
+        assert run(connection, "SELECT '%s :name %(x)s', E'\\x41' -- 100%").rows == [("%s :name %(x)s", "A")]

@@ -35,17 +35,26 @@ def hit_json(hit: Hit) -> dict[str, Any]:
     from dataclasses import asdict
 
     values = asdict(hit)
-    first = ("id", "image", "similarity", "source", "tags", "description", "width", "height")
+    first = ("id", "image", "similarity", "relevance", "parts", "source", "tags", "description", "width", "height")
     return {name: values.pop(name) for name in first} | values
 
 
 def print_hits(hits: Sequence[Hit], *, title: str, offset: int = 0) -> None:
-    """Print a ranked list: rank, similarity, picture, caption."""
+    """Print a ranked list: rank, similarity, relevance, similarity to each of several parts, picture, caption."""
+    relevance = ["relevance"] if any(hit.relevance is not None for hit in hits) else []
+    parts = list(hits[0].parts or ()) if hits else []
     click.echo(title)
     print_table(
-        ("rank", "similarity", "picture", "caption"),
+        ("rank", "similarity", *relevance, *parts, "picture", "caption"),
         (
-            (str(offset + n), f"{hit.similarity:.4f}", mask_credentials(hit.image), hit.description or "")
+            (
+                str(offset + n),
+                f"{hit.similarity:.4f}",
+                *(["" if hit.relevance is None else f"{hit.relevance:.2f}"] if relevance else []),
+                *(f"{similarity:.4f}" for similarity in (hit.parts or {}).values()),
+                mask_credentials(hit.image),
+                hit.description or "",
+            )
             for n, hit in enumerate(hits, 1)
         ),
     )

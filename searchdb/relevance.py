@@ -1,0 +1,175 @@
+"""Relevance: a text's similarity to a picture, on a scale from 0 to 1 that means the same for every text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert
+
+from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
+from searchdb.tables import Embedding, embedding_models, image_sample, images, relevance_scale
+
+SAMPLE_SIZE = 1000
+"""Pictures that a text is compared with, about a millisecond: their quartile is within 3 percent of the whole's."""
+MIN_SAMPLE = 20
+"""Fewer pictures are no distribution: with them no hit has a relevance."""
+SAMPLE_LOCK_KEY = 0x5A3B1E00
+"""Key of the advisory lock that keeps two samplings apart."""
+BACKGROUND = 0.25
+"""The quantile of a text's similarities that counts as its background: low enough for half of the pictures, and more,
+to show what is asked for without moving it."""
+BACKGROUND_RANGE = (0.05, 0.95)
+"""Quantiles of everyday words' backgrounds, within which every text's is held: where nearly all of the pictures show
+what is asked for, the background is not the text's own leaning but the match itself."""
+LIFT_RANGE = (0.10, 0.95)
+"""Quantiles of everyday words' best lifts that are 0 and 1: hardly any collection shows every tenth of these words, and
+any but the strangest shows every twentieth."""
+
+EVERYDAY_WORDS = (
+    "a person", "a man", "a woman", "a child", "a crowd", "a face", "a hand", "a dog", "a cat", "a bird", "a horse",
+    "a cow", "a fish", "an insect", "a tree", "a flower", "a leaf", "a forest", "a mountain", "a river", "a lake",
+    "the sea", "a beach", "a desert", "a field", "a garden", "snow", "the sky", "clouds", "the sun", "the moon",
+    "night", "rain", "fog", "a city", "a street", "a road", "a bridge", "a building", "a house", "a church", "a room",
+    "a kitchen", "a bed", "a table", "a chair", "a window", "a door", "stairs", "a car", "a bus", "a bicycle",
+    "a train", "an airplane", "a boat", "food", "fruit", "vegetables", "bread", "a cup of coffee", "a bottle",
+    "a book", "a computer", "a telephone", "written text", "a map", "a drawing", "a painting", "a statue", "a toy",
+    "a ball", "sports", "a musical instrument", "clothes", "shoes", "a hat", "a bag", "a tool", "a machine", "fire",
+    "a lamp", "glass", "metal", "wood", "stone", "paper",
+)  # fmt: skip
+"""What pictures commonly show, with no collection in mind: some of it is in any, and much of it is not."""
+
+# One statement, so that it is one transaction in autocommit, too; DO takes no parameters.
+_REFRESH = text(
+    """
+    DO $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock(<key>);
+        DELETE FROM image_sample;
+        INSERT INTO image_sample (image_id, embedding)
+        SELECT id, embedding FROM images WHERE id IN (SELECT id FROM images ORDER BY random() LIMIT <size>);
+        DELETE FROM relevance_scale;
+    END $$
+    """.replace("<key>", str(SAMPLE_LOCK_KEY)).replace("<size>", str(SAMPLE_SIZE))
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relevance:
+    """How similarities to one text are judged in one collection.
+
+    A similarity's lift is how far it lies above the text's background: the lower quartile of the text's similarities to
+    a sample of the whole collection, because CLIP's similarities differ by text as much as by picture. 0 is the lift
+    with which an everyday word finds its best picture here when none shows it, 1 that of one which many show: the 10th
+    and the 95th percentile of the best lifts of EVERYDAY_WORDS in the sample. Between them it is linear.
+
+    So it is a matter of the collection and the model together, both ends are measured, and a text that nothing here
+    answers has a low relevance for all its hits, the best included. The order of hits is that of their similarities.
+    """
+
+    background: float
+    low: float
+    high: float
+
+    def of(self, similarity: float) -> float:
+        """Return the relevance, 0 to 1, of a picture with this cosine similarity to the text."""
+        return min(max((similarity - self.background - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def similarity(self, relevance: float) -> float:
+        """Return the least cosine similarity that has this relevance; -1 for 0, which every picture has."""
+        return -1.0 if relevance <= 0 else self.background + self.low + relevance * (self.high - self.low)
+
+
+def refresh_sample(connection: Connection) -> None:
+    """Draw the sample anew, in one statement: SAMPLE_SIZE pictures by chance, or all there are.
+
+    Call it when the collection has changed much; the vector index's build does. The connection may be in autocommit.
+    """
+    connection.execute(_REFRESH)
+
+
+def relevance_for(
+    connection: Connection, vector: np.ndarray, model: ModelIdentity, embed: Callable[[Sequence[str]], np.ndarray]
+) -> Relevance | None:
+    """Return how similarities to a text are judged; None in a collection of less than MIN_SAMPLE pictures.
+
+    Draws the sample when there is none or most of it is gone, and measures the scale's ends after that, in
+    transactions of their own.
+
+    Args:
+        connection: in no transaction whose writes are to be kept.
+        vector: the text's unit vector, float32 of shape (512,).
+        model: the one that the vector and the pictures' are from.
+        embed: returns unit vectors of texts, float32 of shape (n, 512); called when the scale is to be measured.
+    """
+    found = _look(connection, vector, model)
+    if found.sampled < min(found.pictures, SAMPLE_SIZE) / 2:
+        connection.rollback()
+        refresh_sample(connection)
+        connection.commit()
+        found = _look(connection, vector, model)
+    if found.sampled < MIN_SAMPLE:
+        return None
+    scale = found if found.lift_low is not None else _measure(connection, model, embed)
+    if scale is None:
+        return None
+    background = min(max(found.background, scale.background_low), scale.background_high)
+    return Relevance(background=background, low=scale.lift_low, high=scale.lift_high)
+
+
+def _look(connection: Connection, vector: np.ndarray, model: ModelIdentity) -> sa.Row:
+    """Return the text's background, how many pictures are sampled and (up to SAMPLE_SIZE) there are, and the scale."""
+    query = sa.bindparam("vector", vector, type_=Embedding(EMBEDDING_DIMENSION))
+    similarity = 1 - image_sample.c.embedding.cosine_distance(query)
+    sample = sa.select(
+        sa.func.percentile_cont(BACKGROUND).within_group(similarity).label("background"),
+        sa.func.count().label("sampled"),
+    ).subquery("sample")
+    pictures = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery())
+    ours = relevance_scale.join(
+        embedding_models,
+        sa.and_(
+            embedding_models.c.id == relevance_scale.c.embedding_model_id,
+            embedding_models.c.weights_sha256 == model.weights_sha256,
+        ),
+    )
+    return connection.execute(
+        sa.select(sample, pictures.scalar_subquery().label("pictures"), relevance_scale).select_from(
+            sample.outerjoin(ours, sa.true())
+        )
+    ).one()
+
+
+def _measure(
+    connection: Connection, model: ModelIdentity, embed: Callable[[Sequence[str]], np.ndarray]
+) -> sa.Row | None:
+    """Measure and store the scale's ends; None when the sample has gone meanwhile."""
+    connection.rollback()  # the model may take a while: hold no snapshot meanwhile
+    words = embed(EVERYDAY_WORDS)
+    rows = connection.scalars(sa.select(image_sample.c.embedding)).all()
+    if not rows:
+        return None
+    similarities = words @ np.stack(rows).T  # (words, pictures)
+    backgrounds = np.quantile(similarities, BACKGROUND, axis=1)
+    background_low, background_high = np.quantile(backgrounds, BACKGROUND_RANGE)
+    lifts = similarities.max(axis=1) - backgrounds.clip(background_low, background_high)
+    low, high = np.quantile(lifts, LIFT_RANGE)
+    ends = {
+        "background_low": float(background_low),
+        "background_high": float(background_high),
+        "lift_low": float(low),
+        "lift_high": float(max(high, low + 1e-6)),  # pictures that are all the same have one lift
+    }
+    model_id = sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)
+    statement = (
+        insert(relevance_scale)
+        .values(embedding_model_id=model_id.scalar_subquery(), **ends)
+        .on_conflict_do_update(index_elements=["embedding_model_id"], set_=ends)
+        .returning(relevance_scale)
+    )
+    row = connection.execute(statement).one()
+    connection.commit()
+    return row
