@@ -1,177 +1,252 @@
-"""The vector index on `images.embedding`: how it is fitted to the rows, when it is rebuilt, and in what state it is."""
+"""The vector index on `images.embedding`: builds it beside the one in use, puts it in that one's place, and in time."""
 
 from __future__ import annotations
 
-import math
-import re
+import logging
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
+from searchdb.errors import ConfigError, DatabaseError
+from searchdb.index_status import (
+    BUILD_LOCK_KEY,
+    MATCH_IMAGES,
+    NEW_INDEX,
+    OLD_INDEX,
+    SETTINGS,
+    IndexStatus,
+    fit_lists,
+    fit_setting,
+    last_tuning,
+    leftovers,
+    status,
+)
+from searchdb.records import EMBEDDING_DIMENSION
+from searchdb.relevance import refresh_sample
 from searchdb.tables import VECTOR_INDEX, images, index_builds
 
-EXACT_ROWS = 1000
-"""Below this an exact scan (about a millisecond) is as fast as any index: one list, which holds every row."""
-MIN_PROBES = 40
-"""Lists searched at the least: a few thousand rows, a few milliseconds; up to 1,600 rows that is all of them."""
-BUILD_LOCK_KEY = 0x1DE4B11D
-"""Key of the advisory lock that keeps two builds apart."""
-BUILD_MEMORY_MB = (64, 2048)
-"""Bounds of maintenance_work_mem for a build: PostgreSQL's default, and what a small server can spare."""
-SAMPLES_PER_LIST = 50
-"""Rows per list that ivfflat's k-means samples and keeps in memory (pgvector, ivfbuild.c)."""
+__all__ = ["IndexStatus", "build", "owner", "rebuild_if_stale", "status"]
+
+BUILD_MEMORY_MB = (160, 2048)
+"""Bounds of maintenance_work_mem for a build: 32 MB each for its processes, and what a small server can spare."""
+BUILD_WORKERS = 4
+"""Processes that help with a build, if the server has them."""
+HNSW_M = 16
+"""Neighbours of each element, pgvector's default."""
+HNSW_EF_CONSTRUCTION = 128
+"""Candidates when an element is put in, twice pgvector's: texts then need half the ef_search for the same recall."""
+VECTOR_BYTES = 8 + 4 * EMBEDDING_DIMENSION
+"""Of one stored vector."""
+MIN_SAMPLES, SAMPLES_PER_LIST = 10_000, 50
+"""Rows that ivfflat's k-means samples and keeps in memory (pgvector, ivfbuild.c)."""
+ORPHAN_CHECK = "2s"
+"""Between two looks of a building server process whether its client still lives."""
+CLEAN_UP_TIMEOUT = "15s"
+"""Longest wait for the build that broke off to let go, before what it left is left to the next build."""
+OUT_OF_SHARED_MEMORY = ("53100", "53200")
+"""What PostgreSQL says when /dev/shm is full, as in containers, where it has 64 MB: disk full, or out of memory."""
+INSUFFICIENT_PRIVILEGE = "42501"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexStatus:
-    """The vector index as PostgreSQL and our own record of builds describe it."""
-
+class _Plan:
     method: str
-    lists: int | None
-    probes: int | None
-    valid: bool
-    byte_size: int
-    rows: int
-    rows_at_build: int
-    built_at: datetime | None
-    scans: int
+    lists: int | None = None
+    m: int | None = None
+    ef_construction: int | None = None
 
     @property
-    def stale(self) -> bool:
-        """Whether the rows have outgrown it."""
-        return needs_rebuild(self.rows, self.rows_at_build)
+    def definition(self) -> str:
+        options = {"lists": self.lists, "m": self.m, "ef_construction": self.ef_construction}
+        given = ", ".join(f"{name} = {int(value)}" for name, value in options.items() if value is not None)
+        return f"ON images USING {self.method} (embedding vector_cosine_ops) WITH ({given})"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, but for the date."""
-        return {**asdict(self), "stale": self.stale}
-
-    def in_words(self) -> str:
-        """Return it as one line for people."""
-        exact = self.lists == 1
-        parameters = "one list: every search is exact" if exact else f"{self.lists} lists, {self.probes} probed"
-        built = f"built at {self.rows_at_build:,} rows" if self.built_at else "never built since the schema was made"
-        state = "stale: run `searchdb index build`" if self.stale else "fits"
-        invalid = "" if self.valid else "; INVALID: run `searchdb index build`"
-        return f"{self.method}, {parameters}; {self.rows:,} rows now, {built}: {state}{invalid}"
-
-
-def fit_lists(rows: int) -> int:
-    """Return the number of ivfflat lists for so many rows: about the square root, a thousandth for the very many."""
-    return 1 if rows < EXACT_ROWS else max(math.isqrt(rows), rows // 1000)
-
-
-def fit_probes(lists: int) -> int:
-    """Return the number of lists to search until it is tuned on real queries: rather too many than too few.
-
-    pgvector's manual suggests the square root of the lists, for queries like the rows. CLIP's texts lie off the
-    pictures' manifold and their neighbours in more lists: two and a half times that, and never under MIN_PROBES.
-    """
-    return min(lists, max(MIN_PROBES, math.ceil(2.5 * math.sqrt(lists))))
-
-
-def needs_rebuild(rows: int, rows_at_build: int) -> bool:
-    """Whether the index has learnt from less than half of what it holds, and is large enough for that to matter."""
-    return rows >= EXACT_ROWS and rows >= 2 * rows_at_build
+    def memory_mb(self, rows: int) -> float:
+        """Return what the build keeps in memory, with a tenth to spare (pgvector, ivfkmeans.c and hnswbuild.c)."""
+        if self.method == "hnsw":
+            # an element's head, its vector, and 16 bytes for each of 2 m neighbours, and of those in higher layers
+            return 1.1 * rows * (240 + VECTOR_BYTES + 32 * (self.m or HNSW_M)) / 2**20
+        lists = self.lists or 1
+        samples = max(SAMPLES_PER_LIST * lists, MIN_SAMPLES)
+        # the sampled vectors, old and new centres, distances between samples and centres, and among centres
+        return 1.1 * ((samples + 2 * lists) * VECTOR_BYTES + 4 * (samples + lists) * (lists + 3)) / 2**20
 
 
 def rebuild_if_stale(engine: Engine) -> bool:
     """Rebuild the index when the rows have outgrown it; return whether it was rebuilt here."""
     with engine.connect() as connection:
-        if not needs_rebuild(_count_rows(connection), _last_build(connection).get("row_count", 0)):
+        state = status(connection)
+        if not state.stale:
             return False
-    return build(engine) is not None
+        other = owner(connection)
+    if other is not None:
+        logger.warning("the vector index is stale: run `searchdb index build` as %s, who owns it", other)
+        return False
+    return build(engine, method=state.method or "ivfflat") is not None
 
 
-def build(engine: Engine, *, lists: int | None = None) -> IndexStatus | None:
-    """Rebuild the index, fitted to the rows, while searches and ingest go on; None if another process is doing so.
+def build(
+    engine: Engine,
+    *,
+    method: str = "ivfflat",
+    lists: int | None = None,
+    m: int | None = None,
+    ef_construction: int | None = None,
+) -> IndexStatus | None:
+    """Build the index anew, while searches and ingest go on; None if another process is doing so.
 
-    Afterwards `match_images` probes as many lists as `fit_probes` says, in every client.
+    The new index is built beside the old one and then takes its name, so that whatever happens one of the two is in
+    use. A build that fails, or is killed, leaves at most an index that the next build drops. Afterwards `match_images`
+    searches as deep as `fit_setting` says, in every client.
+
+    Args:
+        method: `ivfflat` or `hnsw`.
+        lists: of ivfflat; fitted to the rows unless given.
+        m: neighbours of each element of hnsw.
+        ef_construction: candidates when an element is put in, at least 2 m.
+
+    Raises:
+        ConfigError: a parameter does not go with the method or with another, or takes more memory than there is.
+        DatabaseError: we may not, because we do not own the tables; or PostgreSQL failed.
     """
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    if method not in SETTINGS:
+        raise ConfigError(f"there is no index method {method!r}, only {' and '.join(SETTINGS)}")
+    if method == "ivfflat" and (m or ef_construction):
+        raise ConfigError("m and ef_construction are parameters of hnsw: build with method hnsw, or leave them out")
+    if method == "hnsw" and lists:
+        raise ConfigError("lists are a parameter of ivfflat: build with method ivfflat, or leave them out")
+    with _session(engine) as connection:
+        other = owner(connection)
+        if other is not None:
+            error = DatabaseError(f"only the owner of the tables may build the index: connect as {other}")
+            error.sqlstate = INSUFFICIENT_PRIVILEGE
+            raise error
         if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(BUILD_LOCK_KEY))):
             return None
+        rows = connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
+        if method == "hnsw":
+            m = m or HNSW_M
+            plan = _Plan(method=method, m=m, ef_construction=ef_construction or max(HNSW_EF_CONSTRUCTION, 2 * m))
+        else:
+            plan = _Plan(method=method, lists=lists or fit_lists(rows))
+        _set_up(connection, plan, rows)
+        driver = connection.connection.dbapi_connection
         try:
-            _build(connection, lists)
-            return status(connection)
-        finally:
-            connection.execute(text("RESET maintenance_work_mem"))
-            connection.execute(sa.select(sa.func.pg_advisory_unlock(BUILD_LOCK_KEY)))
+            _build(engine, connection, plan, rows)
+        except BaseException:
+            _clean_up(engine, connection, driver)
+            raise
+        return status(connection)
 
 
-def _build(connection: Connection, lists: int | None) -> None:
-    started = time.monotonic()
-    _drop_leftovers(connection)
-    rows = _count_rows(connection)
-    lists = lists or fit_lists(rows)
-    needed = lists * (SAMPLES_PER_LIST + 3) * 2056 * 1.2 / 2**20
-    low, high = BUILD_MEMORY_MB
-    connection.execute(text(f"SET maintenance_work_mem = '{int(min(max(needed, low), high))}MB'"))
-    connection.execute(text(f"ALTER INDEX {VECTOR_INDEX} SET (lists = {int(lists)})"))
-    connection.execute(text(f"REINDEX INDEX CONCURRENTLY {VECTOR_INDEX}"))
-    connection.execute(
-        text(
-            "ALTER FUNCTION match_images(vector, double precision, integer) "
-            f"SET ivfflat.probes = {fit_probes(int(lists))}"
-        )
-    )
-    connection.execute(text("ANALYZE images"))
-    connection.execute(
-        sa.insert(index_builds).values(
-            method="ivfflat", lists=lists, row_count=rows, seconds=time.monotonic() - started
-        )
-    )
-
-
-def status(connection: Connection) -> IndexStatus:
-    """Return the state of the index."""
+def owner(connection: Connection) -> str | None:
+    """Return the role that may build and tune the index, None if we may do so ourselves."""
     row = connection.execute(
         text(
-            "SELECT am.amname, i.indisvalid, pg_relation_size(c.oid) AS byte_size, c.reloptions, "
-            "coalesce(s.idx_scan, 0) AS scans, "
-            "(SELECT p.proconfig FROM pg_proc p WHERE p.proname = 'match_images' LIMIT 1) AS proconfig "
-            "FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid JOIN pg_am am ON am.oid = c.relam "
-            "LEFT JOIN pg_stat_user_indexes s ON s.indexrelid = c.oid WHERE c.oid = to_regclass(:name)"
+            "SELECT pg_get_userbyid(CASE WHEN pg_has_role(c.relowner, 'USAGE') THEN p.proowner ELSE c.relowner END), "
+            "pg_has_role(c.relowner, 'USAGE') AND pg_has_role(p.proowner, 'USAGE') "
+            "FROM pg_class c, pg_proc p WHERE c.oid = to_regclass('images') AND p.oid = to_regprocedure(:function)"
         ),
-        {"name": VECTOR_INDEX},
+        {"function": MATCH_IMAGES},
     ).one()
-    last = _last_build(connection)
-    return IndexStatus(
-        method=row.amname,
-        lists=_option(row.reloptions, "lists"),
-        probes=_option(row.proconfig, "ivfflat.probes"),
-        valid=row.indisvalid,
-        byte_size=row.byte_size,
-        rows=_count_rows(connection),
-        rows_at_build=last.get("row_count", 0),
-        built_at=last.get("built_at"),
-        scans=row.scans,
-    )
+    return None if row[1] else row[0]
 
 
-def _count_rows(connection: Connection) -> int:
-    return connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
+@contextmanager
+def _session(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection of its own, outside transactions; its settings and its lock end with it."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.detach()
+        yield connection
 
 
-def _last_build(connection: Connection) -> Mapping[Any, Any]:
-    statement = sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)
-    return connection.execute(statement).mappings().one_or_none() or {}
+def _set_up(connection: Connection, plan: _Plan, rows: int) -> None:
+    low, high = BUILD_MEMORY_MB
+    # What its administrator gives every build anyway, the server can spare.
+    own = connection.scalar(text("SELECT setting::bigint / 1024 FROM pg_settings WHERE name = 'maintenance_work_mem'"))
+    high = max(high, own or 0)
+    needed = plan.memory_mb(rows)
+    if needed > high and plan.method == "ivfflat":
+        raise ConfigError(
+            f"an index with {plan.lists:,} lists takes {needed:,.0f} MB of memory to build, more than {high:,} MB: "
+            "give fewer lists, or the server a larger maintenance_work_mem"
+        )
+    if needed > high:
+        logger.warning(
+            "the graph takes about %s MB, more than %s MB: the build will be slow; raise the server's "
+            "maintenance_work_mem to speed it up",
+            f"{needed:,.0f}",
+            f"{high:,}",
+        )
+    connection.execute(text(f"SET maintenance_work_mem = '{int(min(max(needed, low), high))}MB'"))
+    connection.execute(text(f"SET max_parallel_maintenance_workers = {BUILD_WORKERS}"))
+    connection.execute(text("SET statement_timeout = 0"))
+    with suppress(DatabaseError):  # some platforms cannot look; there a build outlives its killed client
+        connection.execute(text(f"SET client_connection_check_interval = '{ORPHAN_CHECK}'"))
+
+
+def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> None:
+    started = time.monotonic()
+    _drop_leftovers(connection)
+    create = text(f"CREATE INDEX CONCURRENTLY {NEW_INDEX} {plan.definition}")
+    try:
+        connection.execute(create)
+    except DatabaseError as exc:
+        if exc.sqlstate not in OUT_OF_SHARED_MEMORY:
+            raise
+        logger.warning("the server is short of shared memory (%s): building again in a single process", exc)
+        _drop_leftovers(connection)
+        connection.execute(text("SET max_parallel_maintenance_workers = 0"))
+        connection.execute(create)
+    with engine.begin() as swap:
+        setting = fit_setting(plan.method, plan.lists, last_tuning(swap, plan.method))
+        # Renaming keeps nobody waiting; dropping the old one here would need the table to itself.
+        swap.execute(text(f"ALTER INDEX IF EXISTS {VECTOR_INDEX} RENAME TO {OLD_INDEX}"))
+        swap.execute(text(f"ALTER INDEX {NEW_INDEX} RENAME TO {VECTOR_INDEX}"))
+        store_setting(swap, plan.method, setting)
+        swap.execute(
+            sa.insert(index_builds).values(
+                method=plan.method,
+                lists=plan.lists,
+                m=plan.m,
+                ef_construction=plan.ef_construction,
+                row_count=rows,
+                seconds=time.monotonic() - started,
+            )
+        )
+    _drop_leftovers(connection)
+    connection.execute(text("ANALYZE images"))
+    refresh_sample(connection)
+
+
+def store_setting(connection: Connection, method: str, setting: int) -> None:
+    """Make every search go so deep, in every client: the setting travels with match_images."""
+    # Loads pgvector into this session, without which its settings are unknown, and those are the superuser's to set.
+    connection.execute(text("SELECT CAST('[1]' AS vector)"))
+    connection.execute(text(f"ALTER FUNCTION {MATCH_IMAGES} SET {SETTINGS[method]} = {int(setting)}"))
 
 
 def _drop_leftovers(connection: Connection) -> None:
-    """Drop the invalid copies that a killed REINDEX CONCURRENTLY leaves behind."""
-    names = connection.scalars(
-        text("SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid WHERE NOT i.indisvalid")
-    ).all()
-    for name in names:
-        if re.fullmatch(rf"{VECTOR_INDEX}_cc(new|old)\d*", name):
-            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+    for name in leftovers(connection):
+        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
 
 
-def _option(options: list[str] | None, name: str) -> int | None:
-    values = dict(option.split("=", 1) for option in options or [])
-    return int(values[name]) if name in values else None
+def _clean_up(engine: Engine, connection: Connection, driver: Any) -> None:
+    """Drop what a failed build left, on its own connection or, if that is lost or was interrupted, on a new one."""
+    # What matters is how the build failed; what cannot be dropped now, the next build drops.
+    with suppress(DatabaseError):
+        if not connection.invalidated:
+            _drop_leftovers(connection)
+            return
+        driver.close()  # SQLAlchemy gives it up without closing it, and the lock would stay
+        with _session(engine) as fresh:
+            fresh.execute(text(f"SET lock_timeout = '{CLEAN_UP_TIMEOUT}'"))
+            fresh.execute(sa.select(sa.func.pg_advisory_lock(BUILD_LOCK_KEY)))
+            _drop_leftovers(fresh)

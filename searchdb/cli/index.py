@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -10,7 +10,38 @@ from searchdb.cli import open_collection
 from searchdb.cli.output import print_json
 
 if TYPE_CHECKING:
-    from searchdb.index import IndexStatus
+    import numpy as np
+
+    from searchdb.collection import SearchDB
+    from searchdb.index_status import IndexStatus
+    from searchdb.recall import RecallReport
+
+BUSY = "another process is building or tuning the index: wait for it, or see `searchdb index status`"
+
+_measuring = [
+    click.option(
+        "--queries",
+        type=click.File(encoding="utf-8", errors="replace"),
+        help="texts to search for, one a line; - reads standard input [default: those searched for last]",
+    ),
+    click.option(
+        "--sample",
+        type=click.IntRange(1, 10_000),
+        default=200,
+        show_default=True,
+        help="stored pictures to search by, and stored texts at most",
+    ),
+    click.option(
+        "--count", type=click.IntRange(1, 1000), default=10, show_default=True, help="hits compared, the k of recall@k"
+    ),
+    click.option("--json", "as_json", is_flag=True, help="print JSON"),
+]
+
+
+def _with_measuring_options(command: Any) -> Any:
+    for option in reversed(_measuring):
+        command = option(command)
+    return command
 
 
 @click.group("index")
@@ -22,26 +53,131 @@ def index_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def index_status(ctx: click.Context, as_json: bool) -> None:
-    """Show method, parameters, size, and the rows at its last build and now."""
-    _show(open_collection(ctx).status().index, as_json)
+    """Show method, parameters, size, use, recall, and the rows at the last build and now."""
+    from searchdb.index import status
+
+    with open_collection(ctx).database.connect() as connection:
+        _show(status(connection), as_json)
 
 
 @index_command.command("build")
+@click.option(
+    "--method",
+    type=click.Choice(["ivfflat", "hnsw"]),
+    default="ivfflat",
+    show_default=True,
+    help="ivfflat builds and takes pictures fast; hnsw searches faster",
+)
 @click.option("--lists", type=click.IntRange(1, 32768), help="ivfflat lists [default: fitted to the rows]")
+@click.option("--m", type=click.IntRange(2, 100), help="hnsw neighbours of each element [default: 16]")
+@click.option(
+    "--ef-construction",
+    type=click.IntRange(4, 1000),
+    help="hnsw candidates when an element is put in, at least 2 m [default: 128]",
+)
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
-def index_build(ctx: click.Context, lists: int | None, as_json: bool) -> None:
-    """Rebuild the index to fit the rows; searches and ingest go on meanwhile."""
+def index_build(
+    ctx: click.Context, method: str, lists: int | None, m: int | None, ef_construction: int | None, as_json: bool
+) -> None:
+    """Build the index anew to fit the rows; searches and ingest go on meanwhile."""
+    if method == "ivfflat" and (m is not None or ef_construction is not None):
+        raise click.UsageError("--m and --ef-construction go with --method hnsw")
+    if method == "hnsw" and lists is not None:
+        raise click.UsageError("--lists goes with --method ivfflat")
+    if m is not None and ef_construction is not None and ef_construction < 2 * m:
+        raise click.UsageError(f"--ef-construction must be at least twice --m, here {2 * m}")
+    from searchdb.cli.measuring import building_bar
     from searchdb.index import build
 
-    built = build(open_collection(ctx).database.engine, lists=lists)
+    database = open_collection(ctx).database
+    with building_bar(database):
+        built = build(database.engine, method=method, lists=lists, m=m, ef_construction=ef_construction)
     if built is None:
-        raise click.ClickException("another process is building the index: wait for it, or see `searchdb index status`")
+        raise click.ClickException(BUSY)
     _show(built, as_json)
+
+
+@index_command.command("recall")
+@_with_measuring_options
+@click.pass_context
+def index_recall(ctx: click.Context, queries: TextIO | None, sample: int, count: int, as_json: bool) -> None:
+    """Compare match_images with an exact scan, for text queries and for stored pictures."""
+    from searchdb.cli.measuring import measuring_bar
+    from searchdb.recall import measure
+
+    collection = open_collection(ctx)
+    texts = _embedded(collection, queries)
+    with measuring_bar() as progress:
+        report = measure(collection.database.engine, count=count, sample=sample, texts=texts, progress=progress)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _show_recalls(report)
+        _show_notes(report.notes)
+
+
+@index_command.command("tune")
+@click.option(
+    "--recall",
+    "target",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.99,
+    show_default=True,
+    help="share of the true neighbours to find",
+)
+@_with_measuring_options
+@click.pass_context
+def index_tune(
+    ctx: click.Context, target: float, queries: TextIO | None, sample: int, count: int, as_json: bool
+) -> None:
+    """Find how deep searches must go for a recall, and make every client's go so deep."""
+    from searchdb.cli.measuring import measuring_bar
+    from searchdb.tune import tune
+
+    collection = open_collection(ctx)
+    texts = _embedded(collection, queries)
+    with measuring_bar() as progress:
+        report = tune(
+            collection.database.engine, target=target, count=count, sample=sample, texts=texts, progress=progress
+        )
+    if report is None:
+        raise click.ClickException(BUSY)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _show_recalls(report.chosen)
+        if report.reached:
+            click.echo(report.in_words())
+        _show_notes(report.notes)
+    if not report.reached:
+        raise click.ClickException(report.in_words())
+
+
+def _embedded(collection: SearchDB, queries: TextIO | None) -> np.ndarray | None:
+    """Return the vectors of the texts in a file, None without one."""
+    if queries is None:
+        return None
+    texts = list(dict.fromkeys(line.strip() for line in queries if line.strip()))
+    if not texts:
+        raise click.UsageError("there is no text among the queries")
+    return collection.embed(texts)
 
 
 def _show(status: IndexStatus, as_json: bool) -> None:
     if as_json:
         print_json(status.to_json())
-    else:
-        click.echo(status.in_words())
+        return
+    click.echo(status.in_words())
+    for name, value in status.in_detail():
+        click.echo(f"{name:9} {value}")
+
+
+def _show_recalls(report: RecallReport) -> None:
+    for recall in report.recalls:
+        click.echo(f"{recall.kind:9} {recall.in_words()}")
+
+
+def _show_notes(notes: list[str]) -> None:
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)

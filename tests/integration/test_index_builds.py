@@ -1,0 +1,160 @@
+"""Builds of the vector index while others search and write, and builds that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from searchdb import index
+from searchdb.config import Settings
+from searchdb.database import Database
+from searchdb.index_status import NEW_INDEX, build_progress, leftovers
+from searchdb.tables import images
+from tests.test_index import clustered, fill, recall
+
+ROWS = 4000
+
+
+@pytest.fixture
+def vectors(database: Database) -> np.ndarray:
+    """The vectors of the pictures in `database`, whose index was built on them."""
+    vectors = clustered(ROWS)
+    fill(database, vectors)
+    index.build(database.engine)
+    return vectors
+
+
+def start_build(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
+    assert settings.database_url is not None
+    environment = os.environ | {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "SEARCHDB_HOME": str(settings.home),
+        "SEARCHDB_MODEL": "demo",
+    }
+    line = [sys.executable, "-m", "searchdb", "index", "build", *arguments]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"waited a minute for {what}"
+        time.sleep(0.02)
+
+
+def left(database: Database) -> list[str]:
+    with database.connect() as connection:
+        return list(leftovers(connection))
+
+
+@pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
+def test_searches_and_ingest_go_on_during_a_build(database: Database, vectors: np.ndarray, method: str) -> None:
+    queries = clustered(20, seed=1)
+    added = clustered(400, seed=2)
+    built = threading.Event()
+    pages: list[int] = []
+    phases: set[str] = set()
+    errors: list[Exception] = []
+
+    def beside(work: Callable[[int], None]) -> threading.Thread:
+        def go_on() -> None:
+            turn = 0
+            try:
+                while not built.is_set() or turn < 5:
+                    work(turn)
+                    turn += 1
+            except Exception as exc:  # noqa: BLE001 - the test's own thread raises it
+                errors.append(exc)
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        return thread
+
+    def search(turn: int) -> None:
+        statement = sa.text("SELECT count(*) FROM match_images(:query, -1, 50)")
+        with database.connect() as connection:
+            pages.append(connection.scalar(statement, {"query": queries[turn % len(queries)]}))
+
+    def write(turn: int) -> None:
+        if turn < len(added):
+            fill(database, added[turn : turn + 1], first=ROWS + turn)
+
+    def look(_turn: int) -> None:
+        with database.connect() as connection:
+            progress = build_progress(connection)
+        if progress is not None:
+            phases.add(progress.in_words())
+
+    threads = [beside(work) for work in (search, write, look)]
+    try:
+        for _ in range(2):
+            assert index.build(database.engine, method=method) is not None
+    finally:
+        built.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert set(pages) == {50}
+    assert phases
+    assert left(database) == []
+    with database.connect() as connection:
+        stored = connection.execute(sa.select(images.c.image, images.c.embedding).order_by(images.c.id)).all()
+    assert len(stored) > ROWS
+    everything = np.stack([row.embedding for row in stored])
+    assert [row.image for row in stored] == [f"/{n}" for n in range(len(stored))]
+    assert recall(database, everything, queries) >= 0.9
+
+
+@pytest.mark.parametrize("how", ["kill -9", "Ctrl-C", "SIGTERM", "pg_terminate_backend"])
+def test_a_killed_build_leaves_a_working_index(
+    database: Database, settings: Settings, vectors: np.ndarray, how: str
+) -> None:
+    with database.connect() as writer:
+        # A build waits for those who write when it begins: here, for as long as we like.
+        writer.execute(sa.text("UPDATE images SET description = 'held' WHERE image = '/0'"))
+        process = start_build(settings, "--method", "hnsw")
+        wait_for(lambda: NEW_INDEX in left(database), "the build to begin")
+        with database.connect() as connection:
+            assert index.status(connection).building is not None
+            builder = connection.scalar(sa.text("SELECT pid FROM pg_stat_progress_create_index"))
+            assert builder is not None
+            if how == "pg_terminate_backend":
+                connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": builder})
+        signals = {"kill -9": signal.SIGKILL, "Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
+        if how in signals:
+            process.send_signal(signals[how])
+
+        def gone() -> bool:
+            with database.connect() as connection:
+                alive = sa.text("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = :pid)")
+                return not connection.scalar(alive, {"pid": builder})
+
+        wait_for(gone, "the server to give the build up")
+        writer.rollback()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in stderr
+    assert left(database) == ([NEW_INDEX] if how == "kill -9" else [])
+
+    with database.connect() as connection:
+        state = index.status(connection)
+    assert (state.method, state.lists, state.valid, state.building) == ("ivfflat", 63, True, None)
+    assert recall(database, vectors, clustered(20, seed=1)) >= 0.9
+    more = clustered(1, seed=9)
+    fill(database, more, first=ROWS)
+    with database.connect() as connection:
+        nearest = connection.scalar(sa.text("SELECT image FROM match_images(:query)"), {"query": more[0]})
+    assert nearest == f"/{ROWS}"
+
+    again = index.build(database.engine, method="hnsw")
+    assert again is not None
+    assert (again.method, again.valid, again.leftovers) == ("hnsw", True, ())
