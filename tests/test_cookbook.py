@@ -1,0 +1,738 @@
+"""Every query of docs/sql-cookbook.md, run on a collection that has what it asks for, and computed again in Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+from safetensors.numpy import load_file
+
+import searchdb.demo
+from searchdb import sql, unsplash
+from searchdb.cli.demo import album_items
+from searchdb.collection import SearchDB
+from searchdb.config import Settings, libpq_url
+from searchdb.database import Database, migrate
+from searchdb.errors import DatabaseError
+from searchdb.postgres import EmbeddedServer, program_path
+from searchdb.sources.unsplash import find_parts
+from searchdb.tables import VECTOR_INDEX, images
+from tests import unsplash_files
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = (ROOT / "docs" / "sql-cookbook.md").read_text(encoding="utf-8")
+DATABASE = "cookbook"
+
+WRITING = "How can every picture have its label at hand?"
+COUNTRIES = ("Portugal", "Norway", "Japan", "Chile", None)
+CAMERAS = ("Canon EOS R6", "Canon PowerShot G7", "Nikon Z 6", "Fujifilm X100V", None)
+KEYWORDS = ("boat", "red car", "cat in the snow")
+SETTINGS = {
+    "meadow": "a meadow",
+    "beach": "a beach",
+    "sea": "the sea",
+    "desert": "a desert",
+    "forest": "a forest",
+    "city": "a city",
+    "snow": "snow",
+}
+ANIMALS = ("cat", "dog", "bird", "butterfly", "fish")
+
+Row = dict[str, Any]
+
+
+# --- The document ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One section of the document."""
+
+    title: str
+    needs: str
+    indexed: bool
+    statement: str
+
+
+def recipes(document: str) -> dict[str, Recipe]:
+    """Return the sections by their titles; each must have one sql block and say what it needs."""
+    found = {}
+    for section in re.split(r"^## ", document, flags=re.MULTILINE)[1:]:
+        title = section.splitlines()[0]
+        blocks = re.findall(r"^```sql\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        labels = re.findall(r"^\*\*Needs\*\* (.+?)\. \*\*Index\*\* (yes|no)\b", section, re.MULTILINE)
+        assert (len(blocks), len(labels)) == (1, 1), title
+        found[title] = Recipe(title=title, needs=labels[0][0], indexed=labels[0][1] == "yes", statement=blocks[0])
+    return found
+
+
+RECIPES = recipes(DOCUMENT)
+READING = [title for title in RECIPES if title != WRITING]
+
+
+# --- The collection -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """The album with what a real collection has, and what was planted in it."""
+
+    collection: SearchDB
+    settings: Settings
+    rows: Sequence[sa.RowMapping]
+    vectors: np.ndarray
+    copies: Mapping[tuple[str, str], bool]
+    untagged: frozenset[str]
+    mistagged: Mapping[str, str]
+    keywords: Mapping[str, Mapping[str, float | None]]
+    colours: Mapping[str, Sequence[tuple[int, int, int, float]]]
+    downloads: Sequence[tuple[str, str]]
+    rows_without_metadata: Mapping[str, int]
+
+    def text(self, text: str) -> np.ndarray:
+        """Return the similarity of every picture to a text."""
+        return self.vectors @ self.collection.embed([text])[0].astype(np.float64)
+
+    def at(self, name: str) -> int:
+        """Return the place of a picture in `rows`, by its file name."""
+        return next(n for n, row in enumerate(self.rows) if Path(row["image"]).name == name)
+
+    def ranked(self, scores: np.ndarray, keep: Callable[[int], bool] = lambda n: True) -> list[int]:
+        """Return the places of the pictures that are kept, best first; equal ones in the order of their ids."""
+        return [int(n) for n in np.argsort(-scores, kind="stable") if keep(int(n))]
+
+    def images(self, places: Sequence[int]) -> list[str]:
+        return [self.rows[n]["image"] for n in places]
+
+
+def run(collection: SearchDB, statement: str) -> tuple[list[Row], int]:
+    """Run a statement as `searchdb sql` does; return its rows and how often it used the vector index."""
+    if texts := sql.literal_texts(statement):
+        collection.embed(texts)
+    with collection.database.connect() as connection:
+        before = index_scans(connection)
+        result = sql.run(connection, statement)
+        scans = index_scans(connection) - before
+    return [dict(zip(result.columns, row, strict=True)) for row in result.rows], scans
+
+
+def index_scans(connection: sa.Connection) -> int:
+    connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+    connection.commit()
+    query = sa.text("SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = :name")
+    scans = connection.execute(query, {"name": VECTOR_INDEX}).scalar_one()
+    connection.commit()
+    return scans
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cookbook")
+
+
+@pytest.fixture(scope="module")
+def collection(server: EmbeddedServer, admin: sa.Engine, album: Path, home: Path) -> Iterator[SearchDB]:
+    """A collection with the album, as `make demo` leaves it."""
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
+    url = libpq_url(server.url.set(database=DATABASE))
+    settings = Settings(database_url=url, home=home, model="demo", dtype="float32")
+    with Database(settings) as database:
+        migrate(database)
+    with SearchDB(settings) as collection:
+        collection.ingest(album_items(album))
+        yield collection
+
+
+@pytest.fixture(scope="module")
+def shelf(collection: SearchDB, album: Path, home: Path) -> Shelf:
+    """The collection with countries, cameras, dates, copies, wrong tags and the tables of Unsplash."""
+    rows_without_metadata = {title: len(run(collection, RECIPES[title].statement)[0]) for title in READING}
+    dice = Random(11)
+    loneliest = Path(run(collection, RECIPES["Which pictures have nothing like them?"].statement)[0][0]["image"]).name
+    copies = plant_copies(collection, album, home / "copies", loneliest)
+    untagged, mistagged = plant_metadata(collection, dice)
+    with collection.database.connect() as connection:
+        rows = connection.execute(sa.select(images).order_by(images.c.id)).mappings().all()
+    keywords, colours, downloads = plant_unsplash(collection, rows, home / "unsplash", dice)
+    return Shelf(
+        collection=collection,
+        settings=collection.settings,
+        rows=rows,
+        vectors=np.stack([row["embedding"] for row in rows]).astype(np.float64),
+        copies=copies,
+        untagged=untagged,
+        mistagged=mistagged,
+        keywords=keywords,
+        colours=colours,
+        downloads=downloads,
+        rows_without_metadata=rows_without_metadata,
+    )
+
+
+def plant_copies(collection: SearchDB, album: Path, folder: Path, loneliest: str) -> dict[tuple[str, str], bool]:
+    """Ingest copies of some pictures; return the pairs of file names, and whether the files are the same."""
+    folder.mkdir()
+    copies = {}
+    for name in sorted(path.name for path in album.glob("*.jpg"))[10:15]:
+        with Image.open(album / name) as picture:
+            picture.resize((picture.width * 2 // 3, picture.height * 2 // 3)).save(folder / f"small-{name}", quality=70)
+        copies[name, f"small-{name}"] = False
+    (folder / f"same-{loneliest}").write_bytes((album / loneliest).read_bytes())
+    copies[loneliest, f"same-{loneliest}"] = True
+    assert collection.ingest_files(folder).stored == len(copies)
+    return copies
+
+
+def plant_metadata(collection: SearchDB, dice: Random) -> tuple[frozenset[str], dict[str, str]]:
+    """Fill the album's columns: boats in May and snow in June; return who lost the tag 'boat', and the wrong tags."""
+    with collection.database.connect() as connection:
+        statement = sa.select(images).where(images.c.source == "demo").order_by(images.c.id)
+        rows = connection.execute(statement).mappings().all()
+
+    def most_like(tag: str, text: np.ndarray) -> list[str]:
+        fitting = [row for row in rows if tag in row["tags"] and len(set(ANIMALS).intersection(row["tags"])) <= 1]
+        return [row["image"] for row in sorted(fitting, key=lambda row: -float(row["embedding"] @ text))]
+
+    boat, cat, dog = collection.embed(["a boat", "a cat", "a dog"])
+    untagged = frozenset(most_like("boat", boat)[:10:2])
+    mistagged = {most_like("cat", cat - dog)[0]: "dog", most_like("dog", dog - cat)[0]: "cat"}
+    edges = [
+        datetime(2024, 6, 30, 23, 59, 59, tzinfo=UTC),
+        datetime(2024, 7, 1, tzinfo=UTC),
+        datetime(2024, 4, 1, tzinfo=UTC),
+        datetime(2024, 3, 31, 23, 59, 59, tzinfo=UTC),
+    ]
+    changes = []
+    for number, row in enumerate(rows):
+        moment = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(minutes=dice.randrange(365 * 24 * 60))
+        if dice.random() < 0.6 and {"boat", "snow"} & set(row["tags"]):
+            month = 5 if "boat" in row["tags"] else 6
+            moment = datetime(2024, month, 1, tzinfo=UTC) + timedelta(minutes=dice.randrange(30 * 24 * 60))
+        country, camera = COUNTRIES[dice.randrange(5)], CAMERAS[dice.randrange(5)]
+        if {"boat", "sunset"} <= set(row["tags"]) and edges:
+            moment, camera = edges.pop(), "Canon EOS R6"
+        tags = row["tags"]
+        if row["image"] in untagged:
+            tags = [tag for tag in tags if "boat" not in tag]
+        if row["image"] in mistagged:
+            tags = [tag for tag in tags if tag not in ANIMALS] + [mistagged[row["image"]]]
+        changes.append(
+            {
+                "row_id": row["id"],
+                "country": country,
+                "city": country and f"{country} City",
+                "camera": camera,
+                "credit": f"Photographer {number % 7}",
+                "taken_at": moment,
+                "tags": tags,
+                "source_id": f"photo{number:06}",
+            }
+        )
+    assert not edges, "too few boats at sunset"
+    with collection.database.begin() as connection:
+        connection.execute(sa.update(images).where(images.c.id == sa.bindparam("row_id")), changes)
+    return untagged, mistagged
+
+
+def plant_unsplash(
+    collection: SearchDB, rows: Sequence[sa.RowMapping], folder: Path, dice: Random
+) -> tuple[dict[str, dict[str, float | None]], dict[str, list[tuple[int, int, int, float]]], list[tuple[str, str]]]:
+    """Load made-up tables of the dataset for the pictures with a source_id; return what stands in them, by id."""
+    photos = {row["source_id"]: row for row in rows if row["source"] == "demo"}
+    keywords: dict[str, dict[str, float | None]] = {}
+    colours: dict[str, list[tuple[int, int, int, float]]] = {}
+    for photo_id, row in photos.items():
+        kinds = {each["kind"] for each in row["metadata"]["objects"]}
+        # Every third is not named, and now and then only a user, no service, has named it.
+        keywords[photo_id] = {
+            kind: None if dice.random() < 0.2 else round(dice.uniform(40, 100), 1)
+            for kind in sorted(kinds)
+            if dice.random() < 0.67
+        }
+        near_blue = [(60 + n, 100 + 2 * n, 230, dice.uniform(0.05, 0.4)) for n in range(2)]
+        others = [
+            (dice.randrange(256), dice.randrange(256), dice.randrange(90), dice.uniform(0.05, 0.4)) for _ in range(2)
+        ]
+        colours[photo_id] = near_blue + others
+    downloads = [(word, dice.choice(sorted(photos))) for word in KEYWORDS for _ in range(40)]
+    for word, tags in zip(KEYWORDS, ({"boat"}, {"red car"}, {"cat", "snow"}), strict=True):
+        fitting = sorted(photo_id for photo_id, row in photos.items() if tags <= set(row["tags"]))
+        downloads += [(word, dice.choice(fitting)) for _ in range(60)]
+    downloads += [("boat", "not stored"), ("submarine", sorted(photos)[0])]
+    unsplash_files.write(
+        folder,
+        "keywords.tsv000",
+        (
+            {"photo_id": photo_id, "keyword": word, "ai_service_1_confidence": confidence, "suggested_by_user": "f"}
+            for photo_id, words in keywords.items()
+            for word, confidence in words.items()
+        ),
+    )
+    unsplash_files.write(
+        folder,
+        "colors.tsv000",
+        (
+            {"photo_id": photo_id, "hex": f"{r:02X}{g:02X}{b:02X}", "red": r, "green": g, "blue": b, "coverage": share}
+            for photo_id, each in colours.items()
+            for r, g, b, share in each
+        ),
+    )
+    unsplash_files.write(
+        folder,
+        "conversions.tsv000",
+        (
+            {**unsplash_files.conversion(0, word, second), "photo_id": photo_id}
+            for second, (word, photo_id) in enumerate(downloads)
+        ),
+    )
+    unsplash_files.write(folder, "photos.tsv000", (unsplash_files.photo(int(each[5:])) for each in sorted(photos)))
+    unsplash.load(collection.database.engine, find_parts([folder]))
+    return keywords, colours, downloads
+
+
+# --- What each query is to give -------------------------------------------------------------------
+
+Expectation = Callable[[Shelf, list[Row]], None]
+EXPECTATIONS: dict[str, Expectation] = {}
+
+
+def answers(title: str) -> Callable[[Expectation], Expectation]:
+    """Register what the query of this title is to give."""
+
+    def register(expectation: Expectation) -> Expectation:
+        assert title not in EXPECTATIONS
+        EXPECTATIONS[title] = expectation
+        return expectation
+
+    return register
+
+
+def assert_ranked(shelf: Shelf, rows: Sequence[Row], places: Sequence[int], scores: np.ndarray) -> None:
+    """The rows are these pictures in this order, with these similarities."""
+    assert places, "nothing was expected: the test would show nothing"
+    assert [row["image"] for row in rows] == shelf.images(places)
+    assert [row["similarity"] for row in rows] == pytest.approx(scores[list(places)], abs=1e-5)
+
+
+@answers("Which of the best hits were taken with one camera in one season?")
+def _season(shelf: Shelf, rows: list[Row]) -> None:
+    scores = shelf.text("a boat at sunset")
+    start, end = datetime(2024, 4, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC)
+
+    def wanted(n: int) -> bool:
+        row = shelf.rows[n]
+        in_time = row["taken_at"] is not None and start <= row["taken_at"] < end
+        return scores[n] >= 0.1 and in_time and (row["camera"] or "").startswith("Canon")
+
+    assert_ranked(shelf, rows, shelf.ranked(scores, wanted)[:20], scores)
+    moments = {row["taken_at"] for row in rows}
+    assert start in moments
+    assert end - timedelta(seconds=1) in moments
+
+
+@answers("Which pictures from one country fit a text best?")
+def _country(shelf: Shelf, rows: list[Row]) -> None:
+    scores = shelf.text("a boat at sunset")
+    expected = shelf.ranked(scores, lambda n: shelf.rows[n]["country"] == "Portugal")[:10]
+    assert_ranked(shelf, rows, expected, scores)
+    assert len(rows) == 10
+    assert {row["city"] for row in rows} == {"Portugal City"}
+
+
+@answers("What is the best picture of each country?")
+def _each_country(shelf: Shelf, rows: list[Row]) -> None:
+    scores = shelf.text("a red car")
+    countries = sorted(filter(None, COUNTRIES))
+    assert [row["country"] for row in rows] == countries
+    best = [shelf.ranked(scores, lambda n, c=country: shelf.rows[n]["country"] == c)[0] for country in countries]
+    assert_ranked(shelf, rows, best, scores)
+
+
+@answers("What is like one picture but unlike another?")
+def _unlike(shelf: Shelf, rows: list[Row]) -> None:
+    wanted, other = shelf.at("postcard-v1-00226.jpg"), shelf.at("postcard-v1-00236.jpg")
+    assert shelf.rows[wanted]["description"] == "A red car in a meadow at night."
+    assert shelf.rows[other]["description"] == "The moon and a pink cup in a meadow at night."
+    like_wanted, like_other = shelf.vectors @ shelf.vectors[wanted], shelf.vectors @ shelf.vectors[other]
+    expected = shelf.ranked(like_wanted - like_other, lambda n: n != wanted)[:10]
+    assert [row["image"] for row in rows] == shelf.images(expected)
+    assert [row["like_wanted"] for row in rows] == pytest.approx(like_wanted[expected], abs=1e-5)
+    assert [row["like_other"] for row in rows] == pytest.approx(like_other[expected], abs=1e-5)
+    assert all(re.search(r"\bcars?\b", row["description"]) for row in rows[:5])
+
+
+@answers("Which pictures are in the collection twice?")
+def _twice(shelf: Shelf, rows: list[Row]) -> None:
+    found = {(Path(row["image"]).name, Path(row["copy"]).name): row["same_file"] for row in rows}
+    assert found == shelf.copies
+    assert len(rows) == len(found)
+    assert rows[0]["same_file"]
+
+
+@answers("Which pictures have nothing like them?")
+def _nothing_like_them(shelf: Shelf, rows: list[Row]) -> None:
+    pairs = shelf.vectors @ shelf.vectors.T
+    np.fill_diagonal(pairs, -2)
+    nearest = pairs.max(axis=1)
+    assert_ranked(shelf, rows, shelf.ranked(-nearest)[:10], nearest)
+    stored_twice = next(name for (name, _), same_file in shelf.copies.items() if same_file)
+    assert stored_twice not in {Path(row["image"]).name for row in rows}
+
+
+@answers("Which of a few labels fits a picture?")
+def _labels(shelf: Shelf, rows: list[Row]) -> None:
+    place = shelf.at("postcard-v1-00226.jpg")
+    scores = {label: shelf.text(text)[place] for label, text in SETTINGS.items()}
+    powers = {label: np.exp(21 * score) for label, score in scores.items()}
+    assert [row["label"] for row in rows] == sorted(scores, key=lambda label: -scores[label])
+    assert rows[0]["label"] == "meadow"
+    assert sum(row["probability"] for row in rows) == pytest.approx(1)
+    for row in rows:
+        assert row["similarity"] == pytest.approx(scores[row["label"]], abs=1e-5)
+        assert row["probability"] == pytest.approx(powers[row["label"]] / sum(powers.values()), rel=1e-3)
+
+
+@answers("Where do the texts disagree with the tags?")
+def _confusion(shelf: Shelf, rows: list[Row]) -> None:
+    nearest = np.argmax(np.stack([shelf.text(f"a {animal}") for animal in ANIMALS]), axis=0)
+    judged = {}
+    for n, row in enumerate(shelf.rows):
+        shown = [animal for animal in ANIMALS if animal in row["tags"]]
+        if len(shown) == 1:
+            judged[row["image"]] = shown[0], ANIMALS[nearest[n]]
+    expected = Counter(judged.values())
+    assert {(row["tag"], row["nearest_text"]): row["pictures"] for row in rows} == expected
+    assert all(row["agreed"] == (row["tag"] == row["nearest_text"]) for row in rows)
+    order = [(row["tag"], -row["pictures"], row["nearest_text"]) for row in rows]
+    assert order == sorted(order)
+    assert sum(row["pictures"] for row in rows if row["agreed"]) > 0.8 * expected.total()
+    for image, tag in shelf.mistagged.items():
+        assert judged[image] == (tag, {"cat": "dog", "dog": "cat"}[tag])
+
+
+@answers("Which pictures lack a tag that they should have?")
+def _lacking(shelf: Shelf, rows: list[Row]) -> None:
+    tagged = ["boat" in row["tags"] for row in shelf.rows]
+    centre = shelf.vectors[tagged].mean(axis=0)
+    scores = shelf.vectors @ (centre / np.linalg.norm(centre))
+    assert_ranked(shelf, rows, shelf.ranked(scores, lambda n: not tagged[n])[:10], scores)
+    assert {row["image"] for row in rows} >= shelf.untagged
+
+
+@answers("Which pictures are best by words and by looks together?")
+def _fused(shelf: Shelf, rows: list[Row]) -> None:
+    scores = shelf.text("an orange boat at sunset")
+    by_looks = shelf.ranked(scores, lambda n: bool(scores[n] >= 0))[:50]
+    with shelf.collection.database.connect() as connection:
+        ranks = dict(
+            connection.execute(
+                sa.text(
+                    "SELECT id, ts_rank(to_tsvector('english', coalesce(description, '') || ' ' || "
+                    "array_to_string(tags, ' ')), to_tsquery('english', 'orange & boat')) FROM images"
+                )
+            ).all()
+        )
+    words = [f"{row['description'] or ''} {' '.join(row['tags'])}".lower() for row in shelf.rows]
+    found = [n for n, text in enumerate(words) if re.search(r"\borange\b", text) and re.search(r"\bboats?\b", text)]
+    by_words = sorted(found, key=lambda n: (-ranks[shelf.rows[n]["id"]], n))[:50]
+    fused: dict[int, float] = defaultdict(float)
+    for places in (by_looks, by_words):
+        for place, n in enumerate(places, start=1):
+            fused[n] += 1 / (60 + place)
+    expected = sorted(fused, key=lambda n: (-fused[n], n))[:10]
+    assert [row["image"] for row in rows] == shelf.images(expected)
+    assert [float(row["score"]) for row in rows] == pytest.approx([fused[n] for n in expected])
+    assert [row["place_by_looks"] for row in rows] == [
+        by_looks.index(n) + 1 if n in by_looks else None for n in expected
+    ]
+    assert [row["place_by_words"] for row in rows] == [
+        by_words.index(n) + 1 if n in by_words else None for n in expected
+    ]
+    assert set(by_looks) - set(by_words)
+    assert expected != by_looks[:10]
+
+
+@answers("Where should the threshold for a text lie?")
+def _bands(shelf: Shelf, rows: list[Row]) -> None:
+    scores = shelf.text("a boat")
+    tagged = np.array(["boat" in row["tags"] for row in shelf.rows])
+    assert sum(row["pictures"] for row in rows) == len(shelf.rows)
+    assert sum(row["tagged"] for row in rows) == tagged.sum()
+    for row in rows:
+        low, high = float(row["band"]), float(row["below"])
+        assert high == pytest.approx(low + 0.1)
+        within = (np.floor(scores * 10 + 1e-9) / 10).round(1) == round(low, 1)
+        assert (row["pictures"], row["tagged"]) == (within.sum(), (within & tagged).sum())
+    assert [row["band"] for row in rows] == sorted(row["band"] for row in rows)
+    # The valley lies between the most of those without a boat and the band where all have one.
+    counts = [row["pictures"] for row in rows]
+    assert min(counts[counts.index(max(counts)) :]) < counts[-1]
+    truth = np.array(["boat" in {o["kind"] for o in row["metadata"].get("objects", [])} for row in shelf.rows])
+    stored = np.array([row["source"] == "demo" for row in shelf.rows])
+    assert truth[stored & (scores >= 0.4)].all()
+
+
+@answers("What has changed from one month to the next?")
+def _drift(shelf: Shelf, rows: list[Row]) -> None:
+    texts = {"boat": "a boat", "cat": "a cat", "car": "a car", "snow": "snow", "night": "night"}
+    months = [row["taken_at"] and (row["taken_at"].year, row["taken_at"].month) for row in shelf.rows]
+    may, june = (np.array([month == (2024, number) for month in months]) for number in (5, 6))
+    for row in rows:
+        scores = shelf.text(texts[row["label"]])
+        assert row["in_may"] == pytest.approx(scores[may].mean(), abs=1e-5)
+        assert row["in_june"] == pytest.approx(scores[june].mean(), abs=1e-5)
+        assert row["drift"] == pytest.approx(row["in_june"] - row["in_may"])
+        assert (row["pictures_in_may"], row["pictures_in_june"]) == (may.sum(), june.sum())
+    assert {row["label"] for row in rows} == set(texts)
+    assert [row["drift"] for row in rows] == sorted((row["drift"] for row in rows), reverse=True)
+    assert (rows[0]["label"], rows[-1]["label"]) == ("snow", "boat")
+
+
+@answers("Which pictures show something that no keyword names?")
+def _not_named(shelf: Shelf, rows: list[Row]) -> None:
+    scores = shelf.text("a boat")
+    words = [shelf.keywords.get(row["source_id"] or "", {}) for row in shelf.rows]
+    hits = shelf.ranked(scores, lambda n: bool(scores[n] >= 0.3) and shelf.rows[n]["source_id"] in shelf.keywords)
+    expected = sorted(hits, key=lambda n: "boat" in words[n])[:20]
+    assert_ranked(shelf, rows, expected, scores)
+    assert [row["named"] for row in rows] == ["boat" in words[n] for n in expected]
+    assert [row["confidence"] for row in rows] == [words[n].get("boat") for n in expected]
+    assert {row["named"] for row in rows} == {True, False}
+
+
+@answers("Which pictures of a text are mostly of one colour?")
+def _colour(shelf: Shelf, rows: list[Row]) -> None:
+    scores = shelf.text("a boat")
+
+    def blue(n: int) -> float:
+        colours = shelf.colours.get(shelf.rows[n]["source_id"] or "", [])
+        near = sum(share for r, g, b, share in colours if np.hypot(np.hypot(r - 65, g - 105), b - 225) <= 120)
+        return near / sum(share for *_, share in colours) if colours else 0
+
+    expected = shelf.ranked(scores, lambda n: bool(scores[n] >= 0.3) and blue(n) > 0.5)[:10]
+    assert_ranked(shelf, rows, expected, scores)
+    assert [row["blue"] for row in rows] == pytest.approx([blue(n) for n in expected])
+    assert expected != shelf.ranked(scores)[:10]
+
+
+@answers("Does the search find what people chose?")
+def _recall(shelf: Shelf, rows: list[Row]) -> None:
+    stored = {row["source_id"] for row in shelf.rows} - {None}
+    assert {row["keyword"] for row in rows} == set(KEYWORDS)
+    for row in rows:
+        best = {shelf.rows[n]["source_id"] for n in shelf.ranked(shelf.text(row["keyword"]))[:20]}
+        chosen = [photo for word, photo in shelf.downloads if word == row["keyword"] and photo in stored]
+        assert (row["photos"], row["downloads"]) == (len(set(chosen)), len(chosen))
+        assert float(row["recall_at_20"]) == pytest.approx(sum(photo in best for photo in chosen) / len(chosen))
+        assert 0 < row["recall_at_20"] < 1
+    assert [row["recall_at_20"] for row in rows] == sorted((row["recall_at_20"] for row in rows), reverse=True)
+
+
+# --- The tests ------------------------------------------------------------------------------------
+
+
+def test_every_query_is_expected_to_give_something_and_nothing_else_is() -> None:
+    assert set(EXPECTATIONS) == set(READING)
+    assert WRITING in RECIPES
+
+
+def test_links_of_the_document_lead_somewhere() -> None:
+    headings = {
+        name: {
+            re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.+)$", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.MULTILINE)
+        }
+        for name in ("sql-cookbook.md", "operations.md")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", DOCUMENT):
+        name, _, anchor = target.partition("#")
+        assert anchor in headings[name or "sql-cookbook.md"], target
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_the_texts_of_a_query_are_found_to_be_embedded(title: str) -> None:
+    statement = RECIPES[title].statement
+    assert sql.literal_texts(statement) == list(dict.fromkeys(re.findall(r"text_embedding\('([^']+)'\)", statement)))
+
+
+@pytest.mark.parametrize("title", READING)
+def test_a_query_gives_what_its_text_says(shelf: Shelf, title: str) -> None:
+    rows, scans = run(shelf.collection, RECIPES[title].statement)
+    assert rows
+    EXPECTATIONS[title](shelf, rows)
+    assert (scans > 0) == RECIPES[title].indexed, f"the vector index was scanned {scans} times"
+
+
+@pytest.mark.parametrize(
+    "title", ["Which pictures are in the collection twice?", "Which pictures have nothing like them?"]
+)
+def test_a_self_join_asks_the_index_once_for_each_picture(shelf: Shelf, title: str) -> None:
+    _, scans = run(shelf.collection, RECIPES[title].statement)
+    assert scans == len(shelf.rows)
+
+
+@pytest.mark.parametrize("title", READING)
+def test_a_query_that_needs_the_demo_only_gives_something_there(shelf: Shelf, title: str) -> None:
+    if RECIPES[title].needs == "the demo":
+        assert shelf.rows_without_metadata[title] > 0
+
+
+def test_the_album_has_no_copies(shelf: Shelf) -> None:
+    assert shelf.rows_without_metadata["Which pictures are in the collection twice?"] == 0
+
+
+@pytest.mark.parametrize("title", READING)
+def test_psql_gives_as_many_rows(shelf: Shelf, title: str) -> None:
+    rows, _ = run(shelf.collection, RECIPES[title].statement)
+    assert len(psql(shelf, RECIPES[title].statement)) == len(rows)
+
+
+def psql(shelf: Shelf, statement: str) -> list[list[str]]:
+    assert shelf.settings.database_url is not None
+    url = shelf.settings.database_url.get_secret_value()
+    result = subprocess.run(
+        [program_path("psql"), url, "--no-psqlrc", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file=-"],
+        input=statement,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return list(csv.reader(io.StringIO(result.stdout)))
+
+
+def test_the_best_label_is_the_true_one_for_nearly_every_picture(shelf: Shelf) -> None:
+    statement = RECIPES["Which of a few labels fits a picture?"].statement
+    pictures = [row for row in shelf.rows if row["source"] == "demo"][::6]
+    right = 0
+    for row in pictures:
+        rows, _ = run(shelf.collection, statement.replace("postcard-v1-00226.jpg", Path(row["image"]).name))
+        assert sum(each["probability"] for each in rows) == pytest.approx(1)
+        right += rows[0]["label"] == row["metadata"]["setting"]
+    assert right >= 0.9 * len(pictures)
+
+
+@pytest.mark.parametrize(
+    ("title", "old", "new", "message"),
+    [
+        ("What is like one picture but unlike another?", "00236.jpg", "00226.jpg", "zero vector"),
+        ("Which pictures lack a tag that they should have?", "'boat'", "'submarine'", "is NULL"),
+    ],
+)
+def test_a_query_with_nothing_to_look_for_says_so(shelf: Shelf, title: str, old: str, new: str, message: str) -> None:
+    with pytest.raises(DatabaseError, match=message):
+        run(shelf.collection, RECIPES[title].statement.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("title", "index"),
+    [
+        ("Which pictures from one country fit a text best?", "images_country_idx"),
+        ("Which pictures are best by words and by looks together?", "images_words_idx"),
+    ],
+)
+def test_other_indexes_that_the_text_names_can_serve_the_query(shelf: Shelf, title: str, index: str) -> None:
+    statement = RECIPES[title].statement
+    run(shelf.collection, statement)  # embeds its texts
+    with shelf.collection.database.connect() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # as with many rows
+        plan = connection.exec_driver_sql(f"EXPLAIN {statement}".replace("%", "%%")).scalars().all()
+        connection.rollback()
+    assert any(index in line for line in plan), plan
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_query_can_stand_between_double_quotes_in_a_shell(title: str) -> None:
+    assert not set(RECIPES[title].statement) & set('"$`\\!')
+
+
+def test_a_statement_has_the_time_that_the_document_says() -> None:
+    assert "**60 seconds**" in DOCUMENT
+    assert sql.STATEMENT_TIMEOUT == "60s"
+
+
+def test_the_settings_of_the_album_stand_for_countries_as_the_text_says(shelf: Shelf) -> None:
+    statement = RECIPES["What is the best picture of each country?"].statement
+    statement = statement.replace("i.country,", "i.metadata->>'setting' AS country,")
+    rows, _ = run(shelf.collection, statement.replace("WHERE i.country IS NOT NULL", ""))
+    assert {row["country"] for row in rows} >= set(SETTINGS)
+
+
+def test_the_factor_of_the_labels_is_the_demo_model_s_own() -> None:
+    weights = load_file(Path(searchdb.demo.__file__).parent / "model" / "model.safetensors")
+    assert round(float(np.exp(np.float64(weights["logit_scale"])))) == 21
+
+
+def test_a_filter_beside_the_distance_loses_rows_and_the_cookbook_s_does_not(shelf: Shelf) -> None:
+    beside = (
+        "SELECT image FROM images WHERE lower(country) = 'portugal' "
+        "ORDER BY embedding <=> text_embedding('a boat at sunset') LIMIT 10"
+    )
+    recipe = RECIPES["Which pictures from one country fit a text best?"].statement
+    with shelf.collection.database.connect() as connection:
+        connection.exec_driver_sql(f"DROP INDEX {VECTOR_INDEX}")
+        connection.exec_driver_sql(
+            f"CREATE INDEX {VECTOR_INDEX} ON images USING ivfflat (embedding vector_cosine_ops) WITH (lists = 30)"
+        )
+        expected = connection.execute(sa.text(recipe)).scalars().all()
+        for setting in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):  # as with many rows
+            connection.exec_driver_sql(f"SET LOCAL {setting} = off")
+        assert len(connection.execute(sa.text(beside)).all()) < 10
+        assert connection.execute(sa.text(recipe)).scalars().all() == expected
+        connection.rollback()
+
+
+def test_a_materialized_text_is_looked_up_once(shelf: Shelf) -> None:
+    """Once for each text of the query, not for each text and picture."""
+    calls = sa.text("SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'text_embedding'")
+    for title in READING:
+        statement = RECIPES[title].statement
+        with shelf.collection.database.connect() as connection:
+            connection.exec_driver_sql("SET LOCAL track_functions = 'all'")
+            before = connection.execute(calls).scalar() or 0
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+            asked = (connection.execute(calls).scalar() or 0) - before
+            connection.rollback()
+        assert asked == len(sql.literal_texts(statement)), title
+
+
+def test_a_view_of_labels_is_written_only_with_leave_and_has_the_best_label_of_each_picture(shelf: Shelf) -> None:
+    recipe = RECIPES[WRITING]
+    command = re.search(r"`searchdb embed ([^`]+)`", DOCUMENT[DOCUMENT.index(f"## {WRITING}") :])
+    assert command is not None
+    texts = [quoted or bare for quoted, bare in re.findall(r"'([^']+)'|(\S+)", command[1])]
+    assert texts == list(SETTINGS.values())
+    shelf.collection.embed(texts)
+    with shelf.collection.database.connect() as connection:
+        with pytest.raises(DatabaseError, match="read-only"):
+            sql.run(connection, recipe.statement)
+        sql.run(connection, recipe.statement, write=True)
+        try:
+            sql.run(connection, "REFRESH MATERIALIZED VIEW image_labels", write=True)
+            result = sql.run(connection, "SELECT id, label, similarity FROM image_labels ORDER BY id")
+        finally:
+            sql.run(connection, "DROP MATERIALIZED VIEW image_labels", write=True)
+    scores = np.stack([shelf.text(text) for text in texts])
+    assert [row[0] for row in result.rows] == [row["id"] for row in shelf.rows]
+    assert [row[1] for row in result.rows] == [texts[n] for n in scores.argmax(axis=0)]
+    assert [row[2] for row in result.rows] == pytest.approx(scores.max(axis=0), abs=1e-5)
+
+
+def test_a_materialized_view_cannot_call_our_functions(shelf: Shelf) -> None:
+    statement = "CREATE MATERIALIZED VIEW wrong AS SELECT text_embedding('a boat') AS embedding"
+    with shelf.collection.database.connect() as connection, pytest.raises(DatabaseError, match="does not exist"):
+        sql.run(connection, statement, write=True)
