@@ -71,7 +71,7 @@ class Recall:
 
     @property
     def speedup(self) -> float:
-        """How many times faster than the exact scan, by the medians."""
+        """How many times as fast as the exact scan, by the medians."""
         return self.exact_p50_ms / self.p50_ms
 
     def in_words(self) -> str:
@@ -80,7 +80,7 @@ class Recall:
         return (
             f"recall@{self.match_count} {self.recall:.3f} with {depth}, "
             f"p50 {self.p50_ms:.2f} ms, p95 {self.p95_ms:.2f} ms; exact scan p50 {self.exact_p50_ms:.2f} ms, "
-            f"p95 {self.exact_p95_ms:.2f} ms: {self.speedup:.1f} times faster ({self.queries:,} queries)"
+            f"p95 {self.exact_p95_ms:.2f} ms: {self.speedup:.1f} times as fast ({self.queries:,} queries)"
         )
 
 

@@ -79,7 +79,7 @@ def test_search_with_filters(demo_settings: Settings) -> None:
     assert document["hits"]
     assert all({"boat", "sunset"} <= set(hit["tags"]) for hit in document["hits"])
     title = output(run(demo_settings, "search", "a boat", "--tag", "boat")).splitlines()[0]
-    assert title == "Ranked results for: a boat (tag=['boat'])"
+    assert title == "Ranked results for: a boat (tag boat)"
 
 
 def test_every_filter_is_an_option() -> None:

@@ -133,7 +133,8 @@ def run_ingest(
         )
     if enqueue_only:
         click.echo(f"{report.queued:,} references are queued: `searchdb worker` ingests them", err=True)
-    click.echo(report.in_words(), err=True)
+    if report.done or not enqueue_only:
+        click.echo(report.in_words(), err=True)
     return report
 
 

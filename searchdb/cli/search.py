@@ -87,7 +87,7 @@ def search_command(
     named = " + ".join(str(part) for part in (text, image, like and f"picture {like}") if part)
     wanted = f"{named}, not {exclude}" if exclude else named
     if given:
-        wanted += f" ({', '.join(f'{name}={value}' for name, value in given.to_json().items())})"
+        wanted += f" ({'; '.join(f'{name} {_in_words(value)}' for name, value in given.to_json().items())})"
     if hits:
         print_hits(hits, title=f"Ranked results for: {wanted}", offset=offset)
     else:
@@ -107,3 +107,7 @@ def embed_command(ctx: click.Context, texts: tuple[str, ...], as_json: bool) -> 
         print_json({"embeddings": embeddings})
     else:
         click.echo(f"stored {len(texts)} query embedding{'s' if len(texts) > 1 else ''}", err=True)
+
+
+def _in_words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
