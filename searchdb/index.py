@@ -143,6 +143,8 @@ def build(
         except BaseException:
             _clean_up(engine, connection, driver)
             raise
+        # The server notices a closed connection a moment later, and a build that follows at once would find the lock.
+        connection.execute(sa.select(sa.func.pg_advisory_unlock(BUILD_LOCK_KEY)))
         return status(connection)
 
 
