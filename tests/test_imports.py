@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """What each module of searchdb may import of searchdb; those not named here compose everything."""
 COMPOSERS = {"__init__", "__main__", "cli", "collection", "jobs", "status"}
-WEB = {"config", "database", "decode", "errors", "models", "records", "search", "embed"}
+WEB = {"config", "database", "decode", "errors", "facets", "filters", "models", "records", "search", "embed"}
 
 
 def imported(path: Path) -> Iterator[tuple[str, bool]]:

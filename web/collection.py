@@ -13,6 +13,7 @@ from flask import current_app
 from searchdb.config import Settings
 from searchdb.database import SCHEMA_REVISION, Database, open_database, schema_revision
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
+from searchdb.facets import Facets
 from searchdb.models import model_to_use
 from searchdb.records import StoredImage
 from searchdb.search import QueryEmbedder, Searcher
@@ -23,6 +24,9 @@ EXTENSION = "searchdb"
 """Key of the Collection in `app.extensions`."""
 RETRY_AFTER = 2.0
 """Seconds between two tries to open the database: requests that wait for the lock share one outcome."""
+
+FACETS_KEPT_S = 60.0
+"""Seconds for which the filters' values are kept: counting them takes a tenth of a second, and they change slowly."""
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,9 @@ class Collection:
         self._suspect = False
         self._failure: DatabaseError | None = None
         self._failed_at = 0.0
+        self._facets_lock = threading.Lock()
+        self._facets: Facets | None = None
+        self._counted_at = 0.0
         self._model_lock = threading.Lock()
         self._model: BackgroundModel | None = None
 
@@ -65,6 +72,13 @@ class Collection:
             DatabaseError: it cannot be opened.
         """
         return Searcher(self.database().engine, self.model().embedder)
+
+    def facets(self) -> Facets:
+        """Return what the pictures can be filtered by, as of a minute ago at most."""
+        with self._facets_lock:
+            if self._facets is None or time.monotonic() - self._counted_at > FACETS_KEPT_S:
+                self._facets, self._counted_at = self.searcher.facets(), time.monotonic()
+            return self._facets
 
     def get(self, image_id: int) -> StoredImage:
         """Return one stored picture, without asking which model is the collection's.

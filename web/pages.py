@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 SAMPLE_SIZE = 24
 SIMILAR_SIZE = 10
+WEAK_RELEVANCE = 0.3
+"""Where not one hit is more relevant, nothing here seems to look much like what was asked for."""
 EXAMPLES = (
     "a dog sitting on a bench",
     "a boat at sunset",
@@ -40,7 +42,7 @@ class Results:
     tiles: Sequence[Tile]
     hits: Sequence[Hit]
     first: int
-    best: float | None
+    weak: bool
     previous_url: str | None
     next_url: str | None
 
@@ -52,9 +54,9 @@ class Results:
 
 @dataclass(frozen=True, kw_only=True)
 class Trail:
-    """The search that a picture was opened from: its similarity there, and its neighbours on that page."""
+    """The search that a picture was opened from: the hit that it is there, and its neighbours on that page."""
 
-    similarity: float | None
+    hit: Hit | None
     back_url: str
     previous_url: str | None
     next_url: str | None
@@ -72,13 +74,14 @@ def index() -> ResponseReturnValue:
     if ask.empty:
         model.start()
         tiles = make_tiles(searcher.sample(SAMPLE_SIZE), link={})
-        return render_template("home.html", ask=ask, count=count, examples=EXAMPLES, tiles=tiles)
+        facets = collection().facets()
+        return render_template("home.html", ask=ask, count=count, examples=EXAMPLES, tiles=tiles, facets=facets)
     model.wait()
     liked = None if ask.like is None else searcher.get(ask.like)
     results = _results(searcher, ask)
     nearest = None
     if not results.hits:
-        nearest = next(iter(searcher.search(ask.query, threshold=-1, count=1)), None)
+        nearest = next(iter(searcher.search(ask.query, filters=ask.filters, threshold=-1, count=1)), None)
     return render_template(
         "results.html",
         ask=ask,
@@ -86,6 +89,7 @@ def index() -> ResponseReturnValue:
         results=results,
         liked=None if liked is None else make_tiles([liked], link={})[0],
         nearest=nearest,
+        facets=collection().facets(),
     )
 
 
@@ -127,18 +131,29 @@ def _file_url(image: StoredImage) -> str:
 def _results(searcher: Searcher, ask: Ask) -> Results:
     # One hit more than is shown tells whether there is a next page.
     count = min(PAGE_SIZE + 1, MAX_HITS - ask.offset)
-    found = searcher.search(ask.query, threshold=ask.least, count=count, offset=ask.offset)
+    found = _search(searcher, ask, count=count, offset=ask.offset)
     hits = found[:PAGE_SIZE]
-    top = hits if ask.page == 1 else searcher.search(ask.query, threshold=ask.least, count=1)
+    top = hits if ask.page == 1 else _search(searcher, ask, count=1)
     best = top[0].similarity if top else None
     more = len(found) > PAGE_SIZE
     return Results(
         tiles=make_tiles(hits, link=ask.args(), best=best),
         hits=hits,
         first=ask.offset + 1,
-        best=best,
+        weak=bool(top) and top[0].relevance is not None and top[0].relevance < WEAK_RELEVANCE,
         previous_url=_index_url(ask, page=ask.page - 1) if ask.page > 1 else None,
         next_url=_index_url(ask, page=ask.page + 1) if more else None,
+    )
+
+
+def _search(searcher: Searcher, ask: Ask, *, count: int, offset: int = 0) -> list[Hit]:
+    return searcher.search(
+        ask.query,
+        filters=ask.filters,
+        threshold=ask.least,
+        min_relevance=ask.min_relevance or 0.0,
+        count=count,
+        offset=offset,
     )
 
 
@@ -151,7 +166,7 @@ def _trail(searcher: Searcher, ask: Ask, image_id: int) -> Trail | None:
     if ask.empty:
         return None
     try:
-        hits = searcher.search(ask.query, threshold=ask.least, count=PAGE_SIZE, offset=ask.offset)
+        hits = _search(searcher, ask, count=PAGE_SIZE, offset=ask.offset)
     except ModelError as exc:  # the picture can be shown all the same
         log.warning("%s", exc)
         return None
@@ -164,7 +179,7 @@ def _trail(searcher: Searcher, ask: Ask, image_id: int) -> Trail | None:
         return url_for("pages.picture", image_id=ids[at + step], **ask.args())
 
     return Trail(
-        similarity=None if at is None else hits[at].similarity,
+        hit=None if at is None else hits[at],
         back_url=url_for("pages.index", **ask.args(), _anchor=f"picture-{image_id}"),
         previous_url=neighbour(-1),
         next_url=neighbour(1),

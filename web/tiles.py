@@ -23,7 +23,11 @@ more where a picture is narrower or wider than that."""
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One cell of the grid. `bar` is the similarity in percent of the best hit's; None outside of a search."""
+    """One cell of the grid.
+
+    `bar` is a hit's relevance in percent, or where it has none its similarity in percent of the best hit's; None
+    outside of a search.
+    """
 
     id: int
     href: str
@@ -92,6 +96,8 @@ def _tile(image: StoredImage, link: Mapping[str, Any], best: float | None) -> Ti
     bar = None
     if similarity is not None and best is not None:
         bar = round(100 * min(max(similarity / best, 0.0), 1.0)) if best > 0 else 0
+    if isinstance(image, Hit) and image.relevance is not None:
+        bar = round(100 * image.relevance)
     return Tile(
         id=image.id,
         href=url_for("pages.picture", image_id=image.id, **link),

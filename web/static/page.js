@@ -22,7 +22,7 @@ for (const form of document.querySelectorAll("form.box")) {
 }
 // Coming back, the browser may restore the page as it was left: with those inputs disabled.
 addEventListener("pageshow", () => {
-  for (const input of document.querySelectorAll("form.box input")) input.disabled = false;
+  for (const input of document.querySelectorAll("form.box input, form.box select")) input.disabled = false;
 });
 
 // A picture whose file or host is gone shows its text in a plain frame.

@@ -1,0 +1,127 @@
+"""The page's filters: read from the query string, kept in every link, shown as chips, and refused where malformed."""
+
+from __future__ import annotations
+
+import html
+import re
+from datetime import UTC, datetime
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.web.conftest import Shelf
+
+
+@pytest.fixture
+def places(shelf: Shelf) -> dict[str, int]:
+    """Boats here and there, by name."""
+    day = datetime(2024, 5, 31, 12, tzinfo=UTC)
+    return {
+        "chile": shelf.add(
+            "a red boat", image=shelf.draw("chile.png"), country="Chile", tags=["boat", "sea"], taken_at=day
+        ),
+        "norway": shelf.add(
+            "a red boat", image=shelf.draw("norway.png"), country="Norway", tags=["boat"], latitude=60.0, longitude=10.0
+        ),
+        "script": shelf.add(
+            "a red boat", image=shelf.draw("script.png", size=(40, 60)), country="<script>alert(1)</script>"
+        ),
+    }
+
+
+def shown(client: FlaskClient, query: str) -> list[int]:
+    response = client.get(f"/?q=a+red+boat&threshold=-1&{query}")
+    assert response.status_code == 200
+    return [int(found) for found in re.findall(r'<li class="r\d+" id="picture-(\d+)"', response.text)]
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("country=chile", ["chile"]),
+        ("country=Chile&country=Norway", ["chile", "norway"]),
+        ("tag=boat&tag=sea", ["chile"]),
+        ("any_tag=sea&any_tag=lake", ["chile"]),
+        ("taken_after=2024-05-31&taken_before=2024-06-01", ["chile"]),
+        ("orientation=portrait", ["script"]),
+        ("near=60.1,10.1&radius_km=50", ["norway"]),
+        ("words=sea", ["chile"]),
+        ("source=files&country=", ["chile", "norway", "script"]),
+        ("country=Peru", []),
+    ],
+)
+def test_only_what_meets_the_filters_is_shown(
+    client: FlaskClient, places: dict[str, int], query: str, names: list[str]
+) -> None:
+    assert set(shown(client, query)) == {places[name] for name in names}
+
+
+def test_a_picture_can_be_left_out(client: FlaskClient, places: dict[str, int]) -> None:
+    assert places["chile"] not in shown(client, f"exclude_id={places['chile']}")
+
+
+def test_chips_take_one_filter_away_and_keep_the_others(client: FlaskClient, places: dict[str, int]) -> None:
+    page = client.get("/?q=a+red+boat&country=Chile&country=Norway&tag=boat&near=60,10&radius_km=2000").text
+    chips = [html.unescape(link) for link in re.findall(r'<li><a href="([^"]+)"><span class="muted">', page)]
+    assert len(chips) == 4
+    assert "/?q=a+red+boat&country=Norway&tag=boat&near=60,10&radius_km=2000.0" in chips
+    assert "/?q=a+red+boat&country=Chile&country=Norway&tag=boat" in chips
+    assert '<a href="/?q=a+red+boat">Clear all</a>' in page
+    assert page.count('<input type="hidden" name="country"') == 2
+    assert '<input type="hidden" name="near" value="60,10">' in page
+
+
+def test_filters_are_kept_on_the_way_to_a_picture_and_back(client: FlaskClient, places: dict[str, int]) -> None:
+    page = client.get("/?q=a+red+boat&country=Chile&min_relevance=0").text
+    [link] = re.findall(rf'<a href="(/images/{places["chile"]}\?[^"]+)">', page)
+    assert "country=Chile" in link
+    back = client.get(html.unescape(link)).text
+    assert re.search(r'href="/\?q=a\+red\+boat&amp;[^"]*country=Chile[^"]*#picture-\d+">', back)
+
+
+def test_values_are_offered_with_their_counts_and_escaped(client: FlaskClient, places: dict[str, int]) -> None:
+    page = client.get("/").text
+    assert '<option value="Chile">Chile (1)</option>' in page
+    assert '<option value="boat">boat (2)</option>' in page
+    assert "<script>alert" not in page
+    assert "<script>alert" not in client.get("/?q=boat&country=%3Cscript%3Ealert(1)%3C/script%3E").text
+
+
+def test_filters_that_nothing_meets_say_so(client: FlaskClient, places: dict[str, int]) -> None:
+    page = client.get("/?q=a+red+boat&country=Peru").text
+    assert "No picture meets the filters." in page
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("taken_after=yesterday", "taken_after"),
+        ("orientation=round", "orientation"),
+        ("min_size=big", "whole number"),
+        ("min_size=0", "min_size"),
+        ("near=here&radius_km=1", "near"),
+        ("near=1,2", "radius_km"),
+        ("near=1,2&radius_km=far", "number of kilometres"),
+        ("exclude_id=x", "whole number"),
+        ("country=" + "x" * 10_000, "10,000 characters"),
+        ("country=a%00b", "no text in postgresql has"),
+        ("min_relevance=2", "between 0 and 1"),
+        ("where=1=1", "runs no sql"),
+    ],
+)
+def test_a_malformed_filter_is_named(client: FlaskClient, places: dict[str, int], query: str, message: str) -> None:
+    response = client.get(f"/?q=boat&{query}")
+    assert response.status_code == 400
+    assert message in html.unescape(response.text).lower()
+
+
+def test_relevance_is_the_bar_and_what_is_not_there_is_said_to_be(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.draw("one.png")
+    for number in range(30):
+        shelf.add(f"{number} white boats on the sea", image=f"{picture}/{number}")
+    page = client.get("/?q=a+purple+umbrella&threshold=-1").text
+    assert "Nothing here seems to look much like it" in page
+    bars = [int(width) for width in re.findall(r'<rect width="(\d+)"', page)]
+    assert bars == sorted(bars, reverse=True)
+    assert bars[0] < 50
+    assert "No picture reaches a relevance of 0.99" in client.get("/?q=a+purple+umbrella&min_relevance=0.99").text
