@@ -156,7 +156,7 @@ def working(label: str) -> Iterator[Callable[[IngestReport], None]]:
             yield note
         interrupted = False
     finally:
-        if interrupted:
+        if interrupted and (report.queued or report.done):
             click.echo(
                 f"stopped; {report.stored:,} pictures were stored before that and stay. What is still queued goes on "
                 "with the same command, or with `searchdb worker`",
