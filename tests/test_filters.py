@@ -122,6 +122,15 @@ def test_the_index_fills_the_page_however_rare_the_matches(
     assert index_scans(crowd.database) >= before + QUERIES
 
 
+def test_hnsw_fills_filtered_pages_as_well(crowd: Crowd) -> None:
+    assert index.build(crowd.database.engine, method="hnsw") is not None
+    try:
+        for name in ("chance half", "alike half", "unlike half", "unlike tenth", "chance hundredth"):
+            assert crowd.recall(name) >= 0.95, name
+    finally:
+        index.build(crowd.database.engine)
+
+
 def test_few_matches_are_all_compared(crowd: Crowd) -> None:
     before = index_scans(crowd.database)
     assert crowd.recall("chance tenth", count=40) == 1
