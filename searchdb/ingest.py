@@ -38,8 +38,6 @@ T = TypeVar("T")
 
 DEFAULT_CHUNK_SIZE = 128
 """Pictures in one chunk: large enough for the round trips not to matter, small enough that a kill loses seconds."""
-MAX_CHUNK_SIZE = 1000
-"""Scaled pictures wait in memory until their chunk is whole: 150 MB of them."""
 DEFAULT_CONCURRENCY = 4
 """Chunks in hand: one is embedded while others are fetched, and one slow server holds up only its own."""
 FETCH_THREADS = 32

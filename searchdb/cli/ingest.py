@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from searchdb.ingest import IngestReport
     from searchdb.records import RejectedItem, SourceItem
 
+MAX_CHUNK_SIZE = 1000
+"""Scaled pictures wait in memory until their chunk is whole: 150 MB of them."""
+
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every source has."""
@@ -24,7 +27,9 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--json", "as_json", is_flag=True, help="print a report as JSON"),
         click.option("--retry-failed", is_flag=True, help="try references again that failed before"),
         click.option("--enqueue-only", is_flag=True, help="queue only; `searchdb worker` does the work"),
-        click.option("--chunk-size", type=click.IntRange(1, 1000), help="pictures in one chunk [default: 128]"),
+        click.option(
+            "--chunk-size", type=click.IntRange(1, MAX_CHUNK_SIZE), help="pictures in one chunk [default: 128]"
+        ),
         click.option("--limit", type=click.IntRange(1), metavar="N", help="take the first N references only"),
     ):
         command = option(command)
