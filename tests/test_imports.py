@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "index_status": {"tables"},
     "recall": {*BASE, "index_status", "tables"},
     "tune": {*BASE, "index", "index_status", "recall"},
+    "as_sql": {*BASE, "filters", "search"},
     "sql": BASE,
     "outage": {"errors"},
     "queue": {*BASE, "store", "tables"},
@@ -47,7 +48,10 @@ ALLOWED: dict[str, set[str]] = {
 }
 """What each module of searchdb may import of searchdb; those not named here compose everything."""
 COMPOSERS = {"__init__", "__main__", "cli", "collection", "jobs", "status"}
-WEB = {"config", "database", "decode", "errors", "facets", "filters", "models", "records", "search", "embed"}
+WEB = {
+    *("config", "database", "decode", "errors", "facets", "fetch", "filters", "models", "records", "search", "embed"),
+    *("adding", "as_sql", "status"),
+}
 
 
 def imported(path: Path) -> Iterator[tuple[str, bool]]:
