@@ -19,7 +19,7 @@ from searchdb.config import Settings, libpq_url
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 from searchdb.postgres import EmbeddedServer
 
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 """The migration that this code works with; a test holds it equal to the newest one."""
 MIN_PGVECTOR = (0, 8)
 """The first pgvector with iterative index scans, which match_images needs to fill its count."""

@@ -136,7 +136,8 @@ class FetchedImage:
 class DecodedImage:
     """One picture, upright, in RGB, with what its file says of itself.
 
-    `width` and `height` are the upright picture's, in pixels, before any resizing of `pixels`.
+    `width` and `height` are the upright picture's, in pixels, before any resizing of `pixels`; `colour` is its mean,
+    like `#8a7f66`.
     """
 
     item: SourceItem
@@ -149,6 +150,7 @@ class DecodedImage:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    colour: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +231,7 @@ class StoredImage:
     metadata: Mapping[str, Any]
     sha256: bytes
     byte_size: int
+    colour: str | None
     ingested_at: datetime
 
     @classmethod

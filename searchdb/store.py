@@ -298,6 +298,7 @@ def _image_row(picture: EmbeddedImage, model_id: int) -> dict[str, Any]:
             "metadata": dict(item.metadata),
             "byte_size": decoded.byte_size,
             "modified_at": item.modified_at,
+            "colour": decoded.colour,
         }
     )
 

@@ -296,7 +296,7 @@ def test_db_commands_with_the_embedded_server(short_home: Path) -> None:
         (["search", "--like", "999999"], 1, "no picture with id 999999"),
         (["search", "x", "--taken-after", "soon"], 1, "taken_after is 'soon'"),
         (["search", "x", "--where", "true; DROP TABLE images"], 1, "not one condition in SQL"),
-        (["search", "x", "--where", "colour = 1"], 1, 'column "colour" does not exist'),
+        (["search", "x", "--where", "flavour = 1"], 1, 'column "flavour" does not exist'),
         (["search", "x", "--orientation", "wide"], 2, "--orientation"),
         (["search", "--image", "/no/such.jpg"], 1, "/no/such.jpg"),
         (["ingest", "files", "/no/such/folder"], 1, "/no/such/folder"),

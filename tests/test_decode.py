@@ -377,3 +377,11 @@ def test_threads_decode_side_by_side_and_warnings_stay_silent() -> None:
             results = list(pool.map(decoded, [palette, broken] * 40))
     assert {result.sha256 for result in results[::2]} == {hashlib.sha256(palette).digest()}
     assert {result.width for result in results[1::2]} == {hostile_files.SIZE[1]}
+
+
+def test_the_mean_colour_is_that_of_the_whole_picture() -> None:
+    picture = Image.new("RGB", (300, 200), (200, 100, 40))
+    assert decoded(encoded(picture, "PNG")).colour == "#c86428"
+    picture.paste((0, 0, 0), (0, 0, 150, 200))
+    assert decoded(encoded(picture, "PNG")).colour == "#643214"
+    assert decoded(encoded(Image.new("L", (1, 1), 255), "PNG")).colour == "#ffffff"

@@ -380,7 +380,7 @@ def test_a_filter_that_makes_no_sense_says_why(conditions: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("colour = 'red'", 'where is refused by PostgreSQL: column "colour" does not exist'),
+        ("flavour = 'red'", 'where is refused by PostgreSQL: column "flavour" does not exist'),
         ("width", "must be type boolean"),
         ("width / 0 > 1", "division by zero"),
         ("nextval('images_id_seq') > 0", "read-only transaction"),
