@@ -77,10 +77,14 @@ class QueryEmbedder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What is looked for: at least one of `text`, `picture` (RGB) and `like` (an id), and what it should not be."""
+    """What is looked for: at least one of `text`, `picture` (RGB) and `like` (an id), and what it should not be.
+
+    In the picture's place may be its unit `vector`, float32 of shape (512,), from the same model.
+    """
 
     text: str | None = None
     picture: Image.Image | None = None
+    vector: np.ndarray | None = None
     like: int | None = None
     exclude: str | None = None
 
@@ -199,6 +203,8 @@ class Searcher:
             parts["text"] = by_text[wanted]
         if query.picture is not None:
             parts["image"] = self._embedder.embed_images([query.picture])[0]
+        elif query.vector is not None:
+            parts["image"] = query.vector
         if query.like is not None:
             parts["like"] = _stored_embedding(connection, query.like)
         if not parts:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import cast
 
 from flask import current_app
@@ -14,6 +15,7 @@ from searchdb.config import Settings
 from searchdb.database import SCHEMA_REVISION, Database, open_database, schema_revision
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 from searchdb.facets import Facets
+from searchdb.fetch import Fetcher
 from searchdb.models import model_to_use
 from searchdb.records import StoredImage
 from searchdb.search import QueryEmbedder, Searcher
@@ -63,6 +65,13 @@ class Collection:
         self._counted_at = 0.0
         self._model_lock = threading.Lock()
         self._model: BackgroundModel | None = None
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """What brings the pictures that visitors name by URL, within the limits of the settings."""
+        return Fetcher(
+            max_bytes=self.settings.max_image_bytes, allow_private_addresses=self.settings.allow_private_addresses
+        )
 
     @property
     def searcher(self) -> Searcher:
@@ -154,6 +163,8 @@ class Collection:
         """Close the connections and leave the embedded server."""
         with self._lock:
             self._closed = True
+            if "fetcher" in self.__dict__:
+                self.fetcher.close()
             if self._database is not None:
                 self._database.close()
                 self._database = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,14 +20,13 @@ from searchdb.decode import SNIFFED_BYTES, decode, format_of
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAPictureError, TooManyBytesError
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 from web.collection import collection
+from web.pictures import decoding
 from web.thumbnails import make_thumbnail
 
 blueprint = Blueprint("images", __name__)
 
 NOT_SHOWN_BY_BROWSERS = frozenset({"image/tiff"})
 """What we serve but most browsers cannot show: pages show its thumbnail instead."""
-DECODED_AT_ONCE = 3
-"""Thumbnails made at the same time: a large picture takes hundreds of MB while it is decoded."""
 
 MIMETYPES = {
     "JPEG": "image/jpeg",
@@ -40,8 +38,6 @@ MIMETYPES = {
     "AVIF": "image/avif",
 }
 """Of raster formats only: an SVG or HTML file would be a page of ours, with all that a page may do."""
-
-_decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +128,7 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
     if data is not None:
         return image.sha256, data
     settings = collection().settings
-    with _decoding:
+    with decoding:
         picture = open_picture(image)
         with picture.file:
             if picture.status.st_size > settings.max_image_bytes:
