@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -14,9 +14,10 @@ from searchdb import index
 from searchdb.database import Database
 from searchdb.models import current_model
 from searchdb.queue import ALIVE, seconds
-from searchdb.store import Store
+from searchdb.store import NOT_STORED, Store
 from searchdb.tables import (
     ingest_chunks,
+    ingest_failures,
     ingest_pending,
     ingest_workers,
     procrastinate_jobs,
@@ -58,11 +59,15 @@ class QueueStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionStatus:
-    """All of it; `images`, `pending` and `failed` together are every reference that was ever given."""
+    """All of it; `images`, `pending` and `failed` together are every reference that was ever given.
+
+    `failures` are the failed ones by error, the commonest first.
+    """
 
     images: int
     pending: int
     failed: int
+    failures: Mapping[str, int]
     queue: QueueStatus
     model: str | None
     index: index.IndexStatus
@@ -78,8 +83,12 @@ def collection_status(database: Database) -> CollectionStatus:
     counts = Store(database.engine).counts()
     with database.connect() as connection:
         model = current_model(connection)
+        count = sa.func.count().label("count")
+        by_error = sa.select(ingest_failures.c.error, count).where(NOT_STORED).group_by(ingest_failures.c.error)
+        failures = connection.execute(by_error.order_by(count.desc(), ingest_failures.c.error)).mappings()
         return CollectionStatus(
             **counts,
+            failures={row["error"]: row["count"] for row in failures},
             queue=queue_status(connection),
             model=None if model is None else model.name,
             index=index.status(connection),

@@ -32,6 +32,9 @@ UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 SCAN_ROWS = 1000
 """Rows read at a time from a listing that may be as long as the collection."""
 
+NOT_STORED = ~sa.exists().where(images.c.image == ingest_failures.c.image)
+"""Of failures: those whose reference is no picture either. One whose file turned bad later stays a picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
@@ -107,7 +110,7 @@ class Store:
             ModelMismatchError: the collection was meanwhile claimed by another model.
         """
         with self._engine.begin() as connection:
-            _upsert(connection, embedded, model)
+            upsert_images(connection, embedded, model)
 
     def settle(self, outcome: ChunkOutcome, model: ModelIdentity, *, worker: str) -> None:
         """Store a chunk's pictures and failures, and take its references out of the queue; all or nothing.
@@ -119,7 +122,7 @@ class Store:
         """
         with self._engine.begin() as connection:
             runs = _take_from_queue(connection, outcome)
-            _upsert(connection, outcome.embedded, model)
+            upsert_images(connection, outcome.embedded, model)
             _record_failures(connection, outcome.failed)
             if runs:
                 connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))
@@ -172,7 +175,7 @@ class Store:
         A reference counts once: a picture whose file turned bad, or is being read again, is a picture.
         """
         failed = sa.select(sa.func.count()).select_from(ingest_failures)
-        failed = failed.where(~_exists(images, ingest_failures))
+        failed = failed.where(NOT_STORED)
         pending = sa.select(sa.func.count()).select_from(ingest_pending)
         pending = pending.where(~_exists(images, ingest_pending), ~_exists(ingest_failures, ingest_pending))
         statement = sa.select(
@@ -184,7 +187,8 @@ class Store:
             return dict(connection.execute(statement).mappings().one())
 
 
-def _upsert(connection: Connection, embedded: Sequence[EmbeddedImage], model: ModelIdentity) -> None:
+def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], model: ModelIdentity) -> None:
+    """Store pictures in a transaction of the caller's; otherwise like `Store.upsert`."""
     if not embedded:
         return
     model_id = claim_model(connection, model)

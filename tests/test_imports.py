@@ -37,11 +37,13 @@ ALLOWED: dict[str, set[str]] = {
     "index_status": {"tables"},
     "recall": {*BASE, "index_status", "tables"},
     "tune": {*BASE, "index", "index_status", "recall"},
+    "charts": {*BASE, "models", "tables"},
     "as_sql": {*BASE, "filters", "search"},
     "sql": BASE,
     "outage": {"errors"},
     "queue": {*BASE, "store", "tables"},
     "ingest": {*BASE, "decode", "fetch", "outage", "queue", "store"},
+    "adding": {*BASE, "decode", "fetch", "index", "store", "tables"},
     "unsplash_tables": {"sources", "tables"},
     "unsplash": {*BASE, "sources", "tables", "unsplash_tables"},
     "demo": {"demo"},
@@ -50,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
 COMPOSERS = {"__init__", "__main__", "cli", "collection", "jobs", "status"}
 WEB = {
     *("config", "database", "decode", "errors", "facets", "fetch", "filters", "models", "records", "search", "embed"),
-    *("adding", "as_sql", "status"),
+    *("adding", "as_sql", "charts", "status"),
 }
 
 

@@ -361,6 +361,7 @@ def test_the_status_tells_what_waits_what_runs_who_works_and_how_fast(desk: Desk
     desk.settle(job, stored=[url(n) for n in range(12)], failed=[url(n) for n in range(12, 18)])
     status = collection_status(desk.database)
     assert (status.images, status.failed, status.pending) == (12, 6, 22)
+    assert sum(status.failures.values()) == status.failed
     assert (status.queue.queued, status.queue.running) == (10, 12)
     assert status.queue.rate_per_s == pytest.approx(18 / 60)
     assert len(status.queue.workers) == 1

@@ -21,6 +21,8 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     click.echo(f"pictures  {status.images:,}")
     click.echo(f"pending   {status.pending:,}")
     click.echo(f"failed    {status.failed:,}")
+    for error, count in status.failures.items():
+        click.echo(f"          {count:,} {error}")
     click.echo(f"queue     {status.queue.in_words()}")
     for worker in status.queue.workers:
         click.echo(f"worker    {worker.in_words()}")
