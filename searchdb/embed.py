@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
+import math
 import re
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +30,10 @@ log = logging.getLogger(__name__)
 DEMO_MODEL = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo" / "model"
 BATCH_SIZE = 32
-"""Pictures in one forward pass: on a CPU the fastest size, larger batches leave its caches."""
+"""Pictures or texts in one forward pass: on a CPU the fastest size, larger batches leave its caches."""
+PASSES_AT_ONCE = 8
+"""Forward passes side by side on a CPU, a core or a few each: a pass on all cores waits at every layer for the slowest,
+which is busy decoding."""
 MAX_SCALED_ASPECT = 8
 """Longest picture, as a multiple of its shorter side, that is scaled whole before its middle is cut out."""
 HUB_FILES = ["config.json", "preprocessor*.json", "tokenizer*.json", "special_tokens*.json", "vocab.*", "merges.*"]
@@ -121,14 +127,16 @@ class Embedder:
         """Return the unit vectors of RGB pictures, float32 of shape (len(pictures), 512)."""
         loaded = self._model()
         pixels = np.stack([np.asarray(self.resize(picture)) for picture in pictures]) if pictures else None
-        return _batched(pixels, loaded.embed_pixels)
+        return np.empty((0, EMBEDDING_DIMENSION), np.float32) if pixels is None else loaded.embed_pixels(pixels)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the unit vectors of texts, float32 of shape (len(texts), 512).
 
         What exceeds the model's context (77 tokens for CLIP) is cut off, with a warning in the log.
         """
-        return _batched(list(texts) or None, self._model().embed_texts)
+        loaded = self._model()
+        batches = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
+        return np.concatenate([np.empty((0, EMBEDDING_DIMENSION), np.float32), *map(loaded.embed_texts, batches)])
 
     @cached_property
     def _preprocessing(self) -> _Preprocessing:
@@ -141,10 +149,10 @@ class Embedder:
             return self._loaded
 
 
-def _batched(items: Any, embed: Any) -> np.ndarray:
-    if items is None:
-        return np.empty((0, EMBEDDING_DIMENSION), np.float32)
-    return np.concatenate([embed(items[start : start + BATCH_SIZE]) for start in range(0, len(items), BATCH_SIZE)])
+def import_libraries() -> None:
+    """Import torch and transformers, which takes seconds, and load no model: for a process that is going to fork."""
+    for name in ("torch", "transformers.models.clip.modeling_clip", "transformers.models.auto.tokenization_auto"):
+        importlib.import_module(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +189,7 @@ class _Preprocessing:
 
 
 class _Loaded:
-    """The model in memory. One forward pass at a time: each uses every core by itself."""
+    """The model in memory. Pictures are spread over the cores; of texts, one pass at a time uses them all."""
 
     def __init__(self, model: Any, tokenizer: Any, preprocessing: _Preprocessing) -> None:
         import torch
@@ -194,17 +202,31 @@ class _Loaded:
         self._mean = torch.tensor(preprocessing.mean, device=model.device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=model.device).view(1, 3, 1, 1)
         self._lock = threading.Lock()
+        cores = torch.get_num_threads()
+        self._passes = min(cores, PASSES_AT_ONCE) if model.device.type == "cpu" else 1
+        self._workers = ThreadPoolExecutor(
+            self._passes,
+            thread_name_prefix="embed",
+            initializer=torch.set_num_threads,  # of the thread that calls it
+            initargs=(cores // self._passes,),
+        )
 
     def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Embed pixels, uint8 of shape (n, height, width, 3)."""
+        size = min(BATCH_SIZE, math.ceil(len(pixels) / self._passes))
+        batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        return np.concatenate(list(self._workers.map(self._embed_batch, batches)))
+
+    def _embed_batch(self, pixels: np.ndarray) -> np.ndarray:
         torch, model = self._torch, self._model
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             values = torch.from_numpy(pixels).to(model.device).permute(0, 3, 1, 2).float()
             values = (values * self._rescale - self._mean) / self._std
             return self._unit(model.get_image_features(pixel_values=values.to(model.dtype)))
 
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts, cut to the model's context."""
+        texts = list(texts)
         with self._lock, self._torch.inference_mode():
             whole = self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]
             for text, tokens in zip(texts, whole, strict=True):
