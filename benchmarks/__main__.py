@@ -20,11 +20,6 @@ def _start(home: Path, *, quick: bool) -> Measured:
     return start.measure()
 
 
-def _ingest(home: Path, *, quick: bool) -> Measured:
-    with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection:
-        return ingest.measure(collection, home / "album", quick=quick)
-
-
 def _search(home: Path, *, quick: bool) -> Measured:
     with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection:
         return search.measure(collection.database, quick=quick)
@@ -32,7 +27,7 @@ def _search(home: Path, *, quick: bool) -> Measured:
 
 BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "start": _start,
-    "ingest": _ingest,
+    "ingest": ingest.measure,
     "search": _search,
     "stages": stages.measure,
     "scale": scale.measure,
