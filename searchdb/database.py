@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,14 +28,29 @@ MIGRATION_LOCK_KEY = 0x5EA2C4DB
 """Key of the advisory lock that keeps two migrations apart."""
 MIGRATION_LOCK_TIMEOUT = "60s"
 """Longest wait for that lock, or for a table that a long query holds."""
-CONNECT_TIMEOUT = 10
-"""Seconds to wait for a server that does not answer at all."""
 POOL_SIZE = 5
 POOL_OVERFLOW = 15
 """Connections beyond the pool, under load: 20 a process let five processes share PostgreSQL's default of 100."""
 
 _migrating = threading.Lock()
 """Alembic's context is one per process: threads take turns, as processes do by the advisory lock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a database is waited for, in seconds.
+
+    Attributes:
+        connect: for a server that does not answer at all; at least 2.
+        pool: for a connection, where all that the pool may have are in use.
+        statement: for one statement, which PostgreSQL then cancels; None waits for ever. Migrations are not cut short.
+        silence: for a server that was connected and is not heard of any more; None leaves it to the operating system.
+    """
+
+    connect: int = 10
+    pool: float = 30.0
+    statement: float | None = None
+    silence: float | None = None
 
 
 class Database:
@@ -46,13 +62,13 @@ class Database:
         EmbeddedServerError: the embedded server cannot run.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, patience: Patience = Patience()) -> None:
         self._server: EmbeddedServer | None = None
         url = settings.url()
         if url is None:
             self._server = EmbeddedServer.at(settings.home)
             url = self._server.join()
-        self.engine = _make_engine(url)
+        self.engine = _make_engine(url, patience)
 
     @property
     def embedded(self) -> bool:
@@ -100,7 +116,7 @@ class Database:
         self.close()
 
 
-def open_database(settings: Settings) -> Database:
+def open_database(settings: Settings, patience: Patience = Patience()) -> Database:
     """Return a Database whose schema is the one we work with.
 
     The embedded database is ours alone and is migrated here; any other must have been migrated by its owner.
@@ -109,7 +125,7 @@ def open_database(settings: Settings) -> Database:
         DatabaseUnavailableError, EmbeddedServerError: it cannot be reached.
         SchemaError: it needs `searchdb db migrate`, or a newer searchdb.
     """
-    database = Database(settings)
+    database = Database(settings, patience)
     try:
         with database.connect() as connection:
             revision = schema_revision(connection)
@@ -144,6 +160,8 @@ def migrate(database: Database) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))
     with _migrating, database.connect() as connection:
         config.attributes["connection"] = connection
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.commit()
         _require_pgvector(connection)
         try:
             command.upgrade(config, "head")
@@ -152,16 +170,30 @@ def migrate(database: Database) -> None:
     database.engine.dispose()  # older connections do not know the vector type
 
 
-def _make_engine(url: URL) -> Engine:
+def _make_engine(url: URL, patience: Patience) -> Engine:
+    arguments: dict[str, Any] = {"connect_timeout": patience.connect, "application_name": "searchdb"}
+    if patience.silence is not None:
+        milliseconds = round(patience.silence * 1000)
+        arguments |= {"tcp_user_timeout": milliseconds, "keepalives_idle": round(patience.silence)}
     engine = sa.create_engine(
         url,
         pool_pre_ping=True,
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "searchdb"},
+        pool_timeout=patience.pool,
+        connect_args=arguments,
     )
     event.listen(engine, "handle_error", _translate)
     event.listen(engine, "connect", _register_vector)
+    if patience.statement is not None:
+        limit = f"SET statement_timeout = {round(patience.statement * 1000)}"
+
+        # Not among the connection's options, which PgBouncer refuses.
+        def limit_statements(connection: psycopg.Connection[Any], _record: object) -> None:
+            connection.execute(limit.encode())
+            connection.commit()
+
+        event.listen(engine, "connect", limit_statements)
     return engine
 
 

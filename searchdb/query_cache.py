@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.postgresql import insert
 
 from searchdb.models import claim_model
+from searchdb.readonly import leave_note
 from searchdb.records import ModelIdentity
 from searchdb.tables import embedding_models, query_embeddings
 
@@ -19,6 +21,16 @@ KEPT = 0.9
 """Share of them that is left when there are too many, so that not every new text has to look for an old one."""
 TOUCHED_AFTER = "1 hour"
 """Age of the last note of use from which on a new one is made: reading shall seldom write."""
+
+_observers: WeakKeyDictionary[Engine, Callable[[int], None]] = WeakKeyDictionary()
+
+
+def observe(engine: Engine, observer: Callable[[int], None]) -> None:
+    """Have `observer` told, at every look into the cache of this database and in its thread, how many texts were there.
+
+    The others are those that the model is asked for.
+    """
+    _observers[engine] = observer
 
 
 def embed_texts(
@@ -31,6 +43,7 @@ def embed_texts(
 
     All texts are kept alike, whoever asked: the least recently used go first. SQL's text_embedding() reads the cache
     and cannot note that it did; a text it misses is embedded again by `searchdb embed`, or by `searchdb sql` itself.
+    A database that may only be read keeps what it has.
     """
     ours = sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)
     rows = connection.execute(
@@ -44,19 +57,25 @@ def embed_texts(
     ).all()
     vectors: dict[str, np.ndarray] = {row.query: row.embedding for row in rows}
     if unnoted := [row.query for row in rows if row.unnoted]:
-        _touch(connection, ours.scalar_subquery(), unnoted)
+        leave_note(connection, lambda: _touch(connection, ours.scalar_subquery(), unnoted))
     missing = [each for each in dict.fromkeys(texts) if each not in vectors]
+    if (observer := _observers.get(connection.engine)) is not None:
+        observer(len(vectors))
     if missing:
         connection.rollback()  # the model may take a while: hold no snapshot meanwhile
-        vectors |= zip(missing, embed(missing), strict=True)
-        model_id = claim_model(connection, model)
-        connection.execute(
-            insert(query_embeddings).on_conflict_do_nothing(),
-            [{"embedding_model_id": model_id, "query": each, "embedding": vectors[each]} for each in missing],
-        )
-        _evict(connection, model_id)
-        connection.commit()
+        new = dict(zip(missing, embed(missing), strict=True))
+        leave_note(connection, lambda: _keep(connection, new, model))
+        vectors |= new
     return np.stack([vectors[each] for each in texts])
+
+
+def _keep(connection: Connection, vectors: Mapping[str, np.ndarray], model: ModelIdentity) -> None:
+    model_id = claim_model(connection, model)
+    connection.execute(
+        insert(query_embeddings).on_conflict_do_nothing(),
+        [{"embedding_model_id": model_id, "query": each, "embedding": vector} for each, vector in vectors.items()],
+    )
+    _evict(connection, model_id)
 
 
 def _touch(connection: Connection, model_id: sa.ScalarSelect[int], texts: Sequence[str]) -> None:
@@ -71,7 +90,6 @@ def _touch(connection: Connection, model_id: sa.ScalarSelect[int], texts: Sequen
         .where(query_embeddings.c.embedding_model_id == model_id, query_embeddings.c.query.in_(theirs))
         .values(last_used_at=sa.func.now())
     )
-    connection.commit()
 
 
 def _evict(connection: Connection, model_id: int) -> None:

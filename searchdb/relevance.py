@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
+from searchdb.readonly import leave_note
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
 from searchdb.tables import Embedding, embedding_models, image_sample, images, relevance_scale
 
@@ -83,6 +84,20 @@ class Relevance:
         return -1.0 if relevance <= 0 else self.background + self.low + relevance * (self.high - self.low)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Scale:
+    """What everyday words find in the sample, as `relevance_scale` has it."""
+
+    background_low: float
+    background_high: float
+    lift_low: float
+    lift_high: float
+
+    @classmethod
+    def from_row(cls, row: sa.Row) -> _Scale:
+        return cls(**{f.name: getattr(row, f.name) for f in fields(cls)})
+
+
 def refresh_sample(connection: Connection) -> None:
     """Draw the sample anew, in one statement: SAMPLE_SIZE pictures by chance, or all there are.
 
@@ -97,7 +112,8 @@ def relevance_for(
     """Return how similarities to a text are judged; None in a collection of less than MIN_SAMPLE pictures.
 
     Draws the sample when there is none or most of it is gone, and measures the scale's ends after that, in
-    transactions of their own.
+    transactions of their own. In a database that may only be read the sample stays as it is, None is returned where
+    there is none, and the ends are measured anew each time unless they were stored before.
 
     Args:
         connection: in no transaction whose writes are to be kept.
@@ -108,12 +124,11 @@ def relevance_for(
     found = _look(connection, vector, model)
     if found.sampled < min(found.pictures, SAMPLE_SIZE) / 2:
         connection.rollback()
-        refresh_sample(connection)
-        connection.commit()
+        leave_note(connection, lambda: refresh_sample(connection))
         found = _look(connection, vector, model)
     if found.sampled < MIN_SAMPLE:
         return None
-    scale = found if found.lift_low is not None else _measure(connection, model, embed)
+    scale = _Scale.from_row(found) if found.lift_low is not None else _measure(connection, model, embed)
     if scale is None:
         return None
     background = min(max(found.background, scale.background_low), scale.background_high)
@@ -145,8 +160,8 @@ def _look(connection: Connection, vector: np.ndarray, model: ModelIdentity) -> s
 
 def _measure(
     connection: Connection, model: ModelIdentity, embed: Callable[[Sequence[str]], np.ndarray]
-) -> sa.Row | None:
-    """Measure and store the scale's ends; None when the sample has gone meanwhile."""
+) -> _Scale | None:
+    """Measure the scale's ends, and store them if we may; None when the sample has gone meanwhile."""
     connection.rollback()  # the model may take a while: hold no snapshot meanwhile
     words = embed(EVERYDAY_WORDS)
     rows = connection.scalars(sa.select(image_sample.c.embedding)).all()
@@ -157,19 +172,21 @@ def _measure(
     background_low, background_high = np.quantile(backgrounds, BACKGROUND_RANGE)
     lifts = similarities.max(axis=1) - backgrounds.clip(background_low, background_high)
     low, high = np.quantile(lifts, LIFT_RANGE)
-    ends = {
-        "background_low": float(background_low),
-        "background_high": float(background_high),
-        "lift_low": float(low),
-        "lift_high": float(max(high, low + 1e-6)),  # pictures that are all the same have one lift
-    }
+    scale = _Scale(
+        background_low=float(background_low),
+        background_high=float(background_high),
+        lift_low=float(low),
+        lift_high=float(max(high, low + 1e-6)),  # pictures that are all the same have one lift
+    )
+    leave_note(connection, lambda: _store(connection, model, scale))
+    return scale
+
+
+def _store(connection: Connection, model: ModelIdentity, scale: _Scale) -> None:
+    ends = asdict(scale)
     model_id = sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)
-    statement = (
+    connection.execute(
         insert(relevance_scale)
         .values(embedding_model_id=model_id.scalar_subquery(), **ends)
         .on_conflict_do_update(index_elements=["embedding_model_id"], set_=ends)
-        .returning(relevance_scale)
     )
-    row = connection.execute(statement).one()
-    connection.commit()
-    return row

@@ -29,9 +29,10 @@ ALLOWED: dict[str, set[str]] = {
     "store": {*BASE, "models", "tables"},
     "filters": {*BASE, "tables"},
     "ranking": {*BASE, "tables"},
-    "relevance": {*BASE, "tables"},
+    "readonly": {"errors"},
+    "relevance": {*BASE, "readonly", "tables"},
     "facets": {*BASE, "filters", "tables"},
-    "query_cache": {*BASE, "models", "tables"},
+    "query_cache": {*BASE, "models", "readonly", "tables"},
     "search": {*BASE, "facets", "filters", "models", "query_cache", "ranking", "relevance", "tables"},
     "index": {*BASE, "index_status", "relevance", "tables"},
     "index_status": {"tables"},
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
 COMPOSERS = {"__init__", "__main__", "cli", "collection", "jobs", "status"}
 WEB = {
     *("config", "database", "decode", "errors", "facets", "fetch", "filters", "models", "records", "search", "embed"),
-    *("adding", "as_sql", "charts", "status"),
+    *("adding", "as_sql", "charts", "query_cache", "readonly", "status"),
 }
 
 
