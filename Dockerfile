@@ -28,5 +28,5 @@ WORKDIR /var/lib/searchdb
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-# One process: the model is in memory once. Its threads serve pictures while one of them searches.
-CMD ["gunicorn", "--bind=0.0.0.0:8000", "--threads=8", "--timeout=120", "--no-control-socket", "--access-logfile=-", "web:create_app()"]
+# One worker unless WEB_CONCURRENCY says more: the model is in memory once.
+CMD ["gunicorn", "--config=python:web.serving", "--bind=0.0.0.0:8000"]

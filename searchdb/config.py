@@ -21,8 +21,13 @@ DEFAULT_MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """Large enough for any camera's JPEG; a batch of look-ahead pictures still fits in 2 GB."""
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
 """A 100-megapixel picture takes 300 MB as RGB; a few are decoded at once."""
+DEFAULT_RATE_LIMIT = "20000 per minute"
+"""Against one client that runs wild: a page with its 40 thumbnails, or a whole album scrolled through, is far below."""
+DEFAULT_WORK_LIMIT = "120 per minute"
+"""Two a second: more than a person brings, and little enough that one program leaves the model to others as well."""
 
 _DRIVER = "postgresql+psycopg"
+_RATE = r"^([1-9][0-9]{0,8} per (second|minute|hour|day))?$"
 
 
 def default_home() -> Path:
@@ -70,6 +75,23 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="the size of the largest picture decoded, in pixels"
     )
+    rate_limit: str = Field(
+        default=DEFAULT_RATE_LIMIT,
+        pattern=_RATE,
+        description="like 20000 per minute (second, hour, day), or empty for none",
+    )
+    work_limit: str = Field(
+        default=DEFAULT_WORK_LIMIT,
+        pattern=_RATE,
+        description="like 120 per minute (second, hour, day), or empty for none",
+    )
+    proxies: int = Field(default=0, ge=0, le=10, description="the number of proxies in front of the page")
+    url_prefix: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="the path that the page is under, like /photos, or empty",
+    )
+    log_format: str = Field(default="text", pattern=r"^(text|json)$", description="text or json")
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -16,6 +16,7 @@ def test_defaults() -> None:
     assert settings.model == DEFAULT_MODEL
     assert settings.explicit_model is None
     assert not settings.allow_private_addresses
+    assert (settings.proxies, settings.url_prefix, settings.log_format) == (0, "", "text")
 
 
 def test_the_environment_is_read_and_arguments_count_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +72,15 @@ def test_secrets_are_masked() -> None:
         ("SEARCHDB_MAX_IMAGE_BYTES", "many"),
         ("SEARCHDB_MAX_IMAGE_PIXELS", "0"),
         ("SEARCHDB_ALLOW_PRIVATE_ADDRESSES", "perhaps"),
+        ("SEARCHDB_RATE_LIMIT", "0 per minute"),
+        ("SEARCHDB_RATE_LIMIT", "20000"),
+        ("SEARCHDB_WORK_LIMIT", "many per minute"),
+        ("SEARCHDB_WORK_LIMIT", "5 per fortnight"),
+        ("SEARCHDB_PROXIES", "-1"),
+        ("SEARCHDB_URL_PREFIX", "photos"),
+        ("SEARCHDB_URL_PREFIX", "/photos/"),
+        ("SEARCHDB_URL_PREFIX", "/../photos?"),
+        ("SEARCHDB_LOG_FORMAT", "xml"),
     ],
 )
 def test_a_bad_value_names_its_variable_and_tells_no_secret(
@@ -85,3 +95,12 @@ def test_a_bad_value_names_its_variable_and_tells_no_secret(
 def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match="modle"):
         Settings(modle="demo")
+
+
+def test_a_limit_shows_its_form_and_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEARCHDB_RATE_LIMIT", "fast")
+    with pytest.raises(ConfigError, match="like 20000 per minute"):
+        Settings()
+    monkeypatch.setenv("SEARCHDB_RATE_LIMIT", "")
+    assert Settings().rate_limit == ""
+    assert Settings(work_limit="3 per hour").work_limit == "3 per hour"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from searchdb.fetch import DEADLINE_S
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"DATABASE_URL", *(f"SEARCHDB_{name.upper()}" for name in Settings.model_fields if name != "database_url")}
-NOT_OURS = {"PGPASSWORD", "HF_HOME", "PATH", "PYTHONUNBUFFERED"}
+NOT_OURS = {"PGPASSWORD", "HF_HOME", "PATH", "PYTHONUNBUFFERED", "WEB_CONCURRENCY"}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,14 @@ def test_a_stopped_worker_has_time_for_what_it_has_in_hand(compose: dict[str, An
     assert int(minutes[1]) * 60 > DEADLINE_S
 
 
+def test_a_stopped_page_has_time_to_answer(compose: dict[str, Any]) -> None:
+    seconds = re.fullmatch(r"(\d+)s", compose["services"]["web"]["stop_grace_period"])
+    granted = re.search(r"^graceful_timeout = (\d+)$", (ROOT / "web" / "serving.py").read_text(), re.MULTILINE)
+    assert seconds is not None
+    assert granted is not None
+    assert int(seconds[1]) > int(granted[1])
+
+
 def test_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:
     mounted = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
     named = {volume.split(":")[0] for volume in mounted if not volume.startswith("$")}
@@ -157,8 +166,13 @@ def test_image_says_whether_it_is_healthy(last_stage: str) -> None:
     assert re.search(r"^HEALTHCHECK .*/healthz", last_stage, re.MULTILINE)
 
 
-def test_image_serves_the_application_factory(last_stage: str) -> None:
-    assert re.search(r'^CMD \["gunicorn", .*"web:create_app\(\)"\]', last_stage, re.MULTILINE)
+def test_image_serves_as_the_configuration_says(last_stage: str) -> None:
+    command = re.search(r"^CMD (\[.*\])$", last_stage, re.MULTILINE)
+    assert command is not None
+    program, *options = json.loads(command[1])
+    assert program == "gunicorn"
+    assert "--config=python:web.serving" in options
+    assert "--bind=0.0.0.0:8000" in options
 
 
 def test_image_installs_what_was_tested(dockerfile: str) -> None:

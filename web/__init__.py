@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
+from importlib.metadata import version
 
 from flask import Flask, Response
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
 from werkzeug.routing import IntegerConverter
 
 from searchdb.config import Settings
 from searchdb.search import QueryEmbedder
-from web import errors, health, images, pages
+from web import api, errors, health, images, operations, pages, status
 from web.collection import EXTENSION, Collection
 
 LARGEST_ID = 2**63 - 1
@@ -17,7 +20,7 @@ LARGEST_ID = 2**63 - 1
 
 CONTENT_SECURITY_POLICY = (
     # Pictures may come from any host, for URL pictures are shown from where they are; nothing else may.
-    "default-src 'none'; img-src 'self' https: http:; style-src 'self'; script-src 'self'; "
+    "default-src 'none'; img-src 'self' https: http:; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 SECURITY_HEADERS = {
@@ -39,7 +42,9 @@ class IdConverter(IntegerConverter):
         super().__init__(*args, max=LARGEST_ID, **options)  # type: ignore[arg-type]
 
 
-def create_app(settings: Settings | None = None, *, embedder: QueryEmbedder | None = None) -> Flask:
+def create_app(
+    settings: Settings | None = None, *, embedder: QueryEmbedder | None = None, warm_up: bool = True
+) -> Flask:
     """Return the application.
 
     Neither the database nor the model has to be there yet: the database is opened by the first request that needs
@@ -48,6 +53,8 @@ def create_app(settings: Settings | None = None, *, embedder: QueryEmbedder | No
     Args:
         settings: by default those of the environment.
         embedder: a model that the caller has loaded; by default the one that the settings or the collection name.
+        warm_up: whether to begin with both in the background at once; a process that forks leaves it to its children,
+            because neither threads nor connections outlast a fork.
     """
     settings = Settings() if settings is None else settings
 
@@ -61,17 +68,20 @@ def create_app(settings: Settings | None = None, *, embedder: QueryEmbedder | No
         def make_embedder(name: str) -> QueryEmbedder:
             return embedder
 
-    app = Flask(__name__)
+    app = OpenAPI(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
     app.url_map.converters["id"] = IdConverter
     collection = Collection(settings, make_embedder, loaded=embedder is not None)
     app.extensions[EXTENSION] = collection
-    if embedder is None:
+    if embedder is None and warm_up:
         collection.warm_up()
     atexit.register(collection.close)
 
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(images.blueprint)
     app.register_blueprint(health.blueprint)
+    status.register(app, collection)
+    api.register(app)
+    operations.register(app, settings)
     errors.register(app)
     app.after_request(_add_headers)
     return app

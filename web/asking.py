@@ -11,12 +11,16 @@ from werkzeug.datastructures import MultiDict
 
 from searchdb.errors import ImageNotFoundError, QueryError
 from searchdb.filters import Filters
+from searchdb.records import ModelIdentity
 from searchdb.search import MAX_HITS, Query
+from web import vectors
 
 PAGE_SIZE = 40
 """Hits on a page: ten rows or so on a wide screen. Divides MAX_HITS."""
 LAST_PAGE = MAX_HITS // PAGE_SIZE
 DEFAULT_THRESHOLD = 0.0
+DEFAULT_RADIUS_KM = 50.0
+"""Around a place that is named without one: a city and what belongs to it."""
 _LARGEST_ID = 2**63 - 1
 _LONGEST_NUMBER = 20
 """Characters: more than any number that means something here, and few enough to repeat in a message."""
@@ -41,7 +45,10 @@ class Chip:
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """One search as the address bar has it: `?q=…&like=…&not=…&threshold=…&page=…`, and filters by their names."""
+    """One search as the address bar has it: `?q=…&like=…&not=…&threshold=…&page=…`, and filters by their names.
+
+    `vector` is a picture that is searched by, as `web.vectors` writes it.
+    """
 
     text: str | None = None
     like: int | None = None
@@ -49,6 +56,7 @@ class Ask:
     threshold: float | None = None
     min_relevance: float | None = None
     filters: Filters = Filters()  # noqa: RUF009 - frozen
+    vector: str | None = None
     page: int = 1
 
     @classmethod
@@ -72,18 +80,23 @@ class Ask:
             threshold=_decimal(args, "threshold", "the threshold", "from -1 to 1 "),
             min_relevance=_decimal(args, "min_relevance", "the relevance", "from 0 to 1 "),
             filters=_filters(args),
+            vector=args.get("vector", "").strip() or None,
             page=page or 1,
         )
 
     @property
     def empty(self) -> bool:
         """Whether nothing is looked for."""
-        return self.text is None and self.like is None and self.exclude is None
+        return self.text is None and self.like is None and self.exclude is None and self.vector is None
 
-    @property
-    def query(self) -> Query:
-        """The search itself."""
-        return Query(text=self.text, like=self.like, exclude=self.exclude)
+    def query(self, model: ModelIdentity) -> Query:
+        """Return the search itself.
+
+        Raises:
+            QueryError: the vector is malformed, or of another model than this.
+        """
+        vector = None if self.vector is None else vectors.from_text(self.vector, model)
+        return Query(text=self.text, vector=vector, like=self.like, exclude=self.exclude)
 
     @property
     def least(self) -> float:
@@ -100,14 +113,16 @@ class Ask:
         """The search without filters."""
         return replace(self, filters=Filters(), page=1)
 
+    def elsewhere(self, **looked_for: Any) -> dict[str, Any]:
+        """Return the arguments of another search within the same filters."""
+        return Ask(filters=self.filters, **looked_for).args()
+
     @property
-    def hidden(self) -> Iterator[tuple[str, str]]:
-        """Names and values that a form passes on beside those that it shows fields for."""
-        for name, value in _given(self.filters).items():
-            if name in (*_SEVERAL, "exclude_id"):
-                yield from ((name, str(each)) for each in value)
-            elif name in ("near", "radius_km"):
-                yield name, str(value)
+    def fields(self) -> Iterator[tuple[str, str]]:
+        """Names and values of all that a form passes on to search the same way, but for the page."""
+        for name, value in self.args(page=1).items():
+            for each in value if isinstance(value, list) else [value]:
+                yield name, str(each)
 
     @property
     def chips(self) -> Iterator[Chip]:
@@ -137,6 +152,7 @@ class Ask:
             "threshold": ask.threshold,
             "min_relevance": ask.min_relevance,
             **_given(ask.filters),
+            "vector": ask.vector,
             "page": ask.page if ask.page > 1 else None,
         }
         return {name: value for name, value in given.items() if value is not None}
@@ -150,6 +166,8 @@ def _filters(args: MultiDict[str, str]) -> Filters:
     given["exclude_id"] = [_number(each, "the picture's id") for each in args.getlist("exclude_id") if each.strip()]
     given["min_size"] = _whole(args, "min_size", "the size")
     given["radius_km"] = _decimal(args, "radius_km", "the radius", "of kilometres ")
+    if given["near"] and given["radius_km"] is None:
+        given["radius_km"] = DEFAULT_RADIUS_KM
     return Filters(**given)
 
 

@@ -1,14 +1,16 @@
-"""Turns errors into pages that say what to do, and nothing about the server that is not the visitor's to know."""
+"""Turns errors into pages, and for programs into JSON, that say what to do and nothing of the server's own."""
 
 from __future__ import annotations
 
 import logging
 import re
+from dataclasses import fields
 from http import HTTPStatus
 from pathlib import Path
 
 import sqlalchemy.exc
 from flask import Flask, Response, make_response, render_template, request
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
 from searchdb.errors import (
@@ -22,12 +24,29 @@ from searchdb.errors import (
     QueryError,
     SchemaError,
 )
+from searchdb.filters import Filters
+from searchdb.readonly import REFUSALS
 from web.collection import collection
+from web.problems import (
+    FieldError,
+    InvalidFieldsError,
+    PictureRefusedError,
+    below_api,
+    message_of,
+    problem,
+    status_of,
+)
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = 10
 """Seconds after which a client may try again where the service is away for a while."""
+
+PARAMETERS = frozenset({*(f.name for f in fields(Filters)), "threshold", "min_relevance"})
+"""What messages about a search may begin with, to say what they are about."""
+
+TIMED_OUT = "57014"
+"""What PostgreSQL calls a statement that ran into statement_timeout."""
 
 _QUOTED_PATH = re.compile(r"(['\"])~?\.{0,2}/[^'\"]*?([^'\"/]+)/?\1")
 _PATH = re.compile(r"(?<![\w:/.~-])~?\.{0,2}/(?:[^\s'\"<>()]*/)?([^\s'\"<>()/]+)/?")
@@ -36,9 +55,11 @@ _PATH = re.compile(r"(?<![\w:/.~-])~?\.{0,2}/(?:[^\s'\"<>()]*/)?([^\s'\"<>()/]+)
 def register(app: Flask) -> None:
     """Install the handlers, and what the pages' frame needs."""
     app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(InvalidFieldsError, _fields)
     app.register_error_handler(QueryError, _query)
     app.register_error_handler(ImageNotFoundError, _not_found)
     app.register_error_handler(PictureError, _picture)
+    app.register_error_handler(PictureRefusedError, _refused)
     app.register_error_handler(DatabaseError, _database)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, _busy)
     app.register_error_handler(ModelError, _model)
@@ -60,9 +81,23 @@ def _frame() -> dict[str, object]:
     return {"model": model_label(collection().model_name), "asked": request.args}
 
 
-def _page(status: int, title: str, message: str, *, advice: str = "", command: str = "") -> Response:
-    html = render_template("error.html", status=status, title=title, message=message, advice=advice, command=command)
-    response = make_response(html, status)
+def _answer(
+    status: int,
+    title: str,
+    message: str,
+    *,
+    advice: str = "",
+    command: str = "",
+    asked: MultiDict[str, str] | None = None,
+) -> Response:
+    """Return the page, or the problem, that says what happened; `asked` is what the page's form then shows again."""
+    if below_api():
+        said = message if title == HTTPStatus(status).phrase else f"{title}. {message}"
+        response = problem(status, said if command else f"{said} {advice}".strip())
+    else:
+        page = {"title": title, "message": message, "advice": advice, "command": command}
+        asked = request.args if asked is None else asked
+        response = make_response(render_template("error.html", status=status, asked=asked, **page), status)
     response.headers["Cache-Control"] = "no-store"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(RETRY_AFTER)
@@ -74,34 +109,63 @@ def _http(error: HTTPException) -> Response:
     titles = {404: "There is no such page", 500: "Something went wrong here", 503: "One moment"}
     messages = {
         404: "The address may be mistyped, or what it led to is gone.",
+        413: f"A request to this address may have up to {request.max_content_length or 0:,} bytes.",
         500: "The fault is on this side, and the server's log has the details.",
     }
-    response = _page(status, titles.get(status, error.name), messages.get(status, error.description or ""))
+    response = _answer(status, titles.get(status, error.name), messages.get(status, error.description or error.name))
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
     for name, value in error.get_headers():
-        if name in ("Allow", "Content-Range", "Retry-After"):
+        if name in ("Allow", "Content-Range", "Retry-After", "WWW-Authenticate"):
             response.headers[name] = value
     return response
 
 
+def _fields(error: InvalidFieldsError) -> Response:
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.description or "", error.errors)
+
+
 def _query(error: QueryError) -> Response:
-    return _page(400, "This search cannot be run", _sentence(str(error)))
+    message = str(error)
+    if below_api():
+        field = message.partition(" ")[0]  # our messages about a parameter begin with its name
+        errors = [FieldError(field=field, message=message)] if field in PARAMETERS else []
+        return problem(422, _sentence(message), errors)
+    return _answer(400, "This search cannot be run", _sentence(message))
 
 
 def _not_found(error: ImageNotFoundError) -> Response:
-    return _page(404, "There is no such picture", "No picture has this number; it may have been removed.")
+    return _answer(404, "There is no such picture", "No picture has this number; it may have been removed.")
 
 
 def _picture(error: PictureError) -> Response:
-    return _page(404, "This picture cannot be shown", _sentence(without_paths(str(error))))
+    message = _sentence(without_paths(message_of(error)))
+    if below_api():
+        return problem(status_of(error), message)
+    return _answer(404, "This picture cannot be shown", message)
+
+
+def _refused(refused: PictureRefusedError) -> Response:
+    message, status = without_paths(message_of(refused.error)), status_of(refused.error)
+    if below_api():
+        return problem(status, _sentence(message), [FieldError(field=refused.field, message=message)])
+    advice = "Choose another picture, or say in words what you look for."
+    return _answer(status, "This picture cannot be searched by", _sentence(message), advice=advice, asked=request.form)
 
 
 def _database(error: DatabaseError) -> Response:
     collection().suspect()
     log.warning("%s", error)
     if isinstance(error, SchemaError):
-        return _page(503, "The database is not ready", _sentence(str(error)))
+        return _answer(503, "The database is not ready", _sentence(str(error)))
+    if error.sqlstate in REFUSALS:
+        message = "This server may only read its database, so that nothing can be added or removed here."
+        return _answer(403, "The database is read-only", message)
+    if error.sqlstate == TIMED_OUT:
+        message = "The database was stopped in the middle of it. Ask for less, or try again in a while."
+        return _answer(503, "This took too long", message)
     reason = "The embedded server does not start" if isinstance(error, EmbeddedServerError) else "It does not answer"
-    return _page(
+    return _answer(
         503,
         "The database cannot be reached",
         f"{reason}, so that nothing can be searched just now. The page works again as soon as it is back.",
@@ -112,14 +176,16 @@ def _database(error: DatabaseError) -> Response:
 
 def _busy(error: sqlalchemy.exc.TimeoutError) -> Response:
     log.warning("%s", error)
-    return _page(503, "One moment", "More people search at once than the database serves. Try again in a few seconds.")
+    return _answer(
+        503, "One moment", "More people search at once than the database serves. Try again in a few seconds."
+    )
 
 
 def _model(error: ModelError) -> Response:
     log.warning("%s", error)
     if isinstance(error, ModelMismatchError):
         stored, given = (name.rpartition("/")[2] if name[:1] in "/~." else name for name in (error.stored, error.given))
-        return _page(
+        return _answer(
             503,
             "The collection has another model",
             f"Its pictures were embedded with {stored}, this server uses {given}: their vectors cannot be compared.",
@@ -128,13 +194,13 @@ def _model(error: ModelError) -> Response:
     if isinstance(error, ModelUnavailableError):
         label, folder = model_label(error.name), str(Path(error.name).expanduser().resolve())
         reason = without_paths(error.reason.replace(folder, label).replace(error.name, label))
-        return _page(
+        return _answer(
             503,
             "The model cannot be loaded",
             f"{label}: {reason}.",
             advice="If this is your server: set SEARCHDB_MODEL to a folder in Hugging Face layout, or to demo.",
         )
-    return _page(503, "The model cannot be used", _sentence(without_paths(str(error))))
+    return _answer(503, "The model cannot be used", _sentence(without_paths(str(error))))
 
 
 def _sentence(text: str) -> str:

@@ -4,18 +4,79 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
 
+import numpy as np
+from PIL import Image
 from werkzeug.exceptions import ServiceUnavailable
 
 from searchdb.errors import ModelError
+from searchdb.records import ModelIdentity
 from searchdb.search import QueryEmbedder
+from web.metrics import Metrics
 
 PATIENCE = 15.0
 """Seconds that a search waits for the model: loading from disk takes less, a first download much more."""
 RETRY_AFTER = 10
 """Seconds after which a client may ask again, where that was not enough."""
+REMEMBERED_TEXTS = 2_000
+"""Texts whose vectors are kept in memory, about 4 MB."""
 
 log = logging.getLogger(__name__)
+
+
+class RememberingEmbedder:
+    """A model that is timed, and whose vectors of texts are kept in memory: the least recently used go first.
+
+    The database keeps them, too, and is asked first; what it may not keep, or has lost, need not be computed again.
+    """
+
+    def __init__(self, model: QueryEmbedder, metrics: Metrics, *, capacity: int = REMEMBERED_TEXTS) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model this is."""
+        return self._model.identity
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return unit vectors, float32 of shape (len(texts), 512)."""
+        if not texts:
+            return self._model.embed_texts(texts)
+        with self._lock:
+            known = {each: self._vectors[each] for each in texts if each in self._vectors}
+            for each in known:
+                self._vectors.move_to_end(each)
+        if known:
+            self._metrics.remembered(len(known))
+        missing = [each for each in dict.fromkeys(texts) if each not in known]
+        if missing:
+            began = time.perf_counter()
+            vectors = self._model.embed_texts(missing)
+            self._metrics.embedded("text", len(missing), time.perf_counter() - began)
+            known |= zip(missing, vectors, strict=True)
+            self._remember(missing, vectors)
+        return np.stack([known[each] for each in texts])
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """Return unit vectors, float32 of shape (len(pictures), 512)."""
+        began = time.perf_counter()
+        vectors = self._model.embed_images(pictures)
+        self._metrics.embedded("picture", len(pictures), time.perf_counter() - began)
+        return vectors
+
+    def _remember(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        with self._lock:
+            for each, vector in zip(texts, vectors, strict=True):
+                self._vectors[each] = vector.copy()  # a row would keep all the others in memory
+            while len(self._vectors) > self._capacity:
+                self._vectors.popitem(last=False)
 
 
 class BackgroundModel:
@@ -30,8 +91,10 @@ class BackgroundModel:
     def __init__(self, name: str, embedder: QueryEmbedder, *, loaded: bool = False) -> None:
         self.name = name
         self.embedder = embedder
+        self.failure: ModelError | None = None
         self._lock = threading.Lock()
         self._started = loaded
+        self._loading = False
         self._done = threading.Event()
         if loaded:
             self._done.set()
@@ -44,10 +107,19 @@ class BackgroundModel:
     def start(self) -> None:
         """Begin to load it, unless that has been done."""
         with self._lock:
-            if self._started:
-                return
-            self._started = True
-        threading.Thread(target=self._load, name="load-model", daemon=True).start()
+            if not self._started:
+                self._begin()
+
+    def start_again(self) -> None:
+        """Begin to load it once more where that has failed; searches are not kept waiting for it."""
+        with self._lock:
+            if self.failure is not None and not self._loading:
+                self._begin()
+
+    def load(self) -> None:
+        """Return once it is loaded, or has failed to, however long that takes."""
+        self.start()
+        self._done.wait()
 
     def wait(self) -> None:
         """Return once it is loaded, or has failed to.
@@ -62,10 +134,19 @@ class BackgroundModel:
                 retry_after=RETRY_AFTER,
             )
 
+    def _begin(self) -> None:
+        self._started = self._loading = True
+        threading.Thread(target=self._load, name="load-model", daemon=True).start()
+
     def _load(self) -> None:
         try:
             self.embedder.embed_texts(["a picture"])  # not only loads it: a model's first run is its slowest
+            _ = self.embedder.identity  # its weights may have to be read for that
         except ModelError as exc:
             log.warning("%s", exc)
+            self.failure = exc
+        else:
+            self.failure = None
         finally:
+            self._loading = False
             self._done.set()

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from flask import Blueprint, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from PIL import Image
 
-from searchdb.errors import FileUnreadableError, ModelError, NotAPictureError
-from searchdb.records import Hit, StoredImage
-from searchdb.search import MAX_HITS, Query, Searcher
-from web.asking import PAGE_SIZE, Ask
+from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAPictureError
+from searchdb.records import StoredImage
+from web.asking import Ask
+from web.choices import choices
 from web.collection import collection
 from web.images import NOT_SHOWN_BY_BROWSERS, is_url, open_picture
-from web.tiles import Tile, alt_of, day_of, host_of, make_tiles, name_of, shape_of, thumbnail_url
+from web.pictures import picture_at, picture_of_upload, vector_of
+from web.problems import about
+from web.results import as_sql, find, search, similar_to, trail_of
+from web.tiles import alt_of, day_of, host_of, make_tiles, name_of, shape_of, thumbnail_url
+from web.vectors import to_text
 
 blueprint = Blueprint("pages", __name__)
-log = logging.getLogger(__name__)
 
 SAMPLE_SIZE = 24
-SIMILAR_SIZE = 10
-WEAK_RELEVANCE = 0.3
-"""Where not one hit is more relevant, nothing here seems to look much like what was asked for."""
+FORM_BYTES = 256 * 1024
+"""What the fields beside an uploaded picture may take: the longest text, and a hundred filters."""
 EXAMPLES = (
     "a dog sitting on a bench",
     "a boat at sunset",
@@ -35,31 +36,9 @@ EXAMPLES = (
 """What to ask, for those who do not know yet: things, places, light, and a mood."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """One page of hits, best first, and where the pages around it are."""
-
-    tiles: Sequence[Tile]
-    hits: Sequence[Hit]
-    first: int
-    weak: bool
-    previous_url: str | None
-    next_url: str | None
-
-    @property
-    def last(self) -> int:
-        """Rank of the last hit on this page."""
-        return self.first + len(self.hits) - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trail:
-    """The search that a picture was opened from: the hit that it is there, and its neighbours on that page."""
-
-    hit: Hit | None
-    back_url: str
-    previous_url: str | None
-    next_url: str | None
+@blueprint.app_context_processor
+def _limits() -> dict[str, object]:
+    return {"largest_upload": collection().settings.max_image_bytes}
 
 
 @blueprint.get("/")
@@ -70,27 +49,47 @@ def index() -> ResponseReturnValue:
     count = searcher.count()
     if count == 0:
         return render_template("empty.html", ask=ask, count=count)
+    offered = choices(ask, collection().facets())
     model = collection().model()
     if ask.empty:
         model.start()
-        tiles = make_tiles(searcher.sample(SAMPLE_SIZE), link={})
-        facets = collection().facets()
-        return render_template("home.html", ask=ask, count=count, examples=EXAMPLES, tiles=tiles, facets=facets)
+        tiles = make_tiles(searcher.sample(SAMPLE_SIZE), ask=ask)
+        return render_template("home.html", ask=ask, count=count, examples=EXAMPLES, tiles=tiles, choices=offered)
     model.wait()
     liked = None if ask.like is None else searcher.get(ask.like)
-    results = _results(searcher, ask)
+    results = find(searcher, ask)
     nearest = None
     if not results.hits:
-        nearest = next(iter(searcher.search(ask.query, filters=ask.filters, threshold=-1, count=1)), None)
+        nearest = next(iter(search(searcher, replace(ask, page=1), count=1, threshold=-1)), None)
     return render_template(
         "results.html",
         ask=ask,
         count=count,
         results=results,
-        liked=None if liked is None else make_tiles([liked], link={})[0],
+        liked=None if liked is None else make_tiles([liked], ask=ask)[0],
         nearest=nearest,
-        facets=collection().facets(),
+        choices=offered,
+        sql=as_sql(ask) if results.hits else None,
     )
+
+
+@blueprint.post("/search")
+def search_by_picture() -> ResponseReturnValue:
+    """Turn a picture that is uploaded, or named by its URL, into the address of a search; keep nothing of it."""
+    request.max_content_length = collection().settings.max_image_bytes + FORM_BYTES
+    ask = Ask.from_args(request.form)
+    with about("picture"):
+        picture = _brought()
+    vector = to_text(vector_of(picture), collection().model().embedder.identity)
+    return redirect(url_for("pages.index", **replace(ask, vector=vector, page=1).args()), 303)
+
+
+@blueprint.get("/random")
+def surprise() -> ResponseReturnValue:
+    """Lead to any picture."""
+    found = collection().searcher.sample(1)
+    target = url_for("pages.picture", image_id=found[0].id) if found else url_for("pages.index")
+    return redirect(target, 303), {"Cache-Control": "no-store"}
 
 
 @blueprint.get("/images/<id:image_id>")
@@ -107,6 +106,7 @@ def picture(image_id: int) -> ResponseReturnValue:
                 mimetype = opened.mimetype
         except (FileUnreadableError, NotAPictureError) as exc:
             gone = str(exc)
+    trail = trail_of(searcher, ask, image_id) if loaded else None
     return render_template(
         "picture.html",
         ask=ask,
@@ -119,78 +119,26 @@ def picture(image_id: int) -> ResponseReturnValue:
         file_url=_file_url(image),
         host=host_of(image),
         day=day_of,
-        trail=_trail(searcher, ask, image_id) if loaded else None,
-        similar=_similar(searcher, image_id) if loaded else (),
+        trail=trail,
+        sql=as_sql(ask) if trail and trail.hit else None,
+        similar=similar_to(searcher, ask, image_id) if loaded else (),
+        choices=choices(ask, collection().facets()),
     )
+
+
+def _brought() -> Image.Image:
+    """Return the RGB picture that a form brings.
+
+    Raises:
+        PictureError: it brings none, or none that can be read.
+    """
+    upload, url = request.files.get("picture"), request.form.get("url", "").strip()
+    if upload is not None and upload.filename:
+        return picture_of_upload(upload)
+    if url:
+        return picture_at(url)
+    raise InvalidReferenceError("no picture was chosen, and none named by its address")
 
 
 def _file_url(image: StoredImage) -> str:
     return url_for("images.file", image_id=image.id)
-
-
-def _results(searcher: Searcher, ask: Ask) -> Results:
-    # One hit more than is shown tells whether there is a next page.
-    count = min(PAGE_SIZE + 1, MAX_HITS - ask.offset)
-    found = _search(searcher, ask, count=count, offset=ask.offset)
-    hits = found[:PAGE_SIZE]
-    top = hits if ask.page == 1 else _search(searcher, ask, count=1)
-    best = top[0].similarity if top else None
-    more = len(found) > PAGE_SIZE
-    return Results(
-        tiles=make_tiles(hits, link=ask.args(), best=best),
-        hits=hits,
-        first=ask.offset + 1,
-        weak=bool(top) and top[0].relevance is not None and top[0].relevance < WEAK_RELEVANCE,
-        previous_url=_index_url(ask, page=ask.page - 1) if ask.page > 1 else None,
-        next_url=_index_url(ask, page=ask.page + 1) if more else None,
-    )
-
-
-def _search(searcher: Searcher, ask: Ask, *, count: int, offset: int = 0) -> list[Hit]:
-    return searcher.search(
-        ask.query,
-        filters=ask.filters,
-        threshold=ask.least,
-        min_relevance=ask.min_relevance or 0.0,
-        count=count,
-        offset=offset,
-    )
-
-
-def _index_url(ask: Ask, *, page: int) -> str:
-    return url_for("pages.index", **ask.args(page=page))
-
-
-def _trail(searcher: Searcher, ask: Ask, image_id: int) -> Trail | None:
-    """Run the search again that the picture was opened from; its vectors are cached, so that this is one index scan."""
-    if ask.empty:
-        return None
-    try:
-        hits = _search(searcher, ask, count=PAGE_SIZE, offset=ask.offset)
-    except ModelError as exc:  # the picture can be shown all the same
-        log.warning("%s", exc)
-        return None
-    ids = [hit.id for hit in hits]
-    at = ids.index(image_id) if image_id in ids else None
-
-    def neighbour(step: int) -> str | None:
-        if at is None or not 0 <= at + step < len(ids):
-            return None
-        return url_for("pages.picture", image_id=ids[at + step], **ask.args())
-
-    return Trail(
-        hit=None if at is None else hits[at],
-        back_url=url_for("pages.index", **ask.args(), _anchor=f"picture-{image_id}"),
-        previous_url=neighbour(-1),
-        next_url=neighbour(1),
-    )
-
-
-def _similar(searcher: Searcher, image_id: int) -> Sequence[Tile]:
-    try:
-        hits = searcher.search(Query(like=image_id), count=SIMILAR_SIZE)
-    except ModelError as exc:
-        log.warning("%s", exc)
-        return ()
-    ask = Ask(like=image_id)
-    return make_tiles(hits, link=ask.args(), best=hits[0].similarity if hits else None)

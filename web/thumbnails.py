@@ -75,6 +75,11 @@ class ThumbnailCache:
         if due:
             self.prune()
 
+    def forget(self, sha256: bytes) -> None:
+        """Delete the thumbnail of the picture with this checksum."""
+        with suppress(OSError):
+            self._path(sha256).unlink()
+
     def prune(self) -> None:
         """Delete the oldest thumbnails if all together are larger than allowed."""
         found: list[tuple[float, int, Path]] = []

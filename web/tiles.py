@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePath
-from typing import Any
 from urllib.parse import urlsplit
 
 from flask import url_for
 
 from searchdb.records import Hit, StoredImage, mask_credentials
+from web.asking import Ask
 from web.images import is_url
 
 NARROWEST, WIDEST, STEP = 50, 250, 5
@@ -25,31 +25,33 @@ more where a picture is narrower or wider than that."""
 class Tile:
     """One cell of the grid.
 
-    `bar` is a hit's relevance in percent, or where it has none its similarity in percent of the best hit's; None
-    outside of a search.
+    `like` is where the pictures like it are; `colour` stands in its place until it comes. `bar` is a hit's relevance in
+    percent, or where it has none its similarity in percent of the best hit's; None outside of a search.
     """
 
     id: int
     href: str
+    like: str
     thumbnail: str
     caption: str
     alt: str
     shape: str
     width: int
     height: int
+    colour: str | None = None
     similarity: float | None = None
     bar: int | None = None
 
 
-def make_tiles(images: Sequence[StoredImage], *, link: Mapping[str, Any], best: float | None = None) -> list[Tile]:
+def make_tiles(images: Sequence[StoredImage], *, ask: Ask, best: float | None = None) -> list[Tile]:
     """Return the cells of a grid.
 
     Args:
         images: the pictures; hits have their similarity shown.
-        link: arguments for the links to their pages, so that the way back is known there.
+        ask: the search that they come from, so that the way back is known on their own pages.
         best: the best hit's similarity, whose bar is full.
     """
-    return [_tile(image, link, best) for image in images]
+    return [_tile(image, ask, best) for image in images]
 
 
 def name_of(image: StoredImage) -> str:
@@ -91,7 +93,7 @@ def shape_of(width: int, height: int) -> str:
     return f"r{min(max(round(percent / STEP) * STEP, NARROWEST), WIDEST)}"
 
 
-def _tile(image: StoredImage, link: Mapping[str, Any], best: float | None) -> Tile:
+def _tile(image: StoredImage, ask: Ask, best: float | None) -> Tile:
     similarity = image.similarity if isinstance(image, Hit) else None
     bar = None
     if similarity is not None and best is not None:
@@ -100,13 +102,15 @@ def _tile(image: StoredImage, link: Mapping[str, Any], best: float | None) -> Ti
         bar = round(100 * image.relevance)
     return Tile(
         id=image.id,
-        href=url_for("pages.picture", image_id=image.id, **link),
+        href=url_for("pages.picture", image_id=image.id, **ask.args()),
+        like=url_for("pages.index", **ask.elsewhere(like=image.id)),
         thumbnail=thumbnail_url(image),
         caption=_printable(image.description or "") or name_of(image),
         alt=alt_of(image),
         shape=shape_of(image.width, image.height),
         width=max(image.width, 1),
         height=max(image.height, 1),
+        colour=image.colour,
         similarity=similarity,
         bar=bar,
     )

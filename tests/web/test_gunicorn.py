@@ -1,14 +1,18 @@
-"""The application under gunicorn, as it is deployed: what a test client cannot see is how bytes reach the socket."""
+"""The application under gunicorn, as it is deployed: processes, signals, and how bytes reach the socket."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,59 +25,116 @@ if TYPE_CHECKING:
     from tests.web.conftest import Shelf
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60
+PATIENCE = 90
+
+
+@dataclass(kw_only=True)
+class Server:
+    """A running gunicorn; `log` is what it wrote, once it has stopped."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: str = ""
+
+    def get(self, path: str, **options: object) -> requests.Response:
+        return requests.get(self.url + path, timeout=PATIENCE, **options)  # type: ignore[arg-type]
+
+    def until_ready(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if self.get("/readyz").status_code == 200:
+                    return
+            except requests.ConnectionError:
+                pass
+            time.sleep(0.1)
+        pytest.fail("gunicorn does not become ready")
+
+    def stop(self) -> None:
+        if self.log:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        _, self.log = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == 0, self.log
+        assert "Traceback" not in self.log, self.log
+
+
+Serve = Callable[..., Server]
 
 
 @pytest.fixture
-def site(settings: Settings) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    assert settings.database_url is not None
-    environment = os.environ | {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "SEARCHDB_HOME": str(settings.home),
-        "SEARCHDB_MODEL": "demo",
-        "HOME": str(settings.home),  # where gunicorn puts its control socket
-    }
-    command = [sys.executable, "-m", "gunicorn", "--bind", address, "--threads=4", "web:create_app()"]
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        _wait_until_alive(f"http://{address}/healthz", server)
-        yield f"http://{address}"
-    finally:
-        server.send_signal(signal.SIGTERM)
-        _, log = server.communicate(timeout=PATIENCE)
-    assert server.returncode == 0, log
-    assert "Traceback" not in log, log
+def serve(settings: Settings) -> Iterator[Serve]:
+    """Starts gunicorn with the configuration that operators are told to use, and waits until it is ready."""
+    servers: list[Server] = []
+
+    def start(**environment: str) -> Server:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        assert settings.database_url is not None
+        environment = {
+            **os.environ,
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "SEARCHDB_HOME": str(settings.home),
+            "SEARCHDB_MODEL": "demo",
+            **environment,
+        }
+        command = [sys.executable, "-m", "gunicorn", "--config=python:web.serving", f"--bind={address}"]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        servers.append(Server(url=f"http://{address}", process=process))
+        servers[-1].until_ready()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
-def _wait_until_alive(url: str, server: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            requests.get(url, timeout=5).raise_for_status()
-        except requests.ConnectionError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail("gunicorn does not serve")
-
-
-def test_pictures_arrive_whole_and_searches_find_them(site: str, shelf: Shelf) -> None:
+def test_pictures_arrive_whole_and_searches_find_them(serve: Serve, shelf: Shelf) -> None:
     image = shelf.folder / "noise.bmp"
     shelf.draw(image.name, size=(400, 300))
     picture = shelf.add("a red boat", image=image)
-    with requests.Session() as session:
-        for _ in range(2):
-            whole = session.get(f"{site}/images/{picture}/file", timeout=PATIENCE)
-            assert whole.content == image.read_bytes()
-        part = session.get(f"{site}/images/{picture}/file", headers={"Range": "bytes=5000-200000"}, timeout=PATIENCE)
-        assert (part.status_code, part.content) == (206, image.read_bytes()[5000:200001])
-        head = session.head(f"{site}/images/{picture}/file", timeout=PATIENCE)
-        assert head.headers["Content-Length"] == str(image.stat().st_size)
-        assert (
-            session.get(f"{site}/images/{picture}/thumbnail", timeout=PATIENCE).headers["Content-Type"] == "image/webp"
-        )
-        found = session.get(f"{site}/", params={"q": "a red boat"}, timeout=PATIENCE)
-        assert f'id="picture-{picture}"' in found.text
+    server = serve()
+    for _ in range(2):
+        assert server.get(f"/images/{picture}/file").content == image.read_bytes()
+    part = server.get(f"/images/{picture}/file", headers={"Range": "bytes=5000-200000"})
+    assert (part.status_code, part.content) == (206, image.read_bytes()[5000:200001])
+    head = requests.head(f"{server.url}/images/{picture}/file", timeout=PATIENCE)
+    assert head.headers["Content-Length"] == str(image.stat().st_size)
+    assert server.get(f"/images/{picture}/thumbnail").headers["Content-Type"] == "image/webp"
+    assert f'id="picture-{picture}"' in server.get("/?q=a+red+boat").text
+
+
+def test_several_workers_count_together_and_log_in_json(serve: Serve, shelf: Shelf) -> None:
+    shelf.add("a red boat")
+    server = serve(WEB_CONCURRENCY="2", SEARCHDB_LOG_FORMAT="json")
+    for _ in range(20):
+        assert server.get("/api/search?q=a+red+boat").status_code == 200
+    numbers = server.get("/metrics").text
+    line = r'^searchdb_http_requests_total\{method="GET",route="/api/search",status="200"\} (\S+)$'
+    assert re.findall(line, numbers, re.MULTILINE) == ["20.0"]
+    server.stop()
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    assert sum(line.get("path") == "/api/search" for line in lines) == 20
+    assert any("Booting worker" in line.get("message", "") for line in lines)
+
+
+def test_a_request_that_has_begun_ends_before_the_server_does(serve: Serve, shelf: Shelf) -> None:
+    shelf.add("a red boat")
+    server = serve()
+    texts = [f"picture number {n} of a long album" for n in range(64)]
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(requests.post(f"{server.url}/api/embeddings", json={"texts": texts}, timeout=60).status_code)
+
+    clients = [threading.Thread(target=ask) for _ in range(6)]
+    for client in clients:
+        client.start()
+    deadline = time.monotonic() + PATIENCE
+    while not answers and time.monotonic() < deadline:
+        time.sleep(0.001)
+    server.stop()
+    for client in clients:
+        client.join(PATIENCE)
+    assert answers == [200] * 6

@@ -29,7 +29,7 @@ def page(client: FlaskClient, path: str, status: int = 200) -> str:
 
 def shown(html: str) -> list[int]:
     """Ids of the grid's pictures, in order."""
-    return [int(found) for found in re.findall(r'<li class="r\d+" id="picture-(\d+)"', html)]
+    return [int(found) for found in re.findall(r'<li class="cell r\d+" id="picture-(\d+)"', html)]
 
 
 def links(html: str) -> list[str]:
@@ -76,10 +76,12 @@ def test_best_first_with_similarity(client: FlaskClient, shelf: Shelf) -> None:
     html = page(client, "/?q=a+red+boat+at+sunset&threshold=-1")
     assert shown(html)[0] == boat
     assert len(shown(html)) == 2
-    similarities = [float(found) for found in re.findall(r"similarity </span>(-?\d\.\d+)", html)]
+    similarities = [float(found) for found in re.findall(r", similarity </span>(-?\d\.\d+)", html)]
     assert similarities == sorted(similarities, reverse=True)
     assert similarities[0] == pytest.approx(1, abs=0.002)
     assert re.findall(r'<rect width="(\d+)"', html)[0] == "100"
+    assert "Copy as SQL" in text(html)
+    assert "match_images(text_embedding('a red boat at sunset'), -1, 40)" in unescape(html)
     assert 'value="a red boat at sunset"' in html
 
 
@@ -97,7 +99,7 @@ def test_without(client: FlaskClient, shelf: Shelf) -> None:
     shelf.add("a banana")
     html = page(client, "/?q=a+red+boat&not=a+banana&threshold=-1")
     assert 'name="not" type="text" value="a banana"' in html
-    similarities = [float(found) for found in re.findall(r"similarity </span>(-?\d\.\d+)", html)]
+    similarities = [float(found) for found in re.findall(r", similarity </span>(-?\d\.\d+)", html)]
     assert similarities[-1] < 0
 
 
@@ -118,10 +120,35 @@ def test_pages_of_results_follow_each_other(client: FlaskClient, shelf: Shelf) -
     second = page(client, more)
     assert len(shown(first)) == PAGE_SIZE
     assert set(shown(first)) | set(shown(second)) == expected
-    assert f"{PAGE_SIZE + 1}–{PAGE_SIZE + 5}" in text(second)
-    assert "/?q=a+boat&threshold=0.1" in links(second)
+    assert f"{PAGE_SIZE + 1}– {PAGE_SIZE + 5} , best first" in text(second)
+    assert "/?q=a+boat&threshold=0.1" in links(second[: second.index('class="grid"')])
+    assert "Earlier pictures" in text(second)
     assert "page=3" not in second
     assert "There are no more pictures" in text(page(client, "/?q=a+boat&page=3"))
+
+
+def test_neighbours_lie_across_the_pages(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.draw("one.png")
+    for n in range(PAGE_SIZE + 2):
+        shelf.add(f"boat {n}", image=f"{picture}/{n}", vector_of="a boat")
+    last, after = shown(page(client, "/?q=a+boat"))[-1], shown(page(client, "/?q=a+boat&page=2"))[0]
+    assert f"/images/{after}?q=a+boat&page=2" in links(page(client, f"/images/{last}?q=a+boat"))
+    assert f"/images/{last}?q=a+boat" in links(page(client, f"/images/{after}?q=a+boat&page=2"))
+
+
+def test_a_line_stands_before_the_weaker_matches(demo_client: FlaskClient) -> None:
+    seen, ranks = "", []
+    for number in range(1, 6):
+        html = page(demo_client, f"/?q=a+bicycle&threshold=-1&page={number}")
+        before = [int(width) for width in re.findall(r'<rect width="(\d+)"', html.partition("Weaker matches")[0])]
+        assert "Nothing here seems" not in html
+        if "Weaker matches" in html:
+            ranks.append(number)
+            after = [int(width) for width in re.findall(r'<rect width="(\d+)"', html.partition("Weaker matches")[2])]
+            assert min(before, default=100) >= 30 > max(after)
+        seen += html
+    assert len(ranks) == 1
+    assert "Weaker matches" not in page(demo_client, "/?q=a+bicycle&not=snow"), "its order is not that of relevance"
 
 
 def test_last_page_that_may_be_asked_for(client: FlaskClient, shelf: Shelf) -> None:
@@ -210,6 +237,32 @@ def test_picture_with_all_that_is_known(client: FlaskClient, shelf: Shelf) -> No
     assert '<a href="http://example.org/boat" rel="noopener noreferrer">' in html
     assert "a-red-boat.png" in seen
     assert "private folder" not in html
+
+
+def test_unsplash_is_credited_as_it_asks(client: FlaskClient, shelf: Shelf) -> None:
+    links_to = {"credit_url": "https://unsplash.com/@ann", "page_url": "https://unsplash.com/photos/x1"}
+    url = "https://images.unsplash.com/photo-1"
+    html = page(client, f"/images/{shelf.add('a boat', image=url, source='unsplash', credit='Ann Lee', **links_to)}")
+    assert "Photo by Ann Lee on Unsplash" in text(html)
+    for name, target in (("Ann Lee", links_to["credit_url"]), ("Unsplash", links_to["page_url"])):
+        assert f'<a href="{target}" rel="noopener noreferrer">{name}</a>' in html
+
+
+def test_mean_colour_stands_in_the_place_of_a_picture(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add("a boat", colour="#8a7f66")
+    shelf.add("a tree")
+    html = page(client, "/?q=boat&threshold=-1")
+    assert html.count('class="ground"') == 1
+    assert 'fill="#8a7f66"' in html
+    assert 'fill="#8a7f66"' in page(client, f"/images/{picture}")
+
+
+def test_any_picture(client: FlaskClient, shelf: Shelf) -> None:
+    assert client.get("/random").headers["Location"] == "/"
+    ids = {shelf.add("a boat"), shelf.add("a tree")}
+    response = client.get("/random")
+    assert response.headers["Location"] in {f"/images/{each}" for each in ids}
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 def test_picture_of_which_nothing_is_known(client: FlaskClient, shelf: Shelf) -> None:
@@ -314,7 +367,7 @@ def test_all_that_pages_link_to_is_there(client: FlaskClient, shelf: Shelf) -> N
     while todo and len(seen) < 60:
         path = todo.pop()
         response = client.get(path)
-        assert response.status_code == 200, path
+        assert response.status_code == (303 if path == "/random" else 200), path
         seen.add(path)
         if response.mimetype == "text/html":
             todo += [link.partition("#")[0] for link in links(response.text) if link.partition("#")[0] not in seen]
@@ -328,6 +381,8 @@ def test_works_below_a_prefix(client: FlaskClient, shelf: Shelf) -> None:
         html = client.get(path, environ_overrides={"SCRIPT_NAME": "/pictures"}).text
         assert all(link.startswith("/pictures/") for link in links(html))
         assert 'action="/pictures/"' in html
+        assert 'action="/pictures/search"' in html
+        assert 'data-page="/' not in html.replace('data-page="/pictures/', "")
 
 
 def test_stylesheet_has_every_shape() -> None:

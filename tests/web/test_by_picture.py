@@ -1,0 +1,138 @@
+"""Searching by a picture that a visitor brings: the address that says it all, words and filters beside it, refusals."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from flask.testing import FlaskClient
+
+from searchdb.collection import SearchDB
+from searchdb.config import Settings
+from searchdb.embed import Embedder
+from tests.picture_server import PictureServer, huge_png, picture
+from web import create_app
+from web.collection import EXTENSION
+
+
+def search(client: FlaskClient, picture: bytes | None = None, **fields: str | list[str]) -> str:
+    """Return the address that a search by this picture leads to."""
+    upload = {} if picture is None else {"picture": (BytesIO(picture), "mine.png")}
+    response = client.post("/search", data={**fields, **upload})
+    assert response.status_code == 303, response.text
+    return response.headers["Location"]
+
+
+def shown(html: str) -> list[int]:
+    return [int(found) for found in re.findall(r'<li class="cell r\d+" id="picture-(\d+)"', html)]
+
+
+@pytest.fixture(scope="module")
+def stored(demo_collection: SearchDB) -> dict[int, Path]:
+    """Some of the album's files, by id."""
+    return {hit.id: Path(hit.image) for hit in demo_collection.search("a boat", count=3)}
+
+
+def test_finds_the_picture_itself_and_its_address_does_so_again(
+    demo_client: FlaskClient, stored: dict[int, Path]
+) -> None:
+    for number, path in stored.items():
+        address = search(demo_client, path.read_bytes())
+        assert re.fullmatch(r"/\?vector=[\w=-]{688}", address.replace("%3D", "="))
+        html = demo_client.get(address).text
+        assert shown(html)[0] == number
+        assert "Like your picture" in html
+        assert shown(demo_client.get(address).text) == shown(html)
+
+
+def test_words_what_not_and_filters_beside_the_picture(demo_client: FlaskClient, stored: dict[int, Path]) -> None:
+    path = next(iter(stored.values()))
+    address = search(
+        demo_client, path.read_bytes(), q="in the snow", country="", tag=["boat"], page="3", **{"not": "cat"}
+    )
+    arguments = parse_qs(urlsplit(address).query)
+    vector = arguments.pop("vector")
+    assert arguments == {"q": ["in the snow"], "not": ["cat"], "tag": ["boat"]}
+    html = demo_client.get(address).text
+    assert f'name="vector" value="{vector[0]}"' in html
+    hit = next(link for link in re.findall(r'class="open" href="([^"]+)"', html))
+    detail = demo_client.get(unescape(hit)).text
+    for part in ("to the text", "to your picture", "to what not"):
+        assert part in detail
+    assert "text_embedding(&#39;in the snow&#39;)" in detail
+    without = [unescape(link) for link in re.findall(r'href="([^"]+)" aria-label="Do not search by', html)]
+    assert without == ["/?q=in+the+snow&not=cat&tag=boat"]
+
+
+def test_a_picture_by_its_url(demo_client: FlaskClient, stored: dict[int, Path]) -> None:
+    number, path = next(iter(stored.items()))
+    with PictureServer() as server:
+        server.bodies["/boat.jpg"] = path.read_bytes()
+        address = search(demo_client, url=server.url("/boat.jpg"), q=" ")
+    assert shown(demo_client.get(address).text)[0] == number
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "message"),
+    [
+        (b"not a picture at all", 415, "picture"),
+        (b"", 415, "empty"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "picture"),
+        (picture() + b"<script>alert(1)</script>", 303, ""),
+        (picture()[:200], 422, "picture"),
+        (huge_png(), 413, "pixels"),
+        (None, 422, "No picture was chosen"),
+    ],
+    ids=["text", "empty", "svg", "polyglot", "truncated", "huge", "none"],
+)
+def test_what_is_no_picture_is_refused_with_the_reason(
+    demo_client: FlaskClient, data: bytes | None, status: int, message: str
+) -> None:
+    upload = {} if data is None else {"picture": (BytesIO(data), "a/../<b>.png")}
+    response = demo_client.post("/search", data={"q": "a boat", **upload})
+    assert response.status_code == status
+    if status == 303:
+        return
+    assert "This picture cannot be searched by" in response.text
+    assert message in response.text
+    assert "&lt;b&gt;" not in response.text
+    assert 'value="a boat"' in response.text, "what was typed is still there"
+
+
+def test_more_than_may_be_sent_is_too_large(settings: Settings, embedder: Embedder) -> None:
+    app = create_app(settings.model_copy(update={"max_image_bytes": 1000}), embedder=embedder)
+    client = app.test_client()
+    response = client.post("/search", data={"picture": (BytesIO(bytes(2000)), "a.png")})
+    assert response.status_code == 413
+    assert "1,000 bytes" in response.text
+    response = client.post("/search", data=b"q=" + b"x" * 2**20, content_type="application/x-www-form-urlencoded")
+    assert response.status_code == 413
+    app.extensions[EXTENSION].close()
+
+
+def test_private_addresses_are_refused(demo_settings: Settings, embedder: Embedder) -> None:
+    app = create_app(demo_settings.model_copy(update={"allow_private_addresses": False}), embedder=embedder)
+    with PictureServer() as server:
+        for url in (server.url("/jpeg"), "http://169.254.169.254/latest", "http://[::1]/a.png", "file:///etc/passwd"):
+            response = app.test_client().post("/search", data={"url": url})
+            assert response.status_code == 422
+            assert "root:" not in response.text
+        assert not server.requests
+    app.extensions[EXTENSION].close()
+
+
+@pytest.mark.parametrize("vector", ["x", "A" * 688, "é" * 688, "-" * 687 + "="])
+def test_a_vector_that_is_none_is_explained(demo_client: FlaskClient, vector: str) -> None:
+    response = demo_client.get("/", query_string={"vector": vector})
+    assert response.status_code == 400
+    assert "search by the picture again" in response.text
+
+
+def test_nothing_of_the_picture_is_kept(demo_client: FlaskClient, demo_settings: Settings) -> None:
+    before = {path for path in demo_settings.home.rglob("*") if path.is_file()}
+    search(demo_client, picture(seed=9))
+    assert {path for path in demo_settings.home.rglob("*") if path.is_file()} == before

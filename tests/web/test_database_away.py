@@ -1,0 +1,177 @@
+"""The database stops while the page is served, under load and idle, and comes back; the application stays."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+import sqlalchemy as sa
+from flask import Flask
+from werkzeug.serving import make_server
+
+from searchdb.config import Settings, libpq_url
+from searchdb.database import Database, Patience, migrate
+from searchdb.embed import Embedder
+from searchdb.postgres import EmbeddedServer
+from tests.web.conftest import Shelf
+from web import collection as web_collection
+from web import create_app
+from web.collection import EXTENSION
+
+CLIENTS = 32
+PATIENCE = 60
+"""Seconds that a request may take before it counts as one that hangs."""
+
+
+class Stoppable:
+    """A PostgreSQL server of this module's own, which the application only knows by its URL."""
+
+    def __init__(self, home: Path) -> None:
+        self.server = EmbeddedServer.at(home)
+        self.server.join()
+
+    def stop(self, how: str = "fast") -> None:
+        self.server._pg_ctl("stop", "-m", how, timeout=120)
+
+    def start(self) -> None:
+        if not self.server.is_running():
+            self.server._pg_ctl("start", "-l", str(self.server.data / "log"), timeout=120)
+
+
+@pytest.fixture(scope="module")
+def stoppable() -> Iterator[Stoppable]:
+    home = Path(tempfile.mkdtemp(prefix="sdb-"))
+    stoppable = Stoppable(home)
+    yield stoppable
+    stoppable.start()
+    stoppable.server.leave()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def settings(stoppable: Stoppable, tmp_path: Path) -> Settings:
+    """Settings that name a fresh database on that server."""
+    stoppable.start()
+    engine = sa.create_engine(stoppable.server.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("DROP DATABASE IF EXISTS away WITH (FORCE)")
+        connection.exec_driver_sql("CREATE DATABASE away")
+    engine.dispose()
+    url = libpq_url(stoppable.server.url.set(database="away"))
+    settings = Settings(database_url=url, home=tmp_path, model="demo")
+    with Database(settings) as database:
+        migrate(database)
+    return settings
+
+
+@pytest.fixture
+def site(settings: Settings, shelf: Shelf, embedder: Embedder) -> Iterator[str]:
+    """The address of a page that serves one picture, in threads, as many as there are requests."""
+    shelf.add("a red boat")
+    app: Flask = create_app(settings, embedder=embedder)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    app.extensions[EXTENSION].close()
+
+
+def ask(url: str) -> int:
+    """Return a page's status, if it comes at all."""
+    response = requests.get(url, timeout=PATIENCE)
+    if response.status_code == 503:
+        assert int(response.headers["Retry-After"]) > 0
+    return response.status_code
+
+
+def ask_all(url: str) -> list[int]:
+    """Ask from many clients at once, and return the statuses."""
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        return list(clients.map(ask, [url] * CLIENTS))
+
+
+def until_ready(site: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while requests.get(f"{site}/readyz", timeout=PATIENCE).status_code != 200:
+        assert time.monotonic() < deadline, "the application does not recover"
+        time.sleep(0.1)
+
+
+def test_a_database_that_stops_is_a_page_and_comes_back(site: str, stoppable: Stoppable) -> None:
+    search, alive, ready = f"{site}/?q=a+red+boat", f"{site}/healthz", f"{site}/readyz"
+    assert ask(ready) == 200
+    assert set(ask_all(search)) == {200}
+    for how in ("fast", "immediate"):
+        stoppable.stop(how)
+        for _ in range(3):
+            assert ask_all(search) == [503] * CLIENTS
+            assert ask(alive) == 200
+            assert ask(ready) == 503
+            assert "searchdb_database_up 0.0" in requests.get(f"{site}/metrics", timeout=PATIENCE).text
+        assert "The database cannot be reached" in requests.get(search, timeout=PATIENCE).text
+        stoppable.start()
+        until_ready(site)
+        assert ask_all(search) == [200] * CLIENTS
+
+
+def test_requests_in_the_midst_of_it_end_too(site: str, stoppable: Stoppable) -> None:
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def visit() -> None:
+        while not stop.is_set():
+            statuses.append(ask(f"{site}/?q=a+red+boat"))
+
+    visitors = [threading.Thread(target=visit) for _ in range(8)]
+    for visitor in visitors:
+        visitor.start()
+    try:
+        time.sleep(0.5)
+        stoppable.stop("immediate")
+        time.sleep(1)
+        stoppable.start()
+        until_ready(site)
+    finally:
+        stop.set()
+        for visitor in visitors:
+            visitor.join(PATIENCE)
+    assert not any(visitor.is_alive() for visitor in visitors)
+    assert set(statuses) == {200, 503}
+    assert ask(f"{site}/?q=a+red+boat") == 200
+
+
+def test_a_server_that_says_nothing_keeps_one_request_waiting_at_a_time(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose machine hangs: it can be waited for only until a timeout, and threads are few."""
+    monkeypatch.setattr(web_collection, "RETRY_AFTER", 0.0)
+    monkeypatch.setattr(web_collection, "PATIENCE", Patience(connect=2))
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen(2 * CLIENTS)
+        mute.setblocking(False)
+        url = f"postgresql://someone@127.0.0.1:{mute.getsockname()[1]}/nothing"
+        app = create_app(Settings(database_url=url, home=tmp_path, model="demo"), embedder=embedder)
+        assert app.test_client().get("/").status_code == 503
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            statuses = list(clients.map(lambda _: app.test_client().get("/").status_code, range(CLIENTS)))
+        assert statuses == [503] * CLIENTS
+        app.extensions[EXTENSION].close()
+        tries = 0
+        with suppress(BlockingIOError):
+            while True:
+                mute.accept()[0].close()
+                tries += 1
+    assert 2 <= tries <= 4, "one before, and one or hardly more for all that came at once"

@@ -1,0 +1,187 @@
+"""What `/metrics` tells: bounded in what it names, apart for every application, and honest about a database away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from searchdb.config import Settings
+from searchdb.database import Database
+from searchdb.tables import query_embeddings
+from web import create_app, metrics
+from web.collection import EXTENSION
+from web.metrics import Metrics
+from web.model import RememberingEmbedder
+
+if TYPE_CHECKING:
+    from searchdb.embed import Embedder
+    from tests.web.conftest import Shelf
+
+Sample = tuple[str, frozenset[tuple[str, str]]]
+
+
+def numbers(client: FlaskClient) -> dict[Sample, float]:
+    """Every sample that is shown, by its name and labels."""
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert response.mimetype == "text/plain"
+    families = text_string_to_metric_families(response.text)
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def value(client: FlaskClient, name: str, **labels: str) -> float | None:
+    return numbers(client).get((name, frozenset(labels.items())))
+
+
+def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, shelf: Shelf) -> None:
+    picture = shelf.add("a red boat")
+    client.get(f"/images/{picture}")
+    client.get("/images/77")
+    for n in range(20):
+        client.get(f"/made-up-{n}")
+        client.open("/", method=f"MADE-UP-{n}")
+    shown = numbers(client)
+    requests = {labels: count for (name, labels), count in shown.items() if name == "searchdb_http_requests_total"}
+    route = "/images/<id:image_id>"
+    assert requests[frozenset({"method": "GET", "route": route, "status": "200"}.items())] == 1
+    assert requests[frozenset({"method": "GET", "route": route, "status": "404"}.items())] == 1
+    assert requests[frozenset({"method": "GET", "route": "none", "status": "404"}.items())] == 20
+    assert requests[frozenset({"method": "other", "route": "none", "status": "405"}.items())] == 20
+    assert len(requests) == 4
+    assert shown["searchdb_http_request_seconds_count", frozenset({("route", route)})] == 2
+    assert not any("made-up" in word.lower() for _, labels in shown for pair in labels for word in pair)
+
+
+def test_the_model_sql_and_caches_are_seen(client: FlaskClient, database: Database, shelf: Shelf) -> None:
+    shelf.add("a red boat")
+
+    def sources() -> list[float]:
+        found = (value(client, "searchdb_text_vectors_total", source=each) for each in ("model", "database", "memory"))
+        return [each or 0 for each in found]
+
+    client.get("/?q=a+green+tree")
+    assert value(client, "searchdb_embed_seconds_count", kind="text") == 1
+    [model, stored, memory] = sources()
+    assert (model, memory) == (1, 0)
+    client.get("/?q=a+green+tree")
+    assert sources()[0] == model
+    assert sources()[1] > stored
+    with database.begin() as connection:
+        connection.execute(sa.delete(query_embeddings))
+    client.get("/?q=a+green+tree")
+    assert sources()[0] == model
+    assert sources()[2] == 1
+    assert (value(client, "searchdb_sql_seconds_count") or 0) > 5
+    assert value(client, "searchdb_pool_connections_limit") == 20
+
+
+def test_connections_in_use_are_seen(app: Flask) -> None:
+    client = app.test_client()
+    database = app.extensions[EXTENSION].database()
+    with database.connect(), database.connect():
+        assert value(client, "searchdb_pool_connections_in_use") == 2  # the scrape's own is back already
+    assert value(client, "searchdb_pool_connections_in_use") == 0
+
+
+def test_the_collection_is_counted_at_every_look(client: FlaskClient, database: Database, shelf: Shelf) -> None:
+    assert value(client, "searchdb_pictures") == 0
+    shelf.add("a red boat")
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO ingest_failures (image, source, error, message, retryable) "
+            "VALUES ('/gone.jpg', 'files', 'FileUnreadableError', 'gone', false)"
+        )
+    assert value(client, "searchdb_database_up") == 1
+    assert value(client, "searchdb_pictures") == 1
+    assert value(client, "searchdb_failures") == 1
+    assert value(client, "searchdb_pending") == 0
+
+
+def test_a_database_that_is_away_is_said_to_be(embedder: Embedder) -> None:
+    away = Settings(database_url="postgresql://nobody@127.0.0.1:1/nothing", model="demo")
+    app = create_app(away, embedder=embedder)
+    client = app.test_client()
+    assert client.get("/").status_code == 503
+    assert value(client, "searchdb_database_up") == 0
+    assert value(client, "searchdb_pictures") is None
+    assert value(client, "searchdb_http_requests_total", method="GET", route="/", status="503") == 1
+    app.extensions[EXTENSION].close()
+
+
+def test_a_count_that_takes_too_long_is_left_out(
+    client: FlaskClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/").status_code == 200
+    monkeypatch.setattr(metrics, "STATE_TIMEOUT_MS", 50)
+    with database.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE ingest_failures IN ACCESS EXCLUSIVE MODE")
+        assert value(client, "searchdb_database_up") == 1
+        assert value(client, "searchdb_pictures") is None
+    assert value(client, "searchdb_pictures") == 0
+
+
+def test_two_applications_in_a_process_count_apart(app: Flask, settings: Settings, embedder: Embedder) -> None:
+    other = create_app(settings, embedder=embedder)
+    for _ in range(3):
+        app.test_client().get("/healthz")
+    labels = {"method": "GET", "route": "/healthz", "status": "200"}
+    assert value(app.test_client(), "searchdb_http_requests_total", **labels) == 3
+    assert value(other.test_client(), "searchdb_http_requests_total", **labels) is None
+    other.extensions[EXTENSION].close()
+
+
+# --- The memory of vectors ------------------------------------------------------------------------
+
+
+class Counting:
+    """The small CLIP, and what it was asked for."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.identity = embedder.identity
+        self.asked: list[list[str]] = []
+        self._embedder = embedder
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        self.asked.append(list(texts))
+        return self._embedder.embed_texts(texts)
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        return self._embedder.embed_images(pictures)
+
+
+def test_texts_are_embedded_once_and_in_their_order(embedder: Embedder) -> None:
+    counting = Counting(embedder)
+    remembering = RememberingEmbedder(counting, Metrics())
+    remembering.embed_texts(["a boat", "a tree"])
+    vectors = remembering.embed_texts(["a tree", "a cat", "a boat", "a cat"])
+    assert counting.asked == [["a boat", "a tree"], ["a cat"]]
+    assert np.allclose(vectors, embedder.embed_texts(["a tree", "a cat", "a boat", "a cat"]), atol=1e-3)
+    assert remembering.embed_texts([]).shape == (0, 512)
+
+
+def test_the_memory_is_bounded_and_keeps_what_is_used(embedder: Embedder) -> None:
+    counting = Counting(embedder)
+    remembering = RememberingEmbedder(counting, Metrics(), capacity=2)
+    for text in ("a boat", "a tree", "a boat", "a cat", "a boat", "a tree"):
+        remembering.embed_texts([text])
+    assert counting.asked == [["a boat"], ["a tree"], ["a cat"], ["a tree"]]
+
+
+def test_what_is_remembered_cannot_be_changed_from_outside(embedder: Embedder) -> None:
+    remembering = RememberingEmbedder(Counting(embedder), Metrics())
+    for _ in range(2):
+        vectors = remembering.embed_texts(["a boat"])
+        assert np.linalg.norm(vectors[0]) == pytest.approx(1, abs=1e-3)
+        vectors[:] = 0

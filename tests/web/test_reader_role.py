@@ -1,0 +1,167 @@
+"""The page with a role that may only SELECT, made by the SQL that docs/operations.md gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+
+from searchdb import readonly
+from searchdb.collection import SearchDB
+from searchdb.config import Settings, libpq_url
+from searchdb.database import Database
+from searchdb.embed import Embedder
+from searchdb.errors import DatabaseError
+from searchdb.search import Query, Searcher
+from searchdb.tables import image_sample, query_embeddings, relevance_scale
+from tests.test_relevance import copy_album
+from web import create_app
+from web.collection import EXTENSION
+
+OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+ROLE = "searchdb_reader"
+WRITES = (
+    "INSERT INTO images (image) VALUES ('/x')",
+    "UPDATE images SET description = 'mine'",
+    "DELETE FROM images",
+    "TRUNCATE query_embeddings",
+    "CREATE TABLE mine (id int)",
+    "DROP TABLE images",
+    "ALTER FUNCTION match_images SET ivfflat.probes = 1",
+)
+
+
+def documented_sql() -> list[str]:
+    """The statements that the chapter on the reading role tells an operator to run."""
+    [block] = [each for each in re.findall(r"```sql\n(.*?)```", OPERATIONS, re.DOTALL) if f"CREATE ROLE {ROLE}" in each]
+    return [statement.strip() for statement in block.split(";") if statement.strip()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """A collection with the album, and the application as the reading role."""
+
+    owner: Database
+    settings: Settings
+    app: Flask
+
+    @property
+    def client(self) -> FlaskClient:
+        return self.app.test_client()
+
+    def rows(self, table: sa.Table) -> int:
+        with self.owner.connect() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
+@pytest.fixture
+def read(
+    settings: Settings, database: Database, demo_collection: SearchDB, embedder: Embedder, admin: sa.Engine
+) -> Iterator[Read]:
+    copy_album(demo_collection, database)
+    with database.begin() as connection:
+        for statement in documented_sql():
+            connection.exec_driver_sql(statement)
+    url = settings.url()
+    assert url is not None
+    reading = settings.model_copy(
+        update={"database_url": Settings(database_url=libpq_url(url.set(username=ROLE))).database_url}
+    )
+    app = create_app(reading, embedder=embedder)
+    app.testing = True
+    yield Read(owner=database, settings=reading, app=app)
+    app.extensions[EXTENSION].close()
+    with database.begin() as connection:
+        connection.exec_driver_sql(f"DROP OWNED BY {ROLE}")
+        connection.exec_driver_sql(f"DROP ROLE {ROLE}")
+
+
+def test_every_page_is_served(read: Read) -> None:
+    client = read.client
+    for path in (
+        "/",
+        "/?q=a+red+car",
+        "/?q=a+red+car&tag=boat",
+        "/images/1",
+        "/images/1/thumbnail",
+        "/readyz",
+        "/metrics",
+    ):
+        assert client.get(path).status_code == 200, path
+    paths = {rule.rule for rule in read.app.url_map.iter_rules()}
+    for path in {"/status", "/api/search?q=a+red+car", "/api/images/1", "/api/random"}:
+        if path.partition("?")[0] in paths:
+            assert client.get(path).status_code == 200, path
+
+
+def test_texts_cached_or_not_find_what_the_owner_finds(read: Read, embedder: Embedder) -> None:
+    searcher = Searcher(read.owner.engine, embedder)
+    cached = searcher.search(Query(text="a red car"), count=5)
+    reader = read.app.extensions[EXTENSION].searcher
+    assert reader.search(Query(text="a red car"), count=5) == cached
+    before = read.rows(query_embeddings)
+    new = [reader.search(Query(text="a boat at sunset"), count=5) for _ in range(2)]
+    assert read.rows(query_embeddings) == before
+    assert new[0] == new[1] == searcher.search(Query(text="a boat at sunset"), count=5)
+
+
+def test_relevance_is_measured_where_it_cannot_be_stored(read: Read, embedder: Embedder) -> None:
+    with read.owner.begin() as connection:
+        connection.execute(sa.delete(relevance_scale))
+    reader = read.app.extensions[EXTENSION].searcher
+    measured = reader.search(Query(text="a red car"), count=5)
+    assert read.rows(relevance_scale) == 0
+    assert measured == Searcher(read.owner.engine, embedder).search(Query(text="a red car"), count=5)
+    assert measured[0].relevance is not None
+
+
+def test_without_a_sample_there_is_no_relevance_but_an_answer(read: Read) -> None:
+    with read.owner.begin() as connection:
+        connection.execute(sa.delete(image_sample))
+    [hit] = read.app.extensions[EXTENSION].searcher.search(Query(text="a red car"), count=1)
+    assert hit.relevance is None
+
+
+def test_writing_is_tried_again_after_a_while(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = read.app.extensions[EXTENSION].searcher
+    before = read.rows(query_embeddings)
+    reader.search(Query(text="a striped cat"))
+    with read.owner.begin() as connection:
+        connection.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")
+    reader.search(Query(text="a striped dog"))
+    assert read.rows(query_embeddings) == before
+    monkeypatch.setattr(readonly, "TRIED_AGAIN_AFTER_S", 0.0)
+    reader.search(Query(text="a striped kite"))
+    assert read.rows(query_embeddings) == before + 1
+
+
+def test_nothing_can_be_written(read: Read) -> None:
+    for statement in WRITES:
+        with read.app.extensions[EXTENSION].database().connect() as connection:
+            with pytest.raises(DatabaseError) as caught:
+                connection.exec_driver_sql(statement)
+            assert caught.value.sqlstate == "42501", statement
+
+
+def test_a_read_only_transaction_is_enough(settings: Settings, database: Database, embedder: Embedder) -> None:
+    """As on a standby."""
+    with database.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {database.url.database} SET default_transaction_read_only = on")
+    with Database(settings) as standby:
+        vectors = Searcher(standby.engine, embedder).embed(["a boat"])
+        assert vectors.shape == (1, 512)
+        with standby.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings)) == 0
+
+
+def test_another_refusal_is_an_error(database: Database, embedder: Embedder) -> None:
+    with database.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE query_embeddings ADD CONSTRAINT no_boats CHECK (query <> 'a boat')")
+    with pytest.raises(DatabaseError, match="no_boats"):
+        Searcher(database.engine, embedder).embed(["a boat"])

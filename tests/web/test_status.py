@@ -1,0 +1,61 @@
+"""The status page: what it tells, and what it keeps to itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+
+from searchdb.database import Database
+from searchdb.tables import ingest_failures
+from web.status import bars
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Shelf
+
+
+def fail(database: Database, image: str, error: str) -> None:
+    row = {"image": image, "source": "files", "error": error, "message": f"{image} is bad", "retryable": False}
+    with database.begin() as connection:
+        connection.execute(sa.insert(ingest_failures).values(row))
+
+
+def test_tells_pictures_failures_by_cause_and_the_index(client: FlaskClient, shelf: Shelf, database: Database) -> None:
+    shelf.add("a red boat")
+    for n in range(3):
+        fail(database, f"/home/anna/secret/{n}.jpg", "NotAPictureError")
+    fail(database, "/home/anna/x.jpg", "<script>")
+    page = client.get("/status").get_data(as_text=True)
+    assert "<dt>picture</dt><dd>1</dd>" in page
+    assert "<dt>failed</dt><dd>4</dd>" in page
+    assert "<dt>3</dt><dd>NotAPictureError" in page
+    assert "The content is in no picture format that searchdb reads" in page
+    assert "one list: every search is exact" in page
+    assert "&lt;script&gt;" in page
+
+
+def test_tells_nothing_of_the_server(client: FlaskClient, shelf: Shelf, database: Database) -> None:
+    shelf.add("a red boat")
+    fail(database, "/home/anna/secret/1.jpg", "NotAPictureError")
+    page = client.get("/status").get_data(as_text=True)
+    for private in ("anna", "secret", str(shelf.folder), "postgresql://", "the private folder"):
+        assert private not in page
+
+
+def test_an_empty_collection_has_a_status(client: FlaskClient) -> None:
+    page = client.get("/status").get_data(as_text=True)
+    assert "<dt>pictures</dt><dd>0</dd>" in page
+    assert "Nobody has searched yet" in page
+
+
+def test_plots_both(demo_client: FlaskClient) -> None:
+    demo_client.get("/?q=a+boat")
+    page = demo_client.get("/status").get_data(as_text=True)
+    assert page.count('class="plot"') == 2
+    assert "300 in the last run" in page
+
+
+def test_bars_are_in_percent_of_the_highest() -> None:
+    assert [(bar.x, bar.height) for bar in bars([1.0, 0.0, 4.0])] == [(0, 25.0), (2, 100.0)]
+    assert bars([]) == bars([0.0]) == []

@@ -1,0 +1,33 @@
+"""The JSON API under `/api`, described by `/api/openapi.json` and, for people, by `/api/`."""
+
+from __future__ import annotations
+
+from flask import request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.openapi import OpenAPI
+
+from searchdb.adding import Rebuilder
+from web.api import docs, embedding, images, searching
+from web.api.describing import SECURITY_SCHEMES
+from web.collection import collection
+from web.problems import Problem, below_api
+
+MAX_REQUEST_OVERHEAD = 1024 * 1024
+"""Bytes of a request beside the largest picture: its other fields, and what is around them."""
+
+
+def register(app: OpenAPI) -> None:
+    """Add the API's endpoints to the application."""
+    app.extensions[images.REBUILDER] = Rebuilder()
+    app.security_schemes = SECURITY_SCHEMES
+    app.validation_error_model = Problem
+    blueprint = APIBlueprint("api", __name__, url_prefix="/api")
+    for part in (searching, images, embedding, docs):
+        blueprint.register_api(part.blueprint)
+    app.register_api(blueprint)
+    app.before_request(_limit)
+
+
+def _limit() -> None:
+    if below_api():
+        request.max_content_length = collection().settings.max_image_bytes + MAX_REQUEST_OVERHEAD

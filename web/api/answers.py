@@ -1,0 +1,146 @@
+"""What the API answers: stored pictures and hits as JSON, without a word of where on this server they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from pathlib import PurePath
+from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from flask import Response, url_for
+from pydantic import BaseModel, Field
+
+from searchdb.adding import SOURCE as ADDED
+from searchdb.records import EMBEDDING_DIMENSION, Hit, StoredImage
+from web.errors import without_paths
+from web.images import is_url
+from web.tiles import name_of, thumbnail_url
+
+_AS_THEY_ARE = {
+    f.name for f in fields(StoredImage) if f.name not in ("image", "rendition", "source_id", "metadata", "sha256")
+}
+
+
+class Picture(BaseModel):
+    """One stored picture with what is known of it."""
+
+    id: int = Field(description="Its id.")
+    name: str = Field(description="What it is called: its file's own name, or its URL.")
+    url: str = Field(description="Where the picture itself is: at its own URL, or below this server.")
+    thumbnail_url: str = Field(description="Where a small version of it is.")
+    page: str = Field(description="Its page for people.")
+    source: str = Field(description="Where it was ingested from.")
+    source_id: str | None = Field(description="Its id there.")
+    description: str | None
+    tags: list[str]
+    width: int = Field(description="Pixels, upright.")
+    height: int = Field(description="Pixels, upright.")
+    credit: str | None = Field(description="Whose picture it is.")
+    credit_url: str | None
+    page_url: str | None = Field(description="The page that it is from.")
+    taken_at: datetime | None
+    camera: str | None
+    country: str | None
+    city: str | None
+    latitude: float | None = Field(description="Degrees, north positive.")
+    longitude: float | None = Field(description="Degrees, east positive.")
+    metadata: dict[str, Any] = Field(description="Whatever else is known of it.")
+    sha256: str = Field(description="Of the file, in hexadecimal digits.", pattern="^[0-9a-f]{64}$")
+    byte_size: int = Field(description="Of the file.")
+    ingested_at: datetime
+
+
+class FoundPicture(Picture):
+    """A stored picture that a search found."""
+
+    similarity: float = Field(description="Cosine similarity to the query, -1 to 1.")
+    relevance: float | None = Field(
+        description="How well it answers the text, 0 to 1, on one scale for all texts; null without one."
+    )
+    parts: dict[str, float] | None = Field(
+        description="The similarity to each part of a query of several: text, image, like, not; else null."
+    )
+
+
+class SearchAnswer(BaseModel):
+    """One page of hits, best first."""
+
+    hits: list[FoundPicture]
+    count: int = Field(description="Hits in this answer.")
+    offset: int = Field(description="Hits before them.")
+    next: str | None = Field(description="Where the next hits are; null after the last.")
+    vector: str | None = Field(description="The picture that was searched by, for `GET /api/search`; else null.")
+
+
+class RandomAnswer(BaseModel):
+    """Some pictures, in no order."""
+
+    images: list[Picture]
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Unit vectors, in the order of what was given."""
+
+    model: str = Field(description="The model; vectors of two models cannot be compared.")
+    embeddings: list[Annotated[list[float], Field(min_length=EMBEDDING_DIMENSION, max_length=EMBEDDING_DIMENSION)]]
+
+
+def picture_of(image: StoredImage) -> Picture:
+    """Return a stored picture as the API shows it."""
+    return Picture(**_public(image))
+
+
+def found(hit: Hit) -> FoundPicture:
+    """Return a hit as the API shows it."""
+    return FoundPicture(
+        **_public(hit),
+        similarity=hit.similarity,
+        relevance=hit.relevance,
+        parts=None if hit.parts is None else dict(hit.parts),
+    )
+
+
+def answer(model: BaseModel, status: int = 200) -> Response:
+    """Return the response that holds a model's JSON."""
+    return Response(model.model_dump_json(exclude_none=False), status, mimetype="application/json")
+
+
+def _public(image: StoredImage) -> dict[str, Any]:
+    """Return what `Picture` shows; files' own paths, and what was noted of them, lose the names of folders."""
+    public = {name: getattr(image, name) for name in _AS_THEY_ARE if name in Picture.model_fields}
+    name, source_id, metadata = name_of(image), image.source_id, image.metadata
+    if image.source == ADDED:
+        name = str(metadata.get("name") or name)
+    elif not is_url(image):
+        source_id = source_id and PurePath(source_id).name
+        metadata = _without_paths(metadata)
+    return public | {
+        "name": name,
+        "url": _without_password(image.image) if is_url(image) else url_for("images.file", image_id=image.id),
+        "thumbnail_url": thumbnail_url(image),
+        "page": url_for("pages.picture", image_id=image.id),
+        "source_id": source_id,
+        "tags": list(image.tags),
+        "metadata": dict(metadata),
+        "sha256": image.sha256.hex(),
+    }
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_paths(value)
+    if isinstance(value, Mapping):
+        return {without_paths(name): _without_paths(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(part) for part in value]
+    return value
+
+
+def _without_password(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # not from ingest, which keeps no malformed URL, but anybody with SQL may write one
+        return ""
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,145 @@
+"""Single pictures: looked up, added, removed, and some by chance."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from flask import Response, current_app, url_for
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from werkzeug.datastructures import FileStorage
+
+from searchdb.adding import SOURCE, Adder, Addition, Rebuilder
+from searchdb.records import SourceItem
+from web.api.answers import Picture, RandomAnswer, answer, picture_of
+from web.api.describing import TOKEN, example, operation_id, request_body, responses
+from web.api.models import AddBody, ImagePath, Metadata, RandomParameters
+from web.api.reading import JSON, authorised, body_type, checked, read_form, read_json
+from web.collection import collection
+from web.pictures import decoding
+from web.problems import about
+
+blueprint = APIBlueprint("images", __name__, abp_tags=[Tag(name="Pictures")], operation_id_callback=operation_id)
+
+REBUILDER = "searchdb.rebuilder"
+"""Key of the Rebuilder in `app.extensions`."""
+UPLOADS = "uploads"
+"""Name of the folder in SEARCHDB_HOME for pictures that are uploaded."""
+MAX_FILE_NAME_CHARACTERS = 200
+"""Of a client's own file name, which is kept to show it."""
+
+
+@blueprint.get(
+    "/images/<image_id>",
+    responses=responses(404, ok=Picture),
+    openapi_extensions=example("curl '{server}/api/images/1'"),
+)
+@checked
+def get_image(path: ImagePath) -> Response:
+    """Look up a stored picture."""
+    return answer(picture_of(collection().get(path.image_id)))
+
+
+@blueprint.post(
+    "/images",
+    security=TOKEN,
+    responses=responses(401, 403, body=True, ok=Picture, created=Picture),
+    openapi_extensions={
+        **request_body(AddBody, Metadata, "image"),
+        **example(
+            "curl '{server}/api/images' -H \"Authorization: Bearer $SEARCHDB_API_TOKEN\" \\\n"
+            "  -F image=@boat.jpg -F description='A boat at sunset' -F tags=sea -F tags=evening"
+        ),
+    },
+)
+@authorised
+@checked
+def add_image() -> Response:
+    """Add a picture.
+
+    It is found by searches as soon as the answer is there: 201 with its row. A picture whose bytes, or whose URL, are
+    stored already is not stored again: 200 with the row that is there, as it is. Uploaded files are kept here; pictures
+    at URLs stay where they are.
+    """
+    adder = _adder()
+    if body_type() == JSON:
+        body = read_json(AddBody)
+        with about("url"):
+            added = adder.add_url(_item(body, image=body.url, metadata=body.metadata))
+    else:
+        body, (upload,) = read_form(Metadata, "image")
+        metadata = {**_own_name(upload), **body.metadata}
+        data = upload.stream.read(collection().settings.max_image_bytes + 1)
+        with about("image"):
+            added = adder.add(data, _item(body, image="", metadata=metadata))
+    return _answer(added)
+
+
+@blueprint.delete(
+    "/images/<image_id>",
+    security=TOKEN,
+    responses=responses(401, 403, 404, deleted=None),
+    openapi_extensions=example(
+        "curl -X DELETE '{server}/api/images/1' -H \"Authorization: Bearer $SEARCHDB_API_TOKEN\""
+    ),
+)
+@authorised
+@checked
+def remove_image(path: ImagePath) -> Response:
+    """Remove a picture from the collection.
+
+    An uploaded file is deleted with it. A file that was ingested from a folder stays where it is, and the next ingest
+    of that folder adds it again.
+    """
+    removed = _adder().remove(path.image_id)
+    collection().thumbnails.forget(removed.sha256)
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
+
+
+@blueprint.get(
+    "/random",
+    responses=responses(ok=RandomAnswer),
+    openapi_extensions=example("curl '{server}/api/random?count=3'"),
+)
+@checked
+def random_images(query: RandomParameters) -> Response:
+    """Return some pictures by chance."""
+    images = collection().searcher.sample(query.count)
+    return answer(RandomAnswer(images=[picture_of(each) for each in images]))
+
+
+def _adder() -> Adder:
+    settings = collection().settings
+    model = collection().model()
+    model.wait()
+    return Adder(
+        engine=collection().database().engine,
+        embedder=model.embedder,
+        fetcher=collection().fetcher,
+        uploads=settings.home / UPLOADS,
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        decoding=decoding,
+    )
+
+
+def _item(body: Metadata, *, image: str, metadata: dict[str, Any]) -> SourceItem:
+    said = body.model_dump(exclude={"url", "metadata"})
+    return SourceItem(**{**said, "image": image, "source": SOURCE, "metadata": metadata})
+
+
+def _own_name(upload: FileStorage) -> dict[str, str]:
+    """Return the client's name for its file as metadata: without folders, and without what cannot be shown."""
+    name = (upload.filename or "").replace("\\", "/").rpartition("/")[2]
+    name = "".join(character for character in name if character.isprintable()).strip()[:MAX_FILE_NAME_CHARACTERS]
+    return {"name": name} if name.strip(".") else {}
+
+
+def _answer(added: Addition) -> Response:
+    response = answer(picture_of(added.image), 201 if added.created else 200)
+    response.headers["Location"] = url_for(".get_image", image_id=added.image.id)
+    if added.created:
+        cast(Rebuilder, current_app.extensions[REBUILDER]).look(collection().database().engine)
+    return response

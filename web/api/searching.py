@@ -1,0 +1,109 @@
+"""Searching: by words, by a stored picture, by a picture that the request brings, or by all of them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from flask import Response, url_for
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+
+from searchdb.filters import Filters
+from searchdb.search import MAX_HITS, Query, QueryEmbedder, Searcher
+from web.api.answers import SearchAnswer, answer, found
+from web.api.describing import example, operation_id, request_body, responses
+from web.api.models import Narrowing, SearchBody, SearchParameters
+from web.api.reading import JSON, body_type, checked, read_form, read_json
+from web.collection import collection
+from web.pictures import picture_at, picture_of_upload, vector_of
+from web.problems import about
+from web.vectors import from_text, to_text
+
+blueprint = APIBlueprint("searching", __name__, abp_tags=[Tag(name="Searching")], operation_id_callback=operation_id)
+
+FILTERS = tuple(f.name for f in fields(Filters) if f.name != "where")
+"""All but `where`, which is SQL."""
+
+
+@blueprint.get(
+    "/search",
+    responses=responses(404, ok=SearchAnswer),
+    openapi_extensions=example("curl '{server}/api/search?q=a+boat+at+sunset&not=people&country=Chile&count=3'"),
+)
+@checked
+def search(query: SearchParameters) -> Response:
+    """Search by words, by a stored picture, or by both.
+
+    Give at least one of `q`, `like` and `vector`; several are combined. Filters that may have several values are
+    repeated: `tag=sea&tag=night`.
+    """
+    vector = None if query.vector is None else from_text(query.vector, _ready().identity)
+    return _page(query, vector, query.vector)
+
+
+@blueprint.post(
+    "/search",
+    responses=responses(404, body=True, ok=SearchAnswer),
+    openapi_extensions={
+        **request_body(SearchBody, Narrowing, "image"),
+        **example("curl '{server}/api/search' -F image=@holiday.jpg -F q='the same in winter' -F count=3"),
+    },
+)
+@checked
+def search_by_picture() -> Response:
+    """Search by a picture, and words if you like.
+
+    The picture is looked at and not kept. `vector` in the answer stands for it, so that further pages, and further
+    searches, need it no more: `next` leads to `GET /api/search` with it.
+    """
+    if body_type() == JSON:
+        body = read_json(SearchBody)
+        with about("url"):
+            picture = picture_at(body.url)
+    else:
+        body, (upload,) = read_form(Narrowing, "image")
+        with about("image"):
+            picture = picture_of_upload(upload)
+    embedder = _ready()
+    text = to_text(vector_of(picture), embedder.identity)
+    # By what the text says, and not by the picture itself, so that the next page continues this one.
+    return _page(body, from_text(text, embedder.identity), text)
+
+
+def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Response:
+    embedder = _ready()
+    searcher = Searcher(collection().database().engine, embedder)
+    end = query.offset + query.count
+    hits = searcher.search(
+        Query(text=query.q, vector=vector, like=query.like, exclude=query.exclude),
+        filters=Filters(**{name: getattr(query, name) for name in FILTERS}),
+        threshold=query.threshold,
+        min_relevance=query.min_relevance,
+        # One more than is shown tells whether there is a next page.
+        count=query.count + 1 if end < MAX_HITS else query.count,
+        offset=query.offset,
+    )
+    shown = hits[: query.count]
+    more = len(hits) > query.count
+    said = SearchAnswer(
+        hits=[found(hit) for hit in shown],
+        count=len(shown),
+        offset=query.offset,
+        next=_url(query, text, end) if more else None,
+        vector=text,
+    )
+    return answer(said)
+
+
+def _url(query: Narrowing, vector: str | None, offset: int) -> str:
+    given: dict[str, Any] = query.model_dump(by_alias=True, exclude_defaults=True, exclude={"url"})
+    return url_for(".search", **{**given, "vector": vector, "offset": offset})
+
+
+def _ready() -> QueryEmbedder:
+    """Return the model once it is loaded."""
+    model = collection().model()
+    model.wait()
+    return model.embedder
