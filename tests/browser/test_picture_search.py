@@ -1,0 +1,139 @@
+"""Searching by a picture in Chromium: chosen, pasted, dropped, by its address; with words, and shared."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import FilePayload, Page, expect
+
+from searchdb.collection import SearchDB
+from tests.browser.conftest import Tabs
+from tests.picture_server import PictureServer
+
+pytestmark = pytest.mark.browser
+
+TRANSFER = """([data, type]) => {
+    const bytes = Uint8Array.from(atob(data), character => character.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], "mine", { type }));
+    return transfer;
+}"""
+
+
+@pytest.fixture(scope="module")
+def boat(demo_collection: SearchDB) -> tuple[int, Path]:
+    """Id and file of a picture of the album."""
+    [hit] = demo_collection.search("a boat at sunset", count=1)
+    return hit.id, Path(hit.image)
+
+
+def found(page: Page) -> list[int]:
+    """Wait for the results, and return their ids."""
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Like your picture"))
+    ids = page.locator(".cell").evaluate_all("cells => cells.map(cell => cell.id.replace('picture-', ''))")
+    return [int(each) for each in ids]
+
+
+def test_chosen_with_words_taken_away_and_shared(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
+    number, path = boat
+    page = tabs.open()
+    page.goto(site)
+    page.get_by_title("Search by a picture").click()
+    page.get_by_label("Choose a picture").set_input_files(path)
+    ids = found(page)
+    assert ids[0] == number
+    thumbnail = page.locator("canvas[data-vector]")
+    expect(thumbnail).to_be_visible()
+    shades = thumbnail.evaluate("it => new Set(it.getContext('2d').getImageData(0, 0, 32, 32).data).size")
+    assert shades > 10, "the picture is drawn on it"
+    page.reload()
+    expect(thumbnail).to_be_visible()
+
+    other = tabs.open()
+    other.goto(page.url)
+    assert found(other) == ids
+    expect(other.get_by_text("Your picture", exact=True)).to_be_visible()
+    expect(other.locator("canvas[data-vector]")).to_be_hidden()
+
+    page.get_by_label("Describe the picture you look for").fill("a house in the snow")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"\?q=a\+house\+in\+the\+snow&vector=[\w=%-]+$"))
+    assert found(page) != ids
+    page.get_by_label("Do not search by your picture").click()
+    page.wait_for_url(f"{site}/?q=a+house+in+the+snow")
+
+
+def test_pasted(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
+    page = tabs.open(permissions=["clipboard-read", "clipboard-write"])
+    page.goto(f"{site}/?q=a+tree&tag=boat")
+    page.evaluate(
+        """async (address) => {
+            const bitmap = await createImageBitmap(await (await fetch(address)).blob());
+            const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+            canvas.getContext("2d").drawImage(bitmap, 0, 0);
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": canvas.convertToBlob() })]);
+        }""",
+        f"{site}/images/{boat[0]}/file",
+    )
+    page.keyboard.press("Control+V")
+    page.wait_for_url(re.compile(r"\?q=a\+tree&tag=boat&vector="))
+    assert boat[0] in found(page)[:10]
+
+
+def test_dropped(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
+    page = tabs.open()
+    page.goto(f"{site}/images/1")
+    data = base64.b64encode(boat[1].read_bytes()).decode()
+    transfer = page.evaluate_handle(TRANSFER, [data, "image/jpeg"])
+    page.dispatch_event("main", "dragover", {"dataTransfer": transfer})
+    expect(page.get_by_text("Drop to search by this picture")).to_be_visible()
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+    assert found(page)[0] == boat[0]
+
+
+def test_what_is_dropped_and_no_picture_is_named(site: str, tabs: Tabs) -> None:
+    page = tabs.open()
+    page.goto(site)
+    address = page.url
+    transfer = page.evaluate_handle(TRANSFER, ["aGVsbG8=", "text/plain"])
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+    expect(page.get_by_role("alert")).to_have_text("This is no picture.")
+    assert page.url == address
+
+
+def test_pasted_address_of_a_picture(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
+    page = tabs.open(permissions=["clipboard-read", "clipboard-write"])
+    page.goto(site)
+    with PictureServer() as server:
+        server.bodies["/boat.jpg"] = boat[1].read_bytes()
+        page.evaluate("text => navigator.clipboard.writeText(text)", server.url("/boat.jpg"))
+        page.keyboard.press("Control+V")
+        assert found(page)[0] == boat[0]
+    # Pasted into the box it is a text like any other.
+    page.get_by_label("Describe the picture you look for").press("Control+V")
+    expect(page.get_by_label("Describe the picture you look for")).to_have_value(re.compile("^http://"))
+
+
+def test_a_file_that_is_too_large_never_leaves(site: str, tabs: Tabs) -> None:
+    page = tabs.open()
+    page.goto(site)
+    page.evaluate("document.getElementById('by-picture').dataset.largest = 3000000")
+    page.get_by_title("Search by a picture").click()
+    big: FilePayload = {"name": "big.jpg", "mimeType": "image/jpeg", "buffer": bytes(3_000_001)}
+    page.get_by_label("Choose a picture").set_input_files(files=[big])
+    expect(page.get_by_role("alert")).to_have_text("This picture is too large: 3 MB are the most.")
+    assert page.url == f"{site}/"
+
+
+def test_a_damaged_picture_is_explained(site: str, tabs: Tabs) -> None:
+    page = tabs.open()
+    page.goto(f"{site}/?q=boat")
+    page.get_by_title("Search by a picture").click()
+    text: FilePayload = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"not at all"}
+    page.get_by_label("Choose a picture").set_input_files(files=[text])
+    expect(page.get_by_role("heading", level=1)).to_have_text("This picture cannot be searched by")
+    expect(page.get_by_label("Describe the picture you look for")).to_have_value("boat")
+    tabs.complaints.clear()  # that it was refused is said there, too
