@@ -16,7 +16,7 @@ serve: $(VENV)/.installed       ## the page, for the database in DATABASE_URL or
 test: $(VENV)/.installed-dev    ## every test
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.installed-dev    ## style, layout and types
+lint: $(VENV)/.installed-dev $(VENV)/.installed-bench ## style, layout and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -25,7 +25,7 @@ format: $(VENV)/.installed-dev  ## lay the code out
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev   ## what it costs, measured side by side
+bench: $(VENV)/.installed-bench ## what it costs, measured side by side
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:                          ## remove what the commands above made in this folder
@@ -42,4 +42,8 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@

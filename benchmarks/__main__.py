@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import ingest, scale, search, stages, start
+from benchmarks import ingest, scale, search, stages, start, web
 from searchdb.collection import SearchDB
 from searchdb.config import Settings
 
@@ -30,6 +30,7 @@ BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "ingest": ingest.measure,
     "search": _search,
     "stages": stages.measure,
+    "web": web.measure,
     "scale": scale.measure,
 }
 """Each takes a folder of its own, and `quick`; it returns figures and a table of them."""

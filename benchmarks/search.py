@@ -1,24 +1,28 @@
-"""How much faster is match_images than the copied recipe's function and than an exact scan, and what does it miss?
+"""How fast is match_images beside the copied recipe's function, an exact scan, and FAISS, and what does it miss?
 
 The recipe is the one of the hosted-CLIP guides: an ivfflat index with 100 lists made on the empty table, and a
 function that orders by similarity, descending, with the threshold in the same WHERE. The exact scan is the same
-statement as in match_images, without an index. Vectors are clustered, as pictures of common subjects are; queries lie
-off the clusters, as CLIP's texts do. Each index is built as `searchdb index build` does, tuned to recall 0.99 on half
-of the queries, and judged by the other half.
+statement as in match_images, without an index. FAISS is in this process, without a database around it: IndexFlatIP,
+which the FAISS guides use, and IndexHNSWFlat. Each index is built as `searchdb index build` does; it, and FAISS's, are
+tuned to recall 0.99 on half of the queries, and judged by the other half.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import cycle
+from typing import LiteralString
 
+import faiss
 import numpy as np
-import psycopg
 import sqlalchemy as sa
-from pgvector.psycopg import register_vector
-from psycopg import sql
 
-from benchmarks.report import interleaved, table
+from benchmarks.report import table
+from benchmarks.vectors import clustered, connect, fill
 from searchdb import index
 from searchdb.database import Database
 from searchdb.models import claim_model
@@ -26,13 +30,20 @@ from searchdb.records import ModelIdentity
 from searchdb.tables import query_embeddings
 from searchdb.tune import tune
 
-ROWS, QUICK_ROWS = 25_000, 5_000
-CLUSTERS = 200
+SIZES, QUICK_SIZES = (25_000, 100_000, 500_000), (25_000,)
+MAIN_SIZE = 100_000
+"""Whose figures have no size in their names, if it is measured; else the largest."""
 QUERIES, QUICK_QUERIES = 100, 50
 COUNT = 10
 ROUNDS, QUICK_ROUNDS = 200, 60
+SLOW_S = 20.0
+"""Seconds after which a slow side is asked no more: its median is known by then."""
+CLIENTS = 4
+CLIENTS_S, QUICK_CLIENTS_S = 4.0, 1.5
 TARGET = 0.99
 """The recall that is tuned for."""
+FAISS_LINKS, FAISS_CONSTRUCTION = 32, 64
+FAISS_DEPTHS = (16, 32, 64, 128, 256, 512, 1024)
 
 RECIPE = """
 CREATE TABLE recipe (id bigint PRIMARY KEY, image text, embedding vector(512));
@@ -43,93 +54,191 @@ RETURNS TABLE (id bigint, image text, similarity float8) LANGUAGE sql STABLE AS 
     WHERE 1 - (embedding <=> query_embedding) > match_threshold ORDER BY similarity DESC LIMIT match_count
 $$;
 """
+MATCH = "SELECT image FROM match_images(%s, 0, %s)"
+RECIPE_MATCH = "SELECT image FROM recipe_match_images(%s, 0, %s)"
 EXACT = """
-SELECT nearest.id, nearest.image, 1 - nearest.distance
+SELECT nearest.image
 FROM (SELECT id, image, embedding <=> %s AS distance FROM images ORDER BY embedding <=> %s LIMIT %s) AS nearest
 ORDER BY nearest.distance + 0, nearest.id
 """
 
+Ask = Callable[[np.ndarray], Sequence[int]]
+"""Returns the numbers of the pictures nearest to a query, best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """What a side took: medians and 95th percentiles in ms, and queries a second with one client and with CLIENTS."""
+
+    p50_ms: float
+    p95_ms: float
+    per_s: float
+    per_s_clients: float
+
 
 def measure(database: Database, *, quick: bool) -> tuple[dict[str, float], str]:
-    """Return the figures and a table of them."""
-    rows, count = (QUICK_ROWS, QUICK_QUERIES) if quick else (ROWS, QUERIES)
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(CLUSTERS, 512))
-    vectors = _unit(centres[rng.integers(CLUSTERS, size=rows)] + 0.8 * rng.normal(size=(rows, 512)))
-    queries = _unit(centres[rng.integers(CLUSTERS, size=2 * count)] + 2.5 * rng.normal(size=(2 * count, 512)))
-    known, unknown = queries[:count], queries[count:]
-    figures = {"search_rows": float(rows)}
-    shown: dict[str, str] = {}
-    # Two connections, for without index scans match_images could not use its index either.
-    with (
-        psycopg.connect(database.libpq_url, autocommit=True) as connection,
-        psycopg.connect(database.libpq_url, autocommit=True) as without_index,
-    ):
+    """Return the figures and tables of them."""
+    sizes = QUICK_SIZES if quick else SIZES
+    main = MAIN_SIZE if MAIN_SIZE in sizes else sizes[-1]
+    figures: dict[str, float] = {}
+    tables: list[str] = []
+    with closing(connect(database)) as connection:
         connection.execute(RECIPE)
-        register_vector(connection)
-        register_vector(without_index)
-        without_index.execute("SET enable_indexscan = off")
-        _fill(database, connection, vectors, known)
+    for rows in sizes:
+        found, shown = _measure(database, rows, quick=quick)
+        figures |= {f"{name}_{rows // 1000}k": value for name, value in found.items()}
+        if rows == main:
+            figures |= found
+        tables.append(table(f"search, {rows:,} pictures, tuned to recall {TARGET}", shown))
+    return figures, "\n\n".join(tables)
+
+
+def _measure(database: Database, rows: int, *, quick: bool) -> tuple[dict[str, float], dict[str, str]]:
+    count = QUICK_QUERIES if quick else QUERIES
+    vectors, queries = clustered(rows, 2 * count)
+    known, unknown = queries[:count], queries[count:]
+    _fill(database, vectors, known)
+    figures: dict[str, float] = {}
+    shown: dict[str, str] = {}
+    with ExitStack() as stack:
+
+        def client(statement: LiteralString, places: int, *settings: LiteralString) -> Ask:
+            connection = stack.enter_context(closing(connect(database)))
+            for setting in settings:
+                connection.execute(setting)
+            return lambda query: _numbers(connection.execute(statement, [*[query] * places, COUNT]).fetchall())
+
+        flat = faiss.IndexFlatIP(vectors.shape[1])
+        flat.add(vectors)
+        graph, depth = _faiss_graph(vectors, known)
+        others: dict[str, Callable[[], Ask]] = {
+            "recipe_sql": lambda: client(RECIPE_MATCH, 1),
+            # In a session of its own, for without index scans match_images could not use its index either.
+            "exact": lambda: client(EXACT, 2, "SET enable_indexscan = off"),
+            "faiss_flat": lambda: lambda query: flat.search(query[None], COUNT)[1][0],
+            "faiss_hnsw": lambda: lambda query: graph.search(query[None], COUNT)[1][0],
+        }
+        figures["faiss_hnsw_recall_at_10"] = _recall(others["faiss_hnsw"](), vectors, unknown)
         for method, suffix in (("ivfflat", ""), ("hnsw", "_hnsw")):
             index.build(database.engine, method=method)
-            connection.execute("ANALYZE")
-            chosen = tune(database.engine, target=TARGET, count=COUNT, sample=count)
-            assert chosen is not None
-            recall = float(np.mean([_recall(connection, vectors, query) for query in unknown]))
-            turns: dict[str, Iterator[np.ndarray]] = {
-                name: cycle(unknown) for name in ("match_images", "recipe_match_images", "exact")
-            }
-            sides = {
-                "match_images": lambda turn=turns["match_images"]: _search(connection, "match_images", next(turn)),
-                "exact": lambda turn=turns["exact"]: _exact(without_index, next(turn)),
-            }
-            if method == "ivfflat":
-                turn = turns["recipe_match_images"]
-                sides["recipe_match_images"] = lambda turn=turn: _search(connection, "recipe_match_images", next(turn))
-            seconds = interleaved(sides, QUICK_ROUNDS if quick else ROUNDS)
+            with database.begin() as connection:
+                connection.execute(sa.text("ANALYZE images"))
+            if tune(database.engine, target=TARGET, count=COUNT, sample=count) is None:
+                raise RuntimeError("nothing to tune")
+            ours = {"match_images": lambda: client(MATCH, 1)}
+            recall = _recall(ours["match_images"](), vectors, unknown)
+            times = _times(ours | others, unknown, quick=quick)
             figures[f"recall_at_10{suffix}"] = recall
-            figures[f"search_vs_exact_{method}"] = seconds["exact"] / seconds["match_images"]
-            if "recipe_match_images" in seconds:
-                figures["search_vs_recipe_sql"] = seconds["recipe_match_images"] / seconds["match_images"]
-                shown["recipe's SQL / match_images"] = f"{figures['search_vs_recipe_sql']:.1f} x"
-            shown[f"exact scan / match_images, {method}"] = f"{figures[f'search_vs_exact_{method}']:.1f} x"
-            shown[f"recall@10, {method}"] = f"{recall:.3f} with {_depth(database)}"
-            shown[f"medians, {method}"] = ", ".join(f"{name} {value * 1000:.2f} ms" for name, value in seconds.items())
-    return figures, table(f"search, {rows:,} pictures, tuned to recall {TARGET}", shown)
+            figures[f"search_p50_ms{suffix}"] = times["match_images"].p50_ms
+            for name in others:
+                figures[f"search_vs_{name}{suffix}"] = times[name].p50_ms / times["match_images"].p50_ms
+            shown |= {name: _in_words(times[name]) for name in others}
+            shown[f"match_images, {method}"] = (
+                f"{_in_words(times['match_images'])}, recall@10 {recall:.3f}, {_depth(database)}"
+            )
+            ratios = ", ".join(f"{name} {figures[f'search_vs_{name}{suffix}']:.2f}" for name in others)
+            shown[f"  times faster, {method}"] = ratios
+        shown["faiss_hnsw's recall@10"] = f"{figures['faiss_hnsw_recall_at_10']:.3f} with efSearch {depth}"
+    return figures, shown
 
 
-def _fill(database: Database, connection: psycopg.Connection, vectors: np.ndarray, texts: np.ndarray) -> None:
+def _times(sides: Mapping[str, Callable[[], Ask]], queries: np.ndarray, *, quick: bool) -> dict[str, Times]:
+    """Ask every side the same queries, in turn, so that whatever else the machine does falls on all alike."""
+    asks = {name: opened() for name, opened in sides.items()}
+    turn = cycle(queries)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for ask in asks.values():
+        ask(queries[0])
+    for _ in range(QUICK_ROUNDS if quick else ROUNDS):
+        query = next(turn)
+        for name, ask in asks.items():
+            if sum(seconds[name]) < SLOW_S:
+                started = time.perf_counter()
+                ask(query)
+                seconds[name].append(time.perf_counter() - started)
+    return {
+        name: Times(
+            p50_ms=float(np.median(taken)) * 1000,
+            p95_ms=float(np.percentile(taken, 95)) * 1000,
+            per_s=1 / float(np.mean(taken)),
+            per_s_clients=_throughput([sides[name]() for _ in range(CLIENTS)], queries, quick=quick),
+        )
+        for name, taken in seconds.items()
+    }
+
+
+def _throughput(clients: Sequence[Ask], queries: np.ndarray, *, quick: bool) -> float:
+    """Return the queries a second that all clients together get answered."""
+    until = time.perf_counter() + (QUICK_CLIENTS_S if quick else CLIENTS_S)
+    done = [0] * len(clients)
+
+    def work(number: int) -> None:
+        for query in cycle(np.roll(queries, number, axis=0)):
+            clients[number](query)
+            done[number] += 1
+            if time.perf_counter() > until:
+                return
+
+    started = time.perf_counter()
+    threads = [threading.Thread(target=work, args=[number]) for number in range(len(clients))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (time.perf_counter() - started)
+
+
+def _faiss_graph(vectors: np.ndarray, queries: np.ndarray) -> tuple[faiss.IndexHNSWFlat, int]:
+    """Return FAISS's graph, and the least of some depths with which it reaches the recall."""
+    graph = faiss.IndexHNSWFlat(vectors.shape[1], FAISS_LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = FAISS_CONSTRUCTION
+    graph.add(vectors)
+    for depth in FAISS_DEPTHS:
+        graph.hnsw.efSearch = depth
+        if _recall(lambda query: graph.search(query[None], COUNT)[1][0], vectors, queries) >= TARGET:
+            break
+    return graph, int(graph.hnsw.efSearch)
+
+
+def _fill(database: Database, vectors: np.ndarray, texts: np.ndarray) -> None:
+    """Store the vectors, in the recipe's table as well, and have the queries to tune by in the cache."""
+    model = ModelIdentity(name="benchmark", weights_sha256=b"b" * 32)
+    fill(database, vectors, model)
     with database.begin() as ours:
-        model_id = claim_model(ours, ModelIdentity(name="benchmark", weights_sha256=b"b" * 32))
+        ours.execute(sa.delete(query_embeddings))
+        model_id = claim_model(ours, model)
         cached = [{"embedding_model_id": model_id, "query": str(n), "embedding": v} for n, v in enumerate(texts)]
         ours.execute(sa.insert(query_embeddings), cached)
-    with connection.cursor() as cursor:
-        columns = "image, source, embedding, embedding_model_id, sha256, width, height, byte_size"
-        with cursor.copy(f"COPY images ({columns}) FROM STDIN") as copy:
-            for n, vector in enumerate(vectors):
-                copy.write_row((f"/{n}.jpg", "benchmark", vector, model_id, b"", 1, 1, 1))
-    connection.execute("INSERT INTO recipe SELECT id, image, embedding FROM images")
+    with closing(connect(database)) as connection:
+        connection.execute("TRUNCATE recipe")
+        connection.execute("INSERT INTO recipe SELECT id, image, embedding FROM images")
+        connection.execute("ANALYZE recipe")
 
 
-def _search(connection: psycopg.Connection, function: str, query: np.ndarray) -> list[tuple[object, ...]]:
-    statement = sql.SQL("SELECT * FROM {}(%s, 0, %s)").format(sql.Identifier(function))
-    return connection.execute(statement, [query, COUNT]).fetchall()
+def _numbers(rows: Sequence[tuple[str]]) -> list[int]:
+    return [int(image) for (image,) in rows]
 
 
-def _exact(connection: psycopg.Connection, query: np.ndarray) -> list[tuple[object, ...]]:
-    return connection.execute(EXACT, [query, query, COUNT]).fetchall()
+def _recall(ask: Ask, vectors: np.ndarray, queries: np.ndarray) -> float:
+    exact = np.argpartition(-(queries @ vectors.T), COUNT, axis=1)[:, :COUNT]
+    return float(
+        np.mean(
+            [
+                len({*map(int, ask(query))} & {*best.tolist()}) / COUNT
+                for query, best in zip(queries, exact, strict=True)
+            ]
+        )
+    )
 
 
-def _recall(connection: psycopg.Connection, vectors: np.ndarray, query: np.ndarray) -> float:
-    exact = {f"/{n}.jpg" for n in np.argsort(-(vectors @ query))[:COUNT]}
-    return len(exact & {row[1] for row in _search(connection, "match_images", query)}) / COUNT
+def _in_words(times: Times) -> str:
+    return (
+        f"p50 {times.p50_ms:.2f} ms, p95 {times.p95_ms:.2f} ms, {times.per_s:,.0f}/s, "
+        f"{times.per_s_clients:,.0f}/s with {CLIENTS} clients"
+    )
 
 
 def _depth(database: Database) -> str:
     with database.connect() as connection:
         state = index.status(connection)
     return f"ef_search {state.setting}" if state.method == "hnsw" else f"{state.setting} of {state.lists} lists"
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
