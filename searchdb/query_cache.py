@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from searchdb.models import claim_model
 from searchdb.readonly import leave_note
@@ -21,6 +21,18 @@ KEPT = 0.9
 """Share of them that is left when there are too many, so that not every new text has to look for an old one."""
 TOUCHED_AFTER = "1 hour"
 """Age of the last note of use from which on a new one is made: reading shall seldom write."""
+
+_LOOKUP = sa.select(
+    query_embeddings.c.query,
+    query_embeddings.c.embedding,
+    (query_embeddings.c.last_used_at < sa.func.now() - text(f"interval '{TOUCHED_AFTER}'")).label("unnoted"),
+).where(
+    query_embeddings.c.embedding_model_id
+    == sa.select(embedding_models.c.id)
+    .where(embedding_models.c.weights_sha256 == sa.bindparam("weights"))
+    .scalar_subquery(),
+    query_embeddings.c.query == sa.func.any(sa.bindparam("texts", type_=ARRAY(sa.Text))),
+)
 
 _observers: WeakKeyDictionary[Engine, Callable[[int], None]] = WeakKeyDictionary()
 
@@ -45,19 +57,10 @@ def embed_texts(
     and cannot note that it did; a text it misses is embedded again by `searchdb embed`, or by `searchdb sql` itself.
     A database that may only be read keeps what it has.
     """
-    ours = sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)
-    rows = connection.execute(
-        sa.select(
-            query_embeddings.c.query,
-            query_embeddings.c.embedding,
-            (query_embeddings.c.last_used_at < sa.func.now() - text(f"interval '{TOUCHED_AFTER}'")).label("unnoted"),
-        ).where(
-            query_embeddings.c.embedding_model_id == ours.scalar_subquery(), query_embeddings.c.query.in_(set(texts))
-        )
-    ).all()
+    rows = connection.execute(_LOOKUP, {"weights": model.weights_sha256, "texts": list(set(texts))}).all()
     vectors: dict[str, np.ndarray] = {row.query: row.embedding for row in rows}
     if unnoted := [row.query for row in rows if row.unnoted]:
-        leave_note(connection, lambda: _touch(connection, ours.scalar_subquery(), unnoted))
+        leave_note(connection, lambda: _touch(connection, model, unnoted))
     missing = [each for each in dict.fromkeys(texts) if each not in vectors]
     if (observer := _observers.get(connection.engine)) is not None:
         observer(len(vectors))
@@ -78,7 +81,9 @@ def _keep(connection: Connection, vectors: Mapping[str, np.ndarray], model: Mode
     _evict(connection, model_id)
 
 
-def _touch(connection: Connection, model_id: sa.ScalarSelect[int], texts: Sequence[str]) -> None:
+def _touch(connection: Connection, model: ModelIdentity, texts: Sequence[str]) -> None:
+    ours = sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)
+    model_id = ours.scalar_subquery()
     # What another search notes or removes at this moment needs no second hand.
     theirs = (
         sa.select(query_embeddings.c.query)

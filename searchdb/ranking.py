@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Select
 
@@ -44,12 +43,12 @@ _SETTINGS = sa.text(
 
 
 def ranked(
-    vector: np.ndarray,
+    vector: ColumnElement[Any],
     reach: int,
     *,
     condition: ColumnElement[bool] | None = None,
-    least: float = -1.0,
-    without: int | None = None,
+    least: float | ColumnElement[float] = -1.0,
+    without: int | ColumnElement[int] | None = None,
 ) -> sa.Subquery:
     """Return a query of the nearest pictures, `reach` of them at least: id, similarity, and place (1 for the best).
 
@@ -57,8 +56,8 @@ def ranked(
     that it had missed, and these come after the first FIRST_HITS.
 
     Args:
-        vector: unit vector, float32 of shape (512,).
-        reach: at most MAX_HITS.
+        vector: a parameter for the unit vector, see `parameter`.
+        reach: at most MAX_HITS; the statement is one of two, for those up to FIRST_HITS and those beyond.
         condition: on the columns of `images`; None for all pictures. It needs `prepare` in the same transaction.
         least: least cosine similarity.
         without: id of a picture that is no hit.
@@ -82,29 +81,32 @@ def prepare(connection: Connection) -> None:
     connection.execute(_SETTINGS, {"factor": FILTERED_PROBES})
 
 
-def similarity_to(vector: np.ndarray) -> ColumnElement[float]:
-    """Return the cosine similarity of a row of `images` to a unit vector, float32 of shape (512,)."""
-    return 1 - images.c.embedding.cosine_distance(_bound(vector))
+def similarity_to(vector: ColumnElement[Any]) -> ColumnElement[float]:
+    """Return the cosine similarity of a row of `images` to a unit vector."""
+    return 1 - images.c.embedding.cosine_distance(vector)
 
 
-def _bound(vector: np.ndarray) -> sa.BindParameter[Any]:
-    return sa.bindparam("vector", vector, type_=Embedding(EMBEDDING_DIMENSION), unique=True)
+def parameter(name: str) -> sa.BindParameter[Any]:
+    """Return a statement's parameter for a unit vector, float32 of shape (512,), that is given when it is executed."""
+    return sa.bindparam(name, type_=Embedding(EMBEDDING_DIMENSION))
 
 
-def _match(vector: np.ndarray, limit: int) -> Select[Any, Any]:
-    match = sa.func.match_images(_bound(vector), -1, limit).table_valued(
+def _match(vector: ColumnElement[Any], limit: int) -> Select[Any, Any]:
+    match = sa.func.match_images(vector, -1, limit).table_valued(
         sa.column("id", sa.BigInteger), sa.column("similarity", sa.Double), name="match"
     )
     return sa.select(match.c.id, match.c.similarity)
 
 
-def _filter(vector: np.ndarray, limits: Sequence[int], condition: ColumnElement[bool]) -> list[Select[Any, Any]]:
+def _filter(
+    vector: ColumnElement[Any], limits: Sequence[int], condition: ColumnElement[bool]
+) -> list[Select[Any, Any]]:
     """Return the ways to the nearest rows that meet a condition; the database takes those that apply, in one go.
 
     When few rows meet it, all of these are compared. Else the index goes on until it has found enough; should it give
     up before, all are compared after all.
     """
-    distance = images.c.embedding.cosine_distance(_bound(vector))
+    distance = images.c.embedding.cosine_distance(vector)
     rows = sa.select(images.c.id, (1 - distance).label("similarity")).where(condition)
     narrow = rows.limit(NARROW_ROWS + 1).cte("narrow")
     is_wide = sa.select(sa.func.count() > NARROW_ROWS).select_from(narrow).scalar_subquery()

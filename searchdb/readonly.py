@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from searchdb.errors import DatabaseError
 
@@ -17,6 +17,9 @@ REFUSALS = frozenset({"42501", "25006"})
 """Insufficient privilege, as of a role that may only SELECT; and a read-only transaction, as on a standby."""
 TRIED_AGAIN_AFTER_S = 60.0
 """Between two tries to write where it was refused: somebody may have granted it meanwhile."""
+
+_UNHURRIED = text("SET LOCAL synchronous_commit = off")
+"""Nobody waits for the disk: a crash of the server loses at most the notes of its last second."""
 
 _refused_at: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
 
@@ -35,6 +38,7 @@ def leave_note(connection: Connection, write: Callable[[], T]) -> T | None:
     if refused_at is not None and time.monotonic() - refused_at < TRIED_AGAIN_AFTER_S:
         return None
     try:
+        connection.execute(_UNHURRIED)
         result = write()
         connection.commit()
     except DatabaseError as exc:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.postgresql import insert
 
 from searchdb.readonly import leave_note
@@ -20,6 +22,8 @@ MIN_SAMPLE = 20
 """Fewer pictures are no distribution: with them no hit has a relevance."""
 SAMPLE_LOCK_KEY = 0x5A3B1E00
 """Key of the advisory lock that keeps two samplings apart."""
+MAX_KEPT = 10_000
+"""Texts whose backgrounds a process keeps, about 1 MB."""
 BACKGROUND = 0.25
 """The quantile of a text's similarities that counts as its background: low enough for half of the pictures, and more,
 to show what is asked for without moving it."""
@@ -97,6 +101,51 @@ class _Scale:
     def from_row(cls, row: sa.Row) -> _Scale:
         return cls(**{f.name: getattr(row, f.name) for f in fields(cls)})
 
+    def relevance(self, background: float) -> Relevance:
+        """Return how a text with this background is judged."""
+        background = min(max(background, self.background_low), self.background_high)
+        return Relevance(background=background, low=self.lift_low, high=self.lift_high)
+
+
+class _Backgrounds:
+    """Backgrounds of texts under one scale; the last MAX_KEPT of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scale: _Scale | None = None
+        self._of: dict[str, float] = {}
+
+    def get(self, query: str, scale: _Scale) -> float | None:
+        with self._lock:
+            return self._of.get(query) if scale == self._scale else None
+
+    def put(self, query: str, scale: _Scale, background: float) -> None:
+        with self._lock:
+            if scale != self._scale:
+                self._scale = scale
+                self._of.clear()
+            while len(self._of) >= MAX_KEPT:
+                del self._of[next(iter(self._of))]
+            self._of[query] = background
+
+
+_kept: WeakKeyDictionary[Engine, _Backgrounds] = WeakKeyDictionary()
+
+_SCALE_OF_MODEL = sa.and_(
+    embedding_models.c.id == relevance_scale.c.embedding_model_id,
+    embedding_models.c.weights_sha256 == sa.bindparam("weights"),
+)
+_SCALE = sa.select(relevance_scale).join(embedding_models, _SCALE_OF_MODEL)
+_SIMILARITY = 1 - image_sample.c.embedding.cosine_distance(sa.bindparam("vector", type_=Embedding(EMBEDDING_DIMENSION)))
+_SAMPLED = sa.select(
+    sa.func.percentile_cont(BACKGROUND).within_group(_SIMILARITY).label("background"),
+    sa.func.count().label("sampled"),
+).subquery("sample")
+_PICTURES = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery())
+_LOOK = sa.select(_SAMPLED, _PICTURES.scalar_subquery().label("pictures"), relevance_scale).select_from(
+    _SAMPLED.outerjoin(relevance_scale.join(embedding_models, _SCALE_OF_MODEL), sa.true())
+)
+
 
 def refresh_sample(connection: Connection) -> None:
     """Draw the sample anew, in one statement: SAMPLE_SIZE pictures by chance, or all there are.
@@ -107,9 +156,15 @@ def refresh_sample(connection: Connection) -> None:
 
 
 def relevance_for(
-    connection: Connection, vector: np.ndarray, model: ModelIdentity, embed: Callable[[Sequence[str]], np.ndarray]
+    connection: Connection,
+    query: str,
+    vector: np.ndarray,
+    model: ModelIdentity,
+    embed: Callable[[Sequence[str]], np.ndarray],
 ) -> Relevance | None:
     """Return how similarities to a text are judged; None in a collection of less than MIN_SAMPLE pictures.
+
+    What was found for a text is kept in this process until the scale is measured anew.
 
     Draws the sample when there is none or most of it is gone, and measures the scale's ends after that, in
     transactions of their own. In a database that may only be read the sample stays as it is, None is returned where
@@ -117,10 +172,15 @@ def relevance_for(
 
     Args:
         connection: in no transaction whose writes are to be kept.
+        query: the text.
         vector: the text's unit vector, float32 of shape (512,).
         model: the one that the vector and the pictures' are from.
         embed: returns unit vectors of texts, float32 of shape (n, 512); called when the scale is to be measured.
     """
+    row = connection.execute(_SCALE, {"weights": model.weights_sha256}).one_or_none()
+    kept = _kept.setdefault(connection.engine, _Backgrounds())
+    if row is not None and (background := kept.get(query, scale := _Scale.from_row(row))) is not None:
+        return scale.relevance(background)
     found = _look(connection, vector, model)
     if found.sampled < min(found.pictures, SAMPLE_SIZE) / 2:
         connection.rollback()
@@ -131,31 +191,13 @@ def relevance_for(
     scale = _Scale.from_row(found) if found.lift_low is not None else _measure(connection, model, embed)
     if scale is None:
         return None
-    background = min(max(found.background, scale.background_low), scale.background_high)
-    return Relevance(background=background, low=scale.lift_low, high=scale.lift_high)
+    kept.put(query, scale, found.background)
+    return scale.relevance(found.background)
 
 
 def _look(connection: Connection, vector: np.ndarray, model: ModelIdentity) -> sa.Row:
     """Return the text's background, how many pictures are sampled and (up to SAMPLE_SIZE) there are, and the scale."""
-    query = sa.bindparam("vector", vector, type_=Embedding(EMBEDDING_DIMENSION))
-    similarity = 1 - image_sample.c.embedding.cosine_distance(query)
-    sample = sa.select(
-        sa.func.percentile_cont(BACKGROUND).within_group(similarity).label("background"),
-        sa.func.count().label("sampled"),
-    ).subquery("sample")
-    pictures = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery())
-    ours = relevance_scale.join(
-        embedding_models,
-        sa.and_(
-            embedding_models.c.id == relevance_scale.c.embedding_model_id,
-            embedding_models.c.weights_sha256 == model.weights_sha256,
-        ),
-    )
-    return connection.execute(
-        sa.select(sample, pictures.scalar_subquery().label("pictures"), relevance_scale).select_from(
-            sample.outerjoin(ours, sa.true())
-        )
-    ).one()
+    return connection.execute(_LOOK, {"vector": vector, "weights": model.weights_sha256}).one()
 
 
 def _measure(

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import sqlalchemy as sa
 from PIL import Image
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import ColumnElement, Connection, Engine, text
 
 from searchdb import facets, query_cache
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
 from searchdb.facets import FACET_VALUES, Facets
 from searchdb.filters import Filters
 from searchdb.models import check_model
-from searchdb.ranking import MAX_HITS, prepare, ranked, similarity_to
+from searchdb.ranking import FIRST_HITS, MAX_HITS, parameter, prepare, ranked, similarity_to
 from searchdb.records import Hit, ModelIdentity, StoredImage
 from searchdb.relevance import MIN_SAMPLE, Relevance, relevance_for
-from searchdb.tables import images
+from searchdb.tables import embedding_models, images
 
 __all__ = ["MAX_HITS", "Facets", "Filters", "Query", "QueryEmbedder", "Searcher"]
 
@@ -126,26 +127,34 @@ class Searcher:
         """
         _check_bounds(query, threshold, min_relevance, count, offset)
         with self._engine.connect() as connection:
-            check_model(connection, self._embedder.identity)
             parts = self._parts(connection, query)
-            vector, text_vector = _combined(parts), parts.get("text")
             judge = None
-            if text_vector is not None:
-                judge = relevance_for(connection, text_vector, self._embedder.identity, self._embedder.embed_texts)
+            if query.text is not None:
+                judge = relevance_for(
+                    connection, query.text, parts["text"], self._embedder.identity, self._embedder.embed_texts
+                )
             condition = filters.condition() if filters else None
-            if judge is not None and text_vector is not None and min_relevance > 0:
+            if judge is not None and min_relevance > 0:
                 least = judge.similarity(min_relevance)
                 if len(parts) == 1:
                     threshold = max(threshold, least)
                 else:
-                    enough = similarity_to(text_vector) >= least
+                    enough = similarity_to(parameter("part_text")) >= least
                     condition = enough if condition is None else condition & enough
-            where = filters.where if filters else None
-            place = ranked(vector, offset + count, condition=condition, least=threshold, without=query.like)
-            statement = _page(place, parts if len(parts) > 1 else {}, count, offset)
-            if condition is not None:
+            explained = tuple(parts) if len(parts) > 1 else ()
+            shape = (offset + count > FIRST_HITS, explained, query.like is not None)
+            given = {"vector": _combined(parts), "least": threshold, "offset": offset, "end": offset + count}
+            given |= {f"part_{name}": parts[name] for name in explained}
+            if query.like is not None:
+                given["without"] = query.like
+            if condition is None:
+                rows = _execute(connection, _unfiltered(*shape), given)
+            else:
                 prepare(connection)
-            rows = _execute_guarded(connection, statement) if where else connection.execute(statement).mappings().all()
+                run = _execute_guarded if filters and filters.where else _execute
+                rows = run(connection, _page(*shape, condition), given)
+            if not rows or any(row["model"] != self._embedder.identity.weights_sha256 for row in rows):
+                check_model(connection, self._embedder.identity)
         if rows and judge is None and min_relevance > 0:
             raise QueryError(
                 f"min_relevance is {min_relevance}, but a collection of less than {MIN_SAMPLE} pictures has nothing to "
@@ -237,17 +246,41 @@ def _combined(parts: Mapping[str, np.ndarray]) -> np.ndarray:
     return _unit(vector - parts["not"]) if "not" in parts else vector
 
 
-def _page(place: sa.Subquery, parts: Mapping[str, np.ndarray], count: int, offset: int) -> sa.Select[Any]:
+def _page(
+    deep: bool, explained: tuple[str, ...], without: bool, condition: ColumnElement[bool] | None = None
+) -> sa.Select[Any]:
+    """Return the statement of one page of hits: `vector`, `least`, `offset`, `end`, and as said, are its parameters.
+
+    Args:
+        deep: whether the page goes beyond FIRST_HITS.
+        explained: names of the query's parts, `part_<name>`, to each of which a hit tells its similarity.
+        without: whether there is a picture, `without`, that is no hit.
+        condition: that hits meet.
+    """
+    place = ranked(
+        parameter("vector"),
+        MAX_HITS if deep else FIRST_HITS,
+        condition=condition,
+        least=sa.bindparam("least", type_=sa.Double),
+        without=sa.bindparam("without", type_=sa.BigInteger) if without else None,
+    )
+    offset, end = (sa.bindparam(name, type_=sa.Integer) for name in ("offset", "end"))
     return (
         sa.select(
             *_STORED_COLUMNS,
             place.c.similarity,
-            *(similarity_to(part).label(f"part_{name}") for name, part in parts.items()),
+            embedding_models.c.weights_sha256.label("model"),
+            *(similarity_to(parameter(f"part_{name}")).label(f"part_{name}") for name in explained),
         )
         .join_from(place, images, images.c.id == place.c.id)
-        .where(place.c.place > offset, place.c.place <= offset + count)
+        .join(embedding_models)
+        .where(place.c.place > offset, place.c.place <= end)
         .order_by(place.c.place)
     )
+
+
+_unfiltered = cache(_page)
+"""Made once for each shape, of which there are few: making a statement takes longer than running it."""
 
 
 def _hit(row: Mapping[Any, Any], parts: Mapping[str, np.ndarray], judge: Relevance | None) -> Hit:
@@ -261,14 +294,22 @@ def _hit(row: Mapping[Any, Any], parts: Mapping[str, np.ndarray], judge: Relevan
     )
 
 
-def _execute_guarded(connection: Connection, statement: sa.Select[Any]) -> Sequence[Mapping[Any, Any]]:
+def _execute(
+    connection: Connection, statement: sa.Select[Any], given: Mapping[str, Any]
+) -> Sequence[Mapping[Any, Any]]:
+    return connection.execute(statement, given).mappings().all()
+
+
+def _execute_guarded(
+    connection: Connection, statement: sa.Select[Any], given: Mapping[str, Any]
+) -> Sequence[Mapping[Any, Any]]:
     """Run a statement with a raw condition in it: it can change nothing, and takes no longer than WHERE_TIMEOUT_S."""
     connection.execute(
         text("SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', :longest, true)"),
         {"longest": f"{WHERE_TIMEOUT_S}s"},
     )
     try:
-        return connection.execute(statement).mappings().all()
+        return _execute(connection, statement, given)
     except DatabaseUnavailableError:
         raise
     except DatabaseError as exc:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from PIL import Image
 
 from searchdb.collection import SearchDB
+from searchdb.config import Settings
 from searchdb.database import Database
 from searchdb.demo.composition import KINDS, SETTINGS
 from searchdb.embed import Embedder
@@ -198,6 +199,22 @@ def test_the_sample_is_by_chance_goes_with_its_pictures_and_is_renewed(
         connection.execute(sa.delete(image_sample).where(image_sample.c.image_id.in_(some)))
     searcher.search(Query(text="a dog"))
     assert count(database, image_sample) == count(database, images)
+
+
+def test_what_is_kept_of_a_text_is_forgotten_with_the_sample(
+    demo_collection: SearchDB, database: Database, settings: Settings, embedder: Embedder
+) -> None:
+    def relevances(engine: sa.Engine) -> list[float | None]:
+        return [hit.relevance for hit in Searcher(engine, embedder).search(Query(text="a dog"), threshold=-1)]
+
+    copy_album(demo_collection, database)
+    before = relevances(database.engine)
+    assert relevances(database.engine) == before
+    copy_album(demo_collection, database, without="night")
+    after = relevances(database.engine)
+    assert after != before
+    with Database(settings) as other:  # another process, which has kept nothing
+        assert relevances(other.engine) == after
 
 
 def count(database: Database, table: sa.Table) -> int:

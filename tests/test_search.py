@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +15,13 @@ from PIL import Image
 
 from searchdb import query_cache
 from searchdb.collection import SearchDB
+from searchdb.config import libpq_url
+from searchdb.database import Database
 from searchdb.embed import DEMO_FOLDER
 from searchdb.errors import ImageNotFoundError, ModelMismatchError, QueryError
 from searchdb.records import Hit
 from searchdb.search import MAX_HITS, MAX_QUERY_CHARACTERS, Query, Searcher
-from searchdb.tables import query_embeddings
+from searchdb.tables import embedding_models, query_embeddings
 
 
 def tagged(hits: list[Hit], *tags: str) -> int:
@@ -207,3 +212,31 @@ def test_another_model_is_refused_with_both_names(demo_collection: SearchDB, tmp
     searcher = Searcher(demo_collection.database.engine, Embedder(str(folder)))
     with pytest.raises(ModelMismatchError, match=f"with demo .*but the model in use is {folder}"):
         searcher.search(Query(text="a dog"))
+
+
+def test_a_cached_text_is_searched_for_without_loading_the_model(demo_collection: SearchDB) -> None:
+    demo_collection.search("a red boat", count=1)
+    url = demo_collection.settings.url()
+    assert url is not None
+    environment = {**os.environ, "DATABASE_URL": libpq_url(url), "SEARCHDB_MODEL": "demo"}
+    script = (
+        "import sys; from searchdb.cli import cli; cli(['search', 'a red boat'], standalone_mode=False); "
+        "assert not {'torch', 'transformers', 'tokenizers'} & sys.modules.keys(), sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "red boat" in done.stdout
+
+
+def test_pictures_of_another_model_are_refused_whatever_is_cached(
+    collection: SearchDB, database: Database, album: Path
+) -> None:
+    collection.ingest_files(*sorted(album.glob("*.jpg"))[:5])
+    assert collection.search("a boat", threshold=-1)
+    with database.begin() as connection:
+        connection.execute(sa.update(embedding_models).values(weights_sha256=b"\7" * 32))
+    for threshold in (-1, 0.99):
+        with pytest.raises(ModelMismatchError):
+            collection.search("a boat", threshold=threshold)
+        with pytest.raises(ModelMismatchError):
+            collection.search(like=1, threshold=threshold)

@@ -74,7 +74,7 @@ def model_label(name: str) -> str:
 
 def without_paths(text: str) -> str:
     """Return the text with every path of this server cut down to its last component."""
-    return _PATH.sub(r"\1", _QUOTED_PATH.sub(r"\1\2\1", text))
+    return _PATH.sub(r"\1", _QUOTED_PATH.sub(r"\1\2\1", text)) if "/" in text else text
 
 
 def _frame() -> dict[str, object]:
