@@ -55,6 +55,11 @@ class PictureEmbedder(Protocol):
         """Which model this is."""
         ...
 
+    @property
+    def shortest_edge(self) -> int:
+        """Pixels that a picture's shorter side is scaled to."""
+        ...
+
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(pictures), 512)."""
         ...
@@ -157,7 +162,7 @@ class Adder:
     def _embedded(self, fetched: FetchedImage) -> EmbeddedImage:
         Store(self._engine).check_model(self._embedder.identity)
         with self._decoding:
-            decoded = decode(fetched, max_pixels=self._max_pixels)
+            decoded = decode(fetched, max_pixels=self._max_pixels, needed=self._embedder.shortest_edge)
         decoded = replace(decoded, camera=decoded.camera and decoded.camera[:MAX_CAMERA_CHARACTERS])
         return EmbeddedImage(decoded=decoded, embedding=self._embedder.embed_images([decoded.pixels])[0])
 

@@ -337,6 +337,7 @@ class SearchDB:
         is_url = reference.startswith(("http://", "https://"))
         item = SourceItem(image=reference if is_url else str(Path(reference).expanduser()), source="query")
         try:
-            return decode(self.fetcher.fetch(item), max_pixels=self.settings.max_image_pixels).pixels
+            needed = self.embedder.shortest_edge
+            return decode(self.fetcher.fetch(item), max_pixels=self.settings.max_image_pixels, needed=needed).pixels
         except PictureError as exc:
             raise QueryError(f"cannot search by {mask_credentials(reference)}: {exc}") from exc

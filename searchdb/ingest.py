@@ -58,6 +58,11 @@ class ImageEmbedder(Protocol):
         """Which model this is."""
         ...
 
+    @property
+    def shortest_edge(self) -> int:
+        """Pixels that a picture's shorter side is scaled to."""
+        ...
+
     def resize(self, picture: Image.Image) -> Image.Image:
         """Scale and crop an RGB picture to what the model takes."""
         ...
@@ -252,7 +257,7 @@ class Ingest:
         try:
             fetched = self._fetcher.fetch(item)
             with self._decoding:
-                decoded = decode(fetched, max_pixels=self._max_pixels)
+                decoded = decode(fetched, max_pixels=self._max_pixels, needed=self._embedder.shortest_edge)
                 return replace(decoded, pixels=self._embedder.resize(decoded.pixels))
         except PictureError as exc:
             return _failed(item, exc)

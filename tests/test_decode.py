@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from searchdb.decode import BACKGROUND, FORMATS, decode
+from searchdb.embed import Embedder
 from searchdb.errors import (
     DamagedPictureError,
     EmptyFileError,
@@ -34,9 +35,9 @@ TOLERANCE = 12
 """Levels that lossy formats and colour conversions may move a plain colour."""
 
 
-def decoded(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+def decoded(data: bytes, *, max_pixels: int = MAX_PIXELS, needed: int | None = None) -> DecodedImage:
     item = SourceItem(image="/pictures/any name at all", source="test")
-    return decode(FetchedImage(item=item, data=data), max_pixels=max_pixels)
+    return decode(FetchedImage(item=item, data=data), max_pixels=max_pixels, needed=needed)
 
 
 def colour(image: Image.Image, place: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -56,6 +57,55 @@ def test_healthy_kinds_become_plain_rgb(kind: str) -> None:
     assert result.pixels.info == {}
     assert result.sha256 == hashlib.sha256(data).digest()
     assert result.byte_size == len(data)
+
+
+@pytest.mark.parametrize("kind", sorted(hostile_files.HEALTHY))
+def test_what_is_needed_small_is_the_same_picture(kind: str) -> None:
+    data = hostile_files.HEALTHY[kind](random.Random(5))
+    whole, small = decoded(data), decoded(data, needed=8)
+    assert (small.width, small.height, small.sha256) == (whole.width, whole.height, whole.sha256)
+    assert (small.taken_at, small.camera) == (whole.taken_at, whole.camera)
+    assert min(small.pixels.size) >= min(12, *whole.pixels.size)
+    shrunk = (np.asarray(each.pixels.resize((8, 8), Image.Resampling.BOX), dtype=int) for each in (whole, small))
+    assert np.abs(np.subtract(*shrunk)).mean() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("size", "needed", "kept"),
+    [
+        ((1200, 1600), 96, (150, 200)),  # an eighth leaves 150, and 144 are enough
+        ((1200, 1600), 101, (300, 400)),
+        ((768, 512), 224, (768, 512)),  # a half would leave 256, and 336 are wanted
+        ((4000, 100), 96, (4000, 100)),
+    ],
+)
+def test_jpegs_are_reduced_as_far_as_enough_is_left(size: tuple[int, int], needed: int, kept: tuple[int, int]) -> None:
+    result = decoded(encoded(Image.new("RGB", size, RED), "JPEG"), needed=needed)
+    assert (result.pixels.size, result.width, result.height) == (kept, *size)
+
+
+def test_reduced_and_on_its_side() -> None:
+    data = encoded(Image.new("RGB", (1600, 1200), RED), "JPEG", exif=exif_bytes(orientation=6))
+    result = decoded(data, needed=96)
+    assert (result.pixels.size, result.width, result.height) == ((150, 200), 1200, 1600)
+
+
+def test_a_reduced_jpeg_that_ends_early_is_damaged() -> None:
+    data = encoded(hostile_files.drawn(random.Random(1), size=(1600, 1200)), "JPEG")
+    with pytest.raises(DamagedPictureError):
+        decoded(data[: len(data) // 2], needed=96)
+
+
+def test_reduced_pictures_have_nearly_the_same_vectors(embedder: Embedder) -> None:
+    from searchdb.demo.composition import compose
+    from searchdb.demo.postcards import draw
+
+    files = [encoded(draw(compose(seed), 640), "JPEG", quality=90) for seed in range(20)]
+    whole, reduced = (
+        embedder.embed_images([decoded(each, needed=needed).pixels for each in files])
+        for needed in (None, embedder.shortest_edge)
+    )
+    assert (whole * reduced).sum(axis=1).min() > 0.999
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "MPO"])

@@ -11,9 +11,9 @@ from flask_openapi3.openapi import OpenAPI
 from werkzeug.routing import IntegerConverter
 
 from searchdb.config import Settings
-from searchdb.search import QueryEmbedder
 from web import api, errors, health, images, operations, pages, status
 from web.collection import EXTENSION, Collection
+from web.model import ServedModel
 
 LARGEST_ID = 2**63 - 1
 """The largest bigint: no picture can have a higher id, and PostgreSQL refuses to compare with one."""
@@ -42,9 +42,7 @@ class IdConverter(IntegerConverter):
         super().__init__(*args, max=LARGEST_ID, **options)  # type: ignore[arg-type]
 
 
-def create_app(
-    settings: Settings | None = None, *, embedder: QueryEmbedder | None = None, warm_up: bool = True
-) -> Flask:
+def create_app(settings: Settings | None = None, *, embedder: ServedModel | None = None, warm_up: bool = True) -> Flask:
     """Return the application.
 
     Neither the database nor the model has to be there yet: the database is opened by the first request that needs
@@ -61,11 +59,11 @@ def create_app(
     if embedder is None:
         from searchdb.embed import Embedder
 
-        def make_embedder(name: str) -> QueryEmbedder:
+        def make_embedder(name: str) -> ServedModel:
             return Embedder(name, device=settings.device, dtype=settings.dtype)
     else:
 
-        def make_embedder(name: str) -> QueryEmbedder:
+        def make_embedder(name: str) -> ServedModel:
             return embedder
 
     app = OpenAPI(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)

@@ -21,10 +21,10 @@ from searchdb.facets import Facets
 from searchdb.fetch import Fetcher
 from searchdb.models import check_model, model_to_use
 from searchdb.records import StoredImage
-from searchdb.search import Query, QueryEmbedder, Searcher
+from searchdb.search import Query, Searcher
 from web.kept import Kept
 from web.metrics import Metrics
-from web.model import BackgroundModel, RememberingEmbedder
+from web.model import BackgroundModel, RememberingEmbedder, ServedModel
 from web.thumbnails import ThumbnailCache
 
 EXTENSION = "searchdb"
@@ -56,7 +56,7 @@ class Collection:
     """
 
     def __init__(
-        self, settings: Settings, make_embedder: Callable[[str], QueryEmbedder], *, loaded: bool = False
+        self, settings: Settings, make_embedder: Callable[[str], ServedModel], *, loaded: bool = False
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -116,8 +116,10 @@ class Collection:
         Raises:
             DatabaseError: the database, which knows it, cannot be opened.
         """
-        with self.database().connect() as connection:
-            name = model_to_use(connection, self.settings.explicit_model, self.settings.model)
+        name = self.settings.explicit_model
+        if name is None:
+            with self.database().connect() as connection:
+                name = model_to_use(connection, None, self.settings.model)
         with self._model_lock:
             # The first ingest into an empty collection may bring another model than the default.
             if self._model is None or self._model.name != name:

@@ -21,7 +21,7 @@ from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAPict
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 from web.collection import collection
 from web.pictures import decoding
-from web.thumbnails import make_thumbnail
+from web.thumbnails import LONGEST_SIDE, make_thumbnail
 
 blueprint = Blueprint("images", __name__)
 
@@ -138,7 +138,8 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
             except OSError as exc:
                 raise FileUnreadableError("The file of this picture can no longer be read.") from exc
         item = SourceItem(image=image.image, source=image.source)
-        decoded = decode(FetchedImage(item=item, data=content), max_pixels=settings.max_image_pixels)
+        fetched = FetchedImage(item=item, data=content)
+        decoded = decode(fetched, max_pixels=settings.max_image_pixels, needed=LONGEST_SIDE)
         data = make_thumbnail(decoded.pixels)
     if decoded.sha256 == image.sha256:
         cache.put(image.sha256, data)

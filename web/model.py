@@ -7,11 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 from werkzeug.exceptions import ServiceUnavailable
 
+from searchdb.adding import PictureEmbedder
 from searchdb.errors import ModelError
 from searchdb.records import ModelIdentity
 from searchdb.search import QueryEmbedder
@@ -27,13 +29,17 @@ REMEMBERED_TEXTS = 2_000
 log = logging.getLogger(__name__)
 
 
+class ServedModel(QueryEmbedder, PictureEmbedder, Protocol):
+    """What the web needs of the model: what searching needs of it, and adding pictures."""
+
+
 class RememberingEmbedder:
     """A model that is timed, and whose vectors of texts are kept in memory: the least recently used go first.
 
     The database keeps them, too, and is asked first; what it may not keep, or has lost, need not be computed again.
     """
 
-    def __init__(self, model: QueryEmbedder, metrics: Metrics, *, capacity: int = REMEMBERED_TEXTS) -> None:
+    def __init__(self, model: ServedModel, metrics: Metrics, *, capacity: int = REMEMBERED_TEXTS) -> None:
         self._model = model
         self._metrics = metrics
         self._capacity = capacity
@@ -44,6 +50,11 @@ class RememberingEmbedder:
     def identity(self) -> ModelIdentity:
         """Which model this is."""
         return self._model.identity
+
+    @property
+    def shortest_edge(self) -> int:
+        """Pixels that a picture's shorter side is scaled to."""
+        return self._model.shortest_edge
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(texts), 512)."""
@@ -88,7 +99,7 @@ class BackgroundModel:
         loaded: whether it is in memory already.
     """
 
-    def __init__(self, name: str, embedder: QueryEmbedder, *, loaded: bool = False) -> None:
+    def __init__(self, name: str, embedder: ServedModel, *, loaded: bool = False) -> None:
         self.name = name
         self.embedder = embedder
         self.failure: ModelError | None = None

@@ -21,17 +21,21 @@ decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
 
 
 def picture_in(data: bytes) -> Image.Image:
-    """Return the RGB picture that encoded bytes hold.
+    """Return the RGB picture that encoded bytes hold, as large as the model needs it; waits for that to be loaded.
 
     Raises:
         PictureError: they hold none, or it is too large.
+        ModelError: the model cannot be loaded.
     """
     settings = collection().settings
     if len(data) > settings.max_image_bytes:
         raise TooManyBytesError(settings.max_image_bytes, len(data))
-    item = SourceItem(image="", source="query")
+    fetched = FetchedImage(item=SourceItem(image="", source="query"), data=data)
+    model = collection().model()
+    model.wait()
     with decoding:
-        return decode(FetchedImage(item=item, data=data), max_pixels=settings.max_image_pixels).pixels
+        needed = model.embedder.shortest_edge
+        return decode(fetched, max_pixels=settings.max_image_pixels, needed=needed).pixels
 
 
 def picture_of_upload(upload: FileStorage) -> Image.Image:
@@ -57,11 +61,9 @@ def picture_at(url: str) -> Image.Image:
 
 
 def vector_of(picture: Image.Image) -> np.ndarray:
-    """Return the unit vector of an RGB picture, float32 of shape (512,); waits for the model to be loaded.
+    """Return the unit vector of an RGB picture, float32 of shape (512,).
 
     Raises:
-        ModelError: the model cannot be loaded or is not the collection's.
+        ModelError: the model cannot be loaded.
     """
-    model = collection().model()
-    model.wait()
-    return model.embedder.embed_images([picture])[0]
+    return collection().model().embedder.embed_images([picture])[0]

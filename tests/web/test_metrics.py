@@ -150,6 +150,7 @@ class Counting:
 
     def __init__(self, embedder: Embedder) -> None:
         self.identity = embedder.identity
+        self.shortest_edge = embedder.shortest_edge
         self.asked: list[list[str]] = []
         self._embedder = embedder
 
