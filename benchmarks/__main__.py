@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import ingest, scale, search, stages, start, web
+from benchmarks import ingest, scale, search, stages, start, variants, web
 from searchdb.collection import SearchDB
 from searchdb.config import Settings
 
@@ -17,7 +17,7 @@ Measured = tuple[dict[str, float], str]
 
 
 def _start(home: Path, *, quick: bool) -> Measured:
-    return start.measure()
+    return start.measure(home)
 
 
 def _search(home: Path, *, quick: bool) -> Measured:
@@ -31,6 +31,7 @@ BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "search": _search,
     "stages": stages.measure,
     "web": web.measure,
+    "variants": variants.measure,
     "scale": scale.measure,
 }
 """Each takes a folder of its own, and `quick`; it returns figures and a table of them."""

@@ -72,7 +72,8 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
                 raise RuntimeError(report.in_words())
 
         def decode_one(image: FetchedImage) -> Image.Image:
-            return collection.embedder.resize(decode(image, max_pixels=settings.max_image_pixels).pixels)
+            needed = collection.embedder.shortest_edge
+            return collection.embedder.resize(decode(image, max_pixels=settings.max_image_pixels, needed=needed).pixels)
 
         sides = {
             "recipe": (recipe_pictures, lambda: recipe.run(connection, url, recipe_pictures)),

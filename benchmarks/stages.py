@@ -77,7 +77,10 @@ def make_large_model(folder: Path) -> Path:
     """Make a folder with a CLIP of the usual size, its weights random, and the demo's tokenizer; return it."""
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)  # or this thread would keep a team of threads, which slows the model's own
     CLIPModel(CLIPConfig()).half().save_pretrained(folder)
+    torch.set_num_threads(cores)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(DEMO_FOLDER / name, folder)
     preprocessing = json.loads((DEMO_FOLDER / "preprocessor_config.json").read_text(encoding="utf-8"))
@@ -105,7 +108,7 @@ def _rates(home: Path, model: Model, url: str, rounds: int) -> dict[str, float]:
             return list(fetching.map(collection.fetcher.fetch, items))
 
         def decode_one(image: FetchedImage) -> DecodedImage:
-            decoded = decode(image, max_pixels=settings.max_image_pixels)
+            decoded = decode(image, max_pixels=settings.max_image_pixels, needed=embedder.shortest_edge)
             return replace(decoded, pixels=embedder.resize(decoded.pixels))
 
         def decode_all() -> list[DecodedImage]:

@@ -1,0 +1,191 @@
+"""What else could make ingest faster, and would its vectors still be the same?
+
+Ways to run the forward pass of a ViT-B/32 and ways to decode a JPEG, each beside what ingest does, on the same
+pictures, in turn. How near the vectors stay is told by the least cosine to those of a float32 pass over the whole
+picture, with the demo's trained model. Ingest takes what keeps 0.999.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import CLIPModel
+
+from benchmarks.report import interleaved, table
+from benchmarks.server import base_pictures
+from benchmarks.stages import LARGE_EDGE, make_large_model
+from searchdb.embed import DEMO_FOLDER, Embedder
+
+PICTURES, QUICK_PICTURES = 256, 64
+ROUNDS, QUICK_ROUNDS = 3, 2
+BATCHES = (8, 16, 32, 64)
+PLAIN = ("float32", "bfloat16")
+OURS = "bfloat16, a pass on each core, batches of 32"
+PHOTO_SIZE = (6000, 4000)
+"""Pixels of a camera's own JPEG, of which a folder is full; a server's rendition is small."""
+PHOTO_COPIES = 4
+FACTORS = (1.0, 1.5, 2.0)
+"""Of libjpeg's reduced decoding: times as large at least as the model needs."""
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
+    """Return the figures and tables of them."""
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    pictures = base_pictures()
+    shown = [_forward(make_large_model(home / "vit-b32"), pictures, QUICK_PICTURES if quick else PICTURES, rounds)]
+    shown += [
+        _decoding(title, files, rounds)
+        for title, files in {
+            "JPEGs of 768 x 512": pictures,
+            f"JPEGs of {PHOTO_SIZE[0]:,} x {PHOTO_SIZE[1]:,}": [_enlarged(each) for each in pictures[:PHOTO_COPIES]],
+        }.items()
+    ]
+    return {}, "\n\n".join(shown)
+
+
+def _forward(folder: Path, pictures: Sequence[bytes], count: int, rounds: int) -> str:
+    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as cores:
+        trained, large = _ways(DEMO_FOLDER, cores), _ways(folder, cores)
+        seen = _values(DEMO_FOLDER, pictures)
+        reference = next(iter(trained.values()))(seen)
+        nearness = {name: _least_cosine(reference, run(seen)) for name, run in trained.items()}
+        values = _values(folder, pictures)
+        values = values.repeat(-(-count // len(values)), 1, 1, 1)[:count]
+        seconds = interleaved({name: lambda run=run: run(values) for name, run in large.items()}, rounds)
+    rows = {
+        name: f"{count / taken:6.1f} pictures/s, {seconds[OURS] / taken:.2f} x ours, cosine {nearness[name]:.4f}"
+        for name, taken in seconds.items()
+    }
+    return table(f"forward passes of a ViT-B/32, {count} pictures of {LARGE_EDGE} x {LARGE_EDGE}", rows)
+
+
+def _ways(folder: Path, cores: Executor) -> dict[str, Forward]:
+    """Return the ways to embed the pixels of several pictures with a folder's model; the first is the reference."""
+
+    def on_all_cores(model: Any, batch: int) -> Forward:
+        return lambda inputs: torch.cat([_pass(model, part) for part in inputs.split(batch)])
+
+    def on_each_core(model: Any, batch: int) -> Forward:
+        return lambda inputs: torch.cat(list(cores.map(lambda part: _pass(model, part), inputs.split(batch))))
+
+    models = _models(folder)
+    ways = {f"{name}, a pass on all cores, batches of 32": on_all_cores(models[name], 32) for name in PLAIN}
+    for batch in BATCHES:
+        ways[f"bfloat16, a pass on each core, batches of {batch}"] = on_each_core(models["bfloat16"], batch)
+    for name in [name for name in models if name not in PLAIN]:
+        ways[f"{name}, a pass on each core, batches of 32"] = on_each_core(models[name], 32)
+    return ways
+
+
+def _values(folder: Path, pictures: Sequence[bytes]) -> torch.Tensor:
+    """Return pictures as a folder's model takes them, about as it normalises them."""
+    embedder = Embedder(str(folder))
+    pixels = np.stack([np.asarray(embedder.resize(_whole(each))) for each in pictures])
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.27
+
+
+def _models(folder: Path) -> dict[str, Any]:
+    def load(dtype: torch.dtype, **options: Any) -> Any:
+        return CLIPModel.from_pretrained(folder, dtype=dtype, **options).eval()
+
+    models: dict[str, Any] = {"float32": load(torch.float32), "bfloat16": load(torch.bfloat16)}
+    models["channels last"] = load(torch.bfloat16).to(memory_format=torch.channels_last)
+    models["attention not fused"] = load(torch.bfloat16, attn_implementation="eager")
+    compiled = load(torch.bfloat16)
+    compiled.vision_model = torch.compile(compiled.vision_model, dynamic=False)
+    with suppress(Exception):  # where there is no compiler, there is no such row
+        edge = compiled.config.vision_config.image_size
+        _pass(compiled, torch.zeros(32, 3, edge, edge))
+        models["torch.compile"] = compiled
+    with warnings.catch_warnings(action="ignore"):
+        quantized = torch.ao.quantization.quantize_dynamic(load(torch.float32), {torch.nn.Linear}, torch.qint8)
+    models["int8 weights"] = quantized
+    return models
+
+
+def _pass(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        features = model.get_image_features(pixel_values=pixels.to(model.dtype)).pooler_output.float()
+        return torch.nn.functional.normalize(features, dim=-1)
+
+
+def _decoding(title: str, files: Sequence[bytes], rounds: int) -> str:
+    """Compare ways to decode on one core for a model of LARGE_EDGE; and for the demo's, in proportion, the vectors."""
+    model = Embedder("demo", dtype="float32")
+    large = _Resizer(LARGE_EDGE)
+    factors: Mapping[str, float | None] = {
+        "whole": None,
+        **{f"reduced, {factor:g} x as large as needed at least": factor for factor in FACTORS},
+    }
+
+    def decoded(data: bytes, factor: float | None, edge: int) -> Image.Image:
+        return _whole(data) if factor is None else _reduced(data, round(factor * edge))
+
+    vectors = {
+        name: torch.from_numpy(model.embed_images([decoded(each, factor, model.shortest_edge) for each in files]))
+        for name, factor in factors.items()
+    }
+    seconds = interleaved(
+        {
+            name: lambda factor=factor: [large(decoded(each, factor, LARGE_EDGE)) for each in files]
+            for name, factor in factors.items()
+        },
+        rounds,
+    )
+    rows = {
+        name: f"{len(files) / taken:6.1f} pictures/s, {seconds['whole'] / taken:.2f} x the whole, "
+        f"cosine {_least_cosine(vectors['whole'], vectors[name]):.4f}"
+        for name, taken in seconds.items()
+    }
+    return table(f"decoding and scaling {title} on one core", rows)
+
+
+class _Resizer:
+    """Scales and crops as a model of this edge has it."""
+
+    def __init__(self, edge: int) -> None:
+        self._edge = edge
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        width, height = picture.size
+        factor = self._edge / min(width, height)
+        scaled = picture.resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
+        left, top = (scaled.width - self._edge) // 2, (scaled.height - self._edge) // 2
+        return scaled.crop((left, top, left + self._edge, top + self._edge))
+
+
+def _whole(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _reduced(data: bytes, least: int) -> Image.Image:
+    """Let libjpeg decode at a half, a quarter or an eighth, as far as both sides stay at least so many pixels."""
+    picture = Image.open(io.BytesIO(data))
+    picture.draft("RGB", (least, least))
+    return picture.convert("RGB")
+
+
+def _enlarged(data: bytes) -> bytes:
+    """Return a picture as a camera would give it: as large, and with a sensor's noise."""
+    picture = _whole(data).resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).normal(0, 6, (*PHOTO_SIZE[::-1], 1)).astype(np.float32)
+    file = io.BytesIO()
+    noisy = (np.asarray(picture, np.float32) + noise).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _least_cosine(reference: torch.Tensor, vectors: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(reference, vectors).min())
