@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import ingest, scale, search, stages, start, variants, web
+from benchmarks import ingest, plots, scale, search, stages, start, variants, web
+from benchmarks.report import machine
 from searchdb.collection import SearchDB
 from searchdb.config import Settings
 
@@ -42,9 +43,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} [default: all]")
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw them there")
     chosen = parser.parse_args()
     if unknown := [name for name in chosen.names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(BENCHMARKS)}")
+    print(machine(), end="\n\n", flush=True)
     figures: dict[str, float] = {}
     for name in chosen.names or BENCHMARKS:
         home = Path(tempfile.mkdtemp(prefix="sdb-"))
@@ -55,7 +58,11 @@ def main() -> None:
         figures |= measured
         print(shown, end="\n\n", flush=True)
     if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        told = {"machine": machine(), **figures}
+        chosen.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if chosen.plots:
+        for path in plots.draw(figures, chosen.plots):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from searchdb.config import Settings
 from searchdb.tables import ingest_chunks
 
 REFERENCES, QUICK_REFERENCES = 50_000, 2_000
+MILESTONES = (1_000, 10_000, 50_000)
+"""References until which the largest memory is told: it shall not grow with what has been done."""
 SAMPLE_S = 0.25
 """Between two looks at the memory: even a quick run's quarters get several."""
 STALL_S = 120.0
@@ -58,6 +60,11 @@ class Run:
         begin, end = self.quarters()[quarter : quarter + 2]
         return statistics.median(size for moment, size in self.memory if begin <= moment <= end)
 
+    def peak(self, references: int) -> float:
+        """Return the largest memory until so many references were done, in bytes."""
+        until = next(moment for moment, done in self.finished if done >= references)
+        return max(size for moment, size in self.memory if moment <= until)
+
 
 def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     """Return the figures and a table of them."""
@@ -74,7 +81,11 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
         "ingest_scale_rate": count / run.seconds,
         "ingest_scale_steadiness": run.rate(3) / run.rate(1),
         "ingest_scale_memory_growth": run.resident(3) / run.resident(1),
-        "ingest_scale_peak_mb": max(size for _, size in run.memory) / MIB,
+        **{
+            f"ingest_peak_mib_{milestone // 1000}k": run.peak(milestone) / MIB
+            for milestone in MILESTONES
+            if milestone <= count
+        },
     }
     shown = {
         "pictures/s": f"{figures['ingest_scale_rate']:.0f} in all, from the command's start to its end",
@@ -82,7 +93,9 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
         "last / second quarter": f"{figures['ingest_scale_steadiness']:.2f}",
         "memory by quarters": ", ".join(f"{run.resident(quarter) / MIB:.0f}" for quarter in range(4)) + " MB",
         "last / second quarter's": f"{figures['ingest_scale_memory_growth']:.2f}",
-        "memory at most": f"{figures['ingest_scale_peak_mb']:.0f} MB",
+        "memory at most until": ", ".join(
+            f"{milestone:,} {run.peak(milestone) / MIB:.0f} MB" for milestone in MILESTONES if milestone <= count
+        ),
     }
     return figures, table(f"scale, {count:,} pictures from a server on this machine, the demo's model", shown)
 

@@ -9,13 +9,15 @@ tuned to recall 0.99 on half of the queries, and judged by the other half.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import cycle
-from typing import LiteralString
+from pathlib import Path
+from typing import LiteralString, Self
 
 import faiss
 import numpy as np
@@ -33,13 +35,20 @@ from searchdb.tune import tune
 SIZES, QUICK_SIZES = (25_000, 100_000, 500_000), (25_000,)
 MAIN_SIZE = 100_000
 """Whose figures have no size in their names, if it is measured; else the largest."""
-QUERIES, QUICK_QUERIES = 100, 50
+QUERIES = 50
 COUNT = 10
-ROUNDS, QUICK_ROUNDS = 200, 60
-SLOW_S = 20.0
+ROUNDS, QUICK_ROUNDS = 100, 60
+SLOW_S = 8.0
 """Seconds after which a slow side is asked no more: its median is known by then."""
 CLIENTS = 4
-CLIENTS_S, QUICK_CLIENTS_S = 4.0, 1.5
+CLIENTS_S, QUICK_CLIENTS_S = 3.0, 1.0
+LOOK_S = 0.1
+"""Between two looks at the memory of a build."""
+BUILDERS = """
+SELECT pid FROM pg_stat_activity
+WHERE query LIKE 'CREATE INDEX%' OR leader_pid IN (SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%')
+"""
+MIB = 2**20
 TARGET = 0.99
 """The recall that is tuned for."""
 FAISS_LINKS, FAISS_CONSTRUCTION = 32, 64
@@ -68,7 +77,11 @@ Ask = Callable[[np.ndarray], Sequence[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """What a side took: medians and 95th percentiles in ms, and queries a second with one client and with CLIENTS."""
+    """What a side took.
+
+    Median and 95th percentile in ms, where all sides take turns and each finds the caches as the others left them; and
+    queries a second where it alone is asked, by one client and by CLIENTS.
+    """
 
     p50_ms: float
     p95_ms: float
@@ -94,9 +107,8 @@ def measure(database: Database, *, quick: bool) -> tuple[dict[str, float], str]:
 
 
 def _measure(database: Database, rows: int, *, quick: bool) -> tuple[dict[str, float], dict[str, str]]:
-    count = QUICK_QUERIES if quick else QUERIES
-    vectors, queries = clustered(rows, 2 * count)
-    known, unknown = queries[:count], queries[count:]
+    vectors, queries = clustered(rows, 2 * QUERIES)
+    known, unknown = queries[:QUERIES], queries[QUERIES:]
     _fill(database, vectors, known)
     figures: dict[str, float] = {}
     shown: dict[str, str] = {}
@@ -120,22 +132,28 @@ def _measure(database: Database, rows: int, *, quick: bool) -> tuple[dict[str, f
         }
         figures["faiss_hnsw_recall_at_10"] = _recall(others["faiss_hnsw"](), vectors, unknown)
         for method, suffix in (("ivfflat", ""), ("hnsw", "_hnsw")):
-            index.build(database.engine, method=method)
+            started = time.perf_counter()
+            with _Memory(database) as memory:
+                index.build(database.engine, method=method)
+            built_s = time.perf_counter() - started
             with database.begin() as connection:
                 connection.execute(sa.text("ANALYZE images"))
-            if tune(database.engine, target=TARGET, count=COUNT, sample=count) is None:
+            if tune(database.engine, target=TARGET, count=COUNT, sample=QUERIES) is None:
                 raise RuntimeError("nothing to tune")
             ours = {"match_images": lambda: client(MATCH, 1)}
             recall = _recall(ours["match_images"](), vectors, unknown)
             times = _times(ours | others, unknown, quick=quick)
             figures[f"recall_at_10{suffix}"] = recall
             figures[f"search_p50_ms{suffix}"] = times["match_images"].p50_ms
+            figures[f"index_build_s{suffix}"] = built_s
+            figures[f"index_build_mib{suffix}"] = memory.peak / MIB
             for name in others:
                 figures[f"search_vs_{name}{suffix}"] = times[name].p50_ms / times["match_images"].p50_ms
             shown |= {name: _in_words(times[name]) for name in others}
             shown[f"match_images, {method}"] = (
                 f"{_in_words(times['match_images'])}, recall@10 {recall:.3f}, {_depth(database)}"
             )
+            shown[f"  built, {method}"] = f"in {built_s:.0f} s, with {memory.peak / MIB:,.0f} MB of memory at most"
             ratios = ", ".join(f"{name} {figures[f'search_vs_{name}{suffix}']:.2f}" for name in others)
             shown[f"  times faster, {method}"] = ratios
         shown["faiss_hnsw's recall@10"] = f"{figures['faiss_hnsw_recall_at_10']:.3f} with efSearch {depth}"
@@ -160,11 +178,46 @@ def _times(sides: Mapping[str, Callable[[], Ask]], queries: np.ndarray, *, quick
         name: Times(
             p50_ms=float(np.median(taken)) * 1000,
             p95_ms=float(np.percentile(taken, 95)) * 1000,
-            per_s=1 / float(np.mean(taken)),
+            per_s=_throughput([asks[name]], queries, quick=quick),
             per_s_clients=_throughput([sides[name]() for _ in range(CLIENTS)], queries, quick=quick),
         )
         for name, taken in seconds.items()
     }
+
+
+class _Memory:
+    """Watches, while in the `with`, what the server processes of a build occupy together; `peak` is the most, in bytes.
+
+    Each page of memory that several of them share, such as PostgreSQL's shared buffers, counts once.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.peak = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with closing(connect(self._database)) as connection:
+            while not self._done.wait(LOOK_S):
+                found = connection.execute(BUILDERS).fetchall()
+                self.peak = max(self.peak, sum(_proportional(pid) for (pid,) in found))
+
+
+def _proportional(pid: int) -> int:
+    """Return the bytes of memory that a process occupies, of shared pages its share; 0 once it has ended."""
+    with suppress(OSError):
+        found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        return 1024 * int(found[1]) if found else 0
+    return 0
 
 
 def _throughput(clients: Sequence[Ask], queries: np.ndarray, *, quick: bool) -> float:
