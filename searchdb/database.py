@@ -98,7 +98,10 @@ class Database:
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """Yield a pooled connection in a transaction that commits at the end."""
+        """Yield a pooled connection in a transaction that commits at the end.
+
+        What only reads is quicker so, too, if it is done often: at a ROLLBACK psycopg forgets what it has prepared.
+        """
         with self.engine.begin() as connection:
             yield connection
 
@@ -178,6 +181,7 @@ def _make_engine(url: URL, patience: Patience) -> Engine:
     engine = sa.create_engine(
         url,
         pool_pre_ping=True,
+        pool_use_lifo=True,  # the one that was used last has its statements planned, and its pages at hand
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=patience.pool,

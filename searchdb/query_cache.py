@@ -65,7 +65,7 @@ def embed_texts(
     if (observer := _observers.get(connection.engine)) is not None:
         observer(len(vectors))
     if missing:
-        connection.rollback()  # the model may take a while: hold no snapshot meanwhile
+        connection.commit()  # the model may take a while: hold no snapshot meanwhile
         new = dict(zip(missing, embed(missing), strict=True))
         leave_note(connection, lambda: _keep(connection, new, model))
         vectors |= new

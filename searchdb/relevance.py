@@ -183,7 +183,7 @@ def relevance_for(
         return scale.relevance(background)
     found = _look(connection, vector, model)
     if found.sampled < min(found.pictures, SAMPLE_SIZE) / 2:
-        connection.rollback()
+        connection.commit()
         leave_note(connection, lambda: refresh_sample(connection))
         found = _look(connection, vector, model)
     if found.sampled < MIN_SAMPLE:
@@ -204,7 +204,7 @@ def _measure(
     connection: Connection, model: ModelIdentity, embed: Callable[[Sequence[str]], np.ndarray]
 ) -> _Scale | None:
     """Measure the scale's ends, and store them if we may; None when the sample has gone meanwhile."""
-    connection.rollback()  # the model may take a while: hold no snapshot meanwhile
+    connection.commit()  # the model may take a while: hold no snapshot meanwhile
     words = embed(EVERYDAY_WORDS)
     rows = connection.scalars(sa.select(image_sample.c.embedding)).all()
     if not rows:

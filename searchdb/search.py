@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Protocol
@@ -126,7 +127,7 @@ class Searcher:
             ModelMismatchError: the stored pictures were embedded with another model.
         """
         _check_bounds(query, threshold, min_relevance, count, offset)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             parts = self._parts(connection, query)
             judge = None
             if query.text is not None:
@@ -164,7 +165,7 @@ class Searcher:
 
     def facets(self, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
         """Return what the pictures within the filters can be filtered by, `limit` values each at most."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return facets.facets(connection, filters, limit=limit)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -174,7 +175,7 @@ class Searcher:
             QueryError: a text is empty or too long.
             ModelMismatchError: the stored pictures were embedded with another model.
         """
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             check_model(connection, self._embedder.identity)
             return self._embed_texts(connection, [_checked(text) for text in texts])
 
@@ -185,7 +186,7 @@ class Searcher:
             ImageNotFoundError: there is none with this id.
         """
         statement = sa.select(*_STORED_COLUMNS).where(images.c.id == _checked_id(image_id))
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(statement).mappings().one_or_none()
         if row is None:
             raise ImageNotFoundError(image_id)
@@ -193,14 +194,21 @@ class Searcher:
 
     def sample(self, count: int) -> list[StoredImage]:
         """Return some pictures by chance, in no order; all of them when there are fewer than `count`."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(_SAMPLE, {"count": count}).mappings()
             return [StoredImage.from_row(row) for row in rows]
 
     def count(self) -> int:
         """Return the number of searchable pictures."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A connection whose transaction is ended by COMMIT: at a ROLLBACK psycopg forgets what it has prepared."""
+        with self._engine.connect() as connection:
+            yield connection
+            connection.commit()
 
     def _parts(self, connection: Connection, query: Query) -> dict[str, np.ndarray]:
         """Return the unit vectors of what is asked for, float32 of shape (512,), under the names that hits have."""

@@ -118,7 +118,7 @@ class Collection:
         """
         name = self.settings.explicit_model
         if name is None:
-            with self.database().connect() as connection:
+            with self.database().begin() as connection:
                 name = model_to_use(connection, None, self.settings.model)
         with self._model_lock:
             # The first ingest into an empty collection may bring another model than the default.
@@ -168,7 +168,7 @@ class Collection:
         Raises:
             DatabaseError: it cannot be reached, or its schema is not the one we work with.
         """
-        with self.database().connect() as connection:
+        with self.database().begin() as connection:
             revision = schema_revision(connection)
         if revision != SCHEMA_REVISION:
             raise SchemaError(f"the database's schema is at {revision}, this searchdb needs {SCHEMA_REVISION}")
@@ -181,7 +181,7 @@ class Collection:
             DatabaseError: the database cannot be opened.
         """
         model = self.model().embedder.identity
-        with self.database().connect() as connection:
+        with self.database().begin() as connection:
             check_model(connection, model)
 
     @property
@@ -191,7 +191,7 @@ class Collection:
         Raises:
             DatabaseError: the database cannot be opened.
         """
-        with self.database().connect() as connection:
+        with self.database().begin() as connection:
             return not connection.scalar(sa.text("SELECT EXISTS (SELECT FROM images)"))
 
     def suspect(self) -> None:

@@ -169,7 +169,7 @@ class CollectionState(Collector):
         """Ask, and return what there is to tell; never raises."""
         counts, up = None, True
         try:
-            with self._database().connect() as connection:
+            with self._database().begin() as connection:
                 connection.execute(text(f"SET LOCAL statement_timeout = {STATE_TIMEOUT_MS}"))
                 counts = connection.execute(_STATE).one()
         except DatabaseError as exc:

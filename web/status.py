@@ -56,7 +56,7 @@ def register(app: Flask, collection: Collection) -> None:
         return collection_status(collection.database())
 
     def draw() -> Charts:
-        with collection.database().connect() as connection:
+        with collection.database().begin() as connection:
             return Charts(rate=rate_history(connection), similarity=similarity_histogram(connection))
 
     app.extensions[_KEPT] = Kept(look, KEPT_S), Kept(draw, CHARTS_KEPT_S)
