@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks import ingest, plots, scale, search, stages, start, variants, web
 from benchmarks.report import machine
@@ -26,6 +27,11 @@ def _search(home: Path, *, quick: bool) -> Measured:
         return search.measure(collection.database, quick=quick)
 
 
+def _search_large(home: Path, *, quick: bool) -> Measured:
+    with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection:
+        return search.measure_large(collection.database, quick=quick)
+
+
 BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "start": _start,
     "ingest": ingest.measure,
@@ -34,6 +40,7 @@ BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "web": web.measure,
     "variants": variants.measure,
     "scale": scale.measure,
+    "search-large": _search_large,
 }
 """Each takes a folder of its own, and `quick`; it returns figures and a table of them."""
 
@@ -42,24 +49,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} [default: all]")
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures there, among those of earlier runs"
+    )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw them there")
     chosen = parser.parse_args()
     if unknown := [name for name in chosen.names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(BENCHMARKS)}")
     print(machine(), end="\n\n", flush=True)
-    figures: dict[str, float] = {}
+    figures: dict[str, Any] = {}
+    if chosen.json and chosen.json.exists():
+        figures = json.loads(chosen.json.read_text(encoding="utf-8"))
     for name in chosen.names or BENCHMARKS:
         home = Path(tempfile.mkdtemp(prefix="sdb-"))
         try:
             measured, shown = BENCHMARKS[name](home, quick=chosen.quick)
         finally:
             shutil.rmtree(home, ignore_errors=True)
-        figures |= measured
+        figures |= {"machine": machine(), **measured}
         print(shown, end="\n\n", flush=True)
-    if chosen.json:
-        told = {"machine": machine(), **figures}
-        chosen.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        if chosen.json:
+            chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if chosen.plots:
         for path in plots.draw(figures, chosen.plots):
             print(path)

@@ -1,7 +1,7 @@
 """What else could make ingest faster, and would its vectors still be the same?
 
-Ways to run the forward pass of a ViT-B/32 and ways to decode a JPEG, each beside what ingest does, on the same
-pictures, in turn. How near the vectors stay is told by the least cosine to those of a float32 pass over the whole
+Ways to run the forward pass of a ViT-B/32, to batch texts, and to decode a JPEG, each beside what ingest does, on the
+same pictures, in turn. How near the vectors stay is told by the least cosine to those of a float32 pass over the whole
 picture, with the demo's trained model. Ingest takes what keeps 0.999.
 """
 
@@ -19,18 +19,21 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
 from benchmarks.report import interleaved, table
 from benchmarks.server import base_pictures
 from benchmarks.stages import LARGE_EDGE, make_large_model
 from searchdb.embed import DEMO_FOLDER, Embedder
+from searchdb.records import EMBEDDING_DIMENSION
 
 PICTURES, QUICK_PICTURES = 256, 64
 ROUNDS, QUICK_ROUNDS = 3, 2
 BATCHES = (8, 16, 32, 64)
 PLAIN = ("float32", "bfloat16")
 OURS = "bfloat16, a pass on each core, batches of 32"
+TEXTS = 64
+WORDS = "a red boat on the quiet sea at sunset two old houses by a river with snow three dogs run in the green park"
 PHOTO_SIZE = (6000, 4000)
 """Pixels of a camera's own JPEG, of which a folder is full; a server's rendition is small."""
 PHOTO_COPIES = 4
@@ -44,7 +47,8 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     """Return the figures and tables of them."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     pictures = base_pictures()
-    shown = [_forward(make_large_model(home / "vit-b32"), pictures, QUICK_PICTURES if quick else PICTURES, rounds)]
+    folder = make_large_model(home / "vit-b32")
+    shown = [_forward(folder, pictures, QUICK_PICTURES if quick else PICTURES, rounds), _texts(folder, rounds)]
     shown += [
         _decoding(title, files, rounds)
         for title, files in {
@@ -69,6 +73,48 @@ def _forward(folder: Path, pictures: Sequence[bytes], count: int, rounds: int) -
         for name, taken in seconds.items()
     }
     return table(f"forward passes of a ViT-B/32, {count} pictures of {LARGE_EDGE} x {LARGE_EDGE}", rows)
+
+
+def _texts(folder: Path, rounds: int) -> str:
+    """Compare ways to pad texts of 2 to 40 words to one length, of which ours is the first."""
+    trained, large = (CLIPModel.from_pretrained(each, dtype=torch.bfloat16).eval() for each in (DEMO_FOLDER, folder))
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_FOLDER)
+    words = WORDS.split()
+    texts = [" ".join(words[(7 * n + k) % len(words)] for k in range(2 + n * 38 // TEXTS)) for n in range(TEXTS)]
+    texts = [texts[(29 * n) % TEXTS] for n in range(TEXTS)]  # long and short ones mixed, as they come
+
+    def embedded(model: Any, batches: Sequence[Sequence[int]], padding: str) -> torch.Tensor:
+        context = model.config.text_config.max_position_embeddings
+        vectors = torch.empty(TEXTS, EMBEDDING_DIMENSION)
+        for batch in batches:
+            given = [texts[n] for n in batch]
+            inputs = tokenizer(given, padding=padding, truncation=True, max_length=context, return_tensors="pt")
+            with torch.inference_mode():
+                vectors[list(batch)] = model.get_text_features(**inputs).pooler_output.float()
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+    as_they_come = list(range(TEXTS))
+    by_length = sorted(as_they_come, key=lambda n: len(texts[n]))
+    ways = {
+        "batches of 32, padded to the longest": (_batches(as_they_come, 32), "longest"),
+        "batches of 32, padded to the model's context": (_batches(as_they_come, 32), "max_length"),
+        "batches of 32 by length": (_batches(by_length, 32), "longest"),
+        "batches of 8 by length": (_batches(by_length, 8), "longest"),
+        "one at a time, no padding": (_batches(as_they_come, 1), "longest"),
+    }
+    reference = embedded(trained, *ways["one at a time, no padding"])
+    nearness = {name: _least_cosine(reference, embedded(trained, *way)) for name, way in ways.items()}
+    seconds = interleaved({name: lambda way=way: embedded(large, *way) for name, way in ways.items()}, rounds)
+    first = next(iter(seconds.values()))
+    rows = {
+        name: f"{TEXTS / taken:6.1f} texts/s, {first / taken:.2f} x ours, cosine {nearness[name]:.4f}"
+        for name, taken in seconds.items()
+    }
+    return table(f"{TEXTS} texts, a ViT-B/32 in bfloat16, all cores", rows)
+
+
+def _batches(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
 def _ways(folder: Path, cores: Executor) -> dict[str, Forward]:

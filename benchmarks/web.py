@@ -220,11 +220,10 @@ def _visit(port: int, seconds: float) -> tuple[Figures, str]:
     for visitor in visitors:
         visitor.start()
     time.sleep(WARM_UP_S)
-    watcher = Client(port)
-    before = _resident(watcher)
+    before = _resident(Client(port))
     for visitor in visitors:
         visitor.join()
-    after = _resident(watcher)
+    after = _resident(Client(port))
     every = np.concatenate([np.array(each) for each in taken])
     figures = {
         "web_visitors": float(VISITORS),

@@ -16,6 +16,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from searchdb.errors import QueryError
+from searchdb.records import LARGEST_ID
 from searchdb.tables import images
 
 MAX_VALUES = 100
@@ -209,7 +210,7 @@ def _ids(given: int | Collection[int] | None) -> tuple[int, ...] | None:
     ids = (given,) if isinstance(given, int) else tuple(dict.fromkeys(given or ()))
     if len(ids) > MAX_EXCLUDED:
         raise QueryError(f"exclude_id has {len(ids):,} ids, the limit is {MAX_EXCLUDED:,}")
-    if wrong := next((each for each in ids if not isinstance(each, int) or not 0 <= each < 2**63), None):
+    if wrong := next((each for each in ids if not isinstance(each, int) or not 0 <= each <= LARGEST_ID), None):
         raise QueryError(f"exclude_id has {wrong!r}, which is no picture's id")
     return ids or None
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_REFERENCE_BYTES = 2048
 """Longest path or URL kept: PostgreSQL's b-tree, which makes `images.image` unique, refuses keys past 2,704 bytes."""
 
+LARGEST_ID = 2**63 - 1
+"""The largest bigint: no picture can have a higher id, and PostgreSQL refuses to compare with one."""
+
 EMBEDDING_DIMENSION = 512
 """Numbers in one embedding; the width of `images.embedding`."""
 

@@ -19,7 +19,7 @@ from searchdb.facets import FACET_VALUES, Facets
 from searchdb.filters import Filters
 from searchdb.models import check_model
 from searchdb.ranking import FIRST_HITS, MAX_HITS, parameter, prepare, ranked, similarity_to
-from searchdb.records import Hit, ModelIdentity, StoredImage
+from searchdb.records import LARGEST_ID, Hit, ModelIdentity, StoredImage
 from searchdb.relevance import MIN_SAMPLE, Relevance, relevance_for
 from searchdb.tables import embedding_models, images
 
@@ -334,7 +334,7 @@ def _stored_embedding(connection: Connection, image_id: int) -> np.ndarray:
 
 
 def _checked_id(image_id: int) -> int:
-    if not 0 < image_id < 2**63:
+    if not 0 < image_id <= LARGEST_ID:
         raise ImageNotFoundError(image_id)
     return image_id
 

@@ -11,6 +11,9 @@ import pytest
 
 from searchdb.cli import cli
 from searchdb.config import Settings
+from searchdb.embed import Embedder
+from web import create_app
+from web.collection import EXTENSION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +64,24 @@ def test_no_command_is_made_up() -> None:
     groups = {name.split()[0] for name in known}
     for words in mentioned:
         assert words in known or words.split()[0] in known or words in groups, f"`searchdb {words}`"
+
+
+def test_every_endpoint_is_documented_and_none_is_made_up(settings: Settings, embedder: Embedder) -> None:
+    app = create_app(settings, embedder=embedder)
+    document = app.test_client().get("/api/openapi.json").get_json()
+    app.extensions[EXTENSION].close()
+    endpoints = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    assert set(re.findall(r"^\| `([A-Z]+ /api/\S*)` \|", README, re.MULTILINE)) == endpoints
+
+
+def test_every_metric_is_documented_and_none_is_made_up(settings: Settings, embedder: Embedder) -> None:
+    app = create_app(settings, embedder=embedder)
+    shown = app.test_client().get("/metrics").text
+    app.extensions[EXTENSION].close()
+    metrics = set(re.findall(r"^# TYPE (searchdb_\w+?)(?:_total|_created)? ", shown, re.MULTILINE))
+    documented = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`searchdb_.*?) \|", documented, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(searchdb_\w+?)(?:_total)?`", row)} == metrics
 
 
 def test_the_makefile_has_what_the_readme_names() -> None:

@@ -11,12 +11,10 @@ from flask_openapi3.openapi import OpenAPI
 from werkzeug.routing import IntegerConverter
 
 from searchdb.config import Settings
+from searchdb.records import LARGEST_ID
 from web import api, errors, health, images, operations, pages, status
 from web.collection import EXTENSION, Collection
 from web.model import ServedModel
-
-LARGEST_ID = 2**63 - 1
-"""The largest bigint: no picture can have a higher id, and PostgreSQL refuses to compare with one."""
 
 CONTENT_SECURITY_POLICY = (
     # Pictures may come from any host, for URL pictures are shown from where they are; nothing else may.

@@ -11,7 +11,7 @@ from werkzeug.datastructures import MultiDict
 
 from searchdb.errors import ImageNotFoundError, QueryError
 from searchdb.filters import Filters
-from searchdb.records import ModelIdentity
+from searchdb.records import LARGEST_ID, ModelIdentity
 from searchdb.search import MAX_HITS, Query
 from web import vectors
 
@@ -21,7 +21,6 @@ LAST_PAGE = MAX_HITS // PAGE_SIZE
 DEFAULT_THRESHOLD = 0.0
 DEFAULT_RADIUS_KM = 50.0
 """Around a place that is named without one: a city and what belongs to it."""
-_LARGEST_ID = 2**63 - 1
 _LONGEST_NUMBER = 20
 """Characters: more than any number that means something here, and few enough to repeat in a message."""
 _SEVERAL = ("source", "country", "city", "camera", "tag", "any_tag")
@@ -68,7 +67,7 @@ class Ask:
             ImageNotFoundError: `like` is no id that a picture can have.
         """
         like = _whole(args, "like", "the picture's id")
-        if like is not None and not 0 <= like <= _LARGEST_ID:
+        if like is not None and not 0 <= like <= LARGEST_ID:
             raise ImageNotFoundError(like)
         page = _whole(args, "page", "the page")
         if page is not None and not 1 <= page <= LAST_PAGE:

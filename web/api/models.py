@@ -19,11 +19,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from searchdb.filters import MAX_PIXELS, MAX_RADIUS_KM, MAX_VALUE_CHARACTERS, MAX_VALUES
-from searchdb.records import MAX_REFERENCE_BYTES, clean_url
+from searchdb.records import LARGEST_ID, MAX_REFERENCE_BYTES, clean_url
 from searchdb.search import MAX_HITS, MAX_QUERY_CHARACTERS
 
-LARGEST_ID = 2**63 - 1
-"""The largest bigint."""
 DEFAULT_COUNT = 10
 MAX_EXCLUDED_IDS = 1000
 """Ids of pictures that are no hits: as many as a URL can hold."""
