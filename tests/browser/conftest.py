@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
@@ -17,6 +17,9 @@ from searchdb.config import Settings
 from searchdb.embed import Embedder
 from web import create_app
 from web.collection import EXTENSION
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_ARGUMENTS = (
@@ -73,6 +76,31 @@ class QuietHandler(WSGIRequestHandler):
         pass
 
 
+class Whole:
+    """Gives each answer to the server in one piece.
+
+    It leaves files open whose browser has hung up in the meantime, as browsers do with what they need no more.
+    """
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        parts = self._app(environ, start_response)
+        try:
+            return [b"".join(parts)]
+        finally:
+            if isinstance(parts, Closes):
+                parts.close()
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """What a WSGI application's answer may have to be told."""
+
+    def close(self) -> None: ...
+
+
 @pytest.fixture(scope="session")
 def artifacts() -> Path:
     """The folder for what people may want to look at after a run; not in version control."""
@@ -85,6 +113,7 @@ def artifacts() -> Path:
 def site(demo_settings: Settings, embedder: Embedder) -> Iterator[str]:
     """The address of the page over the demo album."""
     app = create_app(demo_settings, embedder=embedder)
+    app.wsgi_app = Whole(app.wsgi_app)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
