@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 DEMO_MODEL = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo" / "model"
 BATCH_SIZE = 32
-"""Pictures or texts in one forward pass: on a CPU the fastest size, larger batches leave its caches."""
+"""Pictures in one forward pass: on a CPU the fastest size, larger batches leave its caches."""
+TEXT_BATCH_SIZE = 8
+"""Texts, of about one length, in one forward pass: each is padded to the longest of its batch, which costs as much as
+words do. 64 texts of 2 to 40 words took 0.7 of the time that batches of 32 took as they came."""
 PASSES_AT_ONCE = 8
 """Forward passes side by side on a CPU, a core or a few each: a pass on all cores waits at every layer for the slowest,
 which is busy decoding."""
@@ -140,8 +143,12 @@ class Embedder:
         What exceeds the model's context (77 tokens for CLIP) is cut off, with a warning in the log.
         """
         loaded = self._model()
-        batches = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
-        return np.concatenate([np.empty((0, EMBEDDING_DIMENSION), np.float32), *map(loaded.embed_texts, batches)])
+        vectors = np.empty((len(texts), EMBEDDING_DIMENSION), np.float32)
+        by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # so that little is padded
+        for start in range(0, len(texts), TEXT_BATCH_SIZE):
+            places = by_length[start : start + TEXT_BATCH_SIZE]
+            vectors[places] = loaded.embed_texts([texts[place] for place in places])
+        return vectors
 
     @cached_property
     def _preprocessing(self) -> _Preprocessing:

@@ -156,3 +156,12 @@ def test_a_model_that_cannot_be_had_names_itself_and_the_ways_out(name: str) -> 
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ModelUnavailableError, match="no device cuda:77"):
         Embedder("demo", device="cuda:77").load()
+
+
+def test_texts_of_all_lengths_keep_their_places(embedder: Embedder) -> None:
+    texts = [
+        " ".join(["a red boat", "at night", "and two houses by the sea"][: 1 + n % 3] * (1 + n % 2)) for n in range(20)
+    ]
+    alone = np.concatenate([embedder.embed_texts([text]) for text in texts])
+    assert (embedder.embed_texts(texts) * alone).sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert embedder.embed_texts([]).shape == (0, 512)
