@@ -43,6 +43,8 @@ BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "search-large": _search_large,
 }
 """Each takes a folder of its own, and `quick`; it returns figures and a table of them."""
+QUICK = ("start", "ingest", "search", "web")
+"""What a quick run measures unless told: what is compared with something else."""
 
 
 def main() -> None:
@@ -60,7 +62,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     if chosen.json and chosen.json.exists():
         figures = json.loads(chosen.json.read_text(encoding="utf-8"))
-    for name in chosen.names or BENCHMARKS:
+    for name in chosen.names or (QUICK if chosen.quick else BENCHMARKS):
         home = Path(tempfile.mkdtemp(prefix="sdb-"))
         try:
             measured, shown = BENCHMARKS[name](home, quick=chosen.quick)

@@ -14,7 +14,7 @@ from searchdb.collection import SearchDB
 from searchdb.config import Settings
 from searchdb.demo.album import draw_album
 
-ROUNDS = 15
+ROUNDS = 9
 PICTURES = 50
 TEXT = "a boat at sunset"
 
