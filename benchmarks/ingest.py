@@ -14,6 +14,7 @@ import io
 import itertools
 import os
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,13 @@ from searchdb.records import FetchedImage, SourceItem
 
 PICTURES, QUICK_PICTURES = 2_000, 512
 """For ingest; a start and an end of a second each should not count for much."""
-RECIPE_PICTURES, QUICK_RECIPE_PICTURES = 100, 48
+RECIPE_PICTURES, QUICK_RECIPE_PICTURES = 100, 32
 """It takes each picture alone, so that a few tell as much as many."""
 LIMIT_PICTURES, QUICK_LIMIT_PICTURES = 1_024, 256
 ROUNDS, QUICK_ROUNDS = 3, 2
-BATCHES = (8, 16, 32, 64)
+BATCHES, QUICK_BATCHES = (8, 16, 32, 64), (16, 32)
+TRIED = 64
+"""Pictures that each way of the forward pass is tried with, after as many."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -52,7 +55,7 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     folder = make_large_model(home / "vit-b32")
     settings = Settings(home=home, model=str(folder), database_url=None, allow_private_addresses=True)
     recipe = _Recipe(folder)
-    forward, best = _best_forward(folder)
+    forward, best = _best_forward(folder, QUICK_BATCHES if quick else BATCHES)
     with (
         picture_server() as url,
         SearchDB(settings) as collection,
@@ -121,8 +124,11 @@ class _Recipe:
             connection.commit()
 
 
-def _best_forward(folder: Path) -> tuple[Any, str]:
-    """Return the fastest forward pass there is, as a function of the number of pictures, and what it is."""
+def _best_forward(folder: Path, batches: Sequence[int]) -> tuple[Callable[[int], None], str]:
+    """Return the fastest forward pass there is, as a function of the number of pictures, and what it is.
+
+    The number format is chosen first, for it counts for most; then, together, the batch and how it is spread.
+    """
     models: dict[torch.dtype, Any] = {
         dtype: CLIPModel.from_pretrained(folder, dtype=dtype).eval().vision_model for dtype in DTYPES
     }
@@ -135,14 +141,16 @@ def _best_forward(folder: Path) -> tuple[Any, str]:
         work = [torch.zeros(batch, 3, LARGE_EDGE, LARGE_EDGE, dtype=dtype)] * (pictures // batch)
         list(map(one_pass, work) if cores is None else cores.map(one_pass, work))
 
-    def seconds(way: tuple[torch.dtype, int, Executor | None]) -> float:
-        run(*way, 2 * way[1])
+    def seconds(dtype: torch.dtype, batch: int, cores: Executor | None) -> float:
+        run(dtype, batch, cores, TRIED)
         started = time.perf_counter()
-        run(*way, 2 * max(BATCHES))
+        run(dtype, batch, cores, TRIED)
         return time.perf_counter() - started
 
     apart = ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
-    dtype, batch, cores = min(itertools.product(DTYPES, BATCHES, (None, apart)), key=seconds)
+    dtype = min(DTYPES, key=lambda dtype: seconds(dtype, batches[0], apart))
+    ways = itertools.product(batches, (apart, None))
+    batch, cores = min(ways, key=lambda way: seconds(dtype, *way))
     for other in set(models) - {dtype}:
         del models[other]
     spread = "a pass on all cores" if cores is None else "a pass on each core"

@@ -26,7 +26,8 @@ import sqlalchemy as sa
 from benchmarks.report import table
 from benchmarks.vectors import clustered, connect, fill
 from searchdb import index
-from searchdb.database import Database
+from searchdb.config import Settings
+from searchdb.database import Database, migrate
 from searchdb.models import claim_model
 from searchdb.records import ModelIdentity
 from searchdb.tables import query_embeddings
@@ -37,7 +38,7 @@ SIZES, QUICK_SIZES = (25_000, 100_000), (25_000,)
 LARGE_SIZES = (500_000,)
 QUERIES = 50
 COUNT = 10
-ROUNDS, QUICK_ROUNDS = 100, 60
+ROUNDS, QUICK_ROUNDS = 100, 40
 SLOW_S = 8.0
 """Seconds after which a slow side is asked no more: its median is known by then."""
 CLIENTS = 4
@@ -89,28 +90,30 @@ class Times:
     per_s_clients: float
 
 
-def measure(database: Database, *, quick: bool) -> tuple[dict[str, float], str]:
+def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     """Return the figures and tables of them."""
     sizes = QUICK_SIZES if quick else SIZES
-    figures, shown = _of_sizes(database, sizes, quick=quick)
+    figures, shown = _of_sizes(home, sizes, quick=quick)
     last = f"_{sizes[-1] // 1000}k"
     return figures | {name.removesuffix(last): value for name, value in figures.items() if name.endswith(last)}, shown
 
 
-def measure_large(database: Database, *, quick: bool) -> tuple[dict[str, float], str]:
+def measure_large(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     """Return the figures and tables of a large collection, which takes too long for whoever is in a hurry."""
-    return ({}, "search: large collections are left out") if quick else _of_sizes(database, LARGE_SIZES, quick=False)
+    return ({}, "search: large collections are left out") if quick else _of_sizes(home, LARGE_SIZES, quick=False)
 
 
-def _of_sizes(database: Database, sizes: Sequence[int], *, quick: bool) -> tuple[dict[str, float], str]:
+def _of_sizes(home: Path, sizes: Sequence[int], *, quick: bool) -> tuple[dict[str, float], str]:
     figures: dict[str, float] = {}
     tables: list[str] = []
-    with closing(connect(database)) as connection:
-        connection.execute(RECIPE)
-    for rows in sizes:
-        found, shown = _measure(database, rows, quick=quick)
-        figures |= {f"{name}_{rows // 1000}k": value for name, value in found.items()}
-        tables.append(table(f"search, {rows:,} pictures, tuned to recall {TARGET}", shown))
+    with Database(Settings(home=home, database_url=None)) as database:
+        migrate(database)
+        with closing(connect(database)) as connection:
+            connection.execute(RECIPE)
+        for rows in sizes:
+            found, shown = _measure(database, rows, quick=quick)
+            figures |= {f"{name}_{rows // 1000}k": value for name, value in found.items()}
+            tables.append(table(f"search, {rows:,} pictures, tuned to recall {TARGET}", shown))
     return figures, "\n\n".join(tables)
 
 
