@@ -1,26 +1,37 @@
-"""The vectors of query texts that were asked for before, in the database: bounded, and apart for every model."""
+"""The vectors of texts asked for before, in the database and in memory: bounded, and apart for every model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.models import claim_model
 from searchdb.readonly import leave_note
-from searchdb.records import ModelIdentity
-from searchdb.tables import embedding_models, query_embeddings
+from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
+from searchdb.tables import Embedding, embedding_models, query_embeddings
 
 MAX_CACHED = 10_000
 """Texts kept for one model, about 25 MB: anonymous visitors fill the cache, and it must not grow with them."""
 KEPT = 0.9
 """Share of them that is left when there are too many, so that not every new text has to look for an old one."""
+COUNTED_EVERY = 100
+"""One new text in so many, by chance, has all of them counted, which takes longer than keeping it."""
 TOUCHED_AFTER = "1 hour"
 """Age of the last note of use from which on a new one is made: reading shall seldom write."""
+REMEMBERED_TEXTS = 2_000
+"""Texts that a process remembers, about 4 MB."""
+REMEMBERED_S = 3600.0
+"""Seconds for which the database is not asked again for a text, and so learns nothing of its use."""
 
 _LOOKUP = sa.select(
     query_embeddings.c.query,
@@ -34,15 +45,66 @@ _LOOKUP = sa.select(
     query_embeddings.c.query == sa.func.any(sa.bindparam("texts", type_=ARRAY(sa.Text))),
 )
 
-_observers: WeakKeyDictionary[Engine, Callable[[int], None]] = WeakKeyDictionary()
+# What claim_model and an INSERT would do, in one go, where the model is the current one already.
+_KEEP = text(
+    """
+    WITH model AS (
+        SELECT id FROM embedding_models WHERE weights_sha256 = :weights AND current FOR SHARE
+    ), kept AS (
+        INSERT INTO query_embeddings (embedding_model_id, query, embedding)
+        SELECT id, :text, :vector FROM model
+        ON CONFLICT DO NOTHING
+    )
+    SELECT id FROM model
+    """
+).bindparams(sa.bindparam("text", type_=sa.Text), sa.bindparam("vector", type_=Embedding(EMBEDDING_DIMENSION)))
+
+_observers: WeakKeyDictionary[Engine, Callable[[str, int], None]] = WeakKeyDictionary()
 
 
-def observe(engine: Engine, observer: Callable[[int], None]) -> None:
-    """Have `observer` told, at every look into the cache of this database and in its thread, how many texts were there.
+def observe(engine: Engine, observer: Callable[[str, int], None]) -> None:
+    """Have `observer` told, at every look for texts and in its thread, how many were in "memory" or in the "database".
 
     The others are those that the model is asked for.
     """
     _observers[engine] = observer
+
+
+class TextMemory:
+    """Vectors of texts in this process's memory: the least recently used go first, and each after some time.
+
+    Args:
+        capacity: texts.
+        seconds: for which each is remembered.
+    """
+
+    def __init__(self, capacity: int = REMEMBERED_TEXTS, seconds: float = math.inf) -> None:
+        self._capacity = capacity
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._vectors: OrderedDict[str, tuple[float, np.ndarray]] = OrderedDict()
+
+    def get(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return the unit vectors of those texts that are remembered."""
+        oldest = time.monotonic() - self._seconds
+        found: dict[str, np.ndarray] = {}
+        with self._lock:
+            for each in texts:
+                since, vector = self._vectors.get(each, (-math.inf, None))
+                if vector is not None and since >= oldest:
+                    self._vectors.move_to_end(each)
+                    found[each] = vector
+        return found
+
+    def put(self, vectors: Mapping[str, np.ndarray]) -> None:
+        """Remember unit vectors of texts."""
+        now = time.monotonic()
+        with self._lock:
+            for each, vector in vectors.items():
+                self._vectors[each] = (now, vector.copy())  # a row would keep all the others in memory
+                self._vectors.move_to_end(each)
+            while len(self._vectors) > self._capacity:
+                self._vectors.popitem(last=False)
 
 
 def embed_texts(
@@ -50,55 +112,64 @@ def embed_texts(
     texts: Sequence[str],
     model: ModelIdentity,
     embed: Callable[[Sequence[str]], np.ndarray],
+    memory: TextMemory | None = None,
 ) -> np.ndarray:
     """Return unit vectors of texts, float32 of shape (n, 512), asking the model only for those not cached.
 
-    All texts are kept alike, whoever asked: the least recently used go first. SQL's text_embedding() reads the cache
-    and cannot note that it did; a text it misses is embedded again by `searchdb embed`, or by `searchdb sql` itself.
-    A database that may only be read keeps what it has.
+    The database is not asked for what the `memory` of this model's texts holds. It keeps all texts alike, whoever
+    asked: the least recently used go first. SQL's text_embedding() reads the cache and cannot note that it did; a text
+    it misses is embedded again by `searchdb embed`, or by `searchdb sql` itself. A database that may only be read keeps
+    what it has.
     """
-    rows = connection.execute(_LOOKUP, {"weights": model.weights_sha256, "texts": list(set(texts))}).all()
-    vectors: dict[str, np.ndarray] = {row.query: row.embedding for row in rows}
-    if unnoted := [row.query for row in rows if row.unnoted]:
-        leave_note(connection, lambda: _touch(connection, model, unnoted))
-    missing = [each for each in dict.fromkeys(texts) if each not in vectors]
-    if (observer := _observers.get(connection.engine)) is not None:
-        observer(len(vectors))
-    if missing:
-        connection.commit()  # the model may take a while: hold no snapshot meanwhile
-        new = dict(zip(missing, embed(missing), strict=True))
-        leave_note(connection, lambda: _keep(connection, new, model))
-        vectors |= new
+    vectors = memory.get(texts) if memory else {}
+    observer = _observers.get(connection.engine, lambda where, count: None)
+    observer("memory", len(vectors))
+    if unknown := [each for each in dict.fromkeys(texts) if each not in vectors]:
+        found = _look_up(connection, unknown, model)
+        observer("database", len(found))
+        if missing := [each for each in unknown if each not in found]:
+            connection.commit()  # the model may take a while: hold no snapshot meanwhile
+            new = dict(zip(missing, embed(missing), strict=True))
+            leave_note(connection, lambda: _keep(connection, new, model))
+            found |= new
+        if memory:
+            memory.put(found)
+        vectors |= found
     return np.stack([vectors[each] for each in texts])
 
 
+def _look_up(connection: Connection, texts: Sequence[str], model: ModelIdentity) -> dict[str, np.ndarray]:
+    rows = connection.execute(_LOOKUP, {"weights": model.weights_sha256, "texts": texts}).all()
+    if unnoted := [row.query for row in rows if row.unnoted]:
+        leave_note(connection, lambda: _touch(connection, model, unnoted))
+    return {row.query: row.embedding for row in rows}
+
+
 def _keep(connection: Connection, vectors: Mapping[str, np.ndarray], model: ModelIdentity) -> None:
-    model_id = claim_model(connection, model)
-    connection.execute(
-        insert(query_embeddings).on_conflict_do_nothing(),
-        [{"embedding_model_id": model_id, "query": each, "embedding": vector} for each, vector in vectors.items()],
-    )
-    _evict(connection, model_id)
+    for each, vector in vectors.items():
+        given = {"weights": model.weights_sha256, "text": each, "vector": vector}
+        if connection.scalar(_KEEP, given) is None:
+            claim_model(connection, model)
+            connection.execute(_KEEP, given)
+    if random.random() < len(vectors) / COUNTED_EVERY:  # noqa: S311
+        _evict(connection, model)
 
 
 def _touch(connection: Connection, model: ModelIdentity, texts: Sequence[str]) -> None:
-    ours = sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)
-    model_id = ours.scalar_subquery()
+    mine = query_embeddings.c.embedding_model_id == _id_of(model)
     # What another search notes or removes at this moment needs no second hand.
     theirs = (
         sa.select(query_embeddings.c.query)
-        .where(query_embeddings.c.embedding_model_id == model_id, query_embeddings.c.query.in_(texts))
+        .where(mine, query_embeddings.c.query.in_(texts))
         .with_for_update(skip_locked=True)
     )
     connection.execute(
-        sa.update(query_embeddings)
-        .where(query_embeddings.c.embedding_model_id == model_id, query_embeddings.c.query.in_(theirs))
-        .values(last_used_at=sa.func.now())
+        sa.update(query_embeddings).where(mine, query_embeddings.c.query.in_(theirs)).values(last_used_at=sa.func.now())
     )
 
 
-def _evict(connection: Connection, model_id: int) -> None:
-    mine = query_embeddings.c.embedding_model_id == model_id
+def _evict(connection: Connection, model: ModelIdentity) -> None:
+    mine = query_embeddings.c.embedding_model_id == _id_of(model)
     if (connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings).where(mine)) or 0) <= MAX_CACHED:
         return
     old = (
@@ -109,3 +180,8 @@ def _evict(connection: Connection, model_id: int) -> None:
         .with_for_update(skip_locked=True)
     )
     connection.execute(sa.delete(query_embeddings).where(mine, query_embeddings.c.query.in_(old)))
+
+
+def _id_of(model: ModelIdentity) -> sa.ScalarSelect[int]:
+    same = embedding_models.c.weights_sha256 == model.weights_sha256
+    return sa.select(embedding_models.c.id).where(same).scalar_subquery()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -89,7 +90,7 @@ class Relevance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scale:
+class Scale:
     """What everyday words find in the sample, as `relevance_scale` has it."""
 
     background_low: float
@@ -98,8 +99,9 @@ class _Scale:
     lift_high: float
 
     @classmethod
-    def from_row(cls, row: sa.Row) -> _Scale:
-        return cls(**{f.name: getattr(row, f.name) for f in fields(cls)})
+    def from_row(cls, row: Mapping[Any, Any]) -> Scale | None:
+        """Return what a row with the columns of `relevance_scale` says; None where they are NULL, not measured yet."""
+        return None if row["lift_low"] is None else cls(**{f.name: row[f.name] for f in fields(cls)})
 
     def relevance(self, background: float) -> Relevance:
         """Return how a text with this background is judged."""
@@ -112,14 +114,14 @@ class _Backgrounds:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._scale: _Scale | None = None
+        self._scale: Scale | None = None
         self._of: dict[str, float] = {}
 
-    def get(self, query: str, scale: _Scale) -> float | None:
+    def get(self, query: str, scale: Scale) -> float | None:
         with self._lock:
             return self._of.get(query) if scale == self._scale else None
 
-    def put(self, query: str, scale: _Scale, background: float) -> None:
+    def put(self, query: str, scale: Scale, background: float) -> None:
         with self._lock:
             if scale != self._scale:
                 self._scale = scale
@@ -131,18 +133,21 @@ class _Backgrounds:
 
 _kept: WeakKeyDictionary[Engine, _Backgrounds] = WeakKeyDictionary()
 
+SCALE_COLUMNS = tuple(relevance_scale.c[f.name] for f in fields(Scale))
+"""What `Scale.from_row` reads."""
+
 _SCALE_OF_MODEL = sa.and_(
     embedding_models.c.id == relevance_scale.c.embedding_model_id,
     embedding_models.c.weights_sha256 == sa.bindparam("weights"),
 )
-_SCALE = sa.select(relevance_scale).join(embedding_models, _SCALE_OF_MODEL)
+_SCALE = sa.select(*SCALE_COLUMNS).join(embedding_models, _SCALE_OF_MODEL)
 _SIMILARITY = 1 - image_sample.c.embedding.cosine_distance(sa.bindparam("vector", type_=Embedding(EMBEDDING_DIMENSION)))
 _SAMPLED = sa.select(
     sa.func.percentile_cont(BACKGROUND).within_group(_SIMILARITY).label("background"),
     sa.func.count().label("sampled"),
 ).subquery("sample")
 _PICTURES = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery())
-_LOOK = sa.select(_SAMPLED, _PICTURES.scalar_subquery().label("pictures"), relevance_scale).select_from(
+_LOOK = sa.select(_SAMPLED, _PICTURES.scalar_subquery().label("pictures"), *SCALE_COLUMNS).select_from(
     _SAMPLED.outerjoin(relevance_scale.join(embedding_models, _SCALE_OF_MODEL), sa.true())
 )
 
@@ -161,6 +166,7 @@ def relevance_for(
     vector: np.ndarray,
     model: ModelIdentity,
     embed: Callable[[Sequence[str]], np.ndarray],
+    scale: Scale | None = None,
 ) -> Relevance | None:
     """Return how similarities to a text are judged; None in a collection of less than MIN_SAMPLE pictures.
 
@@ -176,33 +182,36 @@ def relevance_for(
         vector: the text's unit vector, float32 of shape (512,).
         model: the one that the vector and the pictures' are from.
         embed: returns unit vectors of texts, float32 of shape (n, 512); called when the scale is to be measured.
+        scale: the stored one, where it has just been read.
     """
-    row = connection.execute(_SCALE, {"weights": model.weights_sha256}).one_or_none()
     kept = _kept.setdefault(connection.engine, _Backgrounds())
-    if row is not None and (background := kept.get(query, scale := _Scale.from_row(row))) is not None:
+    if scale is None:
+        row = connection.execute(_SCALE, {"weights": model.weights_sha256}).mappings().one_or_none()
+        scale = None if row is None else Scale.from_row(row)
+    if scale is not None and (background := kept.get(query, scale)) is not None:
         return scale.relevance(background)
     found = _look(connection, vector, model)
-    if found.sampled < min(found.pictures, SAMPLE_SIZE) / 2:
+    if found["sampled"] < min(found["pictures"], SAMPLE_SIZE) / 2:
         connection.commit()
         leave_note(connection, lambda: refresh_sample(connection))
         found = _look(connection, vector, model)
-    if found.sampled < MIN_SAMPLE:
+    if found["sampled"] < MIN_SAMPLE:
         return None
-    scale = _Scale.from_row(found) if found.lift_low is not None else _measure(connection, model, embed)
+    scale = Scale.from_row(found) or _measure(connection, model, embed)
     if scale is None:
         return None
-    kept.put(query, scale, found.background)
-    return scale.relevance(found.background)
+    kept.put(query, scale, found["background"])
+    return scale.relevance(found["background"])
 
 
-def _look(connection: Connection, vector: np.ndarray, model: ModelIdentity) -> sa.Row:
+def _look(connection: Connection, vector: np.ndarray, model: ModelIdentity) -> Mapping[Any, Any]:
     """Return the text's background, how many pictures are sampled and (up to SAMPLE_SIZE) there are, and the scale."""
-    return connection.execute(_LOOK, {"vector": vector, "weights": model.weights_sha256}).one()
+    return connection.execute(_LOOK, {"vector": vector, "weights": model.weights_sha256}).mappings().one()
 
 
 def _measure(
     connection: Connection, model: ModelIdentity, embed: Callable[[Sequence[str]], np.ndarray]
-) -> _Scale | None:
+) -> Scale | None:
     """Measure the scale's ends, and store them if we may; None when the sample has gone meanwhile."""
     connection.commit()  # the model may take a while: hold no snapshot meanwhile
     words = embed(EVERYDAY_WORDS)
@@ -214,7 +223,7 @@ def _measure(
     background_low, background_high = np.quantile(backgrounds, BACKGROUND_RANGE)
     lifts = similarities.max(axis=1) - backgrounds.clip(background_low, background_high)
     low, high = np.quantile(lifts, LIFT_RANGE)
-    scale = _Scale(
+    scale = Scale(
         background_low=float(background_low),
         background_high=float(background_high),
         lift_low=float(low),
@@ -224,7 +233,7 @@ def _measure(
     return scale
 
 
-def _store(connection: Connection, model: ModelIdentity, scale: _Scale) -> None:
+def _store(connection: Connection, model: ModelIdentity, scale: Scale) -> None:
     ends = asdict(scale)
     model_id = sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)
     connection.execute(

@@ -18,10 +18,11 @@ from searchdb.errors import DatabaseError, DatabaseUnavailableError, ImageNotFou
 from searchdb.facets import FACET_VALUES, Facets
 from searchdb.filters import Filters
 from searchdb.models import check_model
+from searchdb.query_cache import TextMemory
 from searchdb.ranking import FIRST_HITS, MAX_HITS, parameter, prepare, ranked, similarity_to
 from searchdb.records import LARGEST_ID, Hit, ModelIdentity, StoredImage
-from searchdb.relevance import MIN_SAMPLE, Relevance, relevance_for
-from searchdb.tables import embedding_models, images
+from searchdb.relevance import MIN_SAMPLE, SCALE_COLUMNS, Relevance, Scale, relevance_for
+from searchdb.tables import embedding_models, images, relevance_scale
 
 __all__ = ["MAX_HITS", "Facets", "Filters", "Query", "QueryEmbedder", "Searcher"]
 
@@ -31,7 +32,8 @@ MAX_QUERY_CHARACTERS = 2000
 """Longest query text: CLIP reads about the first 60 words, PostgreSQL keeps keys of at most 2,704 bytes."""
 MAX_QUERY_BYTES = 2600
 
-_STORED_COLUMNS = [images.c[f.name] for f in fields(StoredImage)]
+_STORED = tuple(f.name for f in fields(StoredImage))
+_STORED_COLUMNS = [images.c[name] for name in _STORED]
 
 # Sorting by random() would read the whole table. Chance picks ids here, more of them than needed because of gaps, and
 # the newest pictures fill up where too few were met.
@@ -97,11 +99,13 @@ class Searcher:
     Args:
         engine: the database.
         embedder: the model; asked only for what the query cache does not hold.
+        memory: of this model's texts, to which the query cache is seldom asked for one twice; None to ask it each time.
     """
 
-    def __init__(self, engine: Engine, embedder: QueryEmbedder) -> None:
+    def __init__(self, engine: Engine, embedder: QueryEmbedder, memory: TextMemory | None = None) -> None:
         self._engine = engine
         self._embedder = embedder
+        self._memory = memory
 
     def search(
         self,
@@ -129,13 +133,9 @@ class Searcher:
         _check_bounds(query, threshold, min_relevance, count, offset)
         with self._reading() as connection:
             parts = self._parts(connection, query)
-            judge = None
-            if query.text is not None:
-                judge = relevance_for(
-                    connection, query.text, parts["text"], self._embedder.identity, self._embedder.embed_texts
-                )
+            judge = self._judge(connection, query.text, parts) if min_relevance > 0 else None
             condition = filters.condition() if filters else None
-            if judge is not None and min_relevance > 0:
+            if judge is not None:
                 least = judge.similarity(min_relevance)
                 if len(parts) == 1:
                     threshold = max(threshold, least)
@@ -156,6 +156,8 @@ class Searcher:
                 rows = run(connection, _page(*shape, condition), given)
             if not rows or any(row["model"] != self._embedder.identity.weights_sha256 for row in rows):
                 check_model(connection, self._embedder.identity)
+            if rows and min_relevance <= 0:
+                judge = self._judge(connection, query.text, parts, Scale.from_row(rows[0]))
         if rows and judge is None and min_relevance > 0:
             raise QueryError(
                 f"min_relevance is {min_relevance}, but a collection of less than {MIN_SAMPLE} pictures has nothing to "
@@ -210,6 +212,15 @@ class Searcher:
             yield connection
             connection.commit()
 
+    def _judge(
+        self, connection: Connection, query: str | None, parts: Mapping[str, np.ndarray], scale: Scale | None = None
+    ) -> Relevance | None:
+        """Return how similarities to the query's text are judged; None without one, and in a small collection."""
+        if query is None:
+            return None
+        model = self._embedder
+        return relevance_for(connection, query, parts["text"], model.identity, model.embed_texts, scale)
+
     def _parts(self, connection: Connection, query: Query) -> dict[str, np.ndarray]:
         """Return the unit vectors of what is asked for, float32 of shape (512,), under the names that hits have."""
         wanted, excluded = ((None if each is None else _checked(each).strip()) for each in (query.text, query.exclude))
@@ -231,7 +242,8 @@ class Searcher:
         return parts
 
     def _embed_texts(self, connection: Connection, texts: Sequence[str]) -> np.ndarray:
-        return query_cache.embed_texts(connection, texts, self._embedder.identity, self._embedder.embed_texts)
+        model = self._embedder
+        return query_cache.embed_texts(connection, texts, model.identity, model.embed_texts, self._memory)
 
 
 def _check_bounds(query: Query, threshold: float, min_relevance: float, count: int, offset: int) -> None:
@@ -278,10 +290,12 @@ def _page(
             *_STORED_COLUMNS,
             place.c.similarity,
             embedding_models.c.weights_sha256.label("model"),
+            *SCALE_COLUMNS,
             *(similarity_to(parameter(f"part_{name}")).label(f"part_{name}") for name in explained),
         )
         .join_from(place, images, images.c.id == place.c.id)
         .join(embedding_models)
+        .outerjoin(relevance_scale)
         .where(place.c.place > offset, place.c.place <= end)
         .order_by(place.c.place)
     )
@@ -295,7 +309,7 @@ def _hit(row: Mapping[Any, Any], parts: Mapping[str, np.ndarray], judge: Relevan
     explained = {name: row[f"part_{name}"] for name in parts} if len(parts) > 1 else None
     to_text = explained["text"] if explained and "text" in explained else row["similarity"]
     return Hit(
-        **{f.name: row[f.name] for f in fields(StoredImage)},
+        **{name: row[name] for name in _STORED},
         similarity=row["similarity"],
         relevance=None if judge is None else judge.of(to_text),
         parts=explained,

@@ -127,6 +127,7 @@ def test_the_cache_is_bounded_and_the_least_recently_used_go_first(
     collection: SearchDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(query_cache, "MAX_CACHED", 10)
+    monkeypatch.setattr(query_cache, "COUNTED_EVERY", 1)
     for n in range(10):
         collection.embed([f"text {n}"])
     with collection.database.begin() as connection:

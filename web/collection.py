@@ -88,7 +88,11 @@ class Collection:
         Raises:
             DatabaseError: it cannot be opened.
         """
-        return Searcher(self.database().engine, self.model().embedder)
+        return self.searcher_with(self.model())
+
+    def searcher_with(self, model: BackgroundModel) -> Searcher:
+        """Return the search with a model that `model` returned a moment ago."""
+        return Searcher(self.database().engine, model.embedder, model.searched)
 
     def facets(self) -> Facets:
         """Return what the pictures can be filtered by, as of a minute ago at most."""
@@ -101,8 +105,7 @@ class Collection:
             ImageNotFoundError: there is none with this id.
             DatabaseError: the database cannot be opened.
         """
-        model = self._model or self.model()
-        return Searcher(self.database().engine, model.embedder).get(image_id)
+        return self.searcher_with(self._model or self.model()).get(image_id)
 
     @property
     def model_name(self) -> str:

@@ -113,14 +113,14 @@ class Metrics:
         if kind == "text":
             self._text_vectors.labels("model").inc(count)
 
-    def remembered(self, count: int) -> None:
-        """Count vectors of texts that were in this process's memory."""
-        self._text_vectors.labels("memory").inc(count)
+    def cached(self, where: str, count: int) -> None:
+        """Count vectors of texts that need not be computed, being in the "database" or in this process's "memory"."""
+        self._text_vectors.labels(where).inc(count)
 
     def watch(self, engine: sa.Engine) -> None:
         """Time the statements of a database, and count its connections and the hits of its query cache."""
         self._pool_limit.set(POOL_SIZE + POOL_OVERFLOW)
-        query_cache.observe(engine, lambda found: self._text_vectors.labels("database").inc(found))
+        query_cache.observe(engine, self.cached)
 
         @event.listens_for(engine, "before_cursor_execute")
         def started(connection: sa.Connection, *_: object) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from searchdb.adding import PictureEmbedder
 from searchdb.errors import ModelError
+from searchdb.query_cache import REMEMBERED_S, REMEMBERED_TEXTS, TextMemory
 from searchdb.records import ModelIdentity
 from searchdb.search import QueryEmbedder
 from web.metrics import Metrics
@@ -23,8 +23,6 @@ PATIENCE = 15.0
 """Seconds that a search waits for the model: loading from disk takes less, a first download much more."""
 RETRY_AFTER = 10
 """Seconds after which a client may ask again, where that was not enough."""
-REMEMBERED_TEXTS = 2_000
-"""Texts whose vectors are kept in memory, about 4 MB."""
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ class ServedModel(QueryEmbedder, PictureEmbedder, Protocol):
 
 
 class RememberingEmbedder:
-    """A model that is timed, and whose vectors of texts are kept in memory: the least recently used go first.
+    """A model that is timed, and whose vectors of texts are kept in memory.
 
     The database keeps them, too, and is asked first; what it may not keep, or has lost, need not be computed again.
     """
@@ -42,9 +40,7 @@ class RememberingEmbedder:
     def __init__(self, model: ServedModel, metrics: Metrics, *, capacity: int = REMEMBERED_TEXTS) -> None:
         self._model = model
         self._metrics = metrics
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._memory = TextMemory(capacity)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -60,19 +56,16 @@ class RememberingEmbedder:
         """Return unit vectors, float32 of shape (len(texts), 512)."""
         if not texts:
             return self._model.embed_texts(texts)
-        with self._lock:
-            known = {each: self._vectors[each] for each in texts if each in self._vectors}
-            for each in known:
-                self._vectors.move_to_end(each)
-        if known:
-            self._metrics.remembered(len(known))
+        known = self._memory.get(texts)
+        self._metrics.cached("memory", len(known))
         missing = [each for each in dict.fromkeys(texts) if each not in known]
         if missing:
             began = time.perf_counter()
             vectors = self._model.embed_texts(missing)
             self._metrics.embedded("text", len(missing), time.perf_counter() - began)
-            known |= zip(missing, vectors, strict=True)
-            self._remember(missing, vectors)
+            new = dict(zip(missing, vectors, strict=True))
+            self._memory.put(new)
+            known |= new
         return np.stack([known[each] for each in texts])
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -82,13 +75,6 @@ class RememberingEmbedder:
         self._metrics.embedded("picture", len(pictures), time.perf_counter() - began)
         return vectors
 
-    def _remember(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        with self._lock:
-            for each, vector in zip(texts, vectors, strict=True):
-                self._vectors[each] = vector.copy()  # a row would keep all the others in memory
-            while len(self._vectors) > self._capacity:
-                self._vectors.popitem(last=False)
-
 
 class BackgroundModel:
     """A model that is loaded once, in a thread of its own.
@@ -97,11 +83,15 @@ class BackgroundModel:
         name: what it was chosen by.
         embedder: the model.
         loaded: whether it is in memory already.
+
+    Attributes:
+        searched: the texts that were searched for, all of which the database has been asked for.
     """
 
     def __init__(self, name: str, embedder: ServedModel, *, loaded: bool = False) -> None:
         self.name = name
         self.embedder = embedder
+        self.searched = TextMemory(seconds=REMEMBERED_S)
         self.failure: ModelError | None = None
         self._lock = threading.Lock()
         self._started = loaded

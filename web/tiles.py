@@ -68,9 +68,13 @@ def alt_of(image: StoredImage) -> str:
 
 
 def thumbnail_url(image: StoredImage) -> str:
-    """Return the thumbnail's URL, with its content's checksum so that browsers keep it."""
-    version = None if is_url(image) else image.sha256.hex()[:8]
-    return url_for("images.thumbnail", image_id=image.id, v=version)
+    """Return the thumbnail's URL, with its version so that browsers keep it."""
+    return url_for("images.thumbnail", image_id=image.id, v=thumbnail_version(image))
+
+
+def thumbnail_version(image: StoredImage) -> str | None:
+    """Return what tells a file's thumbnails from those of its earlier contents; None for a URL picture's."""
+    return None if is_url(image) else image.sha256.hex()[:8]
 
 
 def host_of(image: StoredImage) -> str | None:

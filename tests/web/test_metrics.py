@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
@@ -15,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from searchdb.config import Settings
 from searchdb.database import Database
-from searchdb.tables import query_embeddings
+from searchdb.search import Searcher
 from web import create_app, metrics
 from web.collection import EXTENSION
 from web.metrics import Metrics
@@ -64,25 +63,24 @@ def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, she
     assert not any("made-up" in word.lower() for _, labels in shown for pair in labels for word in pair)
 
 
-def test_the_model_sql_and_caches_are_seen(client: FlaskClient, database: Database, shelf: Shelf) -> None:
+def test_the_model_sql_and_caches_are_seen(
+    client: FlaskClient, database: Database, shelf: Shelf, embedder: Embedder
+) -> None:
     shelf.add("a red boat")
 
     def sources() -> list[float]:
         found = (value(client, "searchdb_text_vectors_total", source=each) for each in ("model", "database", "memory"))
         return [each or 0 for each in found]
 
-    client.get("/?q=a+green+tree")
+    client.get("/api/search?q=a+green+tree")
     assert value(client, "searchdb_embed_seconds_count", kind="text") == 1
-    [model, stored, memory] = sources()
-    assert (model, memory) == (1, 0)
-    client.get("/?q=a+green+tree")
-    assert sources()[0] == model
-    assert sources()[1] > stored
-    with database.begin() as connection:
-        connection.execute(sa.delete(query_embeddings))
-    client.get("/?q=a+green+tree")
-    assert sources()[0] == model
-    assert sources()[2] == 1
+    assert sources() == [1, 0, 0]
+    client.get("/api/search?q=a+green+tree")
+    assert sources() == [1, 0, 1]
+    Searcher(database.engine, embedder).embed(["a blue tree"])
+    for _ in range(2):
+        client.get("/api/search?q=a+blue+tree")
+    assert sources() == [1, 1, 2]
     assert (value(client, "searchdb_sql_seconds_count") or 0) > 5
     assert value(client, "searchdb_pool_connections_limit") == 20
 

@@ -13,14 +13,10 @@ from flask import Response, url_for
 from pydantic import BaseModel, Field
 
 from searchdb.adding import SOURCE as ADDED
-from searchdb.records import EMBEDDING_DIMENSION, Hit, StoredImage
+from searchdb.records import EMBEDDING_DIMENSION, LARGEST_ID, Hit, StoredImage
 from web.errors import without_paths
 from web.images import is_url
-from web.tiles import name_of, thumbnail_url
-
-_AS_THEY_ARE = {
-    f.name for f in fields(StoredImage) if f.name not in ("image", "rendition", "source_id", "metadata", "sha256")
-}
+from web.tiles import name_of, thumbnail_version
 
 
 class Picture(BaseModel):
@@ -87,15 +83,44 @@ class EmbeddingsAnswer(BaseModel):
     embeddings: list[Annotated[list[float], Field(min_length=EMBEDDING_DIMENSION, max_length=EMBEDDING_DIMENSION)]]
 
 
+_AS_THEY_ARE = tuple(
+    {f.name for f in fields(StoredImage)} & Picture.model_fields.keys() - {"source_id", "tags", "metadata", "sha256"}
+)
+
+
+class Links:
+    """Where pictures, their thumbnails and their pages are below this server, for one request.
+
+    Flask makes one address of each kind, and the others are like it: for a page of hits, making them all would take
+    longer than whatever else is said of the hits.
+    """
+
+    def __init__(self) -> None:
+        self._page, self._file, self._thumbnail = map(_pattern, ("pages.picture", "images.file", "images.thumbnail"))
+
+    def page(self, image: StoredImage) -> str:
+        """Return the address of its page for people."""
+        return str(image.id).join(self._page)
+
+    def file(self, image: StoredImage) -> str:
+        """Return the address of the picture itself, which is its own where it is one."""
+        return _without_password(image.image) if is_url(image) else str(image.id).join(self._file)
+
+    def thumbnail(self, image: StoredImage) -> str:
+        """Return the address of its thumbnail."""
+        version = thumbnail_version(image)
+        return str(image.id).join(self._thumbnail) + (f"?v={version}" if version else "")
+
+
 def picture_of(image: StoredImage) -> Picture:
     """Return a stored picture as the API shows it."""
-    return Picture(**_public(image))
+    return Picture(**_public(image, Links()))
 
 
-def found(hit: Hit) -> FoundPicture:
+def found(hit: Hit, links: Links) -> FoundPicture:
     """Return a hit as the API shows it."""
     return FoundPicture(
-        **_public(hit),
+        **_public(hit, links),
         similarity=hit.similarity,
         relevance=hit.relevance,
         parts=None if hit.parts is None else dict(hit.parts),
@@ -107,20 +132,25 @@ def answer(model: BaseModel, status: int = 200) -> Response:
     return Response(model.model_dump_json(exclude_none=False), status, mimetype="application/json")
 
 
-def _public(image: StoredImage) -> dict[str, Any]:
+def _pattern(endpoint: str) -> tuple[str, str]:
+    """Return what comes before and after the id in an endpoint's addresses."""
+    before, _, after = url_for(endpoint, image_id=LARGEST_ID).rpartition(str(LARGEST_ID))
+    return before, after
+
+
+def _public(image: StoredImage, links: Links) -> dict[str, Any]:
     """Return what `Picture` shows; files' own paths, and what was noted of them, lose the names of folders."""
-    public = {name: getattr(image, name) for name in _AS_THEY_ARE if name in Picture.model_fields}
     name, source_id, metadata = name_of(image), image.source_id, image.metadata
     if image.source == ADDED:
         name = str(metadata.get("name") or name)
     elif not is_url(image):
         source_id = source_id and PurePath(source_id).name
         metadata = _without_paths(metadata)
-    return public | {
+    return {name: getattr(image, name) for name in _AS_THEY_ARE} | {
         "name": name,
-        "url": _without_password(image.image) if is_url(image) else url_for("images.file", image_id=image.id),
-        "thumbnail_url": thumbnail_url(image),
-        "page": url_for("pages.picture", image_id=image.id),
+        "url": links.file(image),
+        "thumbnail_url": links.thumbnail(image),
+        "page": links.page(image),
         "source_id": source_id,
         "tags": list(image.tags),
         "metadata": dict(metadata),

@@ -11,12 +11,13 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from searchdb.filters import Filters
-from searchdb.search import MAX_HITS, Query, QueryEmbedder, Searcher
-from web.api.answers import SearchAnswer, answer, found
+from searchdb.search import MAX_HITS, Query
+from web.api.answers import Links, SearchAnswer, answer, found
 from web.api.describing import example, operation_id, request_body, responses
 from web.api.models import Narrowing, SearchBody, SearchParameters
 from web.api.reading import JSON, body_type, checked, read_form, read_json
 from web.collection import collection
+from web.model import BackgroundModel
 from web.pictures import picture_at, picture_of_upload, vector_of
 from web.problems import about
 from web.vectors import from_text, to_text
@@ -39,7 +40,7 @@ def search(query: SearchParameters) -> Response:
     Give at least one of `q`, `like` and `vector`; several are combined. Filters that may have several values are
     repeated: `tag=sea&tag=night`.
     """
-    vector = None if query.vector is None else from_text(query.vector, _ready().identity)
+    vector = None if query.vector is None else from_text(query.vector, _ready().embedder.identity)
     return _page(query, vector, query.vector)
 
 
@@ -66,15 +67,14 @@ def search_by_picture() -> Response:
         body, (upload,) = read_form(Narrowing, "image")
         with about("image"):
             picture = picture_of_upload(upload)
-    embedder = _ready()
-    text = to_text(vector_of(picture), embedder.identity)
+    model = _ready().embedder.identity
+    text = to_text(vector_of(picture), model)
     # By what the text says, and not by the picture itself, so that the next page continues this one.
-    return _page(body, from_text(text, embedder.identity), text)
+    return _page(body, from_text(text, model), text)
 
 
 def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Response:
-    embedder = _ready()
-    searcher = Searcher(collection().database().engine, embedder)
+    searcher = collection().searcher_with(_ready())
     end = query.offset + query.count
     hits = searcher.search(
         Query(text=query.q, vector=vector, like=query.like, exclude=query.exclude),
@@ -85,10 +85,10 @@ def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Resp
         count=query.count + 1 if end < MAX_HITS else query.count,
         offset=query.offset,
     )
-    shown = hits[: query.count]
+    shown, links = hits[: query.count], Links()
     more = len(hits) > query.count
     said = SearchAnswer(
-        hits=[found(hit) for hit in shown],
+        hits=[found(hit, links) for hit in shown],
         count=len(shown),
         offset=query.offset,
         next=_url(query, text, end) if more else None,
@@ -102,8 +102,8 @@ def _url(query: Narrowing, vector: str | None, offset: int) -> str:
     return url_for(".search", **{**given, "vector": vector, "offset": offset})
 
 
-def _ready() -> QueryEmbedder:
+def _ready() -> BackgroundModel:
     """Return the model once it is loaded."""
     model = collection().model()
     model.wait()
-    return model.embedder
+    return model
