@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -187,6 +189,7 @@ def _make_engine(url: URL, patience: Patience) -> Engine:
         pool_timeout=patience.pool,
         connect_args=arguments,
     )
+    engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
     event.listen(engine, "handle_error", _translate)
     event.listen(engine, "connect", _register_vector)
     if patience.statement is not None:
@@ -199,6 +202,15 @@ def _make_engine(url: URL, patience: Patience) -> Engine:
 
         event.listen(engine, "connect", limit_statements)
     return engine
+
+
+def _ping(ask: Callable[[Any], bool], connection: psycopg.Connection[Any]) -> bool:
+    """Return whether a connection that was resting is alive, asking its server only if something came on it.
+
+    A server that closes a connection says so, and saves all others the round trip. One that fell silent would not
+    answer this question sooner than the next.
+    """
+    return ask(connection) if connection.closed or wait([connection.fileno()], 0) else True
 
 
 def _register_vector(connection: psycopg.Connection[Any], _record: object) -> None:

@@ -96,7 +96,7 @@ def test_application_survives_a_restart_of_the_database(make_client, settings: S
     assert client.get("/").status_code == 200
     url = settings.url()
     assert url is not None
-    kill = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+    kill = sa.text("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name")
     with admin.connect() as connection:
         connection.execute(kill, {"name": url.database})
     assert client.get("/").status_code == 200
