@@ -30,8 +30,9 @@ MIGRATION_LOCK_KEY = 0x5EA2C4DB
 """Key of the advisory lock that keeps two migrations apart."""
 MIGRATION_LOCK_TIMEOUT = "60s"
 """Longest wait for that lock, or for a table that a long query holds."""
-POOL_SIZE = 5
-POOL_OVERFLOW = 15
+POOL_SIZE = 8
+"""Connections that are kept, as many as the page's server has threads: any beyond is made for one use, and closed."""
+POOL_OVERFLOW = 12
 """Connections beyond the pool, under load: 20 a process let five processes share PostgreSQL's default of 100."""
 
 _migrating = threading.Lock()
