@@ -24,6 +24,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 import numpy as np
+import sqlalchemy as sa
 from transformers import AutoTokenizer
 
 from benchmarks.report import table
@@ -44,6 +45,7 @@ TEXTS = tuple(f"a {thing} {place}" for thing in ("dog", "boat", "house", "child"
 COUNT = 10
 MIB = 2**20
 CACHED_SQL = "SELECT id, image, similarity FROM search_images(%s, 0, %s)"
+NOTHING_SQL = "SELECT 1"
 VECTOR_SQL = "SELECT id, image, similarity FROM match_images(%s, 0, %s)"
 
 Figures = dict[str, float]
@@ -148,8 +150,16 @@ def _requests(collection: SearchDB, port: int, rounds: int) -> tuple[Figures, st
             own = before[stage] - first[stage]  # looking itself asks the database
             stages.setdefault(name, {}).setdefault(stage, []).append(after[stage] - before[stage] - own)
 
+    nothing = sa.text(NOTHING_SQL)
+
+    def transaction() -> None:
+        with collection.database.begin() as pooled:
+            pooled.execute(nothing)
+
     with closing(connect(collection.database)) as connection:
         for _ in range(rounds):
+            timed("a round trip", lambda: connection.execute(NOTHING_SQL).fetchall())
+            timed("a transaction of the pool", transaction)
             text = next(texts)
             asked("api, cached", "/api/search", text)
             timed("bare SQL, cached", lambda text=text: connection.execute(CACHED_SQL, [text, COUNT]).fetchall())
