@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,11 +28,14 @@ def test_the_least_recently_used_go_first() -> None:
     assert memory.get(["a boat", "a tree", "a cat"]).keys() == {"a boat", "a cat"}
 
 
-def test_nothing_is_remembered_for_longer_than_was_said() -> None:
-    memory = TextMemory(seconds=0.2)
+def test_nothing_is_remembered_for_longer_than_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(query_cache, "time", clock)
+    memory, now = TextMemory(seconds=60), 1000.0
     memory.put(vectors("a boat"))
+    now = 1060.0
     assert memory.get(["a boat"]).keys() == {"a boat"}
-    time.sleep(0.25)
+    now = 1060.1
     assert memory.get(["a boat"]) == {}
 
 
@@ -59,7 +62,7 @@ def test_what_is_remembered_was_kept_for_sql(collection: SearchDB) -> None:
 def test_texts_are_counted_by_chance(collection: SearchDB, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query_cache, "MAX_CACHED", 5)
     chances: list[float] = [0.5] * 8 + [0.001]
-    monkeypatch.setattr(query_cache.random, "random", lambda: chances.pop(0))
+    monkeypatch.setattr(query_cache, "random", SimpleNamespace(random=lambda: chances.pop(0)))
 
     def kept(texts: Sequence[str]) -> int:
         for each in texts:
