@@ -29,4 +29,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
 # One worker unless WEB_CONCURRENCY says more: the model is in memory once.
-CMD ["gunicorn", "--config=python:web.serving", "--bind=0.0.0.0:8000"]
+CMD ["gunicorn", "--config=python:web.ops.serving", "--bind=0.0.0.0:8000"]

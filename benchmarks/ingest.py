@@ -30,9 +30,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from benchmarks.report import interleaved, table
 from benchmarks.server import PICTURE_SIZE, picture_server
 from benchmarks.stages import LARGE_EDGE, make_large_model
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.decode import decode
+from searchdb.media.decode import decode
 from searchdb.records import FetchedImage, SourceItem
 
 PICTURES, QUICK_PICTURES = 2_000, 512

@@ -23,9 +23,9 @@ import sqlalchemy as sa
 
 from benchmarks.report import table
 from benchmarks.server import picture_server
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.tables import ingest_chunks
+from searchdb.db.tables import ingest_chunks
 
 REFERENCES, QUICK_REFERENCES = 50_000, 2_000
 MILESTONES = (1_000, 10_000, 50_000)

@@ -25,13 +25,13 @@ import sqlalchemy as sa
 
 from benchmarks.report import table
 from benchmarks.vectors import clustered, connect, fill
-from searchdb import index
 from searchdb.config import Settings
-from searchdb.database import Database, migrate
-from searchdb.models import claim_model
+from searchdb.db.current_model import claim_model
+from searchdb.db.database import Database, migrate
+from searchdb.db.tables import query_embeddings
+from searchdb.index import build as index
+from searchdb.index.tune import tune
 from searchdb.records import ModelIdentity
-from searchdb.tables import query_embeddings
-from searchdb.tune import tune
 
 SIZES, QUICK_SIZES = (25_000, 100_000), (25_000,)
 """Of which the last one's figures have no size in their names, too."""

@@ -25,11 +25,11 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.report import interleaved, table
 from benchmarks.server import PICTURE_SIZE, picture_server
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.decode import decode
-from searchdb.embed import DEMO_FOLDER, DEMO_MODEL
-from searchdb.ingest import DEFAULT_CHUNK_SIZE, FETCH_THREADS
+from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, FETCH_THREADS
+from searchdb.media.decode import decode
+from searchdb.media.embed import DEMO_FOLDER, DEMO_MODEL
 from searchdb.records import DecodedImage, EmbeddedImage, FetchedImage, SourceItem
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.report import interleaved, table
 from searchdb.cli.demo import album_items
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.demo.album import draw_album
 

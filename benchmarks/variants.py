@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, CLIPModel
 from benchmarks.report import interleaved, table
 from benchmarks.server import base_pictures
 from benchmarks.stages import LARGE_EDGE, make_large_model
-from searchdb.embed import DEMO_FOLDER, Embedder
+from searchdb.media.embed import DEMO_FOLDER, Embedder
 from searchdb.records import EMBEDDING_DIMENSION
 
 PICTURES, QUICK_PICTURES = 256, 64

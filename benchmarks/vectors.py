@@ -11,9 +11,9 @@ import numpy as np
 import psycopg
 from pgvector.psycopg import register_vector
 
-from searchdb import index
-from searchdb.database import Database
-from searchdb.models import claim_model
+from searchdb.db.current_model import claim_model
+from searchdb.db.database import Database
+from searchdb.index import build as index
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
 
 CLUSTERS = 200

@@ -30,9 +30,9 @@ from transformers import AutoTokenizer
 from benchmarks.report import table
 from benchmarks.stages import make_large_model
 from benchmarks.vectors import clustered, connect, fill
-from searchdb import index
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.index import build as index
 
 ROWS, QUICK_ROWS = 25_000, 5_000
 ROUNDS, QUICK_ROUNDS = 300, 60
@@ -101,7 +101,7 @@ def _served(settings: Settings, database_url: str) -> Iterator[int]:
         "SEARCHDB_MODEL": settings.model,
         "SEARCHDB_RATE_LIMIT": "",
     }
-    command = [sys.executable, "-m", "gunicorn", "--config=python:web.serving", f"--bind=127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "gunicorn", "--config=python:web.ops.serving", f"--bind=127.0.0.1:{port}"]
     with (settings.home / "web.log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stderr=log)
         try:

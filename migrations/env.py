@@ -6,9 +6,9 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from searchdb.config import Settings
-from searchdb.database import MIGRATION_LOCK_KEY, MIGRATION_LOCK_TIMEOUT, Database
-from searchdb.tables import VECTOR_INDEX
-from searchdb.unsplash_tables import metadata  # the same one, with the dataset's tables in it
+from searchdb.db.database import MIGRATION_LOCK_KEY, MIGRATION_LOCK_TIMEOUT, Database
+from searchdb.db.tables import VECTOR_INDEX
+from searchdb.unsplash.tables import metadata  # the same one, with the dataset's tables in it
 
 
 def run(connection: Connection) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from searchdb.errors import SearchDBError
 
 if TYPE_CHECKING:
-    from searchdb.collection import SearchDB
+    from searchdb.client import SearchDB
     from searchdb.config import Settings
 
 __all__ = ["SearchDB", "SearchDBError", "Settings"]
@@ -23,7 +23,7 @@ __all__ = ["SearchDB", "SearchDBError", "Settings"]
 def __getattr__(name: str) -> Any:
     """Import the heavier names only when they are asked for."""
     if name == "SearchDB":
-        from searchdb.collection import SearchDB
+        from searchdb.client import SearchDB
 
         return SearchDB
     if name == "Settings":

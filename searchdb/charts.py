@@ -10,8 +10,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from searchdb.models import current_model
-from searchdb.tables import embedding_models, image_sample, ingest_chunks, query_embeddings
+from searchdb.db.current_model import current_model
+from searchdb.db.tables import embedding_models, image_sample, ingest_chunks, query_embeddings
 
 RATE_STEPS = 60
 """Bars of the rate's plot."""

@@ -248,7 +248,7 @@ class Hit(StoredImage):
     """One search result: a stored picture and its cosine similarity to the query, -1 to 1.
 
     `relevance` is the similarity to the query's text on a scale from 0 to 1 that means the same for every text (see
-    `searchdb.relevance.Relevance`). It is None where no text was asked for, since nothing is known of pictures that
+    `searchdb.search.relevance.Relevance`); None where no text was asked for, since nothing is known of pictures that
     nobody described, and in a collection of hardly any pictures. `parts` are the similarities to each part of a query
     that has several: `text`, `image`, `like`, `not`.
     """

@@ -10,12 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from searchdb import index
-from searchdb.database import Database
-from searchdb.models import current_model
-from searchdb.queue import ALIVE, seconds
-from searchdb.store import NOT_STORED, Store
-from searchdb.tables import (
+from searchdb.db.current_model import current_model
+from searchdb.db.database import Database
+from searchdb.db.tables import (
     ingest_chunks,
     ingest_failures,
     ingest_pending,
@@ -23,6 +20,9 @@ from searchdb.tables import (
     procrastinate_jobs,
     procrastinate_workers,
 )
+from searchdb.index import build as index
+from searchdb.ingest.queue import ALIVE, seconds
+from searchdb.ingest.store import NOT_STORED, Store
 
 RATE_WINDOW_S = 60.0
 """The rate is that of the last minute: chunks end every few seconds."""

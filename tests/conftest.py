@@ -13,11 +13,11 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
-from searchdb.database import Database, migrate, open_database
-from searchdb.embed import Embedder
-from searchdb.postgres import EmbeddedServer
+from searchdb.db.database import Database, migrate, open_database
+from searchdb.db.embedded import EmbeddedServer
+from searchdb.media.embed import Embedder
 
 # No deadlines: tests assert behaviour, never seconds. In CI the same examples every time, so that a change is judged by
 # what it changed; a developer's runs go on looking for new ones.

@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from searchdb.charts import rate_history, similarity_histogram
-from searchdb.collection import SearchDB
-from searchdb.database import Database
-from searchdb.tables import ingest_chunks
+from searchdb.client import SearchDB
+from searchdb.db.database import Database
+from searchdb.db.tables import ingest_chunks
 
 END = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

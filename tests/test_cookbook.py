@@ -21,16 +21,17 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import searchdb.demo
-from searchdb import sql, unsplash
 from searchdb.cli.demo import album_items
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
-from searchdb.database import Database, migrate
+from searchdb.db import user_sql as sql
+from searchdb.db.database import Database, migrate
+from searchdb.db.embedded import EmbeddedServer, program_path
+from searchdb.db.tables import VECTOR_INDEX, images
 from searchdb.errors import DatabaseError
-from searchdb.postgres import EmbeddedServer, program_path
-from searchdb.sources.unsplash import find_parts
-from searchdb.tables import VECTOR_INDEX, images
-from tests import unsplash_files
+from searchdb.unsplash import loader as unsplash
+from searchdb.unsplash.reader import find_parts
+from tests.helpers import unsplash_files
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "sql-cookbook.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from click import Command, Context, Group
 
 from searchdb.cli import cli
 from searchdb.config import Settings
-from searchdb.fetch import DEADLINE_S
+from searchdb.media.fetch import DEADLINE_S
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"DATABASE_URL", *(f"SEARCHDB_{name.upper()}" for name in Settings.model_fields if name != "database_url")}
@@ -171,7 +171,7 @@ def test_image_serves_as_the_configuration_says(last_stage: str) -> None:
     assert command is not None
     program, *options = json.loads(command[1])
     assert program == "gunicorn"
-    assert "--config=python:web.serving" in options
+    assert "--config=python:web.ops.serving" in options
     assert "--bind=0.0.0.0:8000" in options
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from searchdb.cli import cli
 from searchdb.config import Settings
-from searchdb.embed import Embedder
+from searchdb.media.embed import Embedder
 from web import create_app
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,9 +12,15 @@ from werkzeug.routing import IntegerConverter
 
 from searchdb.config import Settings
 from searchdb.records import LARGEST_ID
-from web import api, errors, health, images, operations, pages, status
-from web.collection import EXTENSION, Collection
-from web.model import ServedModel
+
+from . import api, errors
+from .backend import EXTENSION, Collection
+from .background_model import ServedModel
+from .files import images
+from .ops import health
+from .ops import middleware as operations
+from .page import status
+from .page import views as pages
 
 CONTENT_SECURITY_POLICY = (
     # Pictures may come from any host, for URL pictures are shown from where they are; nothing else may.
@@ -55,7 +61,7 @@ def create_app(settings: Settings | None = None, *, embedder: ServedModel | None
     settings = Settings() if settings is None else settings
 
     if embedder is None:
-        from searchdb.embed import Embedder
+        from searchdb.media.embed import Embedder
 
         def make_embedder(name: str) -> ServedModel:
             return Embedder(name, device=settings.device, dtype=settings.dtype)

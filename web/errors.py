@@ -13,6 +13,7 @@ from flask import Flask, Response, make_response, render_template, request
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
+from searchdb.db.best_effort import REFUSALS
 from searchdb.errors import (
     DatabaseError,
     EmbeddedServerError,
@@ -24,10 +25,10 @@ from searchdb.errors import (
     QueryError,
     SchemaError,
 )
-from searchdb.filters import Filters
-from searchdb.readonly import REFUSALS
-from web.collection import collection
-from web.problems import (
+from searchdb.search.filters import Filters
+
+from .backend import collection
+from .problems import (
     FieldError,
     InvalidFieldsError,
     PictureRefusedError,

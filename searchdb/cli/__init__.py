@@ -13,7 +13,7 @@ import click
 from searchdb.errors import SearchDBError
 
 if TYPE_CHECKING:
-    from searchdb.collection import SearchDB
+    from searchdb.client import SearchDB
     from searchdb.config import Settings
 
 COMMANDS = {
@@ -93,7 +93,7 @@ def settings_of(ctx: click.Context, **overrides: Any) -> Settings:
 
 def open_collection(ctx: click.Context, **overrides: Any) -> SearchDB:
     """Open the collection for as long as the command runs."""
-    from searchdb.collection import SearchDB
+    from searchdb.client import SearchDB
 
     return ctx.with_resource(SearchDB(settings_of(ctx, **overrides)))
 

@@ -13,7 +13,7 @@ from searchdb.cli import settings_of
 from searchdb.cli.output import print_json
 
 if TYPE_CHECKING:
-    from searchdb.postgres import EmbeddedServer
+    from searchdb.db.embedded import EmbeddedServer
 
 
 @click.group("db")
@@ -25,7 +25,7 @@ def db_command() -> None:
 @click.pass_context
 def db_migrate(ctx: click.Context) -> None:
     """Bring the database's schema to this version's; safe to run twice, or twice at once."""
-    from searchdb.database import Database, migrate, schema_revision
+    from searchdb.db.database import Database, migrate, schema_revision
 
     with Database(settings_of(ctx)) as database:
         migrate(database)
@@ -38,8 +38,8 @@ def db_migrate(ctx: click.Context) -> None:
 @click.pass_context
 def db_status(ctx: click.Context, as_json: bool) -> None:
     """Show which database is used, whether it answers, and its schema; starts nothing."""
-    from searchdb.database import SCHEMA_REVISION, Database, schema_revision
-    from searchdb.postgres import EmbeddedServer
+    from searchdb.db.database import SCHEMA_REVISION, Database, schema_revision
+    from searchdb.db.embedded import EmbeddedServer
 
     settings = settings_of(ctx)
     embedded = settings.url() is None
@@ -61,7 +61,7 @@ def db_status(ctx: click.Context, as_json: bool) -> None:
 @click.pass_context
 def db_start(ctx: click.Context) -> None:
     """Start the embedded server and keep it running until `searchdb db stop`."""
-    from searchdb.database import open_database
+    from searchdb.db.database import open_database
 
     server = _embedded_server(ctx)
     with open_database(settings_of(ctx)) as database:
@@ -81,7 +81,7 @@ def db_stop(ctx: click.Context) -> None:
 def db_url(ctx: click.Context) -> None:
     """Print the database's URL, for psql and other programs."""
     from searchdb.config import libpq_url
-    from searchdb.postgres import EmbeddedServer
+    from searchdb.db.embedded import EmbeddedServer
 
     settings = settings_of(ctx)
     url = settings.url()
@@ -99,8 +99,8 @@ def db_url(ctx: click.Context) -> None:
 def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; further arguments go to psql."""
     from searchdb.config import libpq_url
-    from searchdb.database import open_database
-    from searchdb.postgres import program_path
+    from searchdb.db.database import open_database
+    from searchdb.db.embedded import program_path
 
     with open_database(settings_of(ctx)) as database:
         psql = shutil.which("psql") or str(program_path("psql"))
@@ -112,7 +112,7 @@ def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 def _embedded_server(ctx: click.Context) -> EmbeddedServer:
-    from searchdb.postgres import EmbeddedServer
+    from searchdb.db.embedded import EmbeddedServer
 
     settings = settings_of(ctx)
     if settings.url() is not None:

@@ -12,9 +12,9 @@ from searchdb.cli.output import print_json
 if TYPE_CHECKING:
     import numpy as np
 
-    from searchdb.collection import SearchDB
-    from searchdb.index_status import IndexStatus
-    from searchdb.recall import RecallReport
+    from searchdb.client import SearchDB
+    from searchdb.index.recall import RecallReport
+    from searchdb.index.status import IndexStatus
 
 BUSY = "another process is building or tuning the index: wait for it, or see `searchdb index status`"
 
@@ -54,7 +54,7 @@ def index_command() -> None:
 @click.pass_context
 def index_status(ctx: click.Context, as_json: bool) -> None:
     """Show method, parameters, size, use, recall, and the rows at the last build and now."""
-    from searchdb.index import status
+    from searchdb.index.build import status
 
     with open_collection(ctx).database.connect() as connection:
         _show(status(connection), as_json)
@@ -88,7 +88,7 @@ def index_build(
     if m is not None and ef_construction is not None and ef_construction < 2 * m:
         raise click.UsageError(f"--ef-construction must be at least twice --m, here {2 * m}")
     from searchdb.cli.measuring import building_bar
-    from searchdb.index import build
+    from searchdb.index.build import build
 
     database = open_collection(ctx).database
     with building_bar(database):
@@ -104,7 +104,7 @@ def index_build(
 def index_recall(ctx: click.Context, queries: TextIO | None, sample: int, count: int, as_json: bool) -> None:
     """Compare match_images with an exact scan, for text queries and for stored pictures."""
     from searchdb.cli.measuring import measuring_bar
-    from searchdb.recall import measure
+    from searchdb.index.recall import measure
 
     collection = open_collection(ctx)
     texts = _embedded(collection, queries)
@@ -133,7 +133,7 @@ def index_tune(
 ) -> None:
     """Find how deep searches must go for a recall, and make every client's go so deep."""
     from searchdb.cli.measuring import measuring_bar
-    from searchdb.tune import tune
+    from searchdb.index.tune import tune
 
     collection = open_collection(ctx)
     texts = _embedded(collection, queries)

@@ -13,8 +13,8 @@ from searchdb.cli import open_collection
 from searchdb.cli.output import loading_bar, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from searchdb.collection import SearchDB
-    from searchdb.ingest import IngestReport
+    from searchdb.client import SearchDB
+    from searchdb.ingest.pipeline import IngestReport
     from searchdb.records import RejectedItem, SourceItem
 
 MAX_CHUNK_SIZE = 1000
@@ -97,8 +97,8 @@ def ingest_unsplash(
     Its tables are filled first: unsplash_photos, unsplash_keywords, unsplash_collections, unsplash_conversions and
     unsplash_colors. Then the photos without a picture are fetched, small ones; `--rendition ''` asks for the originals.
     """
-    from searchdb.sources.unsplash import find_parts
-    from searchdb.sources.unsplash_photos import DEFAULT_RENDITION, parse_rendition
+    from searchdb.unsplash.photos import DEFAULT_RENDITION, parse_rendition
+    from searchdb.unsplash.reader import find_parts
 
     wanted = DEFAULT_RENDITION if rendition is None else rendition
     parse_rendition(wanted)  # before half an hour of loading
@@ -126,7 +126,7 @@ def run_ingest(
     retry_failed: bool = False,
 ) -> IngestReport:
     """Ingest with a progress bar and say what became of everything, also when interrupted."""
-    from searchdb.ingest import DEFAULT_CHUNK_SIZE
+    from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE
 
     with working(label) as show:
         report = collection.ingest(
@@ -146,7 +146,7 @@ def run_ingest(
 @contextmanager
 def working(label: str) -> Iterator[Callable[[IngestReport], None]]:
     """Show a progress bar; yield what moves it. When interrupted say what is stored, and that the rest is queued."""
-    from searchdb.ingest import IngestReport
+    from searchdb.ingest.pipeline import IngestReport
 
     report = IngestReport()
     interrupted = True

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from searchdb.errors import DatabaseError
-from searchdb.index_status import build_progress
+from searchdb.index.status import build_progress
 
 if TYPE_CHECKING:
-    from searchdb.database import Database
+    from searchdb.db.database import Database
 
 LOOK_S = 0.25
 """Seconds between two looks at how far the build is."""

@@ -17,9 +17,9 @@ from searchdb.records import mask_credentials
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from searchdb.ingest import IngestReport
+    from searchdb.ingest.pipeline import IngestReport
     from searchdb.records import Hit
-    from searchdb.unsplash import LoadProgress
+    from searchdb.unsplash.loader import LoadProgress
 
 PIPE_WIDTH = 1000
 """Columns of a table that goes to a pipe: wide enough for no path to be broken."""

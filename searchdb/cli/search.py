@@ -74,7 +74,7 @@ def search_command(
     """
     if text is None and image is None and like is None:
         raise click.UsageError("nothing to search for: give TEXT, --image or --like")
-    from searchdb.filters import Filters
+    from searchdb.search.filters import Filters
 
     given = Filters(**filters)
     limits = {"threshold": threshold, "min_relevance": min_relevance, "count": count, "offset": offset}

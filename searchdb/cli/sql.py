@@ -23,7 +23,7 @@ def sql_command(ctx: click.Context, query: str, write: bool, as_json: bool) -> N
                   from match_images(text_embedding('a boat'), 0.2, 100) m join images i using (id)
                   where i.taken_at > '2024-01-01' limit 10"
     """
-    from searchdb import sql
+    from searchdb.db import user_sql as sql
 
     statement = sys.stdin.read() if query == "-" else query
     collection = open_collection(ctx)

@@ -26,7 +26,7 @@ def worker_command(ctx: click.Context, concurrency: int | None, drain: bool, as_
     SIGTERM and Ctrl-C end it when what it has in hand is stored; a second one ends it at once, and then another worker
     takes over. Files are ingested by workers on the machine that queued them, URLs by all.
     """
-    from searchdb.ingest import DEFAULT_CONCURRENCY
+    from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY
 
     collection = open_collection(ctx)
     with _signals() as stop, working("working") as show:

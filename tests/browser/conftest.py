@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, s
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from searchdb.config import Settings
-from searchdb.embed import Embedder
+from searchdb.media.embed import Embedder
 from web import create_app
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

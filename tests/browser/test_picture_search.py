@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from tests.browser.conftest import Tabs
-from tests.picture_server import PictureServer
+from tests.helpers.image_server import PictureServer
 
 pytestmark = pytest.mark.browser
 

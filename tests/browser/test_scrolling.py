@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Tabs
-from web.asking import PAGE_SIZE
+from web.page.search_request import PAGE_SIZE
 
 pytestmark = pytest.mark.browser
 

@@ -14,7 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from searchdb.demo.evaluate import ABSENT, Report, measure
 from searchdb.demo.scenes import EVALUATION_SEEDS, compose, draw
-from searchdb.embed import DEMO_FOLDER
+from searchdb.media.embed import DEMO_FOLDER
 
 MEGABYTE = 1024 * 1024
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from searchdb.postgres import EmbeddedServer
+from searchdb.db.embedded import EmbeddedServer
 
 
 @pytest.fixture(scope="module")

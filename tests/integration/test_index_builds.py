@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from searchdb import index
 from searchdb.config import Settings
-from searchdb.database import Database
-from searchdb.index_status import NEW_INDEX, build_progress, leftovers
-from searchdb.tables import images
-from tests.test_index import clustered, fill, recall
+from searchdb.db.database import Database
+from searchdb.db.tables import images
+from searchdb.index import build as index
+from searchdb.index.status import NEW_INDEX, build_progress, leftovers
+from tests.index.test_build import clustered, fill, recall
 
 ROWS = 4000
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
-from searchdb.database import Database, migrate
-from searchdb.postgres import EmbeddedServer
+from searchdb.db.database import Database, migrate
+from searchdb.db.embedded import EmbeddedServer
+from tests.helpers.image_server import PictureServer
 from tests.integration.test_workers import PICTURES, Runs, assert_complete, enqueue, until, workers, write_list
-from tests.picture_server import PictureServer
 
-SHORT_PATIENCE = "import searchdb.outage\nsearchdb.outage.PATIENCE_S = 2.0"
+SHORT_PATIENCE = "import searchdb.db.retry\nsearchdb.outage.PATIENCE_S = 2.0"
 _numbers = itertools.count(1)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
-from tests.hostile_files import make_hostile_folder
+from tests.helpers.hostile_files import make_hostile_folder
 
 MEMORY_LIMIT_KB = 2 * 1024 * 1024
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.sources.unsplash_format import FORMATS
+from searchdb.unsplash.columns import FORMATS
+from tests.helpers.image_server import PictureServer
+from tests.helpers.unsplash_files import photo, text
 from tests.integration.test_workers import SHORT_SILENCE, Run, Runs, until
-from tests.picture_server import PictureServer
-from tests.unsplash_files import photo, text
 
 STORED: Mapping[str, int] = {
     "/ok.jpg": 420,

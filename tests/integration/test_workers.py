@@ -18,11 +18,11 @@ from typing import Any, Self
 import pytest
 import sqlalchemy as sa
 
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.ingest import MAX_ATTEMPTS
-from searchdb.tables import ingest_chunks, ingest_pending, ingest_workers, procrastinate_jobs
-from tests.picture_server import PictureServer
+from searchdb.db.tables import ingest_chunks, ingest_pending, ingest_workers, procrastinate_jobs
+from searchdb.ingest.pipeline import MAX_ATTEMPTS
+from tests.helpers.image_server import PictureServer
 
 PICTURES = 160
 CHUNK = 16
@@ -30,28 +30,28 @@ DEATH = 9
 """Exit status of a worker that a picture killed."""
 
 SHORT_SILENCE = """
-import searchdb.jobs, searchdb.queue
-from searchdb.tables import procrastinate_workers
+import searchdb.ingest.worker, searchdb.ingest.queue
+from searchdb.db.tables import procrastinate_workers
 import sqlalchemy
 
-searchdb.jobs.HEARTBEAT_S, searchdb.jobs.STALLED_AFTER_S = 0.2, 2.0
-searchdb.queue.ALIVE = procrastinate_workers.c.last_heartbeat > sqlalchemy.text("now() - interval '2 seconds'")
+searchdb.ingest.worker.HEARTBEAT_S, searchdb.ingest.worker.STALLED_AFTER_S = 0.2, 2.0
+searchdb.ingest.queue.ALIVE = procrastinate_workers.c.last_heartbeat > sqlalchemy.text("now() - interval '2 seconds'")
 """
 """A worker that takes another for dead after two seconds of silence."""
 
 FRAGILE = f"""{SHORT_SILENCE}
 import os
-import searchdb.cli.worker, searchdb.collection, searchdb.ingest
+import searchdb.cli.worker, searchdb.client, searchdb.ingest.pipeline
 import torch, transformers
 
-decode = searchdb.ingest.decode
+decode = searchdb.ingest.pipeline.decode
 
 def die_at_the_fifth(fetched, **options):
     if fetched.item.image.endswith("seed=5"):
         os._exit({DEATH})
     return decode(fetched, **options)
 
-searchdb.ingest.decode = die_at_the_fifth
+searchdb.ingest.pipeline.decode = die_at_the_fifth
 while child := os.fork():
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status != {DEATH}:

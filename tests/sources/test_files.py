@@ -13,7 +13,7 @@ import pytest
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, SourceError
 from searchdb.records import MAX_REFERENCE_BYTES, RejectedItem, SourceItem
 from searchdb.sources.files import files, folders
-from tests.hostile_files import make_hostile_folder
+from tests.helpers.hostile_files import make_hostile_folder
 
 
 @pytest.fixture

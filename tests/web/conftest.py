@@ -14,12 +14,12 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from searchdb.config import Settings
-from searchdb.database import Database
-from searchdb.embed import Embedder
-from searchdb.models import claim_model
-from searchdb.tables import images
+from searchdb.db.current_model import claim_model
+from searchdb.db.database import Database
+from searchdb.db.tables import images
+from searchdb.media.embed import Embedder
 from web import create_app
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 
 class Shelf:

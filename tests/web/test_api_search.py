@@ -15,13 +15,13 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from searchdb.config import Settings
-from tests.picture_server import PictureServer, picture
+from tests.helpers.image_server import PictureServer, picture
 from web import create_app
-from web.api.models import MAX_PICTURES, MAX_TEXTS
-from web.collection import EXTENSION
+from web.api.requests import MAX_PICTURES, MAX_TEXTS
+from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.embed import Embedder
+    from searchdb.media.embed import Embedder
     from tests.web.conftest import Shelf
 
 

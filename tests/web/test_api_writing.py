@@ -15,15 +15,15 @@ from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from searchdb.config import Settings
-from searchdb.database import Database
-from searchdb.store import Store
-from tests.picture_server import PictureServer, picture
+from searchdb.db.database import Database
+from searchdb.ingest.store import Store
+from tests.helpers.image_server import PictureServer, picture
 from web import create_app
 from web.api.images import REBUILDER, UPLOADS
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.embed import Embedder
+    from searchdb.media.embed import Embedder
     from tests.web.conftest import Shelf
 
 TOKEN = "tokën for tests"

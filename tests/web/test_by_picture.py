@@ -11,12 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from flask.testing import FlaskClient
 
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.embed import Embedder
-from tests.picture_server import PictureServer, huge_png, picture
+from searchdb.media.embed import Embedder
+from tests.helpers.image_server import PictureServer, huge_png, picture
 from web import create_app
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 
 def search(client: FlaskClient, picture: bytes | None = None, **fields: str | list[str]) -> str:

@@ -19,13 +19,13 @@ from flask import Flask
 from werkzeug.serving import make_server
 
 from searchdb.config import Settings, libpq_url
-from searchdb.database import Database, Patience, migrate
-from searchdb.embed import Embedder
-from searchdb.postgres import EmbeddedServer
+from searchdb.db.database import Database, Patience, migrate
+from searchdb.db.embedded import EmbeddedServer
+from searchdb.media.embed import Embedder
 from tests.web.conftest import Shelf
-from web import collection as web_collection
+from web import backend as web_collection
 from web import create_app
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 CLIENTS = 32
 PATIENCE = 60

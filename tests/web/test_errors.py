@@ -17,17 +17,17 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from searchdb.config import Settings
-from searchdb.database import Database
-from searchdb.postgres import EmbeddedServer
+from searchdb.db.database import Database
+from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.tables import embedding_models
 from searchdb.records import ModelIdentity
-from searchdb.tables import embedding_models
-from web import collection as web_collection
+from web import backend as web_collection
 from web import create_app
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 from web.errors import model_label, without_paths
 
 if TYPE_CHECKING:
-    from searchdb.embed import Embedder
+    from searchdb.media.embed import Embedder
     from tests.web.conftest import Shelf
 
 NOWHERE = "postgresql://someone:hush@db.internal.invalid:1/pictures"
@@ -183,14 +183,14 @@ def test_search_waits_for_the_model_but_not_for_ever(
         collection._loaded = False
         slow = SlowModel(embedder, seconds=0.5)
         collection._make_embedder = lambda name: slow
-        monkeypatch.setattr("web.model.PATIENCE", 0.05)
+        monkeypatch.setattr("web.background_model.PATIENCE", 0.05)
         client = app.test_client()
         early = client.get("/?q=a+boat")
         assert early.status_code == 503
         assert "still loading" in early.text
         assert int(early.headers["Retry-After"]) > 0
         assert client.get("/healthz").status_code == 200
-        monkeypatch.setattr("web.model.PATIENCE", 30)
+        monkeypatch.setattr("web.background_model.PATIENCE", 30)
         assert client.get("/?q=a+boat").status_code == 200
 
 

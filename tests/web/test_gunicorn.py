@@ -79,7 +79,7 @@ def serve(settings: Settings) -> Iterator[Serve]:
             "SEARCHDB_MODEL": "demo",
             **environment,
         }
-        command = [sys.executable, "-m", "gunicorn", "--config=python:web.serving", f"--bind={address}"]
+        command = [sys.executable, "-m", "gunicorn", "--config=python:web.ops.serving", f"--bind={address}"]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         servers.append(Server(url=f"http://{address}", process=process))
         servers[-1].until_ready()

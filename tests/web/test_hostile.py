@@ -17,15 +17,15 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import TestResponse, encode_multipart
 
 from searchdb.config import Settings
-from searchdb.database import Database
-from searchdb.store import Store
-from tests.picture_server import PictureServer, huge_png, picture
+from searchdb.db.database import Database
+from searchdb.ingest.store import Store
+from tests.helpers.image_server import PictureServer, huge_png, picture
 from web import create_app
 from web.api.images import REBUILDER
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.embed import Embedder
+    from searchdb.media.embed import Embedder
 
 TOKEN = {"Authorization": "Bearer hunter2"}
 MARKUP = "\"'><script>alert(1)</script><svg onload=alert(1)>{{7*7}}"

@@ -14,14 +14,14 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from searchdb.config import Settings
-from searchdb.decode import FORMATS
+from searchdb.media.decode import FORMATS
 from web import create_app
-from web.collection import EXTENSION
-from web.images import MIMETYPES
-from web.thumbnails import LONGEST_SIDE
+from web.backend import EXTENSION
+from web.files.images import MIMETYPES
+from web.files.thumbnails import LONGEST_SIDE
 
 if TYPE_CHECKING:
-    from searchdb.embed import Embedder
+    from searchdb.media.embed import Embedder
     from tests.web.conftest import Shelf
 
 

@@ -13,15 +13,16 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from searchdb.config import Settings
-from searchdb.database import Database
-from searchdb.search import Searcher
-from web import create_app, metrics
-from web.collection import EXTENSION
-from web.metrics import Metrics
-from web.model import RememberingEmbedder
+from searchdb.db.database import Database
+from searchdb.search.searcher import Searcher
+from web import create_app
+from web.backend import EXTENSION
+from web.background_model import RememberingEmbedder
+from web.ops import metrics
+from web.ops.metrics import Metrics
 
 if TYPE_CHECKING:
-    from searchdb.embed import Embedder
+    from searchdb.media.embed import Embedder
     from tests.web.conftest import Shelf
 
 Sample = tuple[str, frozenset[tuple[str, str]]]

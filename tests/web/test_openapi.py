@@ -17,13 +17,13 @@ from schemathesis.engine.recorder import CheckNode, ScenarioRecorder
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from searchdb.config import Settings
-from searchdb.fetch import Fetcher
+from searchdb.media.fetch import Fetcher
 from web import create_app
 from web.api.images import REBUILDER
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.embed import Embedder
+    from searchdb.media.embed import Embedder
     from tests.web.conftest import Shelf
 
 TOKEN = "a token for tests"

@@ -17,15 +17,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from searchdb.config import Settings
-from searchdb.database import Database, Patience, migrate, open_database
+from searchdb.db.database import Database, Patience, migrate, open_database
+from searchdb.db.tables import embedding_models
 from searchdb.errors import DatabaseError, ModelUnavailableError
-from searchdb.tables import embedding_models
-from web import collection as web_collection
+from web import backend as web_collection
 from web import create_app
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.embed import Embedder
+    from searchdb.media.embed import Embedder
     from tests.web.conftest import Shelf
 
 MakeApp = Callable[..., Flask]

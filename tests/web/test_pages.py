@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from web.asking import PAGE_SIZE
+from web.page.search_request import PAGE_SIZE
 
 if TYPE_CHECKING:
     from tests.web.conftest import Shelf
@@ -386,7 +386,7 @@ def test_works_below_a_prefix(client: FlaskClient, shelf: Shelf) -> None:
 
 
 def test_stylesheet_has_every_shape() -> None:
-    from web.tiles import NARROWEST, STEP, WIDEST, shape_of
+    from web.page.tiles import NARROWEST, STEP, WIDEST, shape_of
 
     rules = dict(re.findall(r"\.(r\d+) \{ --ratio: ([\d.]+); \}", (STATIC / "page.css").read_text()))
     assert rules == {f"r{percent}": f"{percent / 100:g}" for percent in range(NARROWEST, WIDEST + 1, STEP)}

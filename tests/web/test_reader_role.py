@@ -12,17 +12,17 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from searchdb import readonly
-from searchdb.collection import SearchDB
+from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
-from searchdb.database import Database
-from searchdb.embed import Embedder
+from searchdb.db import best_effort as readonly
+from searchdb.db.database import Database
+from searchdb.db.tables import image_sample, query_embeddings, relevance_scale
 from searchdb.errors import DatabaseError
-from searchdb.search import Query, Searcher
-from searchdb.tables import image_sample, query_embeddings, relevance_scale
-from tests.test_relevance import copy_album
+from searchdb.media.embed import Embedder
+from searchdb.search.searcher import Query, Searcher
+from tests.search.test_relevance import copy_album
 from web import create_app
-from web.collection import EXTENSION
+from web.backend import EXTENSION
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 ROLE = "searchdb_reader"

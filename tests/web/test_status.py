@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from searchdb.database import Database
-from searchdb.tables import ingest_failures
-from web.status import bars
+from searchdb.db.database import Database
+from searchdb.db.tables import ingest_failures
+from web.page.status import bars
 
 if TYPE_CHECKING:
     from tests.web.conftest import Shelf

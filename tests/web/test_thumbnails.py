@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from web.thumbnails import ThumbnailCache
+from web.files.thumbnails import ThumbnailCache
 
 
 def key(number: int) -> bytes:

@@ -6,11 +6,12 @@ from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.openapi import OpenAPI
 
-from searchdb.adding import Rebuilder
-from web.api import docs, embedding, images, searching
-from web.api.describing import SECURITY_SCHEMES
-from web.collection import collection
-from web.problems import Problem, below_api
+from searchdb.ingest.adder import Rebuilder
+
+from ..api import docs, embedding, images, searching
+from ..backend import collection
+from ..problems import Problem, below_api
+from .openapi import SECURITY_SCHEMES
 
 MAX_REQUEST_OVERHEAD = 1024 * 1024
 """Bytes of a request beside the largest picture: its other fields, and what is around them."""

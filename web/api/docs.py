@@ -11,8 +11,8 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.openapi import OpenAPI
 from markupsafe import Markup
 
-from web.api.describing import described_for
-from web.problems import FieldError, Problem
+from ..problems import FieldError, Problem
+from .openapi import described_for
 
 blueprint = APIBlueprint("docs", __name__)
 

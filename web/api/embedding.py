@@ -10,14 +10,14 @@ from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from web.api.answers import EmbeddingsAnswer, answer
-from web.api.describing import example, operation_id, request_body, responses
-from web.api.models import MAX_PICTURES, EmbeddingsBody, Nothing
-from web.api.reading import JSON, body_type, checked, invalid, read_form, read_json
-from web.collection import collection
-from web.errors import model_label
-from web.pictures import picture_in
-from web.problems import about
+from ..backend import collection
+from ..errors import model_label
+from ..files.uploads import picture_in
+from ..problems import about
+from .openapi import example, operation_id, request_body, responses
+from .parsing import JSON, body_type, checked, invalid, read_form, read_json
+from .requests import MAX_PICTURES, EmbeddingsBody, Nothing
+from .responses import EmbeddingsAnswer, answer
 
 blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")], operation_id_callback=operation_id)
 

@@ -9,15 +9,16 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from werkzeug.datastructures import FileStorage
 
-from searchdb.adding import SOURCE, Adder, Addition, Rebuilder
+from searchdb.ingest.adder import SOURCE, Adder, Addition, Rebuilder
 from searchdb.records import SourceItem
-from web.api.answers import Picture, RandomAnswer, answer, picture_of
-from web.api.describing import TOKEN, example, operation_id, request_body, responses
-from web.api.models import AddBody, ImagePath, Metadata, RandomParameters
-from web.api.reading import JSON, authorised, body_type, checked, read_form, read_json
-from web.collection import collection
-from web.pictures import decoding
-from web.problems import about
+
+from ..backend import collection
+from ..files.uploads import decoding
+from ..problems import about
+from .openapi import TOKEN, example, operation_id, request_body, responses
+from .parsing import JSON, authorised, body_type, checked, read_form, read_json
+from .requests import AddBody, ImagePath, Metadata, RandomParameters
+from .responses import Picture, RandomAnswer, answer, picture_of
 
 blueprint = APIBlueprint("images", __name__, abp_tags=[Tag(name="Pictures")], operation_id_callback=operation_id)
 

@@ -10,17 +10,18 @@ from flask import Response, url_for
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from searchdb.filters import Filters
-from searchdb.search import MAX_HITS, Query
-from web.api.answers import Links, SearchAnswer, answer, found
-from web.api.describing import example, operation_id, request_body, responses
-from web.api.models import Narrowing, SearchBody, SearchParameters
-from web.api.reading import JSON, body_type, checked, read_form, read_json
-from web.collection import collection
-from web.model import BackgroundModel
-from web.pictures import picture_at, picture_of_upload, vector_of
-from web.problems import about
-from web.vectors import from_text, to_text
+from searchdb.search.filters import Filters
+from searchdb.search.searcher import MAX_HITS, Query
+
+from ..backend import collection
+from ..background_model import BackgroundModel
+from ..files.uploads import picture_at, picture_of_upload, vector_of
+from ..problems import about
+from ..vector_param import from_text, to_text
+from .openapi import example, operation_id, request_body, responses
+from .parsing import JSON, body_type, checked, read_form, read_json
+from .requests import Narrowing, SearchBody, SearchParameters
+from .responses import Links, SearchAnswer, answer, found
 
 blueprint = APIBlueprint("searching", __name__, abp_tags=[Tag(name="Searching")], operation_id_callback=operation_id)
 

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, tables, the embedded server, and the collection's current model."""

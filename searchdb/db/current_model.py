@@ -1,0 +1,76 @@
+"""The guard on the collection's model: all its vectors come from one, and nothing else is compared with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects.postgresql import insert
+
+from searchdb.db.tables import embedding_models, images
+from searchdb.errors import ModelMismatchError
+from searchdb.records import ModelIdentity
+
+
+def claim_model(connection: Connection, model: ModelIdentity) -> int:
+    """Make `model` the collection's, unless it holds pictures of another; return its id in `embedding_models`.
+
+    Call it in the transaction that writes vectors: until that ends nobody can make another model current.
+
+    Raises:
+        ModelMismatchError: stored pictures were embedded with other weights.
+    """
+    current = embedding_models.c.current
+    same = embedding_models.c.weights_sha256 == model.weights_sha256
+    # FOR SHARE lets writers of one model work side by side; the FOR UPDATE below waits for them all.
+    ours = connection.scalar(sa.select(embedding_models.c.id).where(same, current).with_for_update(read=True))
+    if ours is not None:
+        return ours
+    connection.execute(
+        insert(embedding_models)
+        .values(name=model.name, weights_sha256=model.weights_sha256)
+        .on_conflict_do_nothing(index_elements=["weights_sha256"])
+    )
+    rows = connection.execute(sa.select(embedding_models).order_by(embedding_models.c.id).with_for_update()).all()
+    stored = next((row for row in rows if row.current), None)
+    if stored is not None and stored.weights_sha256 == model.weights_sha256:
+        return stored.id
+    if stored is not None and _has_pictures(connection):
+        raise ModelMismatchError(str(_identity(stored)), str(model))
+    connection.execute(sa.update(embedding_models).where(current).values(current=False))
+    claimed = sa.update(embedding_models).where(same).values(current=True, name=model.name)
+    return connection.execute(claimed.returning(embedding_models.c.id)).scalar_one()
+
+
+def current_model(connection: Connection) -> ModelIdentity | None:
+    """Return the model that the collection's vectors were made with; None before the first vector."""
+    row = connection.execute(sa.select(embedding_models).where(embedding_models.c.current)).one_or_none()
+    return None if row is None else _identity(row)
+
+
+def model_to_use(connection: Connection, wanted: str | None, default: str) -> str:
+    """Return the name of the model to load: the one explicitly wanted, else the stored pictures', else the default."""
+    if wanted is not None:
+        return wanted
+    stored = current_model(connection)
+    return stored.name if stored is not None and _has_pictures(connection) else default
+
+
+def check_model(connection: Connection, model: ModelIdentity) -> None:
+    """Refuse to compare vectors of `model` with stored ones of another.
+
+    Raises:
+        ModelMismatchError: stored pictures were embedded with other weights.
+    """
+    stored = current_model(connection)
+    if stored is not None and stored.weights_sha256 != model.weights_sha256 and _has_pictures(connection):
+        raise ModelMismatchError(str(stored), str(model))
+
+
+def _has_pictures(connection: Connection) -> bool:
+    return bool(connection.scalar(sa.select(sa.exists().select_from(images))))
+
+
+def _identity(row: Any) -> ModelIdentity:
+    return ModelIdentity(name=row.name, weights_sha256=row.weights_sha256)

@@ -1,0 +1,1 @@
+"""The vector index: building, tuning, measuring recall, and reporting its state."""

@@ -1,0 +1,1 @@
+"""Writes the collection: the queue, the pipeline from reference to row, and the worker."""

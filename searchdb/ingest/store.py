@@ -1,0 +1,331 @@
+"""Writes the collection: pictures and failures, in chunks, so that any number of processes may do so at once."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
+
+from searchdb.db.current_model import check_model, claim_model
+from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
+from searchdb.records import (
+    ChunkOutcome,
+    EmbeddedImage,
+    FailedImage,
+    Failure,
+    ModelIdentity,
+    RejectedItem,
+    SourceItem,
+)
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""What a str may hold and PostgreSQL's text may not: NUL, and halves of surrogate pairs."""
+SCAN_ROWS = 1000
+"""Rows read at a time from a listing that may be as long as the collection."""
+
+NOT_STORED = ~sa.exists().where(images.c.image == ingest_failures.c.image)
+"""Of failures: those whose reference is no picture either. One whose file turned bad later stays a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """How a reference was last seen: its file's state, empty for a URL, or that its source rejected it."""
+
+    byte_size: int | None
+    modified_at: datetime | None
+    rejected: bool
+
+    def matches(self, item: SourceItem | RejectedItem) -> bool:
+        """Whether the reference is still as it was then. Of a URL only its server could tell: it counts as so."""
+        if self.rejected or isinstance(item, RejectedItem):
+            return self.rejected and isinstance(item, RejectedItem)
+        return item.modified_at is None or (self.byte_size, self.modified_at) == (item.byte_size, item.modified_at)
+
+
+class Store:
+    """The writing side of one collection."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def check_model(self, model: ModelIdentity) -> None:
+        """Refuse a model that is not the stored pictures'.
+
+        Raises:
+            ModelMismatchError: their vectors come from other weights.
+        """
+        with self._engine.connect() as connection:
+            check_model(connection, model)
+
+    # --- pictures -------------------------------------------------------------------------------
+
+    def stored(self, references: Sequence[str]) -> dict[str, FileState]:
+        """Return those references that are stored, with their files' state at the time."""
+        statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at, sa.false().label("rejected"))
+        return self._states(statement.where(images.c.image.in_(references)))
+
+    def failed(self, references: Sequence[str]) -> dict[str, FileState]:
+        """Return those references that have failed, with their files' state at the time."""
+        item = ingest_failures.c.item
+        statement = sa.select(
+            ingest_failures.c.image,
+            sa.cast(item["byte_size"].astext, sa.BigInteger).label("byte_size"),
+            sa.cast(item["modified_at"].astext, sa.DateTime(timezone=True)).label("modified_at"),
+            item.is_(None).label("rejected"),
+        )
+        return self._states(statement.where(ingest_failures.c.image.in_(references)))
+
+    def _states(self, statement: sa.Select[*tuple[Any, ...]]) -> dict[str, FileState]:
+        with self._engine.connect() as connection:
+            return {
+                row.image: FileState(byte_size=row.byte_size, modified_at=row.modified_at, rejected=row.rejected)
+                for row in connection.execute(statement)
+            }
+
+    def embeddings_of(self, hashes: Sequence[bytes], model: ModelIdentity) -> dict[bytes, np.ndarray]:
+        """Return the stored unit vectors, float32 of shape (512,), of those files that are stored, by SHA-256."""
+        statement = (
+            sa.select(images.c.sha256, images.c.embedding)
+            .ext(distinct_on(images.c.sha256))
+            .where(images.c.sha256.in_(hashes))
+            .order_by(images.c.sha256)
+        )
+        with self._engine.begin() as connection:
+            claim_model(connection, model)
+            return {row.sha256: row.embedding for row in connection.execute(statement)}
+
+    def upsert(self, embedded: Sequence[EmbeddedImage], model: ModelIdentity) -> None:
+        """Store pictures, replacing rows with the same reference, and forget their failures; all or none.
+
+        Raises:
+            ModelMismatchError: the collection was meanwhile claimed by another model.
+        """
+        with self._engine.begin() as connection:
+            upsert_images(connection, embedded, model)
+
+    def settle(self, outcome: ChunkOutcome, model: ModelIdentity, *, worker: str) -> None:
+        """Store a chunk's pictures and failures, and take its references out of the queue; all or nothing.
+
+        What another worker has settled meanwhile is stored again, the same, and not counted again.
+
+        Raises:
+            ModelMismatchError: the collection was meanwhile claimed by another model.
+        """
+        with self._engine.begin() as connection:
+            runs = _take_from_queue(connection, outcome)
+            upsert_images(connection, outcome.embedded, model)
+            _record_failures(connection, outcome.failed)
+            if runs:
+                connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))
+
+    def images_under(self, folder: str) -> Iterator[tuple[int, str]]:
+        """Yield (id, path) of the file pictures below a folder."""
+        statement = sa.select(images.c.id, images.c.image).where(
+            images.c.source == "files", sa.func.starts_with(images.c.image, folder.rstrip("/") + "/")
+        )
+        with self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=SCAN_ROWS).execute(statement):
+                yield row.id, row.image
+
+    def delete_images(self, ids: Sequence[int]) -> int:
+        """Delete pictures by id; return how many there were."""
+        # One array, not a parameter each, of which a statement takes 65,535: a whole folder may be gone.
+        chosen = images.c.id == sa.any_(sa.literal(list(ids), ARRAY(sa.BigInteger)))
+        with self._engine.begin() as connection:
+            return connection.execute(sa.delete(images).where(chosen)).rowcount
+
+    def delete_source(self, source: str) -> int:
+        """Delete all that is known of a source: pictures, failures, and what is queued; return how many pictures."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(ingest_pending).where(ingest_pending.c.source == source))
+            connection.execute(sa.delete(ingest_failures).where(ingest_failures.c.source == source))
+            return connection.execute(sa.delete(images).where(images.c.source == source)).rowcount
+
+    # --- failures -------------------------------------------------------------------------------
+
+    def record_failures(self, failed: Sequence[FailedImage]) -> None:
+        """Record failures; one that is known counts another attempt."""
+        with self._engine.begin() as connection:
+            _record_failures(connection, failed)
+
+    def failures(self, *, source: str | None = None, error: str | None = None) -> Iterator[Failure]:
+        """Yield recorded failures, oldest first, optionally of one source and one error class."""
+        statement = sa.select(ingest_failures).where(*_matching(source, error)).order_by(ingest_failures.c.id)
+        with self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=SCAN_ROWS).execute(statement).mappings():
+                yield Failure.from_row(row)
+
+    def clear_failures(self, *, source: str | None = None, error: str | None = None) -> int:
+        """Forget recorded failures, so that the next ingest tries them anew; return how many there were."""
+        with self._engine.begin() as connection:
+            return connection.execute(sa.delete(ingest_failures).where(*_matching(source, error))).rowcount
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of distinct references that are pictures, that failed, and that are pending.
+
+        A reference counts once: a picture whose file turned bad, or is being read again, is a picture.
+        """
+        failed = sa.select(sa.func.count()).select_from(ingest_failures)
+        failed = failed.where(NOT_STORED)
+        pending = sa.select(sa.func.count()).select_from(ingest_pending)
+        pending = pending.where(~_exists(images, ingest_pending), ~_exists(ingest_failures, ingest_pending))
+        statement = sa.select(
+            sa.select(sa.func.count()).select_from(images).scalar_subquery().label("images"),
+            failed.scalar_subquery().label("failed"),
+            pending.scalar_subquery().label("pending"),
+        )
+        with self._engine.connect() as connection:  # one statement, so one moment
+            return dict(connection.execute(statement).mappings().one())
+
+
+def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], model: ModelIdentity) -> None:
+    """Store pictures in a transaction of the caller's; otherwise like `Store.upsert`."""
+    if not embedded:
+        return
+    model_id = claim_model(connection, model)
+    # Every writer takes its row locks in this order, which SQL calls "C", so that no two can wait for each other.
+    rows = sorted((_image_row(picture, model_id) for picture in embedded), key=lambda row: row["image"])
+    statement = insert(images).values(rows)
+    replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()})
+    )
+    _forget_failures(connection, [row["image"] for row in rows])
+
+
+def _record_failures(connection: Connection, failed: Sequence[FailedImage]) -> None:
+    if not failed:
+        return
+    statement = insert(ingest_failures).values(sorted(map(_failure_row, failed), key=lambda row: row["image"]))
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["image"],
+            set_={
+                **{name: statement.excluded[name] for name in ("error", "message", "retryable", "item")},
+                "attempts": ingest_failures.c.attempts + 1,
+                "last_failed_at": sa.func.now(),
+            },
+        )
+    )
+
+
+def _take_from_queue(connection: Connection, outcome: ChunkOutcome) -> dict[str, Sequence[UUID]]:
+    """Take the outcome's references out of the queue; return those that were still in it, with their runs."""
+    pending = ingest_pending.c
+    references = [
+        *(picture.decoded.item.image for picture in outcome.embedded),
+        *(failure.image for failure in outcome.failed),
+        *outcome.unchanged,
+    ]
+    ordered = (
+        sa.select(pending.image)
+        .where(pending.image.in_(references), pending.job_id == outcome.job_id)
+        .order_by(pending.image.collate("C"))
+        .with_for_update()
+    )
+    taken = sa.delete(ingest_pending).where(pending.image.in_(ordered)).returning(pending.image, pending.run_ids)
+    return {row.image: row.run_ids for row in connection.execute(taken)}
+
+
+def _tallies(outcome: ChunkOutcome, runs: Mapping[str, Sequence[UUID]], worker: str) -> list[dict[str, Any]]:
+    """Return a row of `ingest_chunks` for each run that had asked for some of the chunk."""
+    errors = {failure.image: type(failure.error).__name__ for failure in outcome.failed}
+    rows: dict[UUID, dict[str, Any]] = {}
+    for image, run_ids in runs.items():
+        for run_id in run_ids:
+            fresh = {"run_id": run_id, "worker": worker, "stored": 0, "copied": 0, "unchanged": 0, "failed": Counter()}
+            row = rows.setdefault(run_id, fresh)
+            if image in errors:
+                row["failed"][errors[image]] += 1
+            elif image in outcome.unchanged:
+                row["unchanged"] += 1
+            else:
+                row["stored"] += 1
+                row["copied"] += image in outcome.copied
+    return list(rows.values())
+
+
+def _exists(table: sa.Table, beside: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.exists().where(table.c.image == beside.c.image)
+
+
+def _forget_failures(connection: Connection, references: Sequence[str]) -> None:
+    ordered = (
+        sa.select(ingest_failures.c.id)
+        .where(ingest_failures.c.image.in_(references))
+        .order_by(ingest_failures.c.image.collate("C"))
+        .with_for_update()
+    )
+    connection.execute(sa.delete(ingest_failures).where(ingest_failures.c.id.in_(ordered)))
+
+
+def _matching(source: str | None, error: str | None) -> list[sa.ColumnElement[bool]]:
+    wanted = {ingest_failures.c.source: source, ingest_failures.c.error: error}
+    return [column == value for column, value in wanted.items() if value is not None]
+
+
+def _image_row(picture: EmbeddedImage, model_id: int) -> dict[str, Any]:
+    """Make the row: what the source says counts before what the file says of itself."""
+    decoded, item = picture.decoded, picture.decoded.item
+    located = item.latitude is not None and item.longitude is not None
+    return storable(
+        {
+            "image": item.image,
+            "rendition": item.rendition,
+            "source": item.source,
+            "source_id": item.source_id,
+            "embedding": picture.embedding,
+            "embedding_model_id": model_id,
+            "sha256": decoded.sha256,
+            "width": decoded.width,
+            "height": decoded.height,
+            "description": item.description,
+            "credit": item.credit,
+            "credit_url": item.credit_url,
+            "page_url": item.page_url,
+            "taken_at": item.taken_at or decoded.taken_at,
+            "camera": item.camera or decoded.camera,
+            "country": item.country,
+            "city": item.city,
+            "latitude": item.latitude if located else decoded.latitude,
+            "longitude": item.longitude if located else decoded.longitude,
+            "tags": list(dict.fromkeys(item.tags)),
+            "metadata": dict(item.metadata),
+            "byte_size": decoded.byte_size,
+            "modified_at": item.modified_at,
+            "colour": decoded.colour,
+        }
+    )
+
+
+def _failure_row(failure: FailedImage) -> dict[str, Any]:
+    return storable(
+        {
+            "image": failure.image,
+            "source": failure.source,
+            "error": type(failure.error).__name__,
+            "message": str(failure.error),
+            "retryable": failure.error.retryable,
+            "item": None if failure.item is None else failure.item.to_json(),
+        }
+    )
+
+
+def storable(value: Any) -> Any:
+    """Return the value with every text in it made storable: metadata and EXIF may hold anything."""
+    if isinstance(value, str):
+        return UNSTORABLE.sub("�", value)
+    if isinstance(value, Mapping):
+        return {storable(name): storable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(part) for part in value]
+    return value

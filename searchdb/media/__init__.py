@@ -1,0 +1,1 @@
+"""Image bytes: fetching, decoding and embedding."""

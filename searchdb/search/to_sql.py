@@ -1,0 +1,76 @@
+"""Writes a search as the SQL that gives the same pictures, for people who go on from there in psql."""
+
+from __future__ import annotations
+
+import numpy as np
+from sqlalchemy import ColumnElement
+from sqlalchemy.dialects import postgresql
+
+from searchdb.errors import QueryError
+from searchdb.search.filters import Filters
+from searchdb.search.searcher import Query
+
+_DIALECT = postgresql.dialect(paramstyle="named")  # others double each percent sign
+
+
+def search_as_sql(query: Query, filters: Filters | None = None, *, threshold: float = 0.0, count: int = 10) -> str:
+    """Return a SELECT of id, image and similarity of the `count` pictures nearest to the query, best first.
+
+    Texts are read by text_embedding(), whose cache they are in once they were searched for. With filters, and where
+    some picture is left out, all that meet them are compared: nothing an index could miss.
+
+    Raises:
+        QueryError: nothing is looked for, or a picture is given otherwise than as its vector.
+    """
+    vector = _vector(query)
+    if not filters:
+        # One more, for a picture is the nearest to itself.
+        reach, besides = (count, "") if query.like is None else (count + 1, f"\nWHERE m.id <> {query.like:d}")
+        limit = "" if query.like is None else f"\nLIMIT {count:d}"
+        return (
+            "SELECT i.id, i.image, m.similarity\n"
+            f"FROM match_images({vector}, {threshold:g}, {reach:d}) AS m\n"
+            f"JOIN images AS i ON i.id = m.id{besides}\nORDER BY m.similarity DESC, i.id{limit};"
+        )
+    conditions = [f"({_condition(filters.condition())})"]
+    if query.like is not None:
+        conditions.append(f"images.id <> {query.like:d}")
+    conditions.append(f"1 - (images.embedding <=> query.embedding) >= {threshold:g}")
+    where = "\n  AND ".join(conditions)
+    return (
+        f"WITH query AS MATERIALIZED (\n  SELECT {vector} AS embedding\n)\n"
+        "SELECT images.id, images.image, 1 - (images.embedding <=> query.embedding) AS similarity\n"
+        f"FROM images, query\nWHERE {where}\n"
+        f"ORDER BY similarity DESC, images.id\nLIMIT {count:d};"
+    )
+
+
+def _vector(query: Query) -> str:
+    """Return the expression for the query's unit vector: the unit mean of its parts, less what is excluded."""
+    if query.picture is not None:
+        raise QueryError("a picture has no SQL: give its vector")
+    parts: list[str] = []
+    if query.text is not None:
+        parts.append(_text(query.text))
+    if query.vector is not None:
+        parts.append(_literal(query.vector))
+    if query.like is not None:
+        parts.append(f"(SELECT embedding FROM images WHERE id = {query.like:d})")  # noqa: S608 - a number
+    if not parts:
+        raise QueryError("there is nothing to look for: give a text, a vector or the id of a stored picture")
+    # The mean and the sum have the same direction.
+    mean = parts[0] if len(parts) == 1 else f"l2_normalize({' + '.join(parts)})"
+    return mean if query.exclude is None else f"l2_normalize({mean} - {_text(query.exclude)})"
+
+
+def _text(text: str) -> str:
+    quoted = text.replace("\x00", "").strip().replace("'", "''")
+    return f"text_embedding('{quoted}')"
+
+
+def _literal(vector: np.ndarray) -> str:
+    return f"'[{','.join(f'{number:.7g}' for number in vector)}]'::vector({len(vector)})"
+
+
+def _condition(condition: ColumnElement[bool]) -> str:
+    return str(condition.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))

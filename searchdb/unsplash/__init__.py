@@ -1,0 +1,1 @@
+"""The Unsplash Lite dataset: its files, columns, tables and photos."""

@@ -1,0 +1,194 @@
+"""The embedded server: joined by many processes, gone with the last, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from searchdb.db.embedded import MAJOR_VERSION, EmbeddedServer
+from searchdb.errors import EmbeddedServerError
+
+USER = """
+import sys
+from pathlib import Path
+from searchdb.db.embedded import EmbeddedServer
+url = EmbeddedServer.at(Path(sys.argv[1])).join()
+import psycopg
+from searchdb.config import libpq_url
+with psycopg.connect(libpq_url(url)) as connection:
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+print("joined", flush=True)
+sys.stdin.readline()
+"""
+"""A process that uses the server until its standard input ends."""
+
+
+def start_user(home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", USER, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_joined(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "joined\n"
+
+
+def leave(process: subprocess.Popen[str]) -> None:
+    process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    for _ in range(200):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def postmaster_pid(server: EmbeddedServer) -> int:
+    return int((server.data / "postmaster.pid").read_text().splitlines()[0])
+
+
+def test_many_processes_start_at_once_share_one_server_and_the_last_stops_it(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home)
+    users = [start_user(short_home) for _ in range(4)]
+    for user in users:
+        wait_joined(user)
+    pid = postmaster_pid(server)
+    for user in users[:-1]:
+        leave(user)
+        assert server.is_running()
+    assert postmaster_pid(server) == pid
+    leave(users[-1])
+    assert not server.is_running()
+
+
+def test_a_killed_user_does_not_keep_the_server_and_is_not_missed(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home)
+    killed, other = start_user(short_home), start_user(short_home)
+    wait_joined(killed)
+    wait_joined(other)
+    killed.kill()
+    killed.communicate()
+    assert server.is_running()
+    leave(other)
+    assert not server.is_running()
+
+
+def test_the_next_user_joins_what_a_killed_one_left_running(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home)
+    killed = start_user(short_home)
+    wait_joined(killed)
+    killed.kill()
+    killed.communicate()
+    pid = postmaster_pid(server)
+    heir = start_user(short_home)
+    wait_joined(heir)
+    assert postmaster_pid(server) == pid
+    leave(heir)
+    assert not server.is_running()
+
+
+def test_a_killed_server_is_started_again(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home)
+    first = start_user(short_home)
+    wait_joined(first)
+    os.kill(postmaster_pid(server), signal.SIGKILL)
+    assert eventually(lambda: not server.is_running())
+    second = start_user(short_home)
+    wait_joined(second)
+    leave(first)
+    leave(second)
+
+
+def test_a_pinned_server_stays_until_it_is_stopped(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home)
+    server.join()
+    server.pin()
+    server.leave()
+    assert server.is_running()
+    user = start_user(short_home)
+    wait_joined(user)
+    leave(user)
+    assert server.is_running()
+    assert server.stop()
+    assert not server.is_running()
+    assert not server.stop()
+    assert not server.pinned
+
+
+def test_joins_in_one_process_are_counted(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home)
+    assert EmbeddedServer.at(short_home) is server
+    server.join()
+    server.join()
+    server.leave()
+    assert server.is_running()
+    server.leave()
+    assert not server.is_running()
+    server.leave()
+
+
+def test_a_half_made_data_folder_is_made_anew(short_home: Path) -> None:
+    (short_home / "postgres.new").mkdir()
+    (short_home / "postgres.new" / "PG_VERSION").write_text("18\n")
+    server = EmbeddedServer.at(short_home)
+    server.join()
+    assert server.is_running()
+    server.leave()
+
+
+def test_a_folder_may_have_an_odd_name(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home / "My pictures' home é")
+    user = start_user(server.home)
+    wait_joined(user)
+    assert server.is_running()
+    leave(user)
+    assert not server.is_running()
+
+
+def test_only_its_owner_reaches_the_socket(server: EmbeddedServer) -> None:
+    assert server.data.stat().st_mode & 0o077 == 0
+    with psycopg.connect(host=str(server.data), user="postgres", dbname="postgres") as connection:
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+
+
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / ("long" * 30)
+    with pytest.raises(EmbeddedServerError, match=r"too long.*Set SEARCHDB_HOME to a shorter path"):
+        EmbeddedServer.at(home).join()
+    assert not home.exists()
+
+
+def test_a_path_with_a_comma_is_refused(short_home: Path) -> None:
+    with pytest.raises(EmbeddedServerError, match="has a comma"):
+        EmbeddedServer.at(short_home / "a,b").join()
+
+
+def test_a_folder_that_everyone_may_write_is_refused(short_home: Path) -> None:
+    short_home.chmod(0o777)
+    with pytest.raises(EmbeddedServerError, match="writable by everyone"):
+        EmbeddedServer.at(short_home).join()
+
+
+def test_data_of_another_major_version_is_refused(short_home: Path) -> None:
+    (short_home / "postgres").mkdir()
+    (short_home / "postgres" / "PG_VERSION").write_text("16\n")
+    with pytest.raises(EmbeddedServerError, match=f"made by PostgreSQL 16, .* PostgreSQL {MAJOR_VERSION}"):
+        EmbeddedServer.at(short_home).join()
+
+
+def test_a_home_that_cannot_be_made_is_refused(short_home: Path) -> None:
+    (short_home / "file").write_text("")
+    with pytest.raises(EmbeddedServerError, match="cannot make SEARCHDB_HOME"):
+        EmbeddedServer.at(short_home / "file" / "home").join()

@@ -1,0 +1,234 @@
+"""The schema that the migrations make, and the three functions in it, called as users call them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import LiteralString
+
+import numpy as np
+import psycopg
+import pytest
+import sqlalchemy as sa
+from pgvector.psycopg import register_vector
+from procrastinate.schema import SchemaManager
+
+from searchdb.config import Settings, libpq_url
+from searchdb.db.current_model import claim_model
+from searchdb.db.database import Database
+from searchdb.db.tables import VECTOR_INDEX, images, query_embeddings
+from searchdb.records import ModelIdentity
+
+ROOT = Path(__file__).parents[2]
+MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
+ROWS = 400
+PROCRASTINATE_SCHEMA = "c70ec4b400a60ad9592787653aae5ae77ae41bf801d56b5bd2712751a07f2009"
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def vectors() -> np.ndarray:
+    """Unit vectors, shape (ROWS, 512)."""
+    return unit(np.random.default_rng(7).normal(size=(ROWS, 512)))
+
+
+@pytest.fixture
+def filled(database: Database, vectors: np.ndarray) -> Database:
+    """A database with pictures /0 ... /399, and the query 'first' cached with the vector of /0."""
+    common: dict[str, object] = {"source": "test", "sha256": b"", "width": 1, "height": 1, "byte_size": 1}
+    with database.begin() as connection:
+        model_id = claim_model(connection, MODEL)
+        rows = [
+            {**common, "image": f"/{n}", "embedding": v, "embedding_model_id": model_id} for n, v in enumerate(vectors)
+        ]
+        connection.execute(sa.insert(images), rows)
+        connection.execute(
+            sa.insert(query_embeddings).values(embedding_model_id=model_id, query="first", embedding=vectors[0])
+        )
+    return database
+
+
+@pytest.fixture
+def raw(filled: Database) -> Iterator[psycopg.Connection]:
+    """A plain psycopg connection, as any other program would have."""
+    with psycopg.connect(filled.libpq_url, autocommit=True) as connection:
+        register_vector(connection)
+        yield connection
+
+
+def alembic(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    url = settings.url()
+    assert url is not None
+    environment = os.environ | {"DATABASE_URL": libpq_url(url)}
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_alembic_goes_up_down_and_up_again_and_finds_nothing_to_change(empty_settings: Settings) -> None:
+    for arguments in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"], ["check"]):
+        result = alembic(empty_settings, *arguments)
+        assert result.returncode == 0, (arguments, result.stderr)
+    with Database(empty_settings) as database, database.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM images")) == 0
+
+
+def test_the_queue_s_schema_is_the_one_that_was_migrated_to() -> None:
+    """When this fails Procrastinate has a new schema: add a migration with its own, for databases that exist."""
+    schema = SchemaManager.get_schema().encode()
+    assert hashlib.sha256(schema).hexdigest() == PROCRASTINATE_SCHEMA
+
+
+def test_downgrading_leaves_nothing_of_ours(settings: Settings) -> None:
+    assert alembic(settings, "downgrade", "base").returncode == 0
+    with Database(settings) as database, database.connect() as connection:
+        tables = connection.scalars(sa.text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
+        assert tables == ["alembic_version"]
+        ours = "SELECT count(*) FROM pg_proc WHERE proname IN ('match_images', 'text_embedding', 'search_images')"
+        assert connection.scalar(sa.text(ours)) == 0
+
+
+def test_the_vector_column_and_its_index(database: Database) -> None:
+    with database.connect() as connection:
+        column = connection.execute(
+            sa.text(
+                "SELECT format_type(atttypid, atttypmod), attstorage::text, attnotnull "
+                "FROM pg_attribute WHERE attrelid = 'images'::regclass AND attname = 'embedding'"
+            )
+        ).one()
+        assert tuple(column) == ("vector(512)", "p", True)
+        definition = connection.scalar(sa.text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": VECTOR_INDEX})
+        assert definition.endswith("ON public.images USING ivfflat (embedding vector_cosine_ops) WITH (lists='1')")
+
+
+def nearest(vectors: np.ndarray, query: np.ndarray, count: int) -> list[str]:
+    return [f"/{n}" for n in np.argsort(-(vectors @ query), kind="stable")[:count]]
+
+
+CALLS: dict[str, LiteralString] = {
+    "by position": "SELECT * FROM match_images(%(v)s, %(t)s, %(c)s)",
+    "by name": "SELECT * FROM match_images(query_embedding => %(v)s, match_threshold => %(t)s, match_count => %(c)s)",
+    "sub-select": "SELECT * FROM match_images((SELECT embedding FROM images WHERE image = '/5'), %(t)s, %(c)s)",
+    "lateral": (
+        "SELECT m.* FROM images i CROSS JOIN LATERAL match_images(i.embedding, %(t)s, %(c)s) m WHERE i.image = '/5'"
+    ),
+    "joined": "SELECT m.* FROM match_images(%(v)s, %(t)s, %(c)s) m JOIN images i USING (id) WHERE i.width > 0",
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_match_images_ranks_by_similarity_and_uses_its_index(
+    raw: psycopg.Connection, vectors: np.ndarray, call: LiteralString
+) -> None:
+    before = index_scans(raw)
+    rows = raw.execute(call, {"v": vectors[5], "t": -1.0, "c": 7}).fetchall()
+    assert [row[1] for row in rows] == nearest(vectors, vectors[5], 7)
+    assert rows[0][2] == pytest.approx(1, abs=1e-6)
+    assert [row[2] for row in rows] == sorted((row[2] for row in rows), reverse=True)
+    assert index_scans(raw) > before
+
+
+def test_match_images_uses_its_index_in_a_statement_prepared_long_ago(
+    raw: psycopg.Connection, vectors: np.ndarray
+) -> None:
+    for vector in vectors[:12]:
+        raw.execute(CALLS["by position"], {"v": vector, "t": 0.0, "c": 3}, prepare=True)
+    before = index_scans(raw)
+    raw.execute(CALLS["by position"], {"v": vectors[20], "t": 0.0, "c": 3}, prepare=True)
+    assert index_scans(raw) > before
+
+
+def index_scans(connection: psycopg.Connection) -> int:
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    row = connection.execute(
+        "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = %s", [VECTOR_INDEX]
+    ).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def test_match_images_defaults_and_nulls(raw: psycopg.Connection, vectors: np.ndarray) -> None:
+    def images_of(arguments: LiteralString) -> list[str]:
+        return [row[1] for row in raw.execute(f"SELECT * FROM match_images({arguments})", {"v": vectors[1]})]
+
+    by_default = images_of("%(v)s")
+    assert by_default == images_of("%(v)s, 0, 10") == images_of("%(v)s, NULL, NULL")
+    assert 0 < len(by_default) <= 10
+    assert images_of("%(v)s, -1, 0") == []
+    assert len(images_of("%(v)s, -1, 1000000")) == ROWS
+
+
+def test_the_threshold_is_exact_at_its_boundary(raw: psycopg.Connection, vectors: np.ndarray) -> None:
+    rows = raw.execute("SELECT * FROM match_images(%s, -1, 20)", [vectors[3]]).fetchall()
+    boundary = rows[9][2]
+    assert raw.execute("SELECT * FROM match_images(%s, %s, 20)", [vectors[3], boundary]).fetchall() == rows[:10]
+    above = np.nextafter(boundary, 2)
+    assert raw.execute("SELECT * FROM match_images(%s, %s, 20)", [vectors[3], float(above)]).fetchall() == rows[:9]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("NULL", "query_embedding is NULL"),
+        ("'[1,2,3]'", "has 3 numbers, the pictures have 512"),
+        (f"'[{','.join('0' * 512)}]'", "zero vector"),
+        (f"'[{','.join('1' * 512)}]', 0, -5", "match_count is -5"),
+    ],
+)
+def test_match_images_says_what_is_wrong(raw: psycopg.Connection, arguments: str, message: str) -> None:
+    with pytest.raises(psycopg.Error, match=message):
+        raw.execute(f"SELECT * FROM match_images({arguments})".encode())
+
+
+def test_equal_pictures_come_in_the_order_of_their_ids(raw: psycopg.Connection, vectors: np.ndarray) -> None:
+    raw.execute("UPDATE images SET embedding = (SELECT embedding FROM images WHERE image = '/0') WHERE id % 2 = 0")
+    ids = [row[0] for row in raw.execute("SELECT * FROM match_images(%s, 0.999, 1000)", [vectors[0]])]
+    assert len(ids) >= ROWS // 2
+    assert ids == sorted(ids)
+
+
+def test_text_embedding_reads_the_cache_of_the_current_model(raw: psycopg.Connection, vectors: np.ndarray) -> None:
+    row = raw.execute("SELECT text_embedding('first')").fetchone()
+    assert row is not None
+    assert np.array_equal(row[0].to_numpy(), vectors[0])
+    other = raw.execute(
+        "INSERT INTO embedding_models (name, weights_sha256) VALUES ('other', '\\x00') RETURNING id"
+    ).fetchone()
+    assert other is not None
+    raw.execute(
+        "INSERT INTO query_embeddings (embedding_model_id, query, embedding) VALUES (%s, 'theirs', %s)",
+        [other[0], vectors[0]],
+    )
+    with pytest.raises(psycopg.Error, match="no vector is stored for 'theirs'"):
+        raw.execute("SELECT text_embedding('theirs')")
+
+
+def test_a_missing_text_names_the_command_that_embeds_it(raw: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.Error, match="no vector is stored") as caught:
+        raw.execute("SELECT text_embedding('it''s snowing')")
+    assert caught.value.diag.message_hint == r"Run: searchdb embed 'it'\''s snowing'"
+
+
+def test_search_images_is_match_images_of_a_text(raw: psycopg.Connection) -> None:
+    by_text = raw.execute("SELECT * FROM search_images('first', 0.0, 5)").fetchall()
+    assert by_text == raw.execute("SELECT * FROM match_images(text_embedding('first'), 0.0, 5)").fetchall()
+    named = "SELECT * FROM search_images(query => 'first', match_threshold => 0.0, match_count => 5)"
+    assert raw.execute(named).fetchall() == by_text
+    assert by_text[0][1] == "/0"
+
+
+def test_a_reference_too_long_for_the_unique_index_is_refused_by_name(raw: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match="images_image_length_check"):
+        raw.execute("UPDATE images SET image = repeat('x', 2049) WHERE id = (SELECT min(id) FROM images)")

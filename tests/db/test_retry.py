@@ -1,0 +1,134 @@
+"""Waiting for a database that is away: patience, its end, and what the log tells meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from searchdb.config import Settings
+from searchdb.db import retry as outage
+from searchdb.db.database import Database
+from searchdb.db.retry import outlast
+from searchdb.errors import DatabaseError, DatabaseUnavailableError
+from tests.helpers.image_server import PictureServer
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "PAUSE_S", 0.02)
+    monkeypatch.setattr(outage, "_outage", outage._Outage())  # of other tests nothing is left
+
+
+@pytest.fixture
+def away() -> Iterator[Database]:
+    """A database on a port that refuses connections."""
+    with PictureServer() as server:
+        url = SecretStr(f"postgresql://ann:secret@127.0.0.1:{server.closed_port}/photos")
+        with Database(Settings(database_url=url)) as database:
+            yield database
+
+
+def one(database: Database) -> int:
+    with database.connect() as connection:
+        return connection.scalar(sa.text("SELECT 1")) or 0
+
+
+class ComesBack:
+    """A database that is away for so many calls."""
+
+    def __init__(self, away: Database, back: Database, calls: int) -> None:
+        self._away, self._back = away, back
+        self._left = calls
+        self._lock = threading.Lock()
+
+    def __call__(self) -> int:
+        with self._lock:
+            self._left -= 1
+            gone = self._left >= 0
+        return one(self._away if gone else self._back)
+
+
+def lines(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if part in record.getMessage()]
+
+
+def test_a_database_that_is_there_is_asked_once_and_nothing_is_said(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+    assert outlast(lambda: asked.append(one(database))) is None
+    assert asked == [1]
+    assert caplog.records == []
+
+
+def test_an_outage_is_sat_out_and_told_once_with_its_end(
+    database: Database, away: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert outlast(ComesBack(away, database, 3)) == 1
+    (gone,) = lines(caplog, "Trying again")
+    assert "cannot reach the database" in gone
+    assert "secret" not in gone
+    assert len(lines(caplog, "the database is back")) == 1
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_many_threads_that_wait_for_one_outage_tell_it_once(
+    database: Database, away: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = threading.Event()
+
+    def call() -> int:
+        return one(database if gone.is_set() else away)
+
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(outlast, call) for _ in range(8)]
+        threading.Event().wait(0.3)
+        gone.set()
+        assert [each.result(timeout=60) for each in waiting] == [1] * 8
+    assert len(lines(caplog, "Trying again")) == 1
+    assert len(lines(caplog, "the database is back")) == 1
+
+
+def test_patience_has_an_end(away: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "PATIENCE_S", 0.1)
+    with pytest.raises(DatabaseUnavailableError, match="cannot reach"):
+        outlast(lambda: one(away))
+
+
+def test_waiting_ends_when_it_is_given_up(away: Database) -> None:
+    given_up = threading.Event()
+    threading.Timer(0.1, given_up.set).start()
+    with pytest.raises(DatabaseUnavailableError):
+        outlast(lambda: one(away), given_up=given_up)
+
+
+def test_an_outage_after_one_that_was_given_up_is_told_anew(
+    database: Database, away: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as impatient:
+        impatient.setattr(outage, "PATIENCE_S", 0.1)
+        with pytest.raises(DatabaseUnavailableError):
+            outlast(lambda: one(away))
+    caplog.clear()
+    assert outlast(ComesBack(away, database, 2)) == 1
+    assert len(lines(caplog, "Trying again")) == 1
+
+
+def test_what_is_no_outage_is_raised_at_once(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[int] = []
+
+    def wrong() -> None:
+        asked.append(1)
+        with database.connect() as connection:
+            connection.execute(sa.text("SELECT nonsense"))
+
+    with pytest.raises(DatabaseError, match="nonsense"):
+        outlast(wrong)
+    assert asked == [1]
+    assert caplog.records == []

@@ -1,0 +1,164 @@
+"""Writing: upserts, failures, and text that PostgreSQL cannot hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from searchdb.db.database import Database
+from searchdb.db.tables import images
+from searchdb.errors import DatabaseError, NotAPictureError, TransferError
+from searchdb.ingest.store import Store
+from searchdb.records import DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem
+
+MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
+NOON = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(database: Database) -> Store:
+    return Store(database.engine)
+
+
+def embedded(item: SourceItem, *, axis: int = 0, sha256: bytes = b"s" * 32, **decoded: object) -> EmbeddedImage:
+    vector = np.zeros(512, np.float32)
+    vector[axis] = 1
+    values = {"sha256": sha256, "byte_size": item.byte_size or 10, "width": 30, "height": 20} | decoded
+    return EmbeddedImage(
+        decoded=DecodedImage(item=item, pixels=Image.new("RGB", (1, 1)), **values),  # type: ignore[arg-type]
+        embedding=vector,
+    )
+
+
+def test_a_row_holds_what_source_and_file_say_and_the_source_counts_first(store: Store, database: Database) -> None:
+    item = SourceItem(
+        image="/a.jpg", source="files", tags=("x", "y", "x"), camera="Said", metadata={"deep": {"n": [1, None]}},
+        byte_size=10, modified_at=NOON,
+    )  # fmt: skip
+    store.upsert([embedded(item, camera="Exif", taken_at=NOON, latitude=1.5, longitude=-2.5)], MODEL)
+    with database.connect() as connection:
+        row = connection.execute(sa.select(images)).mappings().one()
+    assert row["tags"] == ["x", "y"]
+    assert (row["camera"], row["taken_at"], row["latitude"], row["longitude"]) == ("Said", NOON, 1.5, -2.5)
+    assert row["metadata"] == {"deep": {"n": [1, None]}}
+    assert (row["width"], row["height"], row["byte_size"], row["modified_at"]) == (30, 20, 10, NOON)
+    assert row["embedding"].shape == (512,)
+    assert row["embedding"][0] == 1
+
+
+def test_upserting_again_replaces_the_row_and_keeps_its_id(store: Store, database: Database) -> None:
+    item = SourceItem(image="/a.jpg", source="files", description="old")
+    store.upsert([embedded(item)], MODEL)
+    store.upsert([embedded(dataclasses.replace(item, description="new"), axis=3)], MODEL)
+    with database.connect() as connection:
+        rows = connection.execute(sa.select(images.c.id, images.c.description, images.c.embedding)).all()
+    assert [(row.id, row.description, int(np.argmax(row.embedding))) for row in rows] == [(1, "new", 3)]
+
+
+def test_a_chunk_is_stored_wholly_or_not_at_all(store: Store) -> None:
+    good = SourceItem(image="/a.jpg", source="files")
+    with pytest.raises(DatabaseError, match="image_length"):
+        store.upsert([embedded(good), embedded(SourceItem(image="/" + "x" * 3000, source="files"))], MODEL)
+    assert store.counts() == {"images": 0, "failed": 0, "pending": 0}
+
+
+def test_a_file_is_current_while_size_and_time_are_as_they_were(store: Store) -> None:
+    item = SourceItem(image="/a.jpg", source="files", byte_size=10, modified_at=NOON)
+    url = SourceItem(image="https://example.org/a.jpg", source="urls")
+    store.upsert([embedded(item), embedded(url)], MODEL)
+    states = store.stored([item.image, url.image, "/unknown"])
+    assert states.keys() == {item.image, url.image}
+    assert states[item.image].matches(item)
+    assert states[url.image].matches(url)
+    assert not states[item.image].matches(dataclasses.replace(item, byte_size=11))
+    assert not states[item.image].matches(dataclasses.replace(item, modified_at=datetime(2024, 5, 2, tzinfo=UTC)))
+
+
+def test_failures_count_attempts_and_go_when_the_picture_comes(store: Store) -> None:
+    item = SourceItem(image="/a.jpg", source="files", byte_size=10, modified_at=NOON, tags=("t",))
+    failed = FailedImage(image=item.image, source="files", error=TransferError("it broke"), item=item)
+    store.record_failures([failed])
+    store.record_failures([dataclasses.replace(failed, error=NotAPictureError("it is HTML"))])
+    (failure,) = store.failures()
+    assert (failure.error, failure.message, failure.attempts, failure.retryable) == (
+        "NotAPictureError", "it is HTML", 2, False,
+    )  # fmt: skip
+    assert failure.item is not None
+    assert SourceItem.from_json(failure.item) == dataclasses.replace(item, tags=["t"])
+    assert store.failed([item.image])[item.image].matches(item)
+    store.upsert([embedded(item)], MODEL)
+    assert store.counts() == {"images": 1, "failed": 0, "pending": 0}
+
+
+def test_failures_are_listed_and_cleared_by_source_and_class(store: Store) -> None:
+    store.record_failures(
+        [
+            FailedImage(image="/a", source="files", error=TransferError("a")),
+            FailedImage(image="/b", source="urls", error=TransferError("b")),
+            FailedImage(image="/c", source="urls", error=NotAPictureError("c")),
+        ]
+    )
+    assert [f.image for f in store.failures(source="urls")] == ["/b", "/c"]
+    assert [f.image for f in store.failures(source="urls", error="TransferError")] == ["/b"]
+    assert store.clear_failures(error="TransferError") == 2
+    assert [f.image for f in store.failures()] == ["/c"]
+
+
+def test_text_that_postgresql_cannot_hold_is_made_storable(store: Store, database: Database) -> None:
+    item = SourceItem(
+        image="/a.jpg", source="files", description="nul\x00 half \ud83d", tags=("t\x00",), metadata={"k\x00": ["\x00"]}
+    )
+    store.upsert([embedded(item, camera="Cam\x00")], MODEL)
+    with database.connect() as connection:
+        row = connection.execute(sa.select(images)).mappings().one()
+    assert row["description"] == "nul� half �"
+    assert (row["tags"], row["metadata"], row["camera"]) == (["t�"], {"k�": ["�"]}, "Cam�")
+
+
+def test_writers_of_the_same_pictures_in_any_order_do_not_block_each_other(store: Store) -> None:
+    items = [SourceItem(image=f"/{n:03}.jpg", source="files") for n in range(50)]
+    failures: list[BaseException] = []
+
+    def write(order: list[SourceItem]) -> None:
+        try:
+            for _ in range(5):
+                failed = [FailedImage(image=i.image, source="files", error=TransferError("x"), item=i) for i in order]
+                store.record_failures(failed)
+                store.upsert([embedded(item) for item in order], MODEL)
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, the test must show it
+            failures.append(exc)
+
+    threads = [threading.Thread(target=write, args=(order,)) for order in (items, items[::-1], items[25:] + items[:25])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert store.counts()["images"] == 50
+
+
+def test_any_number_of_pictures_is_deleted_at_once(store: Store) -> None:
+    store.upsert([embedded(SourceItem(image=f"/{n}.jpg", source="files")) for n in range(3)], MODEL)
+    assert store.delete_images(range(2, 100_000)) == 2
+    assert store.delete_images([]) == 0
+    assert store.counts()["images"] == 1
+
+
+def test_pictures_below_a_folder_are_those_of_files_only(store: Store) -> None:
+    items = [
+        SourceItem(image="/photos/a.jpg", source="files"),
+        SourceItem(image="/photos/deep/b_%.jpg", source="files"),
+        SourceItem(image="/photos2/c.jpg", source="files"),
+        SourceItem(image="/photos/d.jpg", source="demo"),
+    ]
+    store.upsert([embedded(item) for item in items], MODEL)
+    assert sorted(path for _, path in store.images_under("/photos/")) == ["/photos/a.jpg", "/photos/deep/b_%.jpg"]
+    assert store.delete_images([row_id for row_id, _ in store.images_under("/photos")]) == 2
+    assert store.delete_source("demo") == 1
+    assert store.counts()["images"] == 1

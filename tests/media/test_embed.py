@@ -1,0 +1,167 @@
+"""CLIP: the model's own preprocessing, unit vectors, and what is said of models that cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from searchdb.errors import ModelShapeError, ModelUnavailableError
+from searchdb.media.embed import DEMO_FOLDER, MAX_SCALED_ASPECT, Embedder
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def other_folder(tmp_path: Path) -> Path:
+    """A copy of the demo model, to be changed."""
+    return Path(shutil.copytree(DEMO_FOLDER, tmp_path / "model"))
+
+
+def change_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=st.integers(1, 700), height=st.integers(1, 700), seed=st.integers(0, 99))
+def test_resizing_is_bit_equal_to_the_processors(embedder: Embedder, width: int, height: int, seed: int) -> None:
+    if max(width, height) > MAX_SCALED_ASPECT * min(width, height):
+        return
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil.from_pretrained(DEMO_FOLDER)
+    picture = noise(width, height, seed)
+    theirs = processor(images=picture, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+    assert np.array_equal(np.asarray(embedder.resize(picture)), theirs.transpose(1, 2, 0))
+
+
+def test_whole_path_equals_the_processor_and_the_model(embedder: Embedder) -> None:
+    import torch
+    from transformers import CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    pictures = [noise(300, 200, 1), noise(90, 160, 2), Image.new("RGB", (64, 64), "red")]
+    processor = CLIPImageProcessorPil.from_pretrained(DEMO_FOLDER)
+    model: Any = CLIPModel.from_pretrained(DEMO_FOLDER, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        theirs = model.get_image_features(**processor(images=pictures, return_tensors="pt")).pooler_output
+        theirs = torch.nn.functional.normalize(theirs, dim=-1).numpy()
+    assert np.abs(embedder.embed_images(pictures) - theirs).max() < 1e-5
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 20_000), (20_000, 1), (1, 1), (3000, 10)])
+def test_extreme_shapes_become_ordinary_pixels(embedder: Embedder, width: int, height: int) -> None:
+    resized = embedder.resize(Image.new("RGB", (width, height), (10, 200, 30)))
+    assert resized.size == embedder.picture_size
+    assert np.array_equal(np.unique(np.asarray(resized).reshape(-1, 3), axis=0), [[10, 200, 30]])
+
+
+def test_vectors_are_float32_unit_vectors_whatever_the_batch(embedder: Embedder) -> None:
+    pictures = [noise(64, 64, n) for n in range(40)]
+    together = embedder.embed_images(pictures)
+    assert together.shape == (40, 512)
+    assert together.dtype == np.float32
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert np.allclose(together[37], embedder.embed_images([pictures[37]])[0], atol=1e-4)
+    texts = embedder.embed_texts(["a red car", "a dog"])
+    assert texts.shape == (2, 512)
+    assert np.allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-5)
+    assert embedder.embed_texts([]).shape == embedder.embed_images([]).shape == (0, 512)
+
+
+def test_bfloat16_vectors_are_close_to_float32(embedder: Embedder) -> None:
+    pictures = [noise(128, 128, n) for n in range(4)]
+    low = Embedder("demo", dtype="bfloat16").embed_images(pictures)
+    assert (low * embedder.embed_images(pictures)).sum(axis=1).min() > 0.99
+
+
+def test_a_text_beyond_the_context_is_cut_with_a_warning(embedder: Embedder, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        vector = embedder.embed_texts(["a red car " * 200])
+    assert vector.shape == (1, 512)
+    assert "the model reads the first" in caplog.text
+
+
+def test_identity_is_the_hash_of_the_weights_and_needs_no_loading() -> None:
+    fresh = Embedder("demo")
+    digest = hashlib.sha256((DEMO_FOLDER / "model.safetensors").read_bytes()).digest()
+    assert fresh.identity.weights_sha256 == digest
+    assert fresh.identity.name == "demo"
+    assert fresh._loaded is None
+    assert str(fresh.identity) == f"demo (weights {digest.hex()[:12]})"
+
+
+def test_a_folder_is_a_model_with_its_own_name(other_folder: Path, embedder: Embedder) -> None:
+    copy = Embedder(str(other_folder))
+    assert copy.identity.name == str(other_folder)
+    assert copy.identity.weights_sha256 == embedder.identity.weights_sha256
+
+
+def test_another_projection_is_refused(other_folder: Path) -> None:
+    change_json(other_folder / "config.json", projection_dim=768)
+    with pytest.raises(ModelShapeError, match="768 numbers, the database stores 512"):
+        Embedder(str(other_folder)).load()
+
+
+def test_another_kind_of_model_is_refused(other_folder: Path) -> None:
+    change_json(other_folder / "config.json", model_type="bert")
+    with pytest.raises(ModelUnavailableError, match="bert model, not CLIP"):
+        Embedder(str(other_folder)).load()
+
+
+@pytest.mark.parametrize(
+    "change", [{"do_center_crop": False}, {"size": {"height": 9}}, {"crop_size": {"width": 9}}, {"image_mean": None}]
+)
+def test_another_preprocessing_is_refused(other_folder: Path, change: dict[str, object]) -> None:
+    change_json(other_folder / "preprocessor_config.json", **change)
+    with pytest.raises(ModelUnavailableError, match=r"preprocessor_config\.json"):
+        Embedder(str(other_folder)).load()
+
+
+@pytest.mark.parametrize("damage", ["no weights", "cut weights", "no config", "no tokenizer"])
+def test_an_incomplete_folder_says_what_is_missing(other_folder: Path, damage: str) -> None:
+    weights = other_folder / "model.safetensors"
+    if damage == "no weights":
+        weights.unlink()
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "no config":
+        (other_folder / "config.json").unlink()
+    else:
+        for path in other_folder.glob("tokenizer*"):
+            path.unlink()
+    with pytest.raises(ModelUnavailableError, match="SEARCHDB_MODEL"):
+        Embedder(str(other_folder)).load()
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "nobody/nothing-of-this-name", "not a name: at all!"])
+def test_a_model_that_cannot_be_had_names_itself_and_the_ways_out(name: str) -> None:
+    with pytest.raises(ModelUnavailableError, match=r"SEARCHDB_MODEL.*demo") as caught:
+        _ = Embedder(name).identity
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModelUnavailableError, match="no device cuda:77"):
+        Embedder("demo", device="cuda:77").load()
+
+
+def test_texts_of_all_lengths_keep_their_places(embedder: Embedder) -> None:
+    texts = [
+        " ".join(["a red boat", "at night", "and two houses by the sea"][: 1 + n % 3] * (1 + n % 2)) for n in range(20)
+    ]
+    alone = np.concatenate([embedder.embed_texts([text]) for text in texts])
+    assert (embedder.embed_texts(texts) * alone).sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert embedder.embed_texts([]).shape == (0, 512)

@@ -1,0 +1,434 @@
+"""Filters: what each one means, which index serves it, and that a filtered page is full and right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from searchdb.config import Settings
+from searchdb.db.current_model import claim_model
+from searchdb.db.database import Database, open_database
+from searchdb.db.tables import VECTOR_INDEX, images
+from searchdb.errors import QueryError
+from searchdb.index import build as index
+from searchdb.records import Hit, ModelIdentity
+from searchdb.search import ranking
+from searchdb.search import searcher as search
+from searchdb.search.filters import EARTH_RADIUS_KM, MAX_EXCLUDED, MAX_VALUES, Filters
+from searchdb.search.searcher import Query, Searcher
+
+MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
+ROWS = 12_000
+QUERIES = 12
+SHARES = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}
+
+
+class Vectors:
+    """Embeds the text "7" as the eighth of the test's query vectors, and nothing else."""
+
+    identity = MODEL
+
+    def __init__(self, queries: np.ndarray) -> None:
+        self.queries = queries
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack(
+            [self.queries[int(each) % len(self.queries)] if each.isdigit() else self.queries[0] for each in texts]
+        )
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        raise AssertionError("no picture is searched by")
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+class Crowd:
+    """Many clustered pictures whose tags are shares of them, by chance or by what they look like."""
+
+    def __init__(self, database: Database) -> None:
+        rng = np.random.default_rng(4)
+        centres = rng.normal(size=(150, 512))
+        self.vectors = unit(centres[rng.integers(150, size=ROWS)] + 0.8 * rng.normal(size=(ROWS, 512)))
+        # As texts do, the queries lie off the pictures' manifold, and beside each other.
+        gap = rng.normal(size=512)
+        near = unit(centres[rng.integers(150, size=QUERIES)])
+        self.queries = unit(0.35 * near + 0.6 * unit(rng.normal(size=(QUERIES, 512))) + 0.7 * gap / np.linalg.norm(gap))
+        chance = rng.permutation(ROWS) / ROWS
+        looks = np.argsort(np.argsort(-(self.vectors @ self.queries.mean(axis=0)))) / ROWS  # 0 for the most similar
+        self.masks = {f"chance {name}": chance < share for name, share in SHARES.items()}
+        self.masks |= {f"alike {name}": looks < share for name, share in SHARES.items()}
+        self.masks |= {f"unlike {name}": looks >= 1 - share for name, share in SHARES.items()}
+        tags = [[name for name, mask in self.masks.items() if mask[n]] for n in range(ROWS)]
+        common = {"source": "test", "sha256": b"", "width": 1, "height": 1, "byte_size": 1}
+        with database.begin() as connection:
+            common["embedding_model_id"] = claim_model(connection, MODEL)
+            rows = [{**common, "image": f"/{n}", "embedding": self.vectors[n], "tags": tags[n]} for n in range(ROWS)]
+            connection.execute(sa.insert(images), rows)
+        index.build(database.engine)
+        self.database = database
+        self.searcher = Searcher(database.engine, Vectors(self.queries))
+
+    def recall(self, name: str | None, count: int = 10) -> float:
+        """Return the share of the true nearest ones that is found, having seen that every page is full."""
+        found = expected = 0
+        for n, query in enumerate(self.queries):
+            similarities = self.vectors @ query
+            if name is not None:
+                similarities = np.where(self.masks[name], similarities, -2)
+            fitting = count if name is None else min(count, int(self.masks[name].sum()))
+            exact = {f"/{row}" for row in np.argsort(-similarities)[:fitting]}
+            hits = self.searcher.search(Query(text=str(n)), filters=Filters(tag=name), threshold=-1, count=count)
+            assert len(hits) == fitting
+            assert all(name is None or name in hit.tags for hit in hits)
+            found += len(exact & {hit.image for hit in hits})
+            expected += fitting
+        return found / expected
+
+
+@pytest.fixture(scope="module")
+def crowd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    from tests.conftest import TEMPLATE, _new_database, _settings
+
+    request.getfixturevalue("_template")
+    server, admin = request.getfixturevalue("server"), request.getfixturevalue("admin")
+    settings: Settings = _settings(server, _new_database(admin, TEMPLATE), tmp_path_factory.mktemp("home"))
+    with open_database(settings) as database:
+        yield Crowd(database)
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", ["chance", "alike", "unlike"])
+def test_a_filtered_page_is_full_and_has_the_nearest(crowd: Crowd, kind: str, share: str) -> None:
+    assert crowd.recall(f"{kind} {share}") >= 0.95
+    assert crowd.recall(None) >= 0.95
+
+
+@pytest.mark.parametrize("name", ["chance half", "alike tenth", "unlike half", "unlike tenth", "chance hundredth"])
+def test_the_index_fills_the_page_however_rare_the_matches(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(ranking, "NARROW_ROWS", 50)
+    before = index_scans(crowd.database)
+    crowd.recall(name, count=40)
+    assert index_scans(crowd.database) >= before + QUERIES
+
+
+def test_hnsw_fills_filtered_pages_as_well(crowd: Crowd) -> None:
+    assert index.build(crowd.database.engine, method="hnsw") is not None
+    try:
+        for name in ("chance half", "alike half", "unlike half", "unlike tenth", "chance hundredth"):
+            assert crowd.recall(name) >= 0.95, name
+    finally:
+        index.build(crowd.database.engine)
+
+
+def test_few_matches_are_all_compared(crowd: Crowd) -> None:
+    before = index_scans(crowd.database)
+    assert crowd.recall("chance tenth", count=40) == 1
+    assert index_scans(crowd.database) == before
+
+
+def index_scans(database: Database) -> int:
+    with database.connect() as connection:
+        connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+        connection.commit()
+        statement = sa.text("SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = :name")
+        return connection.scalar(statement, {"name": VECTOR_INDEX}) or 0
+
+
+@pytest.mark.parametrize("name", [None, "chance half", "unlike half", "chance tenth"])
+def test_pages_are_stable_to_the_thousandth_hit(crowd: Crowd, name: str | None) -> None:
+    def page(count: int, offset: int) -> list[int]:
+        hits = crowd.searcher.search(
+            Query(text="3"), filters=Filters(tag=name), threshold=-1, count=count, offset=offset
+        )
+        return [hit.id for hit in hits]
+
+    whole = page(1000, 0)
+    assert len(set(whole)) == 1000
+    assert [hit for offset in range(0, 1000, 40) for hit in page(40, offset)] == whole
+    with pytest.raises(QueryError, match="no deeper than 1,000"):
+        page(40, 970)
+
+
+def test_equal_pictures_come_in_the_order_of_their_ids(few: Searcher) -> None:
+    hits = few.search(Query(text="0"), filters=Filters(source="twins"), threshold=-1)
+    assert [hit.similarity for hit in hits] == [hits[0].similarity] * 3
+    assert [hit.id for hit in hits] == sorted(hit.id for hit in hits)
+
+
+# --- what each filter means -------------------------------------------------------------------------
+
+PICTURES: dict[str, dict[str, Any]] = {
+    "valparaiso": {
+        "country": "Chile", "city": "Valparaíso", "camera": "Canon EOS 5D", "latitude": -33.05, "longitude": -71.61,
+        "taken_at": datetime(2024, 5, 31, 12, tzinfo=UTC), "tags": ["boat", "harbour"], "width": 3000, "height": 2000,
+        "description": "Fishing boats lying in the old harbour",
+    },
+    "santiago": {
+        "country": "CHILE", "city": "Santiago", "camera": "Nikon D3", "latitude": -33.45, "longitude": -70.67,
+        "taken_at": datetime(2024, 6, 1, tzinfo=UTC), "tags": ["street"], "width": 1000, "height": 1500,
+        "description": "A street at night",
+    },
+    "fiji": {
+        "country": "Fiji", "city": None, "camera": None, "latitude": -17.0, "longitude": 179.9,
+        "taken_at": datetime(2020, 1, 1, tzinfo=UTC), "tags": ["boat", "beach"], "width": 800, "height": 800,
+        "description": None,
+    },
+    "samoa": {"latitude": -17.0, "longitude": -179.9, "tags": ["100%", "it's"], "width": 600, "height": 400},
+    "pole": {"latitude": 89.9, "longitude": 10.0, "tags": [], "width": 600, "height": 400},
+    "plain": {"width": 64, "height": 64, "tags": []},
+    **{f"twin {n}": {"source": "twins", "width": 64, "height": 64, "tags": []} for n in range(3)},
+}  # fmt: skip
+COLUMNS = ("country", "city", "camera", "latitude", "longitude", "taken_at", "description")
+
+
+@pytest.fixture
+def few(database: Database) -> Searcher:
+    """A collection of a few pictures of which much is known."""
+    rng = np.random.default_rng(0)
+    vectors = {name: rng.normal(size=512) for name in PICTURES}
+    with database.begin() as connection:
+        common = {
+            "source": "test", "sha256": b"", "byte_size": 1, "embedding_model_id": claim_model(connection, MODEL),
+            **dict.fromkeys(COLUMNS),
+        }  # fmt: skip
+        rows = [
+            {**common, "image": name, "embedding": unit(vectors[name.replace("1", "0").replace("2", "0")]), **known}
+            for name, known in PICTURES.items()
+        ]
+        connection.execute(sa.insert(images), rows)
+    return Searcher(database.engine, Vectors(unit(rng.normal(size=(3, 512)))))
+
+
+def names(hits: list[Hit]) -> set[str]:
+    return {hit.image for hit in hits if hit.source != "twins"}
+
+
+CHILE = {"valparaiso", "santiago"}
+MEANINGS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"source": "twins"}, set()),
+    ({"country": "Chile"}, CHILE),
+    ({"country": ["chile", "FIJI"]}, {*CHILE, "fiji"}),
+    ({"city": "VALPARAÍSO"}, {"valparaiso"}),
+    ({"camera": "canon eos 5d"}, {"valparaiso"}),
+    ({"tag": "boat"}, {"valparaiso", "fiji"}),
+    ({"tag": ["boat", "beach"]}, {"fiji"}),
+    ({"any_tag": ["street", "beach"]}, {"santiago", "fiji"}),
+    ({"tag": "100%"}, {"samoa"}),
+    ({"any_tag": "it's"}, {"samoa"}),
+    ({"taken_after": "2024-05-31"}, CHILE),
+    ({"taken_after": "2024-05-31T12:00Z", "taken_before": date(2024, 6, 1)}, {"valparaiso"}),
+    ({"taken_before": datetime(2024, 5, 31, 12)}, {"fiji"}),
+    ({"taken_before": "2024-06-01T02:00+02:00"}, {"valparaiso", "fiji"}),
+    ({"orientation": "landscape"}, {"valparaiso", "samoa", "pole"}),
+    ({"orientation": "portrait"}, {"santiago"}),
+    ({"orientation": "square"}, {"fiji", "plain"}),
+    ({"min_size": 1000}, CHILE),
+    ({"near": (-33.45, -70.67), "radius_km": 50}, {"santiago"}),
+    ({"near": "-33.45, -70.67", "radius_km": 150}, CHILE),
+    ({"near": (-17, 180), "radius_km": 20}, {"fiji", "samoa"}),
+    ({"near": (-17, -179.95), "radius_km": 20}, {"fiji", "samoa"}),
+    ({"near": (90, 0), "radius_km": 20}, {"pole"}),
+    ({"near": (89.9, -170), "radius_km": 30}, {"pole"}),
+    ({"near": (0, 0), "radius_km": 20_100}, {*CHILE, "fiji", "samoa", "pole"}),
+    ({"words": "boat"}, {"valparaiso", "fiji"}),
+    ({"words": '"old harbour"'}, {"valparaiso"}),
+    ({"words": "fish -street"}, {"valparaiso"}),
+    ({"words": "night or beach"}, {"santiago", "fiji"}),
+    ({"where": "width > 2000"}, {"valparaiso"}),
+    ({"where": "camera ~* 'canon' OR tags @> ARRAY['beach'] -- either"}, {"valparaiso", "fiji"}),
+    ({"where": "description LIKE '%;%' OR city = 'Santiago'"}, {"santiago"}),
+    ({"where": "camera LIKE 'Canon%' AND true"}, {"valparaiso"}),
+    ({"country": "Chile", "where": "false OR width < 2000"}, {"santiago"}),
+    ({"country": "Chile", "tag": "boat", "min_size": 100, "words": "harbour"}, {"valparaiso"}),
+    ({"country": "nowhere"}, set()),
+]
+
+
+@pytest.mark.parametrize(("conditions", "expected"), MEANINGS, ids=[str(conditions) for conditions, _ in MEANINGS])
+def test_what_a_filter_means(few: Searcher, conditions: dict[str, Any], expected: set[str]) -> None:
+    assert names(few.search(Query(text="1"), filters=Filters(**conditions), threshold=-1, count=50)) == expected
+
+
+def test_pictures_left_out_by_id(few: Searcher) -> None:
+    everything = few.search(Query(text="1"), threshold=-1)
+    left = few.search(Query(text="1"), filters=Filters(exclude_id=[everything[0].id, 10**6]), threshold=-1)
+    assert [hit.id for hit in left] == [hit.id for hit in everything[1:]]
+    assert few.search(Query(text="1"), filters=Filters(exclude_id=everything[0].id), threshold=-1) == left
+
+
+def test_no_filter_is_none(few: Searcher) -> None:
+    assert not Filters()
+    assert not Filters(country=(), tag=[], words=" ", exclude_id=[])
+    assert few.search(Query(text="1"), filters=Filters(), threshold=-1) == few.search(Query(text="1"), threshold=-1)
+
+
+def test_a_picture_is_no_hit_of_its_own_like_within_filters(few: Searcher) -> None:
+    twins = few.search(Query(text="1"), filters=Filters(source="twins"), threshold=-1)
+    hits = few.search(Query(like=twins[0].id), filters=Filters(source="twins"), threshold=-1)
+    assert [hit.id for hit in hits] == [hit.id for hit in twins[1:]]
+
+
+def test_filters_as_json() -> None:
+    filters = Filters(country="Chile", taken_after="2024-01-01", near=(1, 2), radius_km=3, exclude_id=4)
+    assert filters.to_json() == {
+        "country": ["Chile"], "taken_after": "2024-01-01T00:00:00+00:00", "near": [1.0, 2.0], "radius_km": 3,
+        "exclude_id": [4],
+    }  # fmt: skip
+    assert Filters(**filters.to_json()) == filters
+
+
+INDEXES = {
+    "images_source_idx": {"source": "a"},
+    "images_country_idx": {"country": ["a", "b"]},
+    "images_city_idx": {"city": "a"},
+    "images_camera_idx": {"camera": "a"},
+    "images_tags_idx": {"any_tag": ["a", "b"]},
+    "images_taken_at_idx": {"taken_after": "2024-01-01", "taken_before": "2024-02-01"},
+    "images_shape_idx": {"orientation": "square", "min_size": 2000},
+    "images_place_idx": {"near": (48, 11), "radius_km": 50},
+    "images_words_idx": {"words": "harbour"},
+}
+
+
+@pytest.mark.parametrize(("name", "conditions"), INDEXES.items(), ids=INDEXES)
+def test_every_filter_has_its_index(crowd: Crowd, name: str, conditions: dict[str, Any]) -> None:
+    statement = sa.select(images.c.id).where(Filters(**conditions).condition())
+    compiled = statement.compile(crowd.database.engine, compile_kwargs={"render_postcompile": True})
+    with crowd.database.connect() as connection:
+        connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {compiled}", compiled.params).scalars())
+    assert f"on {name}" in plan or f"using {name}" in plan, plan
+
+
+@settings(max_examples=60)
+@given(
+    near=st.tuples(st.floats(-90, 90), st.floats(-180, 180)),
+    radius_km=st.floats(0.001, 20_100),
+)
+def test_the_circle_is_the_one_on_the_sphere(crowd: Crowd, near: tuple[float, float], radius_km: float) -> None:
+    rng = np.random.default_rng(int(radius_km))
+    points = [(float(a), float(b)) for a, b in rng.uniform((-90, -180), (90, 180), size=(60, 2))]
+    points += [(near[0], near[1]), (90, 0), (-90, 0), (0, 180), (0, -180), (-near[0], near[1])]
+    condition = Filters(near=near, radius_km=radius_km).condition().compile(crowd.database.engine)
+    values = ", ".join(f"({n}, {a!r}::float8, {b!r}::float8)" for n, (a, b) in enumerate(points))
+    statement = f"SELECT n FROM (VALUES {values}) AS images (n, latitude, longitude) WHERE {condition}"
+    with crowd.database.connect() as connection:
+        found = set(connection.exec_driver_sql(statement, condition.params).scalars())
+    for n, point in enumerate(points):
+        distance = haversine(near, point)
+        if abs(distance - radius_km) > 1e-3:
+            assert (n in found) == (distance < radius_km), (point, distance)
+
+
+def haversine(a: tuple[float, float], b: tuple[float, float]) -> float:
+    (lat1, lon1), (lat2, lon2) = (map(math.radians, point) for point in (a, b))
+    chord = math.sin((lat2 - lat1) / 2) ** 2 + math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
+    return 2 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(chord, 1)))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"country": ""}, "country has the value ''"),
+        ({"city": "x" * 501}, "city has a value of 501 characters, the limit is 500"),
+        ({"camera": "a\x00"}, "camera has the value"),
+        ({"tag": [str(n) for n in range(MAX_VALUES + 1)]}, "tag has 101 values, the limit is 100"),
+        ({"any_tag": [5]}, "any_tag has the value 5"),
+        ({"taken_after": "yesterday"}, "taken_after is 'yesterday': write 2024-05-31"),
+        ({"taken_after": "2024-02-01", "taken_before": "2024-01-01"}, "nothing is taken from the one on"),
+        ({"orientation": "wide"}, "orientation is 'wide': it is one of landscape, portrait, square"),
+        ({"min_size": 0}, "min_size is 0"),
+        ({"min_size": 2**31}, "min_size is 2147483648"),
+        ({"near": (0, 0)}, "near is given without radius_km"),
+        ({"radius_km": 5.0}, "radius_km is given without near"),
+        ({"near": (91, 0), "radius_km": 5}, "latitude lies between -90 and 90"),
+        ({"near": (float("nan"), 0), "radius_km": 5}, "latitude lies between"),
+        ({"near": "here", "radius_km": 5}, "near is 'here': write latitude,longitude"),
+        ({"near": (0, 0), "radius_km": 0}, "more than 0 and at most 20,100"),
+        ({"near": (0, 0), "radius_km": float("nan")}, "more than 0"),
+        ({"words": "x" * 501}, "words has 501 characters"),
+        ({"exclude_id": -1}, "exclude_id has -1"),
+        ({"exclude_id": range(MAX_EXCLUDED + 1)}, "exclude_id has 10,001 ids, the limit is 10,000"),
+        ({"where": "true) OR (true"}, "not one condition in SQL"),
+        ({"where": "true; DELETE FROM images"}, "not one condition in SQL"),
+        ({"where": "true /* "}, "not one condition in SQL"),
+        ({"where": "true ORDER BY 1"}, "not one condition in SQL"),
+        ({"where": "width >"}, "not one condition in SQL"),
+        ({"where": "SELECT 1"}, "not one condition in SQL"),
+        ({"where": "(SELECT true)"}, "a query, not a condition"),
+        ({"where": "width > $1"}, r"a parameter such as \$1"),
+        ({"where": "width > :size"}, "a parameter"),
+        ({"where": "x" * 10_001}, "where has 10,001 characters, the limit is 10,000"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_says_why(conditions: dict[str, Any], message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        Filters(**conditions)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("flavour = 'red'", 'where is refused by PostgreSQL: column "flavour" does not exist'),
+        ("width", "must be type boolean"),
+        ("width / 0 > 1", "division by zero"),
+        ("nextval('images_id_seq') > 0", "read-only transaction"),
+        ("pg_sleep(5) IS NOT NULL", "statement timeout .it may take 0.2 s"),
+    ],
+)
+def test_what_postgresql_refuses_is_told_in_its_words(
+    few: Searcher, monkeypatch: pytest.MonkeyPatch, where: str, message: str
+) -> None:
+    monkeypatch.setattr(search, "WHERE_TIMEOUT_S", 0.2)
+    with pytest.raises(QueryError, match=message):
+        few.search(Query(text="1"), filters=Filters(where=where))
+    assert few.search(Query(text="1"), threshold=-1)  # the connection is none the worse
+
+
+def test_the_settings_of_a_filtered_search_end_with_it(few: Searcher, database: Database) -> None:
+    few.search(Query(text="1"), filters=Filters(where="true"))
+    with database.connect() as connection:
+        for name, value in {"enable_sort": "on", "transaction_read_only": "off", "statement_timeout": "0"}.items():
+            assert connection.scalar(sa.text("SELECT current_setting(:name)"), {"name": name}) == value
+
+
+# --- what there is to filter by ---------------------------------------------------------------------
+
+
+def test_facets_count_the_commonest_values(few: Searcher) -> None:
+    facets = few.facets()
+    assert (facets.pictures, facets.complete) == (len(PICTURES), True)
+    assert [(facet.value.lower(), facet.count) for facet in facets.country] == [("chile", 2), ("fiji", 1)]
+    assert (facets.tag[0].value, facets.tag[0].count) == ("boat", 2)
+    assert {facet.value: facet.count for facet in facets.orientation} == {"square": 5, "landscape": 3, "portrait": 1}
+    assert {facet.value: facet.count for facet in facets.source} == {"test": 6, "twins": 3}
+    for name in ("source", "country", "city", "camera", "tag", "orientation"):
+        for facet in getattr(facets, name):
+            hits = few.search(Query(text="1"), filters=Filters(**{name: facet.value}), threshold=-1, count=50)
+            assert len(hits) == facet.count, (name, facet)
+
+
+def test_facets_within_filters_and_limits(few: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    within = few.facets(Filters(tag="boat"), limit=1)
+    assert within.pictures == 2
+    assert [facet.value for facet in within.tag] == ["boat"]
+    monkeypatch.setattr("searchdb.search.facets.FACET_ROWS", 4)
+    assert (few.facets().pictures, few.facets().complete) == (4, False)
+
+
+def test_no_picture_has_no_facets(database: Database) -> None:
+    facets = Searcher(database.engine, Vectors(np.ones((1, 512)))).facets()
+    assert (facets.pictures, facets.complete, list(facets.country), list(facets.orientation)) == (0, True, [], [])

@@ -1,0 +1,237 @@
+"""Relevance: what is not in the collection is told from what is, whatever the text, and what it costs is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from searchdb.client import SearchDB
+from searchdb.config import Settings
+from searchdb.db.current_model import claim_model
+from searchdb.db.database import Database
+from searchdb.db.tables import image_sample, images, relevance_scale
+from searchdb.demo.composition import KINDS, SETTINGS
+from searchdb.errors import QueryError
+from searchdb.media.embed import Embedder
+from searchdb.records import Hit, ModelIdentity
+from searchdb.search.relevance import MIN_SAMPLE, Relevance, refresh_sample
+from searchdb.search.searcher import Query, Searcher
+
+REMOVED = ("cat", "boat", "umbrella", "moon", "banana", "kite")
+UNKNOWN = ("a submarine", "tax invoice", "a helicopter", "an electric guitar", "quarterly sales spreadsheet", "xyzzy")
+
+
+@dataclass
+class Counting:
+    """The small CLIP, and how many texts it was asked for."""
+
+    embedder: Embedder
+    texts: int = 0
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self.embedder.identity
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        self.texts += len(texts)
+        return self.embedder.embed_texts(texts)
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        return self.embedder.embed_images(pictures)
+
+
+def copy_album(source: SearchDB, target: Database, *, without: str | None = None, only: str | None = None) -> None:
+    """Make the target's collection the album, without the pictures with one tag, or with only these."""
+    with source.database.connect() as connection:
+        rows = [dict(row) for row in connection.execute(sa.select(images)).mappings()]
+    kept = [row for row in rows if without not in row["tags"] and (only is None or only in row["tags"])]
+    with target.begin() as connection:
+        connection.execute(sa.delete(images))
+        model_id = claim_model(connection, source.embedder.identity)
+        for row in kept:
+            del row["id"]
+            row["embedding_model_id"] = model_id
+        connection.execute(sa.insert(images), kept)
+        refresh_sample(connection)
+
+
+def best(searcher: Searcher, text: str) -> float:
+    hits = searcher.search(Query(text=text), threshold=-1, count=1)
+    assert hits[0].relevance is not None
+    return hits[0].relevance
+
+
+def area_under_curve(present: Sequence[float], absent: Sequence[float]) -> float:
+    """Return the chance that a query for what is there scores above one for what is not."""
+    pairs = np.subtract.outer(present, absent)
+    return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
+
+
+def test_what_is_absent_scores_clearly_below_what_is_present(
+    demo_collection: SearchDB, database: Database, embedder: Embedder
+) -> None:
+    searcher = Searcher(database.engine, embedder)
+    present: list[float] = []
+    absent: list[float] = []
+    unknown: list[float] = []
+    for kind in REMOVED:
+        copy_album(demo_collection, database, without=kind)
+        present += [best(searcher, f"a {other}") for other in KINDS if other != kind]
+        absent.append(best(searcher, f"a {kind}"))
+        unknown += [best(searcher, text) for text in UNKNOWN]
+    assert area_under_curve(present, absent) >= 0.95
+    assert area_under_curve(present, unknown) >= 0.95
+    assert np.median(present) > 0.85
+    assert np.median(absent) < 0.75
+    assert max(unknown) < 0.3
+
+
+def test_nothing_here_is_a_submarine(demo_collection: SearchDB) -> None:
+    assert all(relevance_of(hit) < 0.3 for hit in demo_collection.search("a submarine", threshold=-1, count=40))
+    assert all(relevance_of(hit) > 0.8 for hit in demo_collection.search("a cat", count=5))
+
+
+def relevance_of(hit: Hit) -> float:
+    assert hit.relevance is not None
+    return hit.relevance
+
+
+@pytest.mark.parametrize("setting", ["sea", "snow"])
+def test_what_all_pictures_show_is_relevant(
+    demo_collection: SearchDB, database: Database, embedder: Embedder, setting: str
+) -> None:
+    copy_album(demo_collection, database, only=setting)
+    searcher = Searcher(database.engine, embedder)
+    there = best(searcher, setting)
+    assert there > 0.8
+    assert there > max(best(searcher, other) for other in SETTINGS if other != setting)
+
+
+def test_relevance_follows_similarity(demo_collection: SearchDB) -> None:
+    hits = demo_collection.search("a red car", threshold=-1, count=300)
+    relevances = [relevance_of(hit) for hit in hits]
+    assert relevances == sorted(relevances, reverse=True)
+    assert (max(relevances) <= 1, min(relevances)) == (True, 0)
+
+
+def test_a_relevance_and_its_similarity() -> None:
+    judge = Relevance(background=0.18, low=0.04, high=0.1)
+    assert [judge.of(similarity) for similarity in (-1, 0.22, 0.25, 0.28, 1)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert [judge.similarity(relevance) for relevance in (0, 0.5, 1)] == pytest.approx([-1, 0.25, 0.28])
+
+
+def test_the_least_relevance(demo_collection: SearchDB) -> None:
+    hits = demo_collection.search("a dog", threshold=-1, count=300)
+    for least in (0.3, 0.9):
+        expected = [hit for hit in hits if relevance_of(hit) >= least]
+        assert 0 < len(expected) < 300
+        assert demo_collection.search("a dog", min_relevance=least, threshold=-1, count=300) == expected
+    assert demo_collection.search("a submarine", min_relevance=0.5, threshold=-1) == []
+
+
+def test_with_several_parts_relevance_is_about_the_text(demo_collection: SearchDB) -> None:
+    alone = {hit.id: hit for hit in demo_collection.search("a dog", threshold=-1, count=300)}
+    hits = demo_collection.search("a dog", like=3, exclude="night", threshold=-1, count=300)
+    assert len(hits) == 299
+    for hit in hits:
+        assert hit.parts is not None
+        assert hit.parts["text"] == pytest.approx(alone[hit.id].similarity, abs=1e-6)
+        assert hit.relevance == pytest.approx(alone[hit.id].relevance, abs=1e-6)
+    expected = [hit.id for hit in hits if relevance_of(hit) >= 0.6]
+    least = demo_collection.search("a dog", like=3, exclude="night", threshold=-1, count=300, min_relevance=0.6)
+    assert [hit.id for hit in least] == expected
+
+
+def test_without_a_text_there_is_none(demo_collection: SearchDB) -> None:
+    assert {hit.relevance for hit in demo_collection.search(like=3, exclude="snow")} == {None}
+    with pytest.raises(QueryError, match="min_relevance needs a text"):
+        demo_collection.search(like=3, min_relevance=0.5)
+    with pytest.raises(QueryError, match="between 0 and 1"):
+        demo_collection.search("a dog", min_relevance=1.5)
+
+
+def test_hardly_any_pictures_have_none(demo_collection: SearchDB, database: Database, embedder: Embedder) -> None:
+    copy_album(demo_collection, database)
+    with database.begin() as connection:
+        few = sa.select(images.c.id).order_by(images.c.id).limit(MIN_SAMPLE - 1)
+        connection.execute(sa.delete(images).where(images.c.id.not_in(few)))
+    searcher = Searcher(database.engine, embedder)
+    hits = searcher.search(Query(text="a dog"), threshold=-1, count=50)
+    assert [hit.relevance for hit in hits] == [None] * (MIN_SAMPLE - 1)
+    with pytest.raises(QueryError, match="less than 20 pictures"):
+        searcher.search(Query(text="a dog"), threshold=-1, min_relevance=0.5)
+
+
+def test_the_sample_is_made_when_missing_and_the_words_embedded_once(
+    demo_collection: SearchDB, database: Database, embedder: Embedder
+) -> None:
+    copy_album(demo_collection, database)
+    with database.begin() as connection:
+        connection.execute(sa.delete(image_sample))
+    counting = Counting(embedder)
+    searcher = Searcher(database.engine, counting)
+    first = searcher.search(Query(text="a dog"))
+    asked = counting.texts
+    assert searcher.search(Query(text="a dog")) == first
+    assert counting.texts == asked
+    assert (count(database, image_sample), count(database, relevance_scale)) == (300, 1)
+
+
+def test_the_sample_is_by_chance_goes_with_its_pictures_and_is_renewed(
+    demo_collection: SearchDB, database: Database, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_album(demo_collection, database)
+    searcher = Searcher(database.engine, embedder)
+    searcher.search(Query(text="a dog"))
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        refresh_sample(connection)
+    assert (count(database, image_sample), count(database, relevance_scale)) == (300, 0)
+    with database.begin() as connection:
+        connection.execute(sa.delete(images).where(images.c.id % 3 > 0))
+    assert count(database, image_sample) == count(database, images) < 150
+    with database.begin() as connection:
+        some = sa.select(image_sample.c.image_id).limit(60)
+        connection.execute(sa.delete(image_sample).where(image_sample.c.image_id.in_(some)))
+    searcher.search(Query(text="a dog"))
+    assert count(database, image_sample) == count(database, images)
+
+
+def test_what_is_kept_of_a_text_is_forgotten_with_the_sample(
+    demo_collection: SearchDB, database: Database, settings: Settings, embedder: Embedder
+) -> None:
+    def relevances(engine: sa.Engine) -> list[float | None]:
+        return [hit.relevance for hit in Searcher(engine, embedder).search(Query(text="a dog"), threshold=-1)]
+
+    copy_album(demo_collection, database)
+    before = relevances(database.engine)
+    assert relevances(database.engine) == before
+    copy_album(demo_collection, database, without="night")
+    after = relevances(database.engine)
+    assert after != before
+    with Database(settings) as other:  # another process, which has kept nothing
+        assert relevances(other.engine) == after
+
+
+def count(database: Database, table: sa.Table) -> int:
+    with database.connect() as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
+def test_an_empty_collection_has_nothing_to_judge_by(database: Database, embedder: Embedder) -> None:
+    assert Searcher(database.engine, embedder).search(Query(text="a dog"), min_relevance=0.5) == []
+
+
+def test_pictures_that_are_all_the_same(database: Database, embedder: Embedder) -> None:
+    vector = embedder.embed_texts(["a dog"])[0]
+    common = {"source": "test", "sha256": b"", "width": 1, "height": 1, "byte_size": 1, "embedding": vector}
+    with database.begin() as connection:
+        common["embedding_model_id"] = claim_model(connection, embedder.identity)
+        connection.execute(sa.insert(images), [{**common, "image": f"/{n}"} for n in range(MIN_SAMPLE)])
+    hits = Searcher(database.engine, embedder).search(Query(text="a dog"), threshold=-1, count=50)
+    assert len(hits) == MIN_SAMPLE
+    assert all(0 <= relevance_of(hit) <= 1 for hit in hits)

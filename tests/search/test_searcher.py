@@ -1,0 +1,243 @@
+"""Searching the demo: by text, picture, stored picture, and combinations of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from searchdb.client import SearchDB
+from searchdb.config import libpq_url
+from searchdb.db.database import Database
+from searchdb.db.tables import embedding_models, query_embeddings
+from searchdb.errors import ImageNotFoundError, ModelMismatchError, QueryError
+from searchdb.media.embed import DEMO_FOLDER
+from searchdb.records import Hit
+from searchdb.search import query_cache
+from searchdb.search.searcher import MAX_HITS, MAX_QUERY_CHARACTERS, Query, Searcher
+
+
+def tagged(hits: list[Hit], *tags: str) -> int:
+    return sum(set(tags) <= set(hit.tags) for hit in hits)
+
+
+def test_a_text_finds_what_it_names(demo_collection: SearchDB) -> None:
+    hits = demo_collection.search("a boat at sunset", count=5)
+    assert len(hits) == 5
+    assert tagged(hits, "boat", "sunset") >= 4
+    similarities = [hit.similarity for hit in hits]
+    assert similarities == sorted(similarities, reverse=True)
+    assert all(-1 <= similarity <= 1 for similarity in similarities)
+
+
+def test_a_picture_finds_itself_first_by_file_by_object_and_by_id(demo_collection: SearchDB) -> None:
+    stored = demo_collection.searcher.get(7)
+    by_file = demo_collection.search(image=stored.image, count=3)
+    assert by_file[0].id == 7
+    assert by_file[0].similarity == pytest.approx(1, abs=1e-4)
+    with Image.open(stored.image) as picture:
+        assert [hit.id for hit in demo_collection.search(image=picture, count=3)] == [hit.id for hit in by_file]
+    by_id = demo_collection.search(like=7, count=3)
+    assert 7 not in [hit.id for hit in by_id]
+    assert [hit.id for hit in by_id[:2]] == [hit.id for hit in by_file[1:]]
+
+
+def test_parts_are_combined_as_the_unit_mean_of_unit_vectors(demo_collection: SearchDB) -> None:
+    text = demo_collection.embed(["a red car"])[0]
+    with demo_collection.database.connect() as connection:
+        picture = connection.scalar(sa.text("SELECT embedding FROM images WHERE id = 3")).to_numpy()
+    combined = (text + picture) / np.linalg.norm(text + picture)
+    hits = demo_collection.search("a red car", like=3, count=5)
+    with demo_collection.database.connect() as connection:
+        rows = connection.execute(
+            sa.text("SELECT id, similarity FROM match_images(:v, 0, 6) WHERE id <> 3"), {"v": combined}
+        ).all()
+    assert [hit.id for hit in hits] == [row.id for row in rows][:5]
+    assert [hit.similarity for hit in hits] == pytest.approx([row.similarity for row in rows][:5], abs=1e-5)
+
+
+def test_what_is_excluded_goes_down(demo_collection: SearchDB) -> None:
+    everywhere = demo_collection.search("a house", count=20)
+    not_snow = demo_collection.search("a house", exclude="snow", count=20)
+    assert tagged(not_snow, "snow") < max(1, tagged(everywhere, "snow"))
+
+
+def test_pages_follow_each_other(demo_collection: SearchDB) -> None:
+    whole = [hit.id for hit in demo_collection.search("a dog", threshold=-1, count=60)]
+    pages = [
+        hit.id
+        for offset in range(0, 60, 20)
+        for hit in demo_collection.search("a dog", threshold=-1, count=20, offset=offset)
+    ]
+    assert pages == whole
+    assert len(set(whole)) == 60
+
+
+def test_the_threshold_is_the_least_similarity(demo_collection: SearchDB) -> None:
+    hits = demo_collection.search("a dog", threshold=-1, count=10)
+    boundary = hits[4].similarity
+    assert [hit.id for hit in demo_collection.search("a dog", threshold=boundary)] == [hit.id for hit in hits[:5]]
+    assert demo_collection.search("a dog", threshold=1) == []
+
+
+def test_a_repeated_text_costs_no_model_call(demo_collection: SearchDB) -> None:
+    class Broken:
+        identity = demo_collection.embedder.identity
+
+        def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+            raise AssertionError(f"the model was asked for {texts}")
+
+        def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+            raise AssertionError(f"the model was asked for {pictures}")
+
+    first = demo_collection.search("a kite in the desert")
+    again = Searcher(demo_collection.database.engine, Broken()).search(Query(text="  a kite in the desert "))
+    assert again == first
+
+
+def test_several_parts_are_each_explained(demo_collection: SearchDB) -> None:
+    with Image.open(demo_collection.searcher.get(9).image) as picture:
+        hits = demo_collection.search("a red car", image=picture, like=3, exclude="snow", count=5)
+        by_picture = {hit.id: hit.similarity for hit in demo_collection.search(image=picture, threshold=-1, count=300)}
+    by_text = {hit.id: hit.similarity for hit in demo_collection.search("a red car", threshold=-1, count=300)}
+    by_excluded = {hit.id: hit.similarity for hit in demo_collection.search("snow", threshold=-1, count=300)}
+    by_id = {hit.id: hit.similarity for hit in demo_collection.search(like=3, threshold=-1, count=300)}
+    for hit in hits:
+        expected = {"text": by_text[hit.id], "image": by_picture[hit.id], "like": by_id[hit.id]}
+        assert hit.parts == pytest.approx({**expected, "not": by_excluded[hit.id]})
+    assert all(hit.parts is None for hit in demo_collection.search("a red car"))
+
+
+def test_filters_by_their_names(demo_collection: SearchDB) -> None:
+    hits = demo_collection.search("a boat", tag=["boat", "sunset"], orientation="landscape", threshold=-1, count=50)
+    assert hits
+    assert tagged(hits, "boat", "sunset") == len(hits)
+    with pytest.raises(TypeError, match="colour"):
+        demo_collection.search("a boat", colour="red")
+
+
+def test_the_cache_is_bounded_and_the_least_recently_used_go_first(
+    collection: SearchDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_cache, "MAX_CACHED", 10)
+    monkeypatch.setattr(query_cache, "COUNTED_EVERY", 1)
+    for n in range(10):
+        collection.embed([f"text {n}"])
+    with collection.database.begin() as connection:
+        old = sa.update(query_embeddings).values(last_used_at=sa.func.now() - sa.text("interval '1 day'"))
+        connection.execute(old.where(query_embeddings.c.query.in_([f"text {n}" for n in range(5)])))
+    collection.embed(["text 0"])  # used again, and that is noted
+    collection.embed(["one more"])
+    with collection.database.connect() as connection:
+        left = set(connection.scalars(sa.select(query_embeddings.c.query)))
+    assert len(left) == 9
+    assert {"text 0", "one more", *(f"text {n}" for n in range(5, 10))} <= left
+
+
+def test_reading_the_cache_seldom_writes(collection: SearchDB) -> None:
+    def noted() -> object:
+        with collection.database.connect() as connection:
+            return connection.scalar(sa.select(query_embeddings.c.last_used_at))
+
+    collection.embed(["a text"])
+    first = noted()
+    collection.embed(["a text"])
+    assert noted() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "nothing to look for"),
+        ({"exclude": "snow"}, "nothing to look for"),
+        ({"text": " \t"}, "empty"),
+        ({"text": "\x00"}, "empty"),
+        ({"text": "x" * (MAX_QUERY_CHARACTERS + 1)}, "limit is 2,000"),
+        ({"text": "é" * MAX_QUERY_CHARACTERS}, "limit is 2,000"),
+        ({"text": "x", "exclude": "x"}, "cancel each other out"),
+        ({"text": "x", "threshold": 1.5}, "between -1 and 1"),
+        ({"text": "x", "threshold": float("nan")}, "between -1 and 1"),
+        ({"text": "x", "count": 0}, "count starts at 1"),
+        ({"text": "x", "offset": -1}, "offset at 0"),
+        ({"text": "x", "count": 10, "offset": MAX_HITS - 9}, "no deeper than 1,000"),
+        ({"image": "/no/such.jpg"}, r"cannot search by /no/such\.jpg"),
+        ({"image": ""}, "empty name"),
+    ],
+)
+def test_a_query_that_cannot_be_run_says_why(
+    demo_collection: SearchDB, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(QueryError, match=message):
+        demo_collection.search(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("image_id", [0, -1, 10**9, 2**62, 2**70])
+def test_an_id_that_is_not_there(demo_collection: SearchDB, image_id: int) -> None:
+    with pytest.raises(ImageNotFoundError, match=str(image_id)):
+        demo_collection.search(like=image_id)
+    with pytest.raises(ImageNotFoundError):
+        demo_collection.searcher.get(image_id)
+
+
+def test_a_sample_is_of_different_pictures_and_of_all_when_they_are_few(demo_collection: SearchDB) -> None:
+    sample = [picture.id for picture in demo_collection.searcher.sample(24)]
+    assert len(sample) == len(set(sample)) == 24
+    assert {picture.id for picture in demo_collection.searcher.sample(900)} == set(range(1, 301))
+
+
+def test_an_empty_collection_has_no_hits_and_takes_queries(collection: SearchDB) -> None:
+    assert collection.search("anything") == []
+    assert collection.searcher.sample(5) == []
+    with collection.database.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings)) == 1
+
+
+def test_another_model_is_refused_with_both_names(demo_collection: SearchDB, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from searchdb.media.embed import Embedder
+
+    folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["logit_scale"] = weights["logit_scale"] + 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    searcher = Searcher(demo_collection.database.engine, Embedder(str(folder)))
+    with pytest.raises(ModelMismatchError, match=f"with demo .*but the model in use is {folder}"):
+        searcher.search(Query(text="a dog"))
+
+
+def test_a_cached_text_is_searched_for_without_loading_the_model(demo_collection: SearchDB) -> None:
+    demo_collection.search("a red boat", count=1)
+    url = demo_collection.settings.url()
+    assert url is not None
+    environment = {**os.environ, "DATABASE_URL": libpq_url(url), "SEARCHDB_MODEL": "demo"}
+    script = (
+        "import sys; from searchdb.cli import cli; cli(['search', 'a red boat'], standalone_mode=False); "
+        "assert not {'torch', 'transformers', 'tokenizers'} & sys.modules.keys(), sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "red boat" in done.stdout
+
+
+def test_pictures_of_another_model_are_refused_whatever_is_cached(
+    collection: SearchDB, database: Database, album: Path
+) -> None:
+    collection.ingest_files(*sorted(album.glob("*.jpg"))[:5])
+    assert collection.search("a boat", threshold=-1)
+    with database.begin() as connection:
+        connection.execute(sa.update(embedding_models).values(weights_sha256=b"\7" * 32))
+    for threshold in (-1, 0.99):
+        with pytest.raises(ModelMismatchError):
+            collection.search("a boat", threshold=threshold)
+        with pytest.raises(ModelMismatchError):
+            collection.search(like=1, threshold=threshold)

@@ -1,0 +1,70 @@
+"""The SQL of a search: run as it is written, it gives the search's pictures."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from searchdb.client import SearchDB
+from searchdb.db import user_sql as sql
+from searchdb.errors import QueryError
+from searchdb.search.filters import Filters
+from searchdb.search.searcher import Query
+from searchdb.search.to_sql import search_as_sql
+
+COUNT = 15
+QUERIES: dict[str, dict[str, Any]] = {
+    "text": {"text": "a red boat"},
+    "quotes": {"text": "it's a \"boat\"; -- 100% 'red' \\ :x"},
+    "like": {"like": 7},
+    "text and picture": {"text": "snow", "like": 7},
+    "without": {"text": "a boat", "exclude": "night"},
+    "all of it": {"text": "a boat", "like": 7, "exclude": "it's raining"},
+}
+FILTERS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "tags": {"any_tag": ["boat", "it's", "100%"], "orientation": "landscape"},
+    "dates": {"taken_after": datetime(2000, 1, 1, tzinfo=UTC), "min_size": 10},
+    "words": {"words": 'boat or "red sea" -night', "source": "demo"},
+    "place": {"near": (48.1, 11.6), "radius_km": 5000.0},
+    "not these": {"exclude_id": [1, 2, 3], "camera": "o'Neill"},
+    "where": {"where": "width > 10 AND description LIKE '%boat%'"},
+}
+
+
+def ids_by_sql(collection: SearchDB, statement: str) -> list[int]:
+    collection.embed(sql.literal_texts(statement) or ["nothing"])
+    with collection.database.connect() as connection:
+        result = sql.run(connection, statement)
+    assert result.columns == ["id", "image", "similarity"]
+    return [row[0] for row in result.rows]
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+def test_finds_what_the_search_finds(demo_collection: SearchDB, query: dict[str, Any], filters: dict[str, Any]) -> None:
+    statement = search_as_sql(Query(**query), Filters(**filters), threshold=0.01, count=COUNT)
+    hits = demo_collection.searcher.search(Query(**query), filters=Filters(**filters), threshold=0.01, count=COUNT)
+    assert ids_by_sql(demo_collection, statement) == [hit.id for hit in hits]
+    if not filters:
+        assert len(hits) == COUNT
+
+
+def test_a_vector_is_written_out(demo_collection: SearchDB) -> None:
+    vector = demo_collection.embed(["a green tree"])[0]
+    statement = search_as_sql(Query(vector=vector), count=COUNT)
+    hits = demo_collection.searcher.search(Query(vector=vector), count=COUNT)
+    assert ids_by_sql(demo_collection, statement) == [hit.id for hit in hits]
+
+
+@pytest.mark.parametrize("query", [Query(), Query(exclude="rain")], ids=["nothing", "only what is excluded"])
+def test_nothing_to_look_for(query: Query) -> None:
+    with pytest.raises(QueryError, match="nothing to look for"):
+        search_as_sql(query)
+
+
+def test_these_filters_leave_some(demo_collection: SearchDB) -> None:
+    left = {name for name, filters in FILTERS.items() if demo_collection.search("a boat", **filters)}
+    assert left >= {"none", "tags", "words", "where"}

@@ -1,0 +1,177 @@
+"""What the API answers: stored pictures and hits as JSON, without a word of where on this server they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from pathlib import PurePath
+from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from flask import Response, url_for
+from pydantic import BaseModel, Field
+
+from searchdb.ingest.adder import SOURCE as ADDED
+from searchdb.records import EMBEDDING_DIMENSION, LARGEST_ID, Hit, StoredImage
+
+from ..errors import without_paths
+from ..files.images import is_url
+from ..page.tiles import name_of, thumbnail_version
+
+
+class Picture(BaseModel):
+    """One stored picture with what is known of it."""
+
+    id: int = Field(description="Its id.")
+    name: str = Field(description="What it is called: its file's own name, or its URL.")
+    url: str = Field(description="Where the picture itself is: at its own URL, or below this server.")
+    thumbnail_url: str = Field(description="Where a small version of it is.")
+    page: str = Field(description="Its page for people.")
+    source: str = Field(description="Where it was ingested from.")
+    source_id: str | None = Field(description="Its id there.")
+    description: str | None
+    tags: list[str]
+    width: int = Field(description="Pixels, upright.")
+    height: int = Field(description="Pixels, upright.")
+    credit: str | None = Field(description="Whose picture it is.")
+    credit_url: str | None
+    page_url: str | None = Field(description="The page that it is from.")
+    taken_at: datetime | None
+    camera: str | None
+    country: str | None
+    city: str | None
+    latitude: float | None = Field(description="Degrees, north positive.")
+    longitude: float | None = Field(description="Degrees, east positive.")
+    metadata: dict[str, Any] = Field(description="Whatever else is known of it.")
+    sha256: str = Field(description="Of the file, in hexadecimal digits.", pattern="^[0-9a-f]{64}$")
+    byte_size: int = Field(description="Of the file.")
+    ingested_at: datetime
+
+
+class FoundPicture(Picture):
+    """A stored picture that a search found."""
+
+    similarity: float = Field(description="Cosine similarity to the query, -1 to 1.")
+    relevance: float | None = Field(
+        description="How well it answers the text, 0 to 1, on one scale for all texts; null without one."
+    )
+    parts: dict[str, float] | None = Field(
+        description="The similarity to each part of a query of several: text, image, like, not; else null."
+    )
+
+
+class SearchAnswer(BaseModel):
+    """One page of hits, best first."""
+
+    hits: list[FoundPicture]
+    count: int = Field(description="Hits in this answer.")
+    offset: int = Field(description="Hits before them.")
+    next: str | None = Field(description="Where the next hits are; null after the last.")
+    vector: str | None = Field(description="The picture that was searched by, for `GET /api/search`; else null.")
+
+
+class RandomAnswer(BaseModel):
+    """Some pictures, in no order."""
+
+    images: list[Picture]
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Unit vectors, in the order of what was given."""
+
+    model: str = Field(description="The model; vectors of two models cannot be compared.")
+    embeddings: list[Annotated[list[float], Field(min_length=EMBEDDING_DIMENSION, max_length=EMBEDDING_DIMENSION)]]
+
+
+_AS_THEY_ARE = tuple(
+    {f.name for f in fields(StoredImage)} & Picture.model_fields.keys() - {"source_id", "tags", "metadata", "sha256"}
+)
+
+
+class Links:
+    """Where pictures, their thumbnails and their pages are below this server, for one request.
+
+    Flask makes one address of each kind, and the others are like it: for a page of hits, making them all would take
+    longer than whatever else is said of the hits.
+    """
+
+    def __init__(self) -> None:
+        self._page, self._file, self._thumbnail = map(_pattern, ("pages.picture", "images.file", "images.thumbnail"))
+
+    def page(self, image: StoredImage) -> str:
+        """Return the address of its page for people."""
+        return str(image.id).join(self._page)
+
+    def file(self, image: StoredImage) -> str:
+        """Return the address of the picture itself, which is its own where it is one."""
+        return _without_password(image.image) if is_url(image) else str(image.id).join(self._file)
+
+    def thumbnail(self, image: StoredImage) -> str:
+        """Return the address of its thumbnail."""
+        version = thumbnail_version(image)
+        return str(image.id).join(self._thumbnail) + (f"?v={version}" if version else "")
+
+
+def picture_of(image: StoredImage) -> Picture:
+    """Return a stored picture as the API shows it."""
+    return Picture(**_public(image, Links()))
+
+
+def found(hit: Hit, links: Links) -> FoundPicture:
+    """Return a hit as the API shows it."""
+    return FoundPicture(
+        **_public(hit, links),
+        similarity=hit.similarity,
+        relevance=hit.relevance,
+        parts=None if hit.parts is None else dict(hit.parts),
+    )
+
+
+def answer(model: BaseModel, status: int = 200) -> Response:
+    """Return the response that holds a model's JSON."""
+    return Response(model.model_dump_json(exclude_none=False), status, mimetype="application/json")
+
+
+def _pattern(endpoint: str) -> tuple[str, str]:
+    """Return what comes before and after the id in an endpoint's addresses."""
+    before, _, after = url_for(endpoint, image_id=LARGEST_ID).rpartition(str(LARGEST_ID))
+    return before, after
+
+
+def _public(image: StoredImage, links: Links) -> dict[str, Any]:
+    """Return what `Picture` shows; files' own paths, and what was noted of them, lose the names of folders."""
+    name, source_id, metadata = name_of(image), image.source_id, image.metadata
+    if image.source == ADDED:
+        name = str(metadata.get("name") or name)
+    elif not is_url(image):
+        source_id = source_id and PurePath(source_id).name
+        metadata = _without_paths(metadata)
+    return {name: getattr(image, name) for name in _AS_THEY_ARE} | {
+        "name": name,
+        "url": links.file(image),
+        "thumbnail_url": links.thumbnail(image),
+        "page": links.page(image),
+        "source_id": source_id,
+        "tags": list(image.tags),
+        "metadata": dict(metadata),
+        "sha256": image.sha256.hex(),
+    }
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_paths(value)
+    if isinstance(value, Mapping):
+        return {without_paths(name): _without_paths(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(part) for part in value]
+    return value
+
+
+def _without_password(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # not from ingest, which keeps no malformed URL, but anybody with SQL may write one
+        return ""
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

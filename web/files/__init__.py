@@ -1,0 +1,1 @@
+"""Image files over HTTP: originals, thumbnails and uploads."""

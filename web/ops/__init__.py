@@ -1,0 +1,1 @@
+"""Operating the server: health, limits, logs, metrics and gunicorn."""

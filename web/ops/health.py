@@ -1,0 +1,62 @@
+"""What a load balancer or an orchestrator asks: is the process alive, and can it serve?"""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from searchdb.errors import DatabaseError, ModelError, SchemaError
+
+from ..backend import collection
+
+blueprint = Blueprint("health", __name__)
+log = logging.getLogger(__name__)
+
+RETRY_AFTER = 5
+"""Seconds after which it is worth while to ask again: a model loads in that time, a database starts."""
+_UNCACHED = {"Cache-Control": "no-store"}
+
+
+@blueprint.get("/healthz")
+def alive() -> ResponseReturnValue:
+    """Answer that the process is alive, whatever the database does."""
+    return {"status": "ok"}, _UNCACHED
+
+
+@blueprint.get("/readyz")
+def ready() -> ResponseReturnValue:
+    """Answer whether searches can be served: by a database with our schema, and, if it has pictures, by their model."""
+    missing = _missing()
+    if missing is None:
+        return {"status": "ready"}, _UNCACHED
+    return {"status": "unavailable", "reason": missing}, 503, {**_UNCACHED, "Retry-After": str(RETRY_AFTER)}
+
+
+def _missing() -> str | None:
+    """Return what is missing; whatever can be done about it in the background has begun then."""
+    try:
+        collection().check()
+        if collection().empty:
+            return None
+        model = collection().model()
+        model.start()
+        if not model.loaded:
+            return "the model is being loaded"
+        if model.failure is not None:
+            model.start_again()
+            return "the model cannot be loaded"
+        collection().check_model()
+    except DatabaseError as exc:
+        collection().suspect()
+        log.warning("not ready: %s", exc)
+        return "the schema does not fit" if isinstance(exc, SchemaError) else "the database cannot be reached"
+    except PoolTimeoutError as exc:
+        log.warning("not ready: %s", exc)
+        return "all connections to the database are in use"
+    except ModelError as exc:
+        log.warning("not ready: %s", exc)
+        return "the model does not fit the collection"
+    return None

@@ -1,0 +1,198 @@
+"""What is counted and timed for Prometheus: requests, the model, SQL, and the collection's state."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import sqlalchemy as sa
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from sqlalchemy import event, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from searchdb.db.database import POOL_OVERFLOW, POOL_SIZE, Database
+from searchdb.errors import DatabaseError
+from searchdb.search import query_cache
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that names the folder where several processes count together."""
+STATE_TIMEOUT_MS = 2000
+"""Longest count of the collection: whoever scrapes waits for it, and gives up after ten seconds by default."""
+METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+"""Methods that are counted by their names; a client may make up any other."""
+NO_ROUTE = "none"
+"""The route of an address that no route has: the address itself is the client's to choose, and endlessly so."""
+REQUEST_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+EMBED_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+SQL_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 20)
+
+_STATE = text(
+    """
+    SELECT (SELECT count(*) FROM images) AS pictures,
+        (SELECT count(*) FROM ingest_pending) AS pending,
+        (SELECT count(*) FROM ingest_failures) AS failures
+    """
+)
+_HELP = {
+    "pictures": "Searchable pictures.",
+    "pending": "References that wait for a worker or are in the hands of one.",
+    "failures": "References that could not be ingested.",
+}
+
+
+class Metrics:
+    """One application's numbers; several applications in a process have each its own.
+
+    Where PROMETHEUS_MULTIPROC_DIR is set, what is shown is the sum over all processes that share the folder, but for
+    the state of the collection, of which there is one.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._states: list[Collector] = []
+        self._requests = Counter(
+            "searchdb_http_requests",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=self._registry,
+        )
+        self._request_seconds = Histogram(
+            "searchdb_http_request_seconds",
+            "Time until a request's answer began to be sent.",
+            ["route"],
+            buckets=REQUEST_BUCKETS,
+            registry=self._registry,
+        )
+        self._embed_seconds = Histogram(
+            "searchdb_embed_seconds",
+            "Time of one run of the model, the wait for another's run included.",
+            ["kind"],
+            buckets=EMBED_BUCKETS,
+            registry=self._registry,
+        )
+        self._sql_seconds = Histogram(
+            "searchdb_sql_seconds", "Time of one SQL statement.", buckets=SQL_BUCKETS, registry=self._registry
+        )
+        self._text_vectors = Counter(
+            "searchdb_text_vectors",
+            "Vectors of query texts by where they came from: cached in the database or in memory, or from the model.",
+            ["source"],
+            registry=self._registry,
+        )
+        self._pool_in_use = Gauge(
+            "searchdb_pool_connections_in_use",
+            "Connections to the database that are in use.",
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+        self._pool_limit = Gauge(
+            "searchdb_pool_connections_limit",
+            "Connections to the database that may be in use at once.",
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+        if SHARED_FOLDER not in os.environ:
+            ProcessCollector(registry=self._registry)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._requests.labels(method if method in METHODS else "other", route, status).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def embedded(self, kind: str, count: int, seconds: float) -> None:
+        """Count one run of the model on so many texts or pictures; `kind` is "text" or "picture"."""
+        self._embed_seconds.labels(kind).observe(seconds)
+        if kind == "text":
+            self._text_vectors.labels("model").inc(count)
+
+    def cached(self, where: str, count: int) -> None:
+        """Count vectors of texts that need not be computed, being in the "database" or in this process's "memory"."""
+        self._text_vectors.labels(where).inc(count)
+
+    def watch(self, engine: sa.Engine) -> None:
+        """Time the statements of a database, and count its connections and the hits of its query cache."""
+        self._pool_limit.set(POOL_SIZE + POOL_OVERFLOW)
+        query_cache.observe(engine, self.cached)
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def started(connection: sa.Connection, *_: object) -> None:
+            connection.info["searchdb_started"] = time.perf_counter()
+
+        @event.listens_for(engine, "after_cursor_execute")
+        def ended(connection: sa.Connection, *_: object) -> None:
+            self._sql_seconds.observe(time.perf_counter() - connection.info["searchdb_started"])
+
+        # Set to what the pool says rather than counted up and down: connections that break are never checked in.
+        @event.listens_for(engine, "checkout")
+        def checked_out(*_: object) -> None:
+            self._pool_in_use.set(_checked_out(engine))
+
+        @event.listens_for(engine, "checkin")
+        def checked_in(*_: object) -> None:
+            self._pool_in_use.set(max(_checked_out(engine) - 1, 0))  # it is still counted
+
+    def add_state(self, state: Collector) -> None:
+        """Have a collector asked whenever the numbers are shown."""
+        self._states.append(state)
+
+    def exposition(self) -> bytes:
+        """Return all numbers in Prometheus's text format."""
+        shown = CollectorRegistry()
+        if SHARED_FOLDER in os.environ:
+            MultiProcessCollector(shown)
+        else:
+            shown.register(self._registry)
+        for state in self._states:
+            shown.register(state)
+        return generate_latest(shown)
+
+
+class CollectionState(Collector):
+    """The collection's numbers, asked of the database whenever they are shown; of one that is away, that it is.
+
+    Args:
+        database: returns the open database, or raises DatabaseError.
+    """
+
+    def __init__(self, database: Callable[[], Database]) -> None:
+        self._database = database
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask, and return what there is to tell; never raises."""
+        counts, up = None, True
+        try:
+            with self._database().begin() as connection:
+                connection.execute(text(f"SET LOCAL statement_timeout = {STATE_TIMEOUT_MS}"))
+                counts = connection.execute(_STATE).one()
+        except DatabaseError as exc:
+            up = exc.sqlstate is not None  # it has answered, if only that this takes too long
+        except PoolTimeoutError:  # every connection is in use
+            pass
+        yield GaugeMetricFamily("searchdb_database_up", "Whether the database answers.", value=up)
+        if counts is not None:
+            for name, told in _HELP.items():
+                yield GaugeMetricFamily(f"searchdb_{name}", told, value=getattr(counts, name))
+
+
+def blueprint(metrics: Metrics) -> Blueprint:
+    """Return what shows the numbers at `/metrics`."""
+    shown = Blueprint("metrics", __name__)
+
+    @shown.get("/metrics")
+    def exposition() -> ResponseReturnValue:
+        return metrics.exposition(), {"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
+
+    return shown
+
+
+def _checked_out(engine: sa.Engine) -> int:
+    pool = engine.pool
+    return pool.checkedout() if isinstance(pool, sa.QueuePool) else 0

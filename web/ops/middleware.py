@@ -1,0 +1,64 @@
+"""What running it in earnest needs: limits, metrics, a line per request, and a place behind a proxy."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, g, request
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from searchdb.config import Settings
+
+from ..backend import EXTENSION, Collection
+from . import limits, logs, metrics
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class UnderPrefix:
+    """Puts an application under a path, whether a proxy takes the path off its requests or leaves it on them."""
+
+    def __init__(self, app: WSGIApplication, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["SCRIPT_NAME"] = self._prefix
+        path = environ.get("PATH_INFO", "")
+        if path == self._prefix or path.startswith(f"{self._prefix}/"):
+            environ["PATH_INFO"] = path.removeprefix(self._prefix) or "/"
+        return self._app(environ, start_response)
+
+
+def register(app: Flask, settings: Settings) -> None:
+    """Add them to the application."""
+    collection: Collection = app.extensions[EXTENSION]
+    numbers = collection.metrics
+
+    @app.before_request
+    def begin() -> None:
+        g.began = time.perf_counter()
+        g.request_id = logs.sane_id(request.headers.get(logs.REQUEST_ID)) or uuid.uuid4().hex
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        seconds = time.perf_counter() - g.began
+        response.headers[logs.REQUEST_ID] = g.request_id
+        route = metrics.NO_ROUTE if request.url_rule is None else request.url_rule.rule
+        numbers.request(request.method, route, response.status_code, seconds)
+        logs.log_request(request, response, seconds)
+        return response
+
+    logs.setup(settings.log_format)
+    limits.register(app, settings)
+    numbers.add_state(metrics.CollectionState(collection.database))
+    app.register_blueprint(metrics.blueprint(numbers))
+    if settings.url_prefix:
+        app.wsgi_app = UnderPrefix(app.wsgi_app, settings.url_prefix)
+    if settings.proxies:
+        trusted = settings.proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=trusted, x_proto=trusted, x_host=trusted, x_prefix=trusted)

@@ -1,0 +1,215 @@
+"""What a visitor asks for, read from the query string and written back into links."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from werkzeug.datastructures import MultiDict
+
+from searchdb.errors import ImageNotFoundError, QueryError
+from searchdb.records import LARGEST_ID, ModelIdentity
+from searchdb.search.filters import Filters
+from searchdb.search.searcher import MAX_HITS, Query
+
+from .. import vector_param as vectors
+
+PAGE_SIZE = 40
+"""Hits on a page: ten rows or so on a wide screen. Divides MAX_HITS."""
+LAST_PAGE = MAX_HITS // PAGE_SIZE
+DEFAULT_THRESHOLD = 0.0
+DEFAULT_RADIUS_KM = 50.0
+"""Around a place that is named without one: a city and what belongs to it."""
+_LONGEST_NUMBER = 20
+"""Characters: more than any number that means something here, and few enough to repeat in a message."""
+_SEVERAL = ("source", "country", "city", "camera", "tag", "any_tag")
+"""Filters that may be given several times."""
+_ONE = ("taken_after", "taken_before", "orientation", "near", "words")
+_LABELS = {
+    "any_tag": "tag, any of", "taken_after": "taken from", "taken_before": "taken before",
+    "min_size": "shorter side from", "exclude_id": "not picture",
+}  # fmt: skip
+"""How filters are called on the page; the others by their own names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One value of a filter that is set, and the search without it."""
+
+    label: str
+    value: str
+    without: Ask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One search as the address bar has it: `?q=…&like=…&not=…&threshold=…&page=…`, and filters by their names.
+
+    `vector` is a picture that is searched by, as `web.vector_param` writes it.
+    """
+
+    text: str | None = None
+    like: int | None = None
+    exclude: str | None = None
+    threshold: float | None = None
+    min_relevance: float | None = None
+    filters: Filters = Filters()  # noqa: RUF009 - frozen
+    vector: str | None = None
+    page: int = 1
+
+    @classmethod
+    def from_args(cls, args: MultiDict[str, str]) -> Ask:
+        """Read a query string; what is empty counts as not given.
+
+        Raises:
+            QueryError: a number is none, or out of range, or a filter is malformed; or it is `where`, which is SQL.
+            ImageNotFoundError: `like` is no id that a picture can have.
+        """
+        like = _whole(args, "like", "the picture's id")
+        if like is not None and not 0 <= like <= LARGEST_ID:
+            raise ImageNotFoundError(like)
+        page = _whole(args, "page", "the page")
+        if page is not None and not 1 <= page <= LAST_PAGE:
+            raise QueryError(f"there are pages 1 to {LAST_PAGE}: a search goes no deeper than {MAX_HITS:,} hits")
+        return cls(
+            text=_words(args.get("q", "")),
+            like=like,
+            exclude=_words(args.get("not", "")),
+            threshold=_decimal(args, "threshold", "the threshold", "from -1 to 1 "),
+            min_relevance=_decimal(args, "min_relevance", "the relevance", "from 0 to 1 "),
+            filters=_filters(args),
+            vector=args.get("vector", "").strip() or None,
+            page=page or 1,
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is looked for."""
+        return self.text is None and self.like is None and self.exclude is None and self.vector is None
+
+    def query(self, model: ModelIdentity) -> Query:
+        """Return the search itself.
+
+        Raises:
+            QueryError: the vector is malformed, or of another model than this.
+        """
+        vector = None if self.vector is None else vectors.from_text(self.vector, model)
+        return Query(text=self.text, vector=vector, like=self.like, exclude=self.exclude)
+
+    @property
+    def least(self) -> float:
+        """The least similarity of a hit."""
+        return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
+
+    @property
+    def offset(self) -> int:
+        """Hits before this page."""
+        return (self.page - 1) * PAGE_SIZE
+
+    @property
+    def unfiltered(self) -> Ask:
+        """The search without filters."""
+        return replace(self, filters=Filters(), page=1)
+
+    def elsewhere(self, **looked_for: Any) -> dict[str, Any]:
+        """Return the arguments of another search within the same filters."""
+        return Ask(filters=self.filters, **looked_for).args()
+
+    @property
+    def fields(self) -> Iterator[tuple[str, str]]:
+        """Names and values of all that a form passes on to search the same way, but for the page."""
+        for name, value in self.args(page=1).items():
+            for each in value if isinstance(value, list) else [value]:
+                yield name, str(each)
+
+    @property
+    def chips(self) -> Iterator[Chip]:
+        """The values of the filters that are set, one by one."""
+        for name, value in _given(self.filters).items():
+            label = _LABELS.get(name, name)
+            if name == "near":
+                around = f"{value}, {self.filters.radius_km:g} km around"
+                yield Chip(label=label, value=around, without=self._with(near=None, radius_km=None))
+            elif name != "radius_km":
+                values = value if isinstance(value, list) else [value]
+                for each in values:
+                    left = [other for other in values if other != each] or None
+                    shown = str(each).removesuffix("T00:00:00+00:00")
+                    yield Chip(label=label, value=shown, without=self._with(**{name: left}))
+
+    def _with(self, **filters: Any) -> Ask:
+        return replace(self, filters=replace(self.filters, **filters), page=1)
+
+    def args(self, **changes: Any) -> dict[str, Any]:
+        """Return the query string's arguments, without those not given, for url_for."""
+        ask = replace(self, **changes)
+        given = {
+            "q": ask.text,
+            "like": ask.like,
+            "not": ask.exclude,
+            "threshold": ask.threshold,
+            "min_relevance": ask.min_relevance,
+            **_given(ask.filters),
+            "vector": ask.vector,
+            "page": ask.page if ask.page > 1 else None,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def _filters(args: MultiDict[str, str]) -> Filters:
+    if args.get("where", "").strip():
+        raise QueryError("this page runs no SQL of its visitors: `where` is for the command line and for Python")
+    given: dict[str, Any] = {name: [each for each in args.getlist(name) if each.strip()] for name in _SEVERAL}
+    given |= {name: args.get(name, "").strip() or None for name in _ONE}
+    given["exclude_id"] = [_number(each, "the picture's id") for each in args.getlist("exclude_id") if each.strip()]
+    given["min_size"] = _whole(args, "min_size", "the size")
+    given["radius_km"] = _decimal(args, "radius_km", "the radius", "of kilometres ")
+    if given["near"] and given["radius_km"] is None:
+        given["radius_km"] = DEFAULT_RADIUS_KM
+    return Filters(**given)
+
+
+def _given(filters: Filters) -> dict[str, Any]:
+    """Return the filters that are set, as a query string has them."""
+    given = filters.to_json()
+    if "near" in given:
+        given["near"] = ",".join(f"{degrees:g}" for degrees in given["near"])
+    return given
+
+
+def _words(text: str) -> str | None:
+    """Return the text with control characters and runs of blanks as single blanks; None when nothing is left."""
+    shown = "".join(" " if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
+    return " ".join(shown.split()) or None
+
+
+def _whole(args: Mapping[str, str], name: str, label: str) -> int | None:
+    text = args.get(name, "").strip()
+    if not text:
+        return None
+    return _number(text, label)
+
+
+def _number(text: str, label: str) -> int:
+    try:
+        if len(text) <= _LONGEST_NUMBER:
+            return int(text)
+    except ValueError:
+        pass
+    raise QueryError(f"{label} is {_shortened(text)!r}: a whole number is expected")
+
+
+def _decimal(args: Mapping[str, str], name: str, label: str, kind: str) -> float | None:
+    text = args.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise QueryError(f"{label} is {_shortened(text)!r}: a number {kind}is expected") from None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_NUMBER else f"{text[:_LONGEST_NUMBER]}…"
