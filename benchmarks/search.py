@@ -30,7 +30,7 @@ from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database, migrate
 from searchdb.db.tables import query_embeddings
 from searchdb.index import build as index
-from searchdb.index.tune import tune
+from searchdb.index.tune import tune_index
 from searchdb.records import ModelIdentity
 
 SIZES, QUICK_SIZES = (25_000, 100_000), (25_000,)
@@ -145,11 +145,11 @@ def _measure(database: Database, rows: int, *, quick: bool) -> tuple[dict[str, f
         for method, suffix in (("ivfflat", ""), ("hnsw", "_hnsw")):
             started = time.perf_counter()
             with _Memory(database) as memory:
-                index.build(database.engine, method=method)
+                index.build_index(database.engine, method=method)
             built_s = time.perf_counter() - started
             with database.begin() as connection:
                 connection.execute(sa.text("ANALYZE images"))
-            if tune(database.engine, target=TARGET, count=COUNT, sample=QUERIES) is None:
+            if tune_index(database.engine, target=TARGET, count=COUNT, sample=QUERIES) is None:
                 raise RuntimeError("nothing to tune")
             ours = {"match_images": lambda: client(MATCH, 1)}
             recall = _recall(ours["match_images"](), vectors, unknown)
@@ -304,5 +304,5 @@ def _in_words(times: Times) -> str:
 
 def _depth(database: Database) -> str:
     with database.connect() as connection:
-        state = index.status(connection)
+        state = index.index_status(connection)
     return f"ef_search {state.setting}" if state.method == "hnsw" else f"{state.setting} of {state.lists} lists"

@@ -48,7 +48,7 @@ def fill(database: Database, vectors: np.ndarray, model: ModelIdentity) -> None:
         model_id = claim_model(connection, model)
     with closing(connect(database)) as connection:
         connection.execute("TRUNCATE images CASCADE")
-        index.build(database.engine, method="ivfflat")  # of no rows: one to fill in no time, whatever was there
+        index.build_index(database.engine, method="ivfflat")  # of no rows: one to fill in no time, whatever was there
         columns = "image, source, embedding, embedding_model_id, sha256, width, height, byte_size"
         with connection.cursor() as cursor, cursor.copy(f"COPY images ({columns}) FROM STDIN (FORMAT BINARY)") as copy:
             copy.set_types(["text", "text", "vector", "int4", "bytea", "int4", "int4", "int8"])

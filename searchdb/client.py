@@ -20,8 +20,8 @@ from PIL import Image
 from searchdb.config import Settings
 from searchdb.db.current_model import model_to_use
 from searchdb.db.database import open_database
-from searchdb.db.retry import outlast
-from searchdb.errors import DatabaseError, PictureError, QueryError
+from searchdb.db.retry import retry_until_available
+from searchdb.errors import DatabaseError, ImageError, QueryError
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue, gone_files
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.store import Store
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PROGRESS_S = 0.25
 """Seconds between two looks at how far a run is."""
 
-Progress = Callable[[IngestReport], None]
+ProgressCallback = Callable[[IngestReport], None]
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class SearchDB:
     # --- ingesting ------------------------------------------------------------------------------
 
     def ingest_files(
-        self, *paths: str | Path, prune: bool = False, progress: Progress = _silent, **options: Any
+        self, *paths: str | Path, prune: bool = False, progress: ProgressCallback = _silent, **options: Any
     ) -> IngestReport:
         """Ingest folders (recursively), files and globs; known, unchanged files are not read again.
 
@@ -146,7 +146,7 @@ class SearchDB:
         """Return the ids of stored pictures below these folders whose files no longer exist."""
         return gone_files(self.store, folders(paths))
 
-    def ingest_urls(self, source: str, *, progress: Progress = _silent, **options: Any) -> IngestReport:
+    def ingest_urls(self, source: str, *, progress: ProgressCallback = _silent, **options: Any) -> IngestReport:
         """Ingest a list of URLs: a file with one a line, CSV, TSV or JSONL; `-` is standard input.
 
         Raises:
@@ -169,7 +169,7 @@ class SearchDB:
         *paths: str | Path,
         rendition: str | None = DEFAULT_RENDITION,
         limit: int | None = None,
-        progress: Progress = _silent,
+        progress: ProgressCallback = _silent,
         **options: Any,
     ) -> IngestReport:
         """Load the Unsplash dataset's tables, then ingest its photos, the first `limit` of them, as small renditions.
@@ -197,7 +197,7 @@ class SearchDB:
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         retry_failed: bool = False,
         enqueue_only: bool = False,
-        progress: Progress = _silent,
+        progress: ProgressCallback = _silent,
     ) -> IngestReport:
         """Queue items from any source, and work off the queue until they are done, together with other workers.
 
@@ -223,7 +223,7 @@ class SearchDB:
         )
 
         def look() -> IngestReport:
-            report = queued.after(outlast(lambda: self.queue.progress(run_id)))
+            report = queued.after(retry_until_available(lambda: self.queue.progress(run_id)))
             progress(report)
             return report
 
@@ -235,12 +235,14 @@ class SearchDB:
                         worker = stack.enter_context(self._working(DEFAULT_CONCURRENCY))
                     look()
                 queued.total = queued.done + queued.queued
-                while worker is not None and look().done < queued.total and not outlast(self.queue.is_empty):
+                while (
+                    worker is not None and look().done < queued.total and not retry_until_available(self.queue.is_empty)
+                ):
                     if worker.join(PROGRESS_S):
                         break
         except BaseException:
             with suppress(DatabaseError):  # the run ends for a reason of its own
-                self.queue.nobody_waits(run_id)
+                self.queue.deprioritize(run_id)
                 progress(queued.after(self.queue.progress(run_id)))
             raise
         report = look()
@@ -255,7 +257,7 @@ class SearchDB:
         drain: bool = False,
         stop: threading.Event | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
-        progress: Progress = _silent,
+        progress: ProgressCallback = _silent,
     ) -> IngestReport:
         """Work off the queue until `stop` is set or, with `drain`, it is empty; return what was done here.
 
@@ -268,7 +270,9 @@ class SearchDB:
         stop = stop or threading.Event()
         with self._working(concurrency) as worker:
             while not (
-                stop.is_set() or worker.join(PROGRESS_S) or (drain and outlast(self.queue.is_empty, given_up=stop))
+                stop.is_set()
+                or worker.join(PROGRESS_S)
+                or (drain and retry_until_available(self.queue.is_empty, cancel=stop))
             ):
                 progress(worker.report)
         progress(worker.report)
@@ -339,5 +343,5 @@ class SearchDB:
         try:
             needed = self.embedder.shortest_edge
             return decode(self.fetcher.fetch(item), max_pixels=self.settings.max_image_pixels, needed=needed).pixels
-        except PictureError as exc:
+        except ImageError as exc:
             raise QueryError(f"cannot search by {mask_credentials(reference)}: {exc}") from exc

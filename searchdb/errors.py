@@ -13,7 +13,7 @@ SearchDBError
 ├── SourceError                  a folder or list cannot be read at all
 ├── QueryError                   a search cannot be run as asked
 │   └── ImageNotFoundError           no picture has that id
-└── PictureError                 one picture failed; recorded in ingest_failures, the run goes on
+└── ImageError                 one picture failed; recorded in ingest_failures, the run goes on
     ├── FetchError                   its bytes could not be had
     │   ├── FileUnreadableError
     │   ├── InvalidReferenceError
@@ -25,8 +25,8 @@ SearchDBError
     │   └── TooManyBytesError
     ├── DecodeError                  its bytes are no usable picture
     │   ├── EmptyFileError
-    │   ├── NotAPictureError
-    │   ├── DamagedPictureError
+    │   ├── NotAnImageError
+    │   ├── DamagedImageError
     │   └── TooManyPixelsError
     └── WorkerLostError              the worker that had it did not come back
 
@@ -139,7 +139,7 @@ class ImageNotFoundError(QueryError):
 # --- One picture ----------------------------------------------------------------------------------
 
 
-class PictureError(SearchDBError):
+class ImageError(SearchDBError):
     """One picture failed.
 
     `retryable` says whether the same reference may succeed later without anybody changing it.
@@ -148,7 +148,7 @@ class PictureError(SearchDBError):
     retryable = False
 
 
-class FetchError(PictureError):
+class FetchError(ImageError):
     """The picture's bytes could not be had."""
 
 
@@ -201,7 +201,7 @@ class TooManyBytesError(FetchError):
         self.size = size
 
 
-class DecodeError(PictureError):
+class DecodeError(ImageError):
     """The bytes are no usable picture."""
 
 
@@ -212,11 +212,11 @@ class EmptyFileError(DecodeError):
         super().__init__("the file is empty")
 
 
-class NotAPictureError(DecodeError):
+class NotAnImageError(DecodeError):
     """The content is in no picture format that searchdb reads."""
 
 
-class DamagedPictureError(DecodeError):
+class DamagedImageError(DecodeError):
     """A picture format was recognised, but its data is truncated or corrupt."""
 
 
@@ -233,7 +233,7 @@ class TooManyPixelsError(DecodeError):
         self.limit = limit
 
 
-class WorkerLostError(PictureError):
+class WorkerLostError(ImageError):
     """Every worker that tried the picture died at it, or failed in a way that nobody foresaw."""
 
     def __init__(self, attempts: int) -> None:

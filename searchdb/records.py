@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from searchdb.errors import PictureError
+    from searchdb.errors import ImageError
 
 MAX_REFERENCE_BYTES = 2048
 """Longest path or URL kept: PostgreSQL's b-tree, which makes `images.image` unique, refuses keys past 2,704 bytes."""
@@ -124,7 +124,7 @@ class RejectedItem:
 
     image: str
     source: str
-    error: PictureError
+    error: ImageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class FailedImage:
 
     image: str
     source: str
-    error: PictureError
+    error: ImageError
     item: SourceItem | None = None
 
 

@@ -91,7 +91,7 @@ def collection_status(database: Database) -> CollectionStatus:
             failures={row["error"]: row["count"] for row in failures},
             queue=queue_status(connection),
             model=None if model is None else model.name,
-            index=index.status(connection),
+            index=index.index_status(connection),
             server={
                 "version": connection.exec_driver_sql("SHOW server_version").scalar_one(),
                 "embedded": database.embedded,

@@ -26,7 +26,7 @@ def add_chunks(database: Database, *chunks: tuple[float, int, int]) -> None:
             "stored": stored,
             "copied": 0,
             "unchanged": 0,
-            "failed": {"NotAPictureError": failed} if failed else {},
+            "failed": {"NotAnImageError": failed} if failed else {},
             "finished_at": END - timedelta(seconds=before),
         }
         for before, stored, failed in chunks

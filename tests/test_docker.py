@@ -106,7 +106,7 @@ def test_a_stopped_worker_has_time_for_what_it_has_in_hand(compose: dict[str, An
 
 def test_a_stopped_page_has_time_to_answer(compose: dict[str, Any]) -> None:
     seconds = re.fullmatch(r"(\d+)s", compose["services"]["web"]["stop_grace_period"])
-    granted = re.search(r"^graceful_timeout = (\d+)$", (ROOT / "web" / "serving.py").read_text(), re.MULTILINE)
+    granted = re.search(r"^graceful_timeout = (\d+)$", (ROOT / "web" / "ops" / "serving.py").read_text(), re.MULTILINE)
     assert seconds is not None
     assert granted is not None
     assert int(seconds[1]) > int(granted[1])

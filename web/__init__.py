@@ -14,7 +14,7 @@ from searchdb.config import Settings
 from searchdb.records import LARGEST_ID
 
 from . import api, errors
-from .backend import EXTENSION, Collection
+from .backend import EXTENSION, Backend
 from .background_model import ServedModel
 from .files import images
 from .ops import health
@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None, *, embedder: ServedModel | None
         settings: by default those of the environment.
         embedder: a model that the caller has loaded; by default the one that the settings or the collection name.
         warm_up: whether to begin with both in the background at once; a process that forks leaves it to its children,
-            because neither threads nor connections outlast a fork.
+            because neither threads nor connections retry_until_available a fork.
     """
     settings = Settings() if settings is None else settings
 
@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None, *, embedder: ServedModel | None
 
     app = OpenAPI(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
     app.url_map.converters["id"] = IdConverter
-    collection = Collection(settings, make_embedder, loaded=embedder is not None)
+    collection = Backend(settings, make_embedder, loaded=embedder is not None)
     app.extensions[EXTENSION] = collection
     if embedder is None and warm_up:
         collection.warm_up()

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.config import Settings
 from searchdb.db.current_model import check_model, model_to_use
-from searchdb.db.database import POOL_SIZE, SCHEMA_REVISION, Database, Patience, open_database, schema_revision
+from searchdb.db.database import POOL_SIZE, SCHEMA_REVISION, Database, Timeouts, open_database, schema_revision
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, ModelError, SchemaError
 from searchdb.media.fetch import Fetcher
 from searchdb.records import StoredImage
@@ -26,13 +26,13 @@ from searchdb.search.searcher import Query, Searcher
 from .background_model import BackgroundModel, RememberingEmbedder, ServedModel
 from .files.thumbnails import ThumbnailCache
 from .ops.metrics import Metrics
-from .timed_cache import Kept
+from .timed_cache import TimedCache
 
 EXTENSION = "searchdb"
-"""Key of the Collection in `app.extensions`."""
-RETRY_AFTER = 2.0
+"""Key of the Backend in `app.extensions`."""
+REOPEN_INTERVAL_S = 2.0
 """Seconds between two tries to open the database: requests that wait for the lock share one outcome."""
-PATIENCE = Patience(connect=3, pool=5.0, statement=15.0, silence=5.0)
+TIMEOUTS = Timeouts(connect=3, pool=5.0, statement=15.0, silence=5.0)
 """People wait for the database, and threads are few: what takes longer than this ends with a page that says so."""
 FIRST_QUERY = "a picture"
 """What is searched for before anybody does, so that the first visitor need not wait for what is only done once."""
@@ -42,12 +42,12 @@ FACETS_KEPT_S = 60.0
 log = logging.getLogger(__name__)
 
 
-def collection() -> Collection:
+def backend() -> Backend:
     """Return the current application's collection."""
-    return cast(Collection, current_app.extensions[EXTENSION])
+    return cast(Backend, current_app.extensions[EXTENSION])
 
 
-class Collection:
+class Backend:
     """The database, opened when first needed and again after it was away, and the search over it.
 
     Args:
@@ -71,7 +71,7 @@ class Collection:
         self._suspect = False
         self._failure: DatabaseError | None = None
         self._failed_at = 0.0
-        self._facets = Kept(lambda: self.searcher.facets(), FACETS_KEPT_S)
+        self._facets = TimedCache(lambda: self.searcher.facets(), FACETS_KEPT_S)
         self._model_lock = threading.Lock()
         self._model: BackgroundModel | None = None
 
@@ -142,7 +142,7 @@ class Collection:
         was told: each may take seconds, and there are few threads.
 
         Raises:
-            DatabaseError: it cannot be opened; tried again by calls RETRY_AFTER later.
+            DatabaseError: it cannot be opened; tried again by calls REOPEN_INTERVAL_S later.
         """
         failure = self._failure
         if not self._lock.acquire(blocking=failure is None):
@@ -153,10 +153,10 @@ class Collection:
                 raise DatabaseError("the application is closing")
             self._look_again()
             if self._database is None:
-                if self._failure is not None and time.monotonic() - self._failed_at < RETRY_AFTER:
+                if self._failure is not None and time.monotonic() - self._failed_at < REOPEN_INTERVAL_S:
                     raise self._failure.with_traceback(None)  # or it would grow with every request
                 try:
-                    self._database = open_database(self.settings, PATIENCE)
+                    self._database = open_database(self.settings, TIMEOUTS)
                 except DatabaseError as exc:
                     self._failure, self._failed_at = exc, time.monotonic()
                     raise

@@ -20,9 +20,9 @@ from searchdb.search.searcher import QueryEmbedder
 
 from .ops.metrics import Metrics
 
-PATIENCE = 15.0
+LOAD_WAIT_S = 15.0
 """Seconds that a search waits for the model: loading from disk takes less, a first download much more."""
-RETRY_AFTER = 10
+MODEL_RETRY_AFTER_S = 10
 """Seconds after which a client may ask again, where that was not enough."""
 
 log = logging.getLogger(__name__)
@@ -127,13 +127,13 @@ class BackgroundModel:
         """Return once it is loaded, or has failed to.
 
         Raises:
-            ServiceUnavailable: it still loads after PATIENCE.
+            ServiceUnavailable: it still loads after LOAD_WAIT_S.
         """
         self.start()
-        if not self._done.wait(PATIENCE):
+        if not self._done.wait(LOAD_WAIT_S):
             raise ServiceUnavailable(
                 "The model is still loading. The first time it is downloaded, which can take minutes.",
-                retry_after=RETRY_AFTER,
+                retry_after=MODEL_RETRY_AFTER_S,
             )
 
     def _begin(self) -> None:

@@ -17,21 +17,21 @@ from searchdb.db.best_effort import REFUSALS
 from searchdb.errors import (
     DatabaseError,
     EmbeddedServerError,
+    ImageError,
     ImageNotFoundError,
     ModelError,
     ModelMismatchError,
     ModelUnavailableError,
-    PictureError,
     QueryError,
     SchemaError,
 )
 from searchdb.search.filters import Filters
 
-from .backend import collection
+from .backend import backend
 from .problems import (
     FieldError,
+    ImageRefusedError,
     InvalidFieldsError,
-    PictureRefusedError,
     below_api,
     message_of,
     problem,
@@ -40,7 +40,7 @@ from .problems import (
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER = 10
+RETRY_AFTER_S = 10
 """Seconds after which a client may try again where the service is away for a while."""
 
 PARAMETERS = frozenset({*(f.name for f in fields(Filters)), "threshold", "min_relevance"})
@@ -59,8 +59,8 @@ def register(app: Flask) -> None:
     app.register_error_handler(InvalidFieldsError, _fields)
     app.register_error_handler(QueryError, _query)
     app.register_error_handler(ImageNotFoundError, _not_found)
-    app.register_error_handler(PictureError, _picture)
-    app.register_error_handler(PictureRefusedError, _refused)
+    app.register_error_handler(ImageError, _picture)
+    app.register_error_handler(ImageRefusedError, _refused)
     app.register_error_handler(DatabaseError, _database)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, _busy)
     app.register_error_handler(ModelError, _model)
@@ -79,7 +79,7 @@ def without_paths(text: str) -> str:
 
 
 def _frame() -> dict[str, object]:
-    return {"model": model_label(collection().model_name), "asked": request.args}
+    return {"model": model_label(backend().model_name), "asked": request.args}
 
 
 def _answer(
@@ -101,7 +101,7 @@ def _answer(
         response = make_response(render_template("error.html", status=status, asked=asked, **page), status)
     response.headers["Cache-Control"] = "no-store"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        response.headers["Retry-After"] = str(RETRY_AFTER)
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response
 
 
@@ -115,7 +115,7 @@ def _http(error: HTTPException) -> Response:
     }
     response = _answer(status, titles.get(status, error.name), messages.get(status, error.description or error.name))
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        response.headers["Retry-After"] = str(RETRY_AFTER)
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
     for name, value in error.get_headers():
         if name in ("Allow", "Content-Range", "Retry-After", "WWW-Authenticate"):
             response.headers[name] = value
@@ -139,14 +139,14 @@ def _not_found(error: ImageNotFoundError) -> Response:
     return _answer(404, "There is no such picture", "No picture has this number; it may have been removed.")
 
 
-def _picture(error: PictureError) -> Response:
+def _picture(error: ImageError) -> Response:
     message = _sentence(without_paths(message_of(error)))
     if below_api():
         return problem(status_of(error), message)
     return _answer(404, "This picture cannot be shown", message)
 
 
-def _refused(refused: PictureRefusedError) -> Response:
+def _refused(refused: ImageRefusedError) -> Response:
     message, status = without_paths(message_of(refused.error)), status_of(refused.error)
     if below_api():
         return problem(status, _sentence(message), [FieldError(field=refused.field, message=message)])
@@ -155,7 +155,7 @@ def _refused(refused: PictureRefusedError) -> Response:
 
 
 def _database(error: DatabaseError) -> Response:
-    collection().suspect()
+    backend().suspect()
     log.warning("%s", error)
     if isinstance(error, SchemaError):
         return _answer(503, "The database is not ready", _sentence(str(error)))

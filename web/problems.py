@@ -13,8 +13,8 @@ from werkzeug.exceptions import HTTPException
 from searchdb.errors import (
     AddressRefusedError,
     EmptyFileError,
-    NotAPictureError,
-    PictureError,
+    ImageError,
+    NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
 )
@@ -49,10 +49,10 @@ class InvalidFieldsError(HTTPException):
         self.errors = errors
 
 
-class PictureRefusedError(Exception):
+class ImageRefusedError(Exception):
     """A picture in a request that cannot be used, and the field that it was in."""
 
-    def __init__(self, field: str, error: PictureError) -> None:
+    def __init__(self, field: str, error: ImageError) -> None:
         super().__init__(str(error))
         self.field = field
         self.error = error
@@ -63,8 +63,8 @@ def about(field: str) -> Iterator[None]:
     """Say of whatever is wrong with a picture which field it was in."""
     try:
         yield
-    except PictureError as exc:
-        raise PictureRefusedError(field, exc) from exc
+    except ImageError as exc:
+        raise ImageRefusedError(field, exc) from exc
 
 
 def below_api() -> bool:
@@ -79,16 +79,16 @@ def problem(status: int, detail: str, errors: Sequence[FieldError] = ()) -> Resp
     return Response(said.model_dump_json(), status, mimetype=MIMETYPE)
 
 
-def status_of(error: PictureError) -> HTTPStatus:
+def status_of(error: ImageError) -> HTTPStatus:
     """Return the status that says best what is wrong with a picture that somebody sent or named."""
-    if isinstance(error, NotAPictureError | EmptyFileError):
+    if isinstance(error, NotAnImageError | EmptyFileError):
         return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     if isinstance(error, TooManyBytesError | TooManyPixelsError):
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     return HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-def message_of(error: PictureError) -> str:
+def message_of(error: ImageError) -> str:
     """Return what to tell whoever sent or named a picture; of our network nothing."""
     if isinstance(error, AddressRefusedError):
         return "the URL leads to no public address, and pictures are fetched from public ones only"

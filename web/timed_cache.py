@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class TimedCache(Generic[T]):
     """What `make` returned, at most `seconds` ago.
 
     Who asks while it is made waits for it. An error is not kept.

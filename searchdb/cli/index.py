@@ -54,10 +54,10 @@ def index_command() -> None:
 @click.pass_context
 def index_status(ctx: click.Context, as_json: bool) -> None:
     """Show method, parameters, size, use, recall, and the rows at the last build and now."""
-    from searchdb.index.build import status
+    from searchdb.index.build import index_status
 
     with open_collection(ctx).database.connect() as connection:
-        _show(status(connection), as_json)
+        _show(index_status(connection), as_json)
 
 
 @index_command.command("build")
@@ -88,11 +88,11 @@ def index_build(
     if m is not None and ef_construction is not None and ef_construction < 2 * m:
         raise click.UsageError(f"--ef-construction must be at least twice --m, here {2 * m}")
     from searchdb.cli.measuring import building_bar
-    from searchdb.index.build import build
+    from searchdb.index.build import build_index
 
     database = open_collection(ctx).database
     with building_bar(database):
-        built = build(database.engine, method=method, lists=lists, m=m, ef_construction=ef_construction)
+        built = build_index(database.engine, method=method, lists=lists, m=m, ef_construction=ef_construction)
     if built is None:
         raise click.ClickException(BUSY)
     _show(built, as_json)
@@ -104,12 +104,12 @@ def index_build(
 def index_recall(ctx: click.Context, queries: TextIO | None, sample: int, count: int, as_json: bool) -> None:
     """Compare match_images with an exact scan, for text queries and for stored pictures."""
     from searchdb.cli.measuring import measuring_bar
-    from searchdb.index.recall import measure
+    from searchdb.index.recall import measure_recall
 
     collection = open_collection(ctx)
     texts = _embedded(collection, queries)
     with measuring_bar() as progress:
-        report = measure(collection.database.engine, count=count, sample=sample, texts=texts, progress=progress)
+        report = measure_recall(collection.database.engine, count=count, sample=sample, texts=texts, progress=progress)
     if as_json:
         print_json(report.to_json())
     else:
@@ -133,12 +133,12 @@ def index_tune(
 ) -> None:
     """Find how deep searches must go for a recall, and make every client's go so deep."""
     from searchdb.cli.measuring import measuring_bar
-    from searchdb.index.tune import tune
+    from searchdb.index.tune import tune_index
 
     collection = open_collection(ctx)
     texts = _embedded(collection, queries)
     with measuring_bar() as progress:
-        report = tune(
+        report = tune_index(
             collection.database.engine, target=target, count=count, sample=sample, texts=texts, progress=progress
         )
     if report is None:

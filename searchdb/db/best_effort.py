@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 REFUSALS = frozenset({"42501", "25006"})
 """Insufficient privilege, as of a role that may only SELECT; and a read-only transaction, as on a standby."""
-TRIED_AGAIN_AFTER_S = 60.0
+RETRY_WRITES_AFTER_S = 60.0
 """Between two tries to write where it was refused: somebody may have granted it meanwhile."""
 
 _UNHURRIED = text("SET LOCAL synchronous_commit = off")
@@ -24,7 +24,7 @@ _UNHURRIED = text("SET LOCAL synchronous_commit = off")
 _refused_at: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
 
 
-def leave_note(connection: Connection, write: Callable[[], T]) -> T | None:
+def write_best_effort(connection: Connection, write: Callable[[], T]) -> T | None:
     """Write and commit what only makes later searches faster; where that is refused, go on without it.
 
     Args:
@@ -35,7 +35,7 @@ def leave_note(connection: Connection, write: Callable[[], T]) -> T | None:
         what `write` returned; None where the database refuses to be written, or did so a moment ago.
     """
     refused_at = _refused_at.get(connection.engine)
-    if refused_at is not None and time.monotonic() - refused_at < TRIED_AGAIN_AFTER_S:
+    if refused_at is not None and time.monotonic() - refused_at < RETRY_WRITES_AFTER_S:
         return None
     try:
         connection.execute(_UNHURRIED)

@@ -40,7 +40,7 @@ _migrating = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long a database is waited for, in seconds.
 
     Attributes:
@@ -65,13 +65,13 @@ class Database:
         EmbeddedServerError: the embedded server cannot run.
     """
 
-    def __init__(self, settings: Settings, patience: Patience = Patience()) -> None:
+    def __init__(self, settings: Settings, timeouts: Timeouts = Timeouts()) -> None:
         self._server: EmbeddedServer | None = None
         url = settings.url()
         if url is None:
             self._server = EmbeddedServer.at(settings.home)
             url = self._server.join()
-        self.engine = _make_engine(url, patience)
+        self.engine = _make_engine(url, timeouts)
 
     @property
     def embedded(self) -> bool:
@@ -122,7 +122,7 @@ class Database:
         self.close()
 
 
-def open_database(settings: Settings, patience: Patience = Patience()) -> Database:
+def open_database(settings: Settings, timeouts: Timeouts = Timeouts()) -> Database:
     """Return a Database whose schema is the one we work with.
 
     The embedded database is ours alone and is migrated here; any other must have been migrated by its owner.
@@ -131,7 +131,7 @@ def open_database(settings: Settings, patience: Patience = Patience()) -> Databa
         DatabaseUnavailableError, EmbeddedServerError: it cannot be reached.
         SchemaError: it needs `searchdb db migrate`, or a newer searchdb.
     """
-    database = Database(settings, patience)
+    database = Database(settings, timeouts)
     try:
         with database.connect() as connection:
             revision = schema_revision(connection)
@@ -176,25 +176,25 @@ def migrate(database: Database) -> None:
     database.engine.dispose()  # older connections do not know the vector type
 
 
-def _make_engine(url: URL, patience: Patience) -> Engine:
-    arguments: dict[str, Any] = {"connect_timeout": patience.connect, "application_name": "searchdb"}
-    if patience.silence is not None:
-        milliseconds = round(patience.silence * 1000)
-        arguments |= {"tcp_user_timeout": milliseconds, "keepalives_idle": round(patience.silence)}
+def _make_engine(url: URL, timeouts: Timeouts) -> Engine:
+    arguments: dict[str, Any] = {"connect_timeout": timeouts.connect, "application_name": "searchdb"}
+    if timeouts.silence is not None:
+        milliseconds = round(timeouts.silence * 1000)
+        arguments |= {"tcp_user_timeout": milliseconds, "keepalives_idle": round(timeouts.silence)}
     engine = sa.create_engine(
         url,
         pool_pre_ping=True,
         pool_use_lifo=True,  # the one that was used last has its statements planned, and its pages at hand
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
-        pool_timeout=patience.pool,
+        pool_timeout=timeouts.pool,
         connect_args=arguments,
     )
     engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
     event.listen(engine, "handle_error", _translate)
     event.listen(engine, "connect", _register_vector)
-    if patience.statement is not None:
-        limit = f"SET statement_timeout = {round(patience.statement * 1000)}"
+    if timeouts.statement is not None:
+        limit = f"SET statement_timeout = {round(timeouts.statement * 1000)}"
 
         # Not among the connection's options, which PgBouncer refuses.
         def limit_statements(connection: psycopg.Connection[Any], _record: object) -> None:

@@ -12,35 +12,35 @@ from searchdb.errors import DatabaseError, DatabaseUnavailableError
 
 T = TypeVar("T")
 
-PATIENCE_S = 300.0
+MAX_OUTAGE_S = 300.0
 """Longest outage that is sat out, in seconds: a restart takes some, a fail-over a minute or two."""
 PAUSE_S = 1.0
 """Seconds between two tries."""
-PASSING = ("40", "53", "55", "57", "58")
+TRANSIENT_SQLSTATES = ("40", "53", "55", "57", "58")
 """SQLSTATE classes that pass without our doing: deadlocks, no disk or memory, locks, an operator, the system."""
 
 logger = logging.getLogger(__name__)
 
 
-def outlast(call: Callable[[], T], *, given_up: threading.Event | None = None) -> T:
+def retry_until_available(call: Callable[[], T], *, cancel: threading.Event | None = None) -> T:
     """Return what the call returns, made again until the database serves it; it must be safe to repeat.
 
-    Setting `given_up` ends the waiting.
+    Setting `cancel` ends the waiting.
 
     Raises:
-        DatabaseError: what stood in the way lasted longer than PATIENCE_S, or does not pass by itself.
+        DatabaseError: what stood in the way lasted longer than MAX_OUTAGE_S, or does not pass by itself.
     """
-    pause = (given_up or threading.Event()).wait
+    pause = (cancel or threading.Event()).wait
     since: float | None = None
     while True:
         try:
             result = call()
         except DatabaseError as exc:
-            if not is_passing(exc):
+            if not is_transient(exc):
                 raise
             since = since or time.monotonic()
             _outage.noticed(exc)
-            if time.monotonic() - since > PATIENCE_S or pause(PAUSE_S):
+            if time.monotonic() - since > MAX_OUTAGE_S or pause(PAUSE_S):
                 _outage.given_up()
                 raise
         else:
@@ -49,9 +49,9 @@ def outlast(call: Callable[[], T], *, given_up: threading.Event | None = None) -
             return result
 
 
-def is_passing(error: DatabaseError) -> bool:
+def is_transient(error: DatabaseError) -> bool:
     """Whether the same statement may succeed later without anybody changing it."""
-    return isinstance(error, DatabaseUnavailableError) or (error.sqlstate or "").startswith(PASSING)
+    return isinstance(error, DatabaseUnavailableError) or (error.sqlstate or "").startswith(TRANSIENT_SQLSTATES)
 
 
 class _Outage:
@@ -65,7 +65,7 @@ class _Outage:
         with self._lock:
             if self._since is None:
                 self._since = time.monotonic()
-                logger.warning("%s. Trying again for up to %g seconds", error, PATIENCE_S)
+                logger.warning("%s. Trying again for up to %g seconds", error, MAX_OUTAGE_S)
 
     def given_up(self) -> None:
         with self._lock:

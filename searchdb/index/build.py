@@ -23,14 +23,14 @@ from searchdb.index.status import (
     IndexStatus,
     fit_lists,
     fit_setting,
+    index_status,
     last_tuning,
     leftovers,
-    status,
 )
 from searchdb.records import EMBEDDING_DIMENSION
 from searchdb.search.relevance import refresh_sample
 
-__all__ = ["IndexStatus", "build", "owner", "rebuild_if_stale", "status"]
+__all__ = ["IndexStatus", "build_index", "index_status", "owner", "rebuild_if_stale"]
 
 BUILD_MEMORY_MB = (160, 2048)
 """Bounds of maintenance_work_mem for a build: 32 MB each for its processes, and what a small server can spare."""
@@ -82,17 +82,17 @@ class _Plan:
 def rebuild_if_stale(engine: Engine) -> bool:
     """Rebuild the index when the rows have outgrown it; return whether it was rebuilt here."""
     with engine.connect() as connection:
-        state = status(connection)
+        state = index_status(connection)
         if not state.stale:
             return False
         other = owner(connection)
     if other is not None:
         logger.warning("the vector index is stale: run `searchdb index build` as %s, who owns it", other)
         return False
-    return build(engine, method=state.method or "ivfflat") is not None
+    return build_index(engine, method=state.method or "ivfflat") is not None
 
 
-def build(
+def build_index(
     engine: Engine,
     *,
     method: str = "ivfflat",
@@ -145,7 +145,7 @@ def build(
             raise
         # The server notices a closed connection a moment later, and a build that follows at once would find the lock.
         connection.execute(sa.select(sa.func.pg_advisory_unlock(BUILD_LOCK_KEY)))
-        return status(connection)
+        return index_status(connection)
 
 
 def owner(connection: Connection) -> str | None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from searchdb.db.tables import embedding_models, images, index_recalls, query_embeddings
 from searchdb.errors import QueryError
-from searchdb.index.status import IndexStatus, Recall, depth_in_words, status
+from searchdb.index.status import IndexStatus, Recall, depth_in_words, index_status
 
 DEFAULT_SAMPLE = 200
 """Queries of each kind: at recall@10 that is 2,000 neighbours, and on 25,000 pictures some seconds of exact scans."""
@@ -31,7 +31,7 @@ _EXACT = (
 )
 _MATCH = "SELECT id, image, similarity FROM match_images(%s, -1, %s)"
 
-Progress = Callable[[str, int, int], None]
+MeasureCallback = Callable[[str, int, int], None]
 """Told what is being measured, and how many of how many queries are done."""
 Queries = Mapping[str, np.ndarray]
 """Unit vectors by kind, `text` first, each float32 of shape (n, 512)."""
@@ -67,13 +67,13 @@ class RecallReport:
         return {"text": None, "pictures": None} | by_kind | {"notes": self.notes}
 
 
-def measure(
+def measure_recall(
     engine: Engine,
     *,
     count: int = 10,
     sample: int = DEFAULT_SAMPLE,
     texts: np.ndarray | None = None,
-    progress: Progress = silent,
+    progress: MeasureCallback = silent,
 ) -> RecallReport:
     """Compare match_images with an exact scan, query by query in turn, and record the result.
 
@@ -88,7 +88,7 @@ def measure(
         DatabaseError: PostgreSQL failed.
     """
     with one_moment(engine) as connection:
-        state = status(connection)
+        state = index_status(connection)
         queries = queries_of(connection, sample, texts)
         report = RecallReport(recalls=compare(connection, state, queries, count, progress)[0])
         # Whoever may only read gets the figures as well; they are then nobody's history.
@@ -134,7 +134,7 @@ class Exact:
 
 
 def compare(
-    connection: Connection, state: IndexStatus, queries: Queries, count: int, progress: Progress
+    connection: Connection, state: IndexStatus, queries: Queries, count: int, progress: MeasureCallback
 ) -> tuple[list[Recall], dict[str, list[Exact]]]:
     """Measure both sides of every query in turn, so that whatever else the machine does falls on both alike."""
     recalls: list[Recall] = []
@@ -178,7 +178,7 @@ def compare(
 
 
 def compare_again(
-    connection: Connection, seen: Recall, vectors: np.ndarray, exact: Sequence[Exact], progress: Progress
+    connection: Connection, seen: Recall, vectors: np.ndarray, exact: Sequence[Exact], progress: MeasureCallback
 ) -> Recall:
     """Return what match_images gives as it is now, compared with what the exact scan gave."""
     _timed(connection, _MATCH, (vectors[0], seen.match_count))  # compiles the function, which was just changed

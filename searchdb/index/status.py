@@ -241,7 +241,7 @@ def needs_rebuild(rows: int, rows_at_build: int, *, method: str | None = "ivffla
     return method is None or not valid or (method == "ivfflat" and rows >= 2 * rows_at_build)
 
 
-def status(connection: Connection) -> IndexStatus:
+def index_status(connection: Connection) -> IndexStatus:
     """Return the state of the index."""
     row = connection.execute(
         text(

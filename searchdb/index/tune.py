@@ -14,7 +14,7 @@ from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.build import owner, store_setting
 from searchdb.index.recall import (
     DEFAULT_SAMPLE,
-    Progress,
+    MeasureCallback,
     Queries,
     RecallReport,
     compare,
@@ -32,7 +32,7 @@ from searchdb.index.status import (
     Recall,
     depth_in_words,
     fit_probes,
-    status,
+    index_status,
 )
 
 MIN_EF_SEARCH = 40
@@ -82,14 +82,14 @@ class TuneReport:
         )
 
 
-def tune(
+def tune_index(
     engine: Engine,
     *,
     target: float,
     count: int = 10,
     sample: int = DEFAULT_SAMPLE,
     texts: np.ndarray | None = None,
-    progress: Progress = silent,
+    progress: MeasureCallback = silent,
 ) -> TuneReport | None:
     """Store the least probes, or ef_search, with which every kind of queries reaches a recall, on match_images.
 
@@ -113,7 +113,7 @@ def tune(
             raise DatabaseError(f"only the owner of match_images may tune it: connect as {other}")
         if not connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(BUILD_LOCK_KEY))):
             return None
-        state = status(connection)
+        state = index_status(connection)
         if state.method is None or not state.valid:
             raise DatabaseError("there is no index to tune: run `searchdb index build`")
         queries = queries_of(connection, sample, texts)

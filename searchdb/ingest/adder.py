@@ -111,7 +111,7 @@ class Adder:
         """Store a picture's bytes in a file of ours, and the picture; `item.image` is not looked at.
 
         Raises:
-            PictureError: the bytes hold no picture, or too large a one.
+            ImageError: the bytes hold no picture, or too large a one.
             ModelError: the model cannot be loaded or is not the collection's.
             OSError: the folder cannot be written.
         """
@@ -129,7 +129,7 @@ class Adder:
         """Fetch and store the picture at `item.image`, a URL as `clean_url` returns it; its bytes are not kept.
 
         Raises:
-            PictureError: it cannot be fetched, or is no picture, or too large a one.
+            ImageError: it cannot be fetched, or is no picture, or too large a one.
             ModelError: the model cannot be loaded or is not the collection's.
         """
         known = self._find(images.c.image == item.image)

@@ -18,9 +18,9 @@ from uuid import UUID
 import numpy as np
 from PIL import Image
 
-from searchdb.db.retry import outlast
-from searchdb.errors import PictureError, WorkerLostError
-from searchdb.ingest.queue import Progress, Queue
+from searchdb.db.retry import retry_until_available
+from searchdb.errors import ImageError, WorkerLostError
+from searchdb.ingest.queue import Queue, RunProgress
 from searchdb.ingest.store import Store
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
@@ -102,7 +102,7 @@ class IngestReport:
         """Whether at least one picture is searchable through this run's references."""
         return self.stored + self.unchanged > 0
 
-    def after(self, progress: Progress) -> IngestReport:
+    def after(self, progress: RunProgress) -> IngestReport:
         """Return this report of what was queued with what has become of it."""
         return replace(
             self,
@@ -149,8 +149,8 @@ def enqueue(
     report = IngestReport()
     for batch in _batched(items, chunk_size):
         chunk = {item.image: item for item in reversed(batch)}  # of a reference named twice, what was said first
-        stored = outlast(lambda known=list(chunk): store.stored(known))
-        failed = {} if retry_failed else outlast(lambda known=list(chunk): store.failed(known))
+        stored = retry_until_available(lambda known=list(chunk): store.stored(known))
+        failed = {} if retry_failed else retry_until_available(lambda known=list(chunk): store.failed(known))
         wanted: list[SourceItem] = []
         rejected: list[FailedImage] = []
         for item in chunk.values():
@@ -162,9 +162,9 @@ def enqueue(
                 rejected.append(FailedImage(image=item.image, source=item.source, error=item.error))
             else:
                 wanted.append(item)
-        outlast(lambda failures=rejected: store.record_failures(failures))
+        retry_until_available(lambda failures=rejected: store.record_failures(failures))
         report.failed.update(type(failure.error).__name__ for failure in rejected)
-        report.queued += outlast(lambda queued=wanted: queue.put(queued, run_id, waited_for=waited_for))
+        report.queued += retry_until_available(lambda queued=wanted: queue.put(queued, run_id, waited_for=waited_for))
         yield report
 
 
@@ -217,11 +217,11 @@ class Ingest:
             DatabaseError: the database went away for long, or refuses us.
         """
         if attempts >= MAX_ATTEMPTS and not suspect:
-            self._outlast(lambda: self._queue.suspect(job_id))
+            self._retry(lambda: self._queue.suspect(job_id))
             return
-        chunk = self._outlast(lambda: self._queue.chunk(job_id))
+        chunk = self._retry(lambda: self._queue.chunk(job_id))
         # Somebody may have stored some between the source's look and the queue's.
-        stored = self._outlast(lambda: self._store.stored([item.image for item in chunk]))
+        stored = self._retry(lambda: self._store.stored([item.image for item in chunk]))
         unchanged = [item.image for item in chunk if item.image in stored and stored[item.image].matches(item)]
         wanted = [item for item in chunk if item.image not in set(unchanged)]
         if suspect:
@@ -231,21 +231,21 @@ class Ingest:
             wanted = []
         self._settle(job_id, self._prepared(wanted), unchanged)
         if self._stopping.is_set():
-            self._outlast(lambda: self._queue.hand_back(job_id))
+            self._retry(lambda: self._queue.hand_back(job_id))
 
     def _tried_alone(self, item: SourceItem) -> DecodedImage | FailedImage | None:
-        attempt = self._outlast(lambda: self._queue.attempt(item.image))
+        attempt = self._retry(lambda: self._queue.attempt(item.image))
         return _failed(item, WorkerLostError(attempt - 1)) if attempt > MAX_ATTEMPTS else self._prepare(item)
 
     def _settle(
         self, job_id: int, prepared: Iterable[DecodedImage | FailedImage | None], unchanged: Sequence[str]
     ) -> None:
         outcome = self._outcome(job_id, [each for each in prepared if each is not None], unchanged)
-        self._outlast(lambda: self._store.settle(outcome, self._embedder.identity, worker=self._name))
+        self._retry(lambda: self._store.settle(outcome, self._embedder.identity, worker=self._name))
         self._count(outcome)
 
-    def _outlast(self, call: Callable[[], T]) -> T:
-        return outlast(call, given_up=self._stopping)
+    def _retry(self, call: Callable[[], T]) -> T:
+        return retry_until_available(call, cancel=self._stopping)
 
     def _prepared(self, items: Sequence[SourceItem]) -> Iterator[DecodedImage | FailedImage | None]:
         """Fetch and decode in threads; what was not begun when `stop` was called is None."""
@@ -259,7 +259,7 @@ class Ingest:
             with self._decoding:
                 decoded = decode(fetched, max_pixels=self._max_pixels, needed=self._embedder.shortest_edge)
                 return replace(decoded, pixels=self._embedder.resize(decoded.pixels))
-        except PictureError as exc:
+        except ImageError as exc:
             return _failed(item, exc)
 
     def _outcome(
@@ -283,7 +283,7 @@ class Ingest:
         hashes = [picture.sha256 for picture in decoded]
         vectors = {sha256: self._recent[sha256] for sha256 in hashes if sha256 in self._recent}
         unknown = {sha256 for sha256 in hashes if sha256 not in vectors}
-        vectors |= self._outlast(lambda: self._store.embeddings_of(list(unknown), self._embedder.identity))
+        vectors |= self._retry(lambda: self._store.embeddings_of(list(unknown), self._embedder.identity))
         fresh = {picture.sha256: picture for picture in reversed(decoded) if picture.sha256 not in vectors}
         if fresh:
             embedded = self._embedder.embed_images([picture.pixels for picture in fresh.values()])
@@ -325,5 +325,5 @@ def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
         yield batch
 
 
-def _failed(item: SourceItem, error: PictureError) -> FailedImage:
+def _failed(item: SourceItem, error: ImageError) -> FailedImage:
     return FailedImage(image=item.image, source=item.source, error=error, item=item)

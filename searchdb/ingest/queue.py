@@ -61,7 +61,7 @@ def queues() -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class RunProgress:
     """What became of a run's references that were queued, `failed` by class of error."""
 
     stored: int
@@ -137,7 +137,7 @@ class Queue:
 
         return procrastinate.App(connector=procrastinate.PsycopgConnector())
 
-    def nobody_waits(self, run_id: UUID) -> None:
+    def deprioritize(self, run_id: UUID) -> None:
         """Let the rest of an abandoned run wait behind the chunks that somebody waits for."""
         chunks = sa.select(ingest_pending.c.job_id).where(ingest_pending.c.run_ids.contains([run_id]))
         with self._engine.begin() as connection:
@@ -254,7 +254,7 @@ class Queue:
         with self._engine.connect() as connection:
             return not connection.scalar(sa.select(waiting))
 
-    def progress(self, run_id: UUID) -> Progress:
+    def progress(self, run_id: UUID) -> RunProgress:
         """Return what has become of the run's references so far."""
         of_run = ingest_chunks.c.run_id == run_id
         each = sa.func.jsonb_each_text(ingest_chunks.c.failed).table_valued("key", "value")
@@ -269,7 +269,7 @@ class Queue:
         totals = (sa.func.coalesce(sa.func.sum(ingest_chunks.c[name]), 0).label(name) for name in _COUNTED)
         with self._engine.connect() as connection:  # one statement, or a chunk that ends would be counted in half
             row = connection.execute(sa.select(*totals, failed.label("failed")).where(of_run)).one()
-        return Progress(stored=row.stored, copied=row.copied, unchanged=row.unchanged, failed=row.failed or {})
+        return RunProgress(stored=row.stored, copied=row.copied, unchanged=row.unchanged, failed=row.failed or {})
 
 
 def seconds(number: float) -> sa.Function[Any]:

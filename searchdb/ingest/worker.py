@@ -18,7 +18,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.worker import Worker as ProcrastinateWorker
 
 from searchdb.db.database import Database
-from searchdb.db.retry import outlast
+from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, ModelError
 from searchdb.index import build as index
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest, IngestReport
@@ -123,7 +123,7 @@ class Worker:
         """Hold one session with the queue after the other, for an outage of the database ends them."""
         short = 0
         while not self._stop.is_set():
-            outlast(self._ping, given_up=self._stop)
+            retry_until_available(self._ping, cancel=self._stop)
             began = time.monotonic()
             try:
                 asyncio.run(self._hold_session())

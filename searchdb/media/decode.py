@@ -28,10 +28,10 @@ from PIL import (
 )
 
 from searchdb.errors import (
-    DamagedPictureError,
+    DamagedImageError,
     DecodeError,
     EmptyFileError,
-    NotAPictureError,
+    NotAnImageError,
     TooManyPixelsError,
 )
 from searchdb.records import DecodedImage, FetchedImage
@@ -123,9 +123,9 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
 
     Raises:
         EmptyFileError: there are no bytes.
-        NotAPictureError: the content is in none of FORMATS.
+        NotAnImageError: the content is in none of FORMATS.
         TooManyPixelsError: the header says more than `max_pixels` (width times height); nothing was decoded.
-        DamagedPictureError: the data is truncated or corrupt.
+        DamagedImageError: the data is truncated or corrupt.
     """
     data = fetched.data
     if not data:
@@ -149,7 +149,7 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
     # Pillow fed hostile bytes raises whatever its parsers meet (OSError, SyntaxError, struct.error, zlib.error,
     # MemoryError, RecursionError, ...): a picture that cannot be decoded is one finding, not many.
     except Exception as exc:
-        raise DamagedPictureError(_explain(name, exc)) from exc
+        raise DamagedImageError(_explain(name, exc)) from exc
     turn = _UPRIGHT.get(exif.orientation)
     if turn is not None:
         pixels = pixels.transpose(turn)
@@ -182,7 +182,7 @@ def format_of(data: bytes) -> str:
     """Return the one of FORMATS that the content begins like (MPO counts as JPEG); its first SNIFFED_BYTES suffice.
 
     Raises:
-        NotAPictureError: it is none of them; the message says what it looks like instead.
+        NotAnImageError: it is none of them; the message says what it looks like instead.
     """
     head = data[:SNIFFED_BYTES]
     for name, signature in _SIGNATURES:
@@ -191,7 +191,7 @@ def format_of(data: bytes) -> str:
     looks = next(
         (f"looks like {name}" for name, pattern in _LOOKALIKES if pattern.match(head)), "is in no known format"
     )
-    raise NotAPictureError(f"the content {looks}; searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}")
+    raise NotAnImageError(f"the content {looks}; searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from searchdb.errors import (
     TooManyRedirectsError,
     TransferError,
 )
-from searchdb.media.safe_http import PER_HOST, GuardedAdapter, HostSlots, Patience, TooSlowError, patience
+from searchdb.media.safe_http import PER_HOST, GuardedAdapter, HostSlots, RequestLimits, TooSlowError, request_limits
 from searchdb.records import FetchedImage, SourceItem, clean_url, mask_credentials
 
 CONNECT_TIMEOUT_S = 10.0
@@ -154,8 +154,8 @@ class Fetcher:
         return FetchedImage(item=item, data=data)
 
     def _fetch_url(self, url: str) -> bytes:
-        before = patience.set(
-            Patience(
+        before = request_limits.set(
+            RequestLimits(
                 deadline=time.monotonic() + self._deadline_s,
                 connect_s=self._connect_timeout_s,
                 read_s=self._read_timeout_s,
@@ -172,13 +172,13 @@ class Fetcher:
                     raise FetchTimeoutError(str(exc)) from exc
                 except FetchError as exc:
                     pause = self._pause(attempt, exc)
-                    last = attempt == self._attempts or pause is None or pause >= patience.get().left_s()
+                    last = attempt == self._attempts or pause is None or pause >= request_limits.get().left_s()
                     if last or not exc.retryable:
                         raise
                 if self._closed.wait(pause):
                     break
         finally:
-            patience.reset(before)
+            request_limits.reset(before)
         raise TransferError("the fetch was given up because searchdb is closing")
 
     def _pause(self, attempt: int, error: FetchError) -> float | None:
@@ -252,7 +252,7 @@ class Fetcher:
             root = inner
         cause = _brief(str(root) or type(root).__name__)
         if isinstance(exc, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
-            if patience.get().left_s() <= 0:
+            if request_limits.get().left_s() <= 0:
                 return FetchTimeoutError(f"the picture had not come after {self._deadline_s:g} seconds in all")
             return FetchTimeoutError(f"{host} sent nothing for {self._read_timeout_s:g} seconds")
         if isinstance(exc, requests.exceptions.SSLError | urllib3.exceptions.SSLError):

@@ -40,7 +40,7 @@ _PLATFORM_ADDRESSES = frozenset({ipaddress.ip_address("168.63.129.16")})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RequestLimits:
     """What one picture's connections may do: until when (monotonic seconds), how slowly, and to whom."""
 
     deadline: float
@@ -62,12 +62,12 @@ class Patience:
         return min(limit_s, left)
 
 
-patience: ContextVar[Patience] = ContextVar("patience")
+request_limits: ContextVar[RequestLimits] = ContextVar("request_limits")
 """Of the picture this thread fetches. A pooled connection serves many pictures, so it cannot hold them itself."""
 
 
 class TooSlowError(Exception):
-    """A server keeps sending, but less than `Patience` asks for. No timeout, because those are tried again at once."""
+    """A server keeps sending, but slower than `RequestLimits` allows. Not a timeout: those are retried at once."""
 
 
 class HostSlots:
@@ -99,8 +99,8 @@ class HostSlots:
             with slots:
                 if self._closed:
                     raise TransferError("the fetch was given up because searchdb is closing")
-                limits = patience.get()
-                patience.set(replace(limits, deadline=limits.deadline + time.monotonic() - began))
+                limits = request_limits.get()
+                request_limits.set(replace(limits, deadline=limits.deadline + time.monotonic() - began))
                 yield
         finally:
             with self._lock:
@@ -117,7 +117,7 @@ class HostSlots:
 
 
 class GuardedAdapter(HTTPAdapter):
-    """requests' pool of connections, made of guarded ones; `patience` must be set in the calling thread."""
+    """requests' pool of connections, made of guarded ones; `request_limits` must be set in the calling thread."""
 
     def __init__(self, per_host: int) -> None:
         super().__init__(pool_connections=HOSTS_POOLED, pool_maxsize=per_host)
@@ -152,7 +152,7 @@ def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | 
         AddressRefusedError, FetchTimeoutError, InvalidReferenceError, TransferError: no connection.
         TimeoutError: none before the deadline.
     """
-    limits = patience.get()
+    limits = request_limits.get()
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as exc:
@@ -197,7 +197,7 @@ class _DeadlineReader(io.RawIOBase):
     bounds that), the connection may have idled in the pool, and after the last it is ours to be slow.
     """
 
-    def __init__(self, connection: socket.socket, limits: Patience) -> None:
+    def __init__(self, connection: socket.socket, limits: RequestLimits) -> None:
         self._connection = connection
         self._limits = limits
         self._raw = connection.makefile("rb", buffering=0)
@@ -234,7 +234,7 @@ class _DeadlineResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
-        self.fp = io.BufferedReader(_DeadlineReader(sock, patience.get()))
+        self.fp = io.BufferedReader(_DeadlineReader(sock, request_limits.get()))
 
 
 class _GuardedHTTP(HTTPConnection):
@@ -251,7 +251,7 @@ class _GuardedHTTPS(HTTPSConnection):  # TLS is laid over the socket afterwards,
         try:
             super().connect()
         except TimeoutError as exc:
-            limits = patience.get()
+            limits = request_limits.get()
             if limits.left_s() <= 0:
                 raise
             raise FetchTimeoutError(f"no secure connection to {self.host} within {limits.connect_s:g} seconds") from exc

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from searchdb.db.best_effort import leave_note
+from searchdb.db.best_effort import write_best_effort
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import Embedding, embedding_models, query_embeddings
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
@@ -130,7 +130,7 @@ def embed_texts(
         if missing := [each for each in unknown if each not in found]:
             connection.commit()  # the model may take a while: hold no snapshot meanwhile
             new = dict(zip(missing, embed(missing), strict=True))
-            leave_note(connection, lambda: _keep(connection, new, model))
+            write_best_effort(connection, lambda: _keep(connection, new, model))
             found |= new
         if memory:
             memory.put(found)
@@ -141,7 +141,7 @@ def embed_texts(
 def _look_up(connection: Connection, texts: Sequence[str], model: ModelIdentity) -> dict[str, np.ndarray]:
     rows = connection.execute(_LOOKUP, {"weights": model.weights_sha256, "texts": texts}).all()
     if unnoted := [row.query for row in rows if row.unnoted]:
-        leave_note(connection, lambda: _touch(connection, model, unnoted))
+        write_best_effort(connection, lambda: _touch(connection, model, unnoted))
     return {row.query: row.embedding for row in rows}
 
 

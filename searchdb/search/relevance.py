@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.postgresql import insert
 
-from searchdb.db.best_effort import leave_note
+from searchdb.db.best_effort import write_best_effort
 from searchdb.db.tables import Embedding, embedding_models, image_sample, images, relevance_scale
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
 
@@ -193,7 +193,7 @@ def relevance_for(
     found = _look(connection, vector, model)
     if found["sampled"] < min(found["pictures"], SAMPLE_SIZE) / 2:
         connection.commit()
-        leave_note(connection, lambda: refresh_sample(connection))
+        write_best_effort(connection, lambda: refresh_sample(connection))
         found = _look(connection, vector, model)
     if found["sampled"] < MIN_SAMPLE:
         return None
@@ -229,7 +229,7 @@ def _measure(
         lift_low=float(low),
         lift_high=float(max(high, low + 1e-6)),  # pictures that are all the same have one lift
     )
-    leave_note(connection, lambda: _store(connection, model, scale))
+    write_best_effort(connection, lambda: _store(connection, model, scale))
     return scale
 
 

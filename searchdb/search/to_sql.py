@@ -13,7 +13,7 @@ from searchdb.search.searcher import Query
 _DIALECT = postgresql.dialect(paramstyle="named")  # others double each percent sign
 
 
-def search_as_sql(query: Query, filters: Filters | None = None, *, threshold: float = 0.0, count: int = 10) -> str:
+def search_to_sql(query: Query, filters: Filters | None = None, *, threshold: float = 0.0, count: int = 10) -> str:
     """Return a SELECT of id, image and similarity of the `count` pictures nearest to the query, best first.
 
     Texts are read by text_embedding(), whose cache they are in once they were searched for. With filters, and where

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from searchdb.errors import FileUnreadableError, InvalidReferenceError, PictureError, SourceError
+from searchdb.errors import FileUnreadableError, ImageError, InvalidReferenceError, SourceError
 from searchdb.records import MAX_REFERENCE_BYTES, RejectedItem, SourceItem
 from searchdb.sources import printable
 
@@ -247,7 +247,7 @@ def _moment(nanoseconds: int) -> datetime | None:
         return None
 
 
-def _rejected(path: str, error: PictureError) -> RejectedItem:
+def _rejected(path: str, error: ImageError) -> RejectedItem:
     return RejectedItem(image=printable(path), source=SOURCE, error=error)
 
 

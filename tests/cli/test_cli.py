@@ -211,7 +211,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
     (folder / "bad.jpg").write_text("<html>")
     result = run(settings, "ingest", "files", folder, "--json")
     document = json.loads(output(result))
-    assert (document["stored"], document["failed"]) == (3, {"NotAPictureError": 1})
+    assert (document["stored"], document["failed"]) == (3, {"NotAnImageError": 1})
     assert "4 references: 3 stored, 0 unchanged, 1 failed" in result.stderr
 
     status = json.loads(output(run(settings, "status", "--json")))
@@ -221,7 +221,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
 
     (failure,) = json.loads(output(run(settings, "failures", "list", "--json")))["failures"]
     assert {"image", "source", "error", "message", "attempts", "retryable"} <= failure.keys()
-    assert (failure["source"], failure["error"], failure["attempts"]) == ("files", "NotAPictureError", 1)
+    assert (failure["source"], failure["error"], failure["attempts"]) == ("files", "NotAnImageError", 1)
     assert "looks like HTML" in output(run(settings, "failures", "list"))
     (folder / "bad.jpg").write_bytes((folder / "0.jpg").read_bytes())
     assert json.loads(output(run(settings, "failures", "retry", "--json")))["stored"] == 1

@@ -12,17 +12,17 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from searchdb.config import Settings
-from searchdb.db import retry as outage
+from searchdb.db import retry
 from searchdb.db.database import Database
-from searchdb.db.retry import outlast
+from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, DatabaseUnavailableError
 from tests.helpers.image_server import PictureServer
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "PAUSE_S", 0.02)
-    monkeypatch.setattr(outage, "_outage", outage._Outage())  # of other tests nothing is left
+    monkeypatch.setattr(retry, "PAUSE_S", 0.02)
+    monkeypatch.setattr(retry, "_outage", retry._Outage())  # of other tests nothing is left
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_database_that_is_there_is_asked_once_and_nothing_is_said(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[int] = []
-    assert outlast(lambda: asked.append(one(database))) is None
+    assert retry_until_available(lambda: asked.append(one(database))) is None
     assert asked == [1]
     assert caplog.records == []
 
@@ -70,7 +70,7 @@ def test_a_database_that_is_there_is_asked_once_and_nothing_is_said(
 def test_an_outage_is_sat_out_and_told_once_with_its_end(
     database: Database, away: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert outlast(ComesBack(away, database, 3)) == 1
+    assert retry_until_available(ComesBack(away, database, 3)) == 1
     (gone,) = lines(caplog, "Trying again")
     assert "cannot reach the database" in gone
     assert "secret" not in gone
@@ -87,7 +87,7 @@ def test_many_threads_that_wait_for_one_outage_tell_it_once(
         return one(database if gone.is_set() else away)
 
     with ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(outlast, call) for _ in range(8)]
+        waiting = [pool.submit(retry_until_available, call) for _ in range(8)]
         threading.Event().wait(0.3)
         gone.set()
         assert [each.result(timeout=60) for each in waiting] == [1] * 8
@@ -96,27 +96,27 @@ def test_many_threads_that_wait_for_one_outage_tell_it_once(
 
 
 def test_patience_has_an_end(away: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(retry, "MAX_OUTAGE_S", 0.1)
     with pytest.raises(DatabaseUnavailableError, match="cannot reach"):
-        outlast(lambda: one(away))
+        retry_until_available(lambda: one(away))
 
 
 def test_waiting_ends_when_it_is_given_up(away: Database) -> None:
     given_up = threading.Event()
     threading.Timer(0.1, given_up.set).start()
     with pytest.raises(DatabaseUnavailableError):
-        outlast(lambda: one(away), given_up=given_up)
+        retry_until_available(lambda: one(away), cancel=given_up)
 
 
 def test_an_outage_after_one_that_was_given_up_is_told_anew(
     database: Database, away: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as impatient:
-        impatient.setattr(outage, "PATIENCE_S", 0.1)
+        impatient.setattr(retry, "MAX_OUTAGE_S", 0.1)
         with pytest.raises(DatabaseUnavailableError):
-            outlast(lambda: one(away))
+            retry_until_available(lambda: one(away))
     caplog.clear()
-    assert outlast(ComesBack(away, database, 2)) == 1
+    assert retry_until_available(ComesBack(away, database, 2)) == 1
     assert len(lines(caplog, "Trying again")) == 1
 
 
@@ -129,6 +129,6 @@ def test_what_is_no_outage_is_raised_at_once(database: Database, caplog: pytest.
             connection.execute(sa.text("SELECT nonsense"))
 
     with pytest.raises(DatabaseError, match="nonsense"):
-        outlast(wrong)
+        retry_until_available(wrong)
     assert asked == [1]
     assert caplog.records == []

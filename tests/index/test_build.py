@@ -22,7 +22,7 @@ from searchdb.db.tables import VECTOR_INDEX, images, index_builds
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index import build as index
 from searchdb.index import status as index_status
-from searchdb.index.tune import tune
+from searchdb.index.tune import tune_index
 from searchdb.records import ModelIdentity
 from tests.db.test_migrations import CALLS
 
@@ -81,7 +81,7 @@ def test_an_unbuilt_index_is_exact(database: Database) -> None:
 def test_building_fits_the_index_and_the_function_and_keeps_recall(database: Database) -> None:
     vectors = clustered(3000)
     fill(database, vectors)
-    built = index.build(database.engine)
+    built = index.build_index(database.engine)
     assert built is not None
     assert (built.method, built.lists, built.probes, built.valid) == ("ivfflat", 54, 40, True)
     assert (built.rows, built.rows_at_build, built.stale) == (3000, 3000, False)
@@ -111,20 +111,20 @@ def test_the_index_is_rebuilt_when_stale_and_only_then(database: Database) -> No
     fill(database, clustered(1, seed=2), first=1999)
     assert index.rebuild_if_stale(database.engine)
     with database.connect() as connection:
-        assert index.status(connection).rows_at_build == 2000
+        assert index.index_status(connection).rows_at_build == 2000
 
 
 def test_two_builds_at_once_are_one(database: Database) -> None:
     fill(database, clustered(3000))
     results: list[index.IndexStatus | None] = []
-    threads = [threading.Thread(target=lambda: results.append(index.build(database.engine))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: results.append(index.build_index(database.engine))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert any(result is not None for result in results)
     with database.connect() as connection:
-        assert index.status(connection).valid
+        assert index.index_status(connection).valid
         invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
         assert connection.scalar(sa.text(invalid)) == 0
 
@@ -136,12 +136,12 @@ def test_what_a_killed_build_left_is_shown_and_cleaned_up(database: Database, su
         connection.execute(sa.text(f"CREATE INDEX {name} ON images (width)"))
         connection.execute(sa.text(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{name}'::regclass"))
     with database.connect() as connection:
-        state = index.status(connection)
+        state = index.index_status(connection)
     assert state.leftovers == (name,)
     assert ("leftover", f"{name}, of a build that was killed: it slows writing, and the next build drops it") in (
         state.in_detail()
     )
-    built = index.build(database.engine)
+    built = index.build_index(database.engine)
     assert built is not None
     assert built.leftovers == ()
     with database.connect() as connection:
@@ -152,9 +152,9 @@ def test_a_build_that_fails_leaves_the_old_index_and_nothing_else(database: Data
     vectors = clustered(300)
     fill(database, vectors)
     with pytest.raises(DatabaseError, match="ef_construction must be greater than or equal to 2"):
-        index.build(database.engine, method="hnsw", m=50, ef_construction=4)
+        index.build_index(database.engine, method="hnsw", m=50, ef_construction=4)
     with database.connect() as connection:
-        state = index.status(connection)
+        state = index.index_status(connection)
     assert (state.method, state.lists, state.valid, state.leftovers, state.building) == ("ivfflat", 1, True, (), None)
     assert recall(database, vectors, clustered(5, seed=1)) == 1
 
@@ -176,7 +176,7 @@ def test_short_of_shared_memory_a_build_goes_on_in_one_process(
                 raise error
 
     event.listen(database.engine, "before_cursor_execute", fail_once)
-    built = index.build(database.engine, method="hnsw")
+    built = index.build_index(database.engine, method="hnsw")
     event.remove(database.engine, "before_cursor_execute", fail_once)
     assert built is not None
     assert built.method == "hnsw"
@@ -196,13 +196,13 @@ def test_short_of_shared_memory_a_build_goes_on_in_one_process(
 )
 def test_parameters_that_cannot_be_are_refused(database: Database, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        index.build(database.engine, **options)
+        index.build_index(database.engine, **options)
 
 
 def test_many_lists_get_the_memory_they_need(database: Database) -> None:
     """With the default of 64 MB pgvector refuses: 600 lists take about 140 MB."""
     fill(database, clustered(1000))
-    built = index.build(database.engine, lists=600)
+    built = index.build_index(database.engine, lists=600)
     assert built is not None
     assert built.lists == 600
 
@@ -217,7 +217,7 @@ def test_only_the_owner_builds(database: Database, admin: sa.Engine, caplog: pyt
     engine = sa.create_engine(database.url.set(username="plain_reader"))
     try:
         with pytest.raises(DatabaseError, match=r"only the owner .* connect as postgres"):
-            index.build(engine)
+            index.build_index(engine)
         assert not index.rebuild_if_stale(engine)
         assert "run `searchdb index build` as postgres" in caplog.text
     finally:
@@ -231,7 +231,7 @@ def test_only_the_owner_builds(database: Database, admin: sa.Engine, caplog: pyt
 def test_hnsw_is_built_in_place_of_ivfflat_and_back(database: Database) -> None:
     vectors = clustered(3000)
     fill(database, vectors)
-    built = index.build(database.engine, method="hnsw", m=12)
+    built = index.build_index(database.engine, method="hnsw", m=12)
     assert built is not None
     assert (built.method, built.m, built.ef_construction, built.ef_search) == ("hnsw", 12, 128, 100)
     assert (built.lists, built.valid, built.stale, built.leftovers) == (None, True, False, ())
@@ -243,19 +243,19 @@ def test_hnsw_is_built_in_place_of_ivfflat_and_back(database: Database) -> None:
     with database.connect() as connection:
         row = connection.execute(sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)).one()
         assert (row.method, row.lists, row.m, row.ef_construction, row.row_count) == ("hnsw", None, 12, 128, 3000)
-    back = index.build(database.engine)
+    back = index.build_index(database.engine)
     assert back is not None
     assert (back.method, back.lists, back.probes) == ("ivfflat", 54, 40)
 
 
 def test_hnsw_learns_with_each_row_and_is_not_rebuilt(database: Database) -> None:
-    index.build(database.engine, method="hnsw")
+    index.build_index(database.engine, method="hnsw")
     vectors = clustered(1500)
     fill(database, vectors)
     assert not index.rebuild_if_stale(database.engine)
     assert recall(database, vectors, clustered(20, seed=1)) >= 0.9
     with database.connect() as connection:
-        assert index.status(connection).method == "hnsw"
+        assert index.index_status(connection).method == "hnsw"
 
 
 def test_a_missing_index_is_told_and_built(database: Database) -> None:
@@ -263,19 +263,19 @@ def test_a_missing_index_is_told_and_built(database: Database) -> None:
     fill(database, vectors)
     with database.begin() as connection:
         connection.execute(sa.text(f"DROP INDEX {VECTOR_INDEX}"))
-        state = index.status(connection)
+        state = index.index_status(connection)
     assert state.in_words() == "none, every search reads all 1,000 rows: run `searchdb index build`"
     assert state.stale
     assert recall(database, vectors, clustered(5, seed=1)) == 1
     assert index.rebuild_if_stale(database.engine)
     with database.connect() as connection:
-        assert index.status(connection).valid
+        assert index.index_status(connection).valid
 
 
 @pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
 def test_pages_are_full_and_thresholds_exact(database: Database, method: str) -> None:
     fill(database, clustered(3000))
-    index.build(database.engine, method=method)
+    index.build_index(database.engine, method=method)
     query = clustered(1, seed=1)[0]
     statement = sa.text("SELECT similarity FROM match_images(:query, :threshold, :count)")
     with database.begin() as connection:
@@ -295,7 +295,7 @@ def test_pages_are_full_and_thresholds_exact(database: Database, method: str) ->
 def test_match_images_uses_its_index_however_it_is_called(database: Database, method: str) -> None:
     vectors = clustered(1500)
     fill(database, vectors)
-    index.build(database.engine, method=method)
+    index.build_index(database.engine, method=method)
     value = {"v": vectors[5], "t": -1.0, "c": 7}
 
     def searched(search: Callable[[], object]) -> None:
@@ -343,7 +343,7 @@ def test_match_images_uses_its_index_however_it_is_called(database: Database, me
 
 def scans(database: Database) -> int:
     with database.connect() as connection:
-        return index.status(connection).scans
+        return index.index_status(connection).scans
 
 
 def definition(database: Database) -> str:
@@ -353,17 +353,17 @@ def definition(database: Database) -> str:
 
 def test_a_build_keeps_the_share_of_lists_that_was_tuned(database: Database) -> None:
     fill(database, clustered(1000))
-    index.build(database.engine, lists=20)
-    report = tune(database.engine, target=0.8, texts=clustered(30, seed=1), sample=30)
+    index.build_index(database.engine, lists=20)
+    report = tune_index(database.engine, target=0.8, texts=clustered(30, seed=1), sample=30)
     assert report is not None
     probes = report.chosen.recalls[0].setting
     assert probes < 20
-    built = index.build(database.engine, lists=40)
+    built = index.build_index(database.engine, lists=40)
     assert built is not None
     assert built.probes == 2 * probes
     assert not built.tuned_since_build
     assert "not since the last build, which kept the share" in dict(built.in_detail())["tuned"]
-    again = index.build(database.engine, lists=20)
+    again = index.build_index(database.engine, lists=20)
     assert again is not None
     assert again.probes == probes
 
@@ -383,11 +383,11 @@ def test_fitting_to_what_was_tuned(name: str, lists: int, setting: int, fitted: 
 
 def test_the_status_is_told_in_words(database: Database) -> None:
     with database.connect() as connection:
-        status = index.status(connection)
+        status = index.index_status(connection)
     assert "every search is exact" in status.in_words()
     fill(database, clustered(1000))
     with database.connect() as connection:
-        assert "stale: run `searchdb index build`" in index.status(connection).in_words()
-    built = index.build(database.engine, lists=10)
+        assert "stale: run `searchdb index build`" in index.index_status(connection).in_words()
+    built = index.build_index(database.engine, lists=10)
     assert built is not None
     assert "10 lists, 10 probed; 1,000 rows now, built at 1,000 rows: fits" in built.in_words()

@@ -19,7 +19,7 @@ from searchdb.errors import ConfigError, DatabaseError, QueryError
 from searchdb.index import build as index
 from searchdb.index import recall
 from searchdb.index.status import BUILD_LOCK_KEY, fit_probes
-from searchdb.index.tune import tune
+from searchdb.index.tune import tune_index
 from searchdb.media.embed import Embedder
 from tests.cli.test_cli import output, run
 from tests.index.test_build import MODEL, clustered, fill
@@ -40,7 +40,7 @@ def vectors(database: Database) -> np.ndarray:
     """The vectors of the pictures in `database`, whose index was built on them."""
     vectors = clustered(ROWS)
     fill(database, vectors)
-    index.build(database.engine)
+    index.build_index(database.engine)
     return vectors
 
 
@@ -79,7 +79,7 @@ def test_the_recall_is_the_true_one_for_texts_and_pictures_apart(
     texts = off_manifold(40)
     cache(database, texts)
     set_depth(database, "ivfflat.probes", probes)
-    report = recall.measure(database.engine, sample=40)
+    report = recall.measure_recall(database.engine, sample=40)
     text, pictures = report.recalls
     assert (text.kind, text.queries, text.setting, text.lists, text.match_count) == ("text", 40, probes, 44, 10)
     assert text.recall == pytest.approx(true_recall(database, vectors, texts), abs=1e-9)
@@ -93,9 +93,9 @@ def test_the_recall_is_the_true_one_for_texts_and_pictures_apart(
 
 def test_the_last_measurement_is_in_the_status(database: Database, vectors: np.ndarray) -> None:
     cache(database, off_manifold(5))
-    recall.measure(database.engine, sample=3, count=7)
+    recall.measure_recall(database.engine, sample=3, count=7)
     with database.connect() as connection:
-        state = index.status(connection)
+        state = index.index_status(connection)
     assert [(seen.kind, seen.queries, seen.match_count) for seen in state.recalls] == [
         ("text", 3, 7),
         ("pictures", 3, 7),
@@ -105,19 +105,19 @@ def test_the_last_measurement_is_in_the_status(database: Database, vectors: np.n
 
 def test_equal_pictures_are_no_misses(database: Database) -> None:
     fill(database, np.repeat(clustered(30), 50, axis=0))
-    index.build(database.engine, lists=5)
+    index.build_index(database.engine, lists=5)
     set_depth(database, "ivfflat.probes", 1)
-    report = recall.measure(database.engine, sample=20)
+    report = recall.measure_recall(database.engine, sample=20)
     assert report.recalls[0].recall == 1
 
 
 def test_few_texts_and_none_are_said(database: Database, vectors: np.ndarray) -> None:
-    report = recall.measure(database.engine, sample=5)
+    report = recall.measure_recall(database.engine, sample=5)
     assert [seen.kind for seen in report.recalls] == ["pictures"]
     assert "stored pictures alone flatter the index" in report.notes[0]
     assert report.to_json()["text"] is None
     cache(database, off_manifold(3))
-    report = recall.measure(database.engine, sample=5)
+    report = recall.measure_recall(database.engine, sample=5)
     assert "3 text queries make a rough figure" in report.notes[0]
 
 
@@ -132,40 +132,40 @@ def test_texts_of_another_model_are_no_queries(database: Database, vectors: np.n
                 "SELECT m.id, 'theirs', i.embedding FROM embedding_models m, images i WHERE m.name = 'other' LIMIT 1"
             )
         )
-    assert [seen.kind for seen in recall.measure(database.engine, sample=5).recalls] == ["pictures"]
+    assert [seen.kind for seen in recall.measure_recall(database.engine, sample=5).recalls] == ["pictures"]
 
 
 def test_an_empty_collection_cannot_be_measured(database: Database) -> None:
     with pytest.raises(QueryError, match="no pictures"):
-        recall.measure(database.engine)
+        recall.measure_recall(database.engine)
 
 
 def test_without_an_index_everything_is_found_and_nothing_tuned(database: Database) -> None:
     fill(database, clustered(50))
     with database.begin() as connection:
         connection.execute(sa.text("DROP INDEX images_embedding_idx"))
-    report = recall.measure(database.engine, sample=5)
+    report = recall.measure_recall(database.engine, sample=5)
     assert report.recalls[0].recall == 1
     assert "no index" in report.recalls[0].in_words()
     with pytest.raises(DatabaseError, match="no index to tune"):
-        tune(database.engine, target=0.9)
+        tune_index(database.engine, target=0.9)
 
 
 @pytest.mark.parametrize(("method", "setting"), [("ivfflat", "ivfflat.probes"), ("hnsw", "hnsw.ef_search")])
 def test_tuning_finds_the_least_that_reaches_the_target_for_every_client(
     database: Database, vectors: np.ndarray, method: str, setting: str
 ) -> None:
-    index.build(database.engine, method=method)
+    index.build_index(database.engine, method=method)
     texts = off_manifold(60)
     cache(database, texts)
-    report = tune(database.engine, target=0.95, sample=60)
+    report = tune_index(database.engine, target=0.95, sample=60)
     assert report is not None
     assert report.reached
     chosen = report.chosen.recalls[0].setting
     assert true_recall(database, vectors, texts) == pytest.approx(report.chosen.recalls[0].recall, abs=1e-9)
     assert report.chosen.recalls[0].recall >= 0.95
     with database.connect() as connection:
-        state = index.status(connection)
+        state = index.index_status(connection)
         config = connection.scalar(sa.text("SELECT proconfig FROM pg_proc WHERE proname = 'match_images'"))
     assert f"{setting}={chosen}" in config
     assert state.setting == chosen
@@ -178,25 +178,25 @@ def test_tuning_finds_the_least_that_reaches_the_target_for_every_client(
         set_depth(database, setting, chosen - 1)
         assert true_recall(database, vectors, texts) < 0.95
         with database.connect() as connection:
-            assert "changed by hand since" in dict(index.status(connection).in_detail())["tuned"]
+            assert "changed by hand since" in dict(index.index_status(connection).in_detail())["tuned"]
 
 
 def test_a_target_out_of_reach_is_said_and_nothing_changed(database: Database, vectors: np.ndarray) -> None:
-    index.build(database.engine, method="hnsw", m=2, ef_construction=4)
-    report = tune(database.engine, target=1.0, texts=off_manifold(40), sample=20)
+    index.build_index(database.engine, method="hnsw", m=2, ef_construction=4)
+    report = tune_index(database.engine, target=1.0, texts=off_manifold(40), sample=20)
     assert report is not None
     assert not report.reached
     assert report.chosen.recalls[0].setting == 1000
     assert "recall 1.0 is out of reach: the best that was measured is 0." in report.in_words()
     with database.connect() as connection:
-        state = index.status(connection)
+        state = index.index_status(connection)
         assert connection.scalar(sa.select(sa.func.count()).select_from(index_recalls)) == 0
     assert state.ef_search == 100
     assert state.tuned is None
 
 
 def test_pictures_alone_do_not_bring_the_setting_below_its_default(database: Database, vectors: np.ndarray) -> None:
-    report = tune(database.engine, target=0.5, sample=20)
+    report = tune_index(database.engine, target=0.5, sample=20)
     assert report is not None
     assert report.chosen.recalls[0].setting == fit_probes(44)
     assert any("default was not gone below" in note for note in report.notes)
@@ -204,7 +204,7 @@ def test_pictures_alone_do_not_bring_the_setting_below_its_default(database: Dat
 
 def test_one_list_is_exact_whatever_the_target(database: Database) -> None:
     fill(database, clustered(100))
-    report = tune(database.engine, target=1.0, sample=10)
+    report = tune_index(database.engine, target=1.0, sample=10)
     assert report is not None
     assert report.reached
     assert report.chosen.recalls[0].setting == 1
@@ -213,14 +213,14 @@ def test_one_list_is_exact_whatever_the_target(database: Database) -> None:
 def test_tuning_waits_for_nobody(database: Database, vectors: np.ndarray) -> None:
     with database.connect() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_lock(BUILD_LOCK_KEY)))
-        assert tune(database.engine, target=0.9, sample=5) is None
+        assert tune_index(database.engine, target=0.9, sample=5) is None
         connection.execute(sa.select(sa.func.pg_advisory_unlock(BUILD_LOCK_KEY)))
 
 
 @pytest.mark.parametrize("target", [0, -1, 1.01])
 def test_a_target_that_is_no_recall_is_refused(database: Database, target: float) -> None:
     with pytest.raises(ConfigError, match="a recall is above 0"):
-        tune(database.engine, target=target)
+        tune_index(database.engine, target=target)
 
 
 def test_whoever_may_only_read_measures_but_does_not_tune(
@@ -234,9 +234,9 @@ def test_whoever_may_only_read_measures_but_does_not_tune(
     url = database.url.set(username="plain_measurer").render_as_string(hide_password=False)
     settings = Settings(database_url=url.replace("+psycopg", ""), model="demo")
     with Database(settings) as theirs:
-        assert recall.measure(theirs.engine, sample=5).recalls[0].recall > 0.9
+        assert recall.measure_recall(theirs.engine, sample=5).recalls[0].recall > 0.9
         with pytest.raises(DatabaseError, match="only the owner of match_images may tune it: connect as postgres"):
-            tune(theirs.engine, target=0.9)
+            tune_index(theirs.engine, target=0.9)
     with database.begin() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(index_recalls)) == 0
         connection.execute(sa.text("DROP OWNED BY plain_measurer"))

@@ -19,16 +19,16 @@ from searchdb.db.database import Database
 from searchdb.db.tables import embedding_models, images, ingest_failures
 from searchdb.errors import (
     AddressRefusedError,
-    DamagedPictureError,
+    DamagedImageError,
     DatabaseError,
     EmptyFileError,
     ImageNotFoundError,
     ModelMismatchError,
-    NotAPictureError,
+    NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
 )
-from searchdb.index.status import status
+from searchdb.index.status import index_status
 from searchdb.ingest import adder as adding
 from searchdb.ingest.adder import SOURCE, Adder, Rebuilder
 from searchdb.media.embed import Embedder
@@ -171,10 +171,10 @@ def test_adding_and_removing_at_once_never_leaves_a_row_without_its_file(
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", NotAPictureError),
-        (b"<!doctype html><script>alert(1)</script>", NotAPictureError),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", NotAnImageError),
+        (b"<!doctype html><script>alert(1)</script>", NotAnImageError),
         (b"", EmptyFileError),
-        (picture("PNG")[:-30], DamagedPictureError),
+        (picture("PNG")[:-30], DamagedImageError),
         (huge_png(), TooManyPixelsError),
         (bytes(MAX_BYTES + 1), TooManyBytesError),
     ],
@@ -343,9 +343,9 @@ def test_rebuilder_looks_at_the_real_index(database: Database, embedder: Embedde
                 .where(images.c.id == image.id),
             )
         )
-        assert status(connection).stale
+        assert index_status(connection).stale
     rebuilder = Rebuilder()
     rebuilder.look(database.engine)
     rebuilder.join()
     with database.connect() as connection:
-        assert not status(connection).stale
+        assert not index_status(connection).stale

@@ -50,7 +50,7 @@ def test_a_folder_becomes_rows_and_failures(collection: SearchDB, folder: Path) 
     assert stored["a.jpg"]["image"] == str(folder.resolve() / "a.jpg")
     assert np.linalg.norm(stored["a.jpg"]["embedding"]) == pytest.approx(1, abs=1e-5)
     (failure,) = collection.store.failures()
-    assert (Path(failure.image).name, failure.error) == ("note.txt", "NotAPictureError")
+    assert (Path(failure.image).name, failure.error) == ("note.txt", "NotAnImageError")
 
 
 def test_a_second_run_reads_nothing_and_changes_nothing(
@@ -118,7 +118,7 @@ def test_more_pictures_than_a_chunk_and_than_the_look_ahead(collection: SearchDB
     seen: list[int] = []
     report = collection.ingest_files(album, chunk_size=7, progress=lambda current: seen.append(current.done))
     assert report.stored == 300
-    assert report.failed == {"NotAPictureError": 1}
+    assert report.failed == {"NotAnImageError": 1}
     assert seen == sorted(seen)
     assert seen[-1] == report.done == 301
 

@@ -18,7 +18,7 @@ from PIL import Image
 from searchdb.db.database import Database
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending, ingest_workers
 from searchdb.errors import TransferError, WorkerLostError
-from searchdb.ingest.queue import SUSPECTS, URL_QUEUE, WAITED_FOR, Progress, Queue, files_queue, queues
+from searchdb.ingest.queue import SUSPECTS, URL_QUEUE, WAITED_FOR, Queue, RunProgress, files_queue, queues
 from searchdb.ingest.store import Store
 from searchdb.records import ChunkOutcome, DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem
 from searchdb.status import collection_status
@@ -160,8 +160,8 @@ def test_a_reference_that_two_runs_queue_stays_in_its_chunk_and_counts_for_both_
     assert desk.pending()[url(2).image]["run_ids"] == [RUN, OTHER_RUN]
     for job in desk.jobs():
         desk.settle(job["id"], stored=desk.queue.chunk(job["id"]), copied=[url(2)])
-    assert desk.queue.progress(RUN) == Progress(stored=2, copied=1, unchanged=0, failed={})
-    assert desk.queue.progress(OTHER_RUN) == Progress(stored=2, copied=1, unchanged=0, failed={})
+    assert desk.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={})
+    assert desk.queue.progress(OTHER_RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={})
     assert desk.queue.progress(uuid4()).done == 0
 
 
@@ -170,7 +170,7 @@ def test_what_somebody_waits_for_goes_first_and_no_more_when_he_gives_up(desk: D
     desk.put([url(2)], OTHER_RUN, waited_for=True)
     desk.put([url(1)], OTHER_RUN, waited_for=True)
     assert [job["priority"] for job in desk.jobs()] == [WAITED_FOR, WAITED_FOR]
-    desk.queue.nobody_waits(OTHER_RUN)
+    desk.queue.deprioritize(OTHER_RUN)
     assert [job["priority"] for job in desk.jobs()] == [0, 0]
 
 
@@ -194,10 +194,10 @@ def test_settling_moves_references_from_the_queue_to_pictures_and_failures(desk:
     assert desk.store.counts() == {"images": 0, "failed": 0, "pending": 5}
     desk.settle(job, stored=[url(0), url(1)], failed=[url(2)], copied=[url(1)])
     assert desk.store.counts() == {"images": 2, "failed": 1, "pending": 2}
-    assert desk.queue.progress(RUN) == Progress(stored=2, copied=1, unchanged=0, failed={"TransferError": 1})
+    assert desk.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={"TransferError": 1})
     assert [item.image for item in desk.queue.chunk(job)] == [url(3).image, url(4).image]
     desk.settle(job, unchanged=[url(3)], failed=[url(4)])
-    assert desk.queue.progress(RUN) == Progress(stored=2, copied=1, unchanged=1, failed={"TransferError": 2})
+    assert desk.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=1, failed={"TransferError": 2})
     assert desk.queue.progress(RUN).done == 5
 
 
@@ -438,7 +438,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(run=st.sampled_from([RUN, OTHER_RUN]))
     def give_up_waiting(self, run: UUID) -> None:
-        self.desk.queue.nobody_waits(run)
+        self.desk.queue.deprioritize(run)
 
     @rule()
     def start_a_worker(self) -> None:

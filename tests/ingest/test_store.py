@@ -13,7 +13,7 @@ from PIL import Image
 
 from searchdb.db.database import Database
 from searchdb.db.tables import images
-from searchdb.errors import DatabaseError, NotAPictureError, TransferError
+from searchdb.errors import DatabaseError, NotAnImageError, TransferError
 from searchdb.ingest.store import Store
 from searchdb.records import DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem
 
@@ -84,10 +84,10 @@ def test_failures_count_attempts_and_go_when_the_picture_comes(store: Store) -> 
     item = SourceItem(image="/a.jpg", source="files", byte_size=10, modified_at=NOON, tags=("t",))
     failed = FailedImage(image=item.image, source="files", error=TransferError("it broke"), item=item)
     store.record_failures([failed])
-    store.record_failures([dataclasses.replace(failed, error=NotAPictureError("it is HTML"))])
+    store.record_failures([dataclasses.replace(failed, error=NotAnImageError("it is HTML"))])
     (failure,) = store.failures()
     assert (failure.error, failure.message, failure.attempts, failure.retryable) == (
-        "NotAPictureError", "it is HTML", 2, False,
+        "NotAnImageError", "it is HTML", 2, False,
     )  # fmt: skip
     assert failure.item is not None
     assert SourceItem.from_json(failure.item) == dataclasses.replace(item, tags=["t"])
@@ -101,7 +101,7 @@ def test_failures_are_listed_and_cleared_by_source_and_class(store: Store) -> No
         [
             FailedImage(image="/a", source="files", error=TransferError("a")),
             FailedImage(image="/b", source="urls", error=TransferError("b")),
-            FailedImage(image="/c", source="urls", error=NotAPictureError("c")),
+            FailedImage(image="/c", source="urls", error=NotAnImageError("c")),
         ]
     )
     assert [f.image for f in store.failures(source="urls")] == ["/b", "/c"]

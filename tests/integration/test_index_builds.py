@@ -29,7 +29,7 @@ def vectors(database: Database) -> np.ndarray:
     """The vectors of the pictures in `database`, whose index was built on them."""
     vectors = clustered(ROWS)
     fill(database, vectors)
-    index.build(database.engine)
+    index.build_index(database.engine)
     return vectors
 
 
@@ -97,7 +97,7 @@ def test_searches_and_ingest_go_on_during_a_build(database: Database, vectors: n
     threads = [beside(work) for work in (search, write, look)]
     try:
         for _ in range(2):
-            assert index.build(database.engine, method=method) is not None
+            assert index.build_index(database.engine, method=method) is not None
     finally:
         built.set()
         for thread in threads:
@@ -124,7 +124,7 @@ def test_a_killed_build_leaves_a_working_index(
         process = start_build(settings, "--method", "hnsw")
         wait_for(lambda: NEW_INDEX in left(database), "the build to begin")
         with database.connect() as connection:
-            assert index.status(connection).building is not None
+            assert index.index_status(connection).building is not None
             builder = connection.scalar(sa.text("SELECT pid FROM pg_stat_progress_create_index"))
             assert builder is not None
             if how == "pg_terminate_backend":
@@ -146,7 +146,7 @@ def test_a_killed_build_leaves_a_working_index(
     assert left(database) == ([NEW_INDEX] if how == "kill -9" else [])
 
     with database.connect() as connection:
-        state = index.status(connection)
+        state = index.index_status(connection)
     assert (state.method, state.lists, state.valid, state.building) == ("ivfflat", 63, True, None)
     assert recall(database, vectors, clustered(20, seed=1)) >= 0.9
     more = clustered(1, seed=9)
@@ -155,6 +155,6 @@ def test_a_killed_build_leaves_a_working_index(
         nearest = connection.scalar(sa.text("SELECT image FROM match_images(:query)"), {"query": more[0]})
     assert nearest == f"/{ROWS}"
 
-    again = index.build(database.engine, method="hnsw")
+    again = index.build_index(database.engine, method="hnsw")
     assert again is not None
     assert (again.method, again.valid, again.leftovers) == ("hnsw", True, ())

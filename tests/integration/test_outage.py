@@ -21,7 +21,7 @@ from searchdb.db.embedded import EmbeddedServer
 from tests.helpers.image_server import PictureServer
 from tests.integration.test_workers import PICTURES, Runs, assert_complete, enqueue, until, workers, write_list
 
-SHORT_PATIENCE = "import searchdb.db.retry\nsearchdb.outage.PATIENCE_S = 2.0"
+SHORT_OUTAGE = "import searchdb.db.retry\nsearchdb.db.retry.MAX_OUTAGE_S = 2.0"
 _numbers = itertools.count(1)
 
 
@@ -125,7 +125,7 @@ def test_a_worker_gives_up_with_one_line_when_the_database_stays_away(
     restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
     with PictureServer(delay_s=0.5) as server:
-        idle = runs.start("worker", before=SHORT_PATIENCE)
+        idle = runs.start("worker", before=SHORT_OUTAGE)
         until(lambda: workers(collection) == {idle.pid}, "the worker")
         enqueue(collection, write_list(tmp_path, server))
         until(lambda: stored(collection) >= 16, "the first pictures")

@@ -34,7 +34,7 @@ FAILED: Mapping[str, tuple[int, str, str]] = {
     "/410": (12, "HTTPStatusError", "410"),
     "/one-byte-a-second": (2, "FetchTimeoutError", "bytes"),
     "/half": (6, "TransferError", "bytes"),
-    "/html": (12, "NotAPictureError", "HTML"),
+    "/html": (12, "NotAnImageError", "HTML"),
     "/empty": (8, "EmptyFileError", "empty"),
     "/redirect-loop": (6, "TooManyRedirectsError", "redirected"),
     "/redirect-to-file": (6, "InvalidReferenceError", "file:"),

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from searchdb.errors import (
-    DamagedPictureError,
+    DamagedImageError,
     EmptyFileError,
-    NotAPictureError,
-    PictureError,
+    ImageError,
+    NotAnImageError,
     TooManyPixelsError,
 )
 from searchdb.media.decode import BACKGROUND, FORMATS, decode
@@ -92,7 +92,7 @@ def test_reduced_and_on_its_side() -> None:
 
 def test_a_reduced_jpeg_that_ends_early_is_damaged() -> None:
     data = encoded(hostile_files.drawn(random.Random(1), size=(1600, 1200)), "JPEG")
-    with pytest.raises(DamagedPictureError):
+    with pytest.raises(DamagedImageError):
         decoded(data[: len(data) // 2], needed=96)
 
 
@@ -296,7 +296,7 @@ def test_broken_exif_says_nothing_and_spoils_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(hostile_files.HARMFUL))
 def test_harmful_kinds_are_refused(kind: str) -> None:
     for seed in range(3):
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             decoded(hostile_files.HARMFUL[kind](random.Random(seed)))
         assert not caught.value.retryable
         assert str(caught.value).isprintable()
@@ -306,29 +306,29 @@ def test_harmful_kinds_are_refused(kind: str) -> None:
     ("kind", "error", "message"),
     [
         ("bad empty", EmptyFileError, "the file is empty"),
-        ("bad html", NotAPictureError, "looks like HTML; searchdb reads JPEG, .* and AVIF"),
-        ("bad svg", NotAPictureError, "looks like SVG"),
-        ("bad json", NotAPictureError, "looks like JSON"),
-        ("bad pdf", NotAPictureError, "looks like a PDF"),
-        ("bad zip", NotAPictureError, "looks like a zip archive"),
-        ("bad gzip", NotAPictureError, "looks like a gzip archive"),
-        ("bad video", NotAPictureError, "looks like a video"),
-        ("bad heic", NotAPictureError, "looks like HEIC"),
-        ("bad ico", NotAPictureError, "looks like an icon"),
-        ("bad eps", NotAPictureError, "looks like PostScript"),
-        ("bad text", NotAPictureError, "looks like text"),
-        ("bad text like bmp", NotAPictureError, "looks like text"),
-        ("bad zeros", NotAPictureError, "is in no known format"),
-        ("bad png no data", DamagedPictureError, "data ends early"),
-        ("bad png text bomb", DamagedPictureError, "is corrupt .PNG: Decompressed data too large"),
-        ("bad png no width", DamagedPictureError, "is corrupt .PNG"),
-        ("bad bmp no size", DamagedPictureError, "is corrupt .BMP"),
-        ("bad tiff no directory", DamagedPictureError, "is corrupt .TIFF"),
-        ("bad tiff tiles", DamagedPictureError, "is corrupt .TIFF"),
-        ("bad webp cut", DamagedPictureError, "is corrupt .WEBP"),
+        ("bad html", NotAnImageError, "looks like HTML; searchdb reads JPEG, .* and AVIF"),
+        ("bad svg", NotAnImageError, "looks like SVG"),
+        ("bad json", NotAnImageError, "looks like JSON"),
+        ("bad pdf", NotAnImageError, "looks like a PDF"),
+        ("bad zip", NotAnImageError, "looks like a zip archive"),
+        ("bad gzip", NotAnImageError, "looks like a gzip archive"),
+        ("bad video", NotAnImageError, "looks like a video"),
+        ("bad heic", NotAnImageError, "looks like HEIC"),
+        ("bad ico", NotAnImageError, "looks like an icon"),
+        ("bad eps", NotAnImageError, "looks like PostScript"),
+        ("bad text", NotAnImageError, "looks like text"),
+        ("bad text like bmp", NotAnImageError, "looks like text"),
+        ("bad zeros", NotAnImageError, "is in no known format"),
+        ("bad png no data", DamagedImageError, "data ends early"),
+        ("bad png text bomb", DamagedImageError, "is corrupt .PNG: Decompressed data too large"),
+        ("bad png no width", DamagedImageError, "is corrupt .PNG"),
+        ("bad bmp no size", DamagedImageError, "is corrupt .BMP"),
+        ("bad tiff no directory", DamagedImageError, "is corrupt .TIFF"),
+        ("bad tiff tiles", DamagedImageError, "is corrupt .TIFF"),
+        ("bad webp cut", DamagedImageError, "is corrupt .WEBP"),
     ],
 )
-def test_the_reason_is_named(kind: str, error: type[PictureError], message: str) -> None:
+def test_the_reason_is_named(kind: str, error: type[ImageError], message: str) -> None:
     with pytest.raises(error, match=message):
         decoded(hostile_files.HARMFUL[kind](random.Random(1)))
 
@@ -368,14 +368,14 @@ def test_every_truncation_is_an_error_or_a_picture(name: str) -> None:
     for length in range(1, len(whole), max(1, len(whole) // 60)):
         try:
             assert decoded(whole[:length]).pixels.mode == "RGB"
-        except (DamagedPictureError, NotAPictureError):
+        except (DamagedImageError, NotAnImageError):
             continue
 
 
 def test_a_picture_cut_in_half_says_that_it_ends_early() -> None:
     for name in ("JPEG", "PNG", "BMP"):
         whole = encoded(hostile_files.drawn(random.Random(2)), name)
-        with pytest.raises(DamagedPictureError, match=rf"the picture's data ends early \({name}: "):
+        with pytest.raises(DamagedImageError, match=rf"the picture's data ends early \({name}: "):
             decoded(whole[: len(whole) // 2])
 
 
@@ -394,7 +394,7 @@ def test_mutated_pictures_raise_nothing_foreign(whole: bytes, changes: list[tupl
         data[int(place * len(data))] = value
     try:
         result = decoded(bytes(data[: max(1, int(end * len(data)))]))
-    except PictureError:
+    except ImageError:
         return
     assert result.pixels.mode == "RGB"
     assert result.width * result.height <= MAX_PIXELS
@@ -405,14 +405,14 @@ def test_mutated_pictures_raise_nothing_foreign(whole: bytes, changes: list[tupl
 def test_noise_behind_real_headers_raises_nothing_foreign(prefix: bytes, tail: bytes) -> None:
     try:
         decoded(prefix + tail)
-    except PictureError:
+    except ImageError:
         return
 
 
 def test_damage_is_not_logged_beside_the_error(caplog: pytest.LogCaptureFixture) -> None:
     entries = hostile_files.tiff_entries(20, 10, compression=8)
     samples = [(tag, kind, count, 40_000 if tag == 277 else value) for tag, kind, count, value in entries]
-    with pytest.raises(DamagedPictureError):
+    with pytest.raises(DamagedImageError):
         decoded(hostile_files.tiff(samples, data=bytes(400)))
     assert caplog.records == []
 

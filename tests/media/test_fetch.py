@@ -27,7 +27,7 @@ from searchdb.errors import (
     FileUnreadableError,
     HTTPStatusError,
     InvalidReferenceError,
-    NotAPictureError,
+    NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
     TooManyRedirectsError,
@@ -382,7 +382,7 @@ def test_final_statuses_are_not_tried_again(fetcher: Fetcher, status: int) -> No
 
 def test_what_is_no_picture_is_final(server: PictureServer, fetcher: Fetcher) -> None:
     """The header says nothing either way: /html comes as text/html, and so does the picture of /wrong-type."""
-    with pytest.raises(NotAPictureError) as caught:
+    with pytest.raises(NotAnImageError) as caught:
         decode(fetcher.fetch(item(server.url("/html"))), max_pixels=10_000)
     assert not caught.value.retryable
     assert decode(fetcher.fetch(item(server.url("/wrong-type"))), max_pixels=10_000).width == 48

@@ -75,7 +75,7 @@ class Crowd:
             common["embedding_model_id"] = claim_model(connection, MODEL)
             rows = [{**common, "image": f"/{n}", "embedding": self.vectors[n], "tags": tags[n]} for n in range(ROWS)]
             connection.execute(sa.insert(images), rows)
-        index.build(database.engine)
+        index.build_index(database.engine)
         self.database = database
         self.searcher = Searcher(database.engine, Vectors(self.queries))
 
@@ -125,12 +125,12 @@ def test_the_index_fills_the_page_however_rare_the_matches(
 
 
 def test_hnsw_fills_filtered_pages_as_well(crowd: Crowd) -> None:
-    assert index.build(crowd.database.engine, method="hnsw") is not None
+    assert index.build_index(crowd.database.engine, method="hnsw") is not None
     try:
         for name in ("chance half", "alike half", "unlike half", "unlike tenth", "chance hundredth"):
             assert crowd.recall(name) >= 0.95, name
     finally:
-        index.build(crowd.database.engine)
+        index.build_index(crowd.database.engine)
 
 
 def test_few_matches_are_all_compared(crowd: Crowd) -> None:

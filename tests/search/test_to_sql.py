@@ -12,7 +12,7 @@ from searchdb.db import user_sql as sql
 from searchdb.errors import QueryError
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import Query
-from searchdb.search.to_sql import search_as_sql
+from searchdb.search.to_sql import search_to_sql
 
 COUNT = 15
 QUERIES: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ def ids_by_sql(collection: SearchDB, statement: str) -> list[int]:
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 def test_finds_what_the_search_finds(demo_collection: SearchDB, query: dict[str, Any], filters: dict[str, Any]) -> None:
-    statement = search_as_sql(Query(**query), Filters(**filters), threshold=0.01, count=COUNT)
+    statement = search_to_sql(Query(**query), Filters(**filters), threshold=0.01, count=COUNT)
     hits = demo_collection.searcher.search(Query(**query), filters=Filters(**filters), threshold=0.01, count=COUNT)
     assert ids_by_sql(demo_collection, statement) == [hit.id for hit in hits]
     if not filters:
@@ -54,7 +54,7 @@ def test_finds_what_the_search_finds(demo_collection: SearchDB, query: dict[str,
 
 def test_a_vector_is_written_out(demo_collection: SearchDB) -> None:
     vector = demo_collection.embed(["a green tree"])[0]
-    statement = search_as_sql(Query(vector=vector), count=COUNT)
+    statement = search_to_sql(Query(vector=vector), count=COUNT)
     hits = demo_collection.searcher.search(Query(vector=vector), count=COUNT)
     assert ids_by_sql(demo_collection, statement) == [hit.id for hit in hits]
 
@@ -62,7 +62,7 @@ def test_a_vector_is_written_out(demo_collection: SearchDB) -> None:
 @pytest.mark.parametrize("query", [Query(), Query(exclude="rain")], ids=["nothing", "only what is excluded"])
 def test_nothing_to_look_for(query: Query) -> None:
     with pytest.raises(QueryError, match="nothing to look for"):
-        search_as_sql(query)
+        search_to_sql(query)
 
 
 def test_these_filters_leave_some(demo_collection: SearchDB) -> None:

@@ -19,11 +19,11 @@ from flask import Flask
 from werkzeug.serving import make_server
 
 from searchdb.config import Settings, libpq_url
-from searchdb.db.database import Database, Patience, migrate
+from searchdb.db.database import Database, Timeouts, migrate
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.media.embed import Embedder
 from tests.web.conftest import Shelf
-from web import backend as web_collection
+from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
 
@@ -97,7 +97,7 @@ def ask(url: str) -> int:
 
 
 def ask_all(url: str) -> list[int]:
-    """Ask from many clients at once, and return the statuses."""
+    """SearchRequest from many clients at once, and return the statuses."""
     with ThreadPoolExecutor(CLIENTS) as clients:
         return list(clients.map(ask, [url] * CLIENTS))
 
@@ -156,8 +156,8 @@ def test_a_server_that_says_nothing_keeps_one_request_waiting_at_a_time(
     embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one whose machine hangs: it can be waited for only until a timeout, and threads are few."""
-    monkeypatch.setattr(web_collection, "RETRY_AFTER", 0.0)
-    monkeypatch.setattr(web_collection, "PATIENCE", Patience(connect=2))
+    monkeypatch.setattr(web_backend, "REOPEN_INTERVAL_S", 0.0)
+    monkeypatch.setattr(web_backend, "TIMEOUTS", Timeouts(connect=2))
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen(2 * CLIENTS)

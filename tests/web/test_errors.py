@@ -21,7 +21,7 @@ from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.tables import embedding_models
 from searchdb.records import ModelIdentity
-from web import backend as web_collection
+from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
 from web.errors import model_label, without_paths
@@ -67,8 +67,8 @@ def test_failing_to_connect_is_not_repeated_by_everybody(
     make_client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    original = web_collection.open_database
-    monkeypatch.setattr(web_collection, "open_database", lambda *given: calls.append(1) or original(*given))
+    original = web_backend.open_database
+    monkeypatch.setattr(web_backend, "open_database", lambda *given: calls.append(1) or original(*given))
     client = make_client(Settings(database_url=NOWHERE, home=tmp_path, model="demo"))
     for _ in range(5):
         assert client.get("/").status_code == 503
@@ -78,7 +78,7 @@ def test_failing_to_connect_is_not_repeated_by_everybody(
 def test_application_recovers_when_the_database_comes(
     make_client, settings: Settings, admin: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_collection, "RETRY_AFTER", 0.0)
+    monkeypatch.setattr(web_backend, "REOPEN_INTERVAL_S", 0.0)
     url = settings.url()
     assert url is not None
     name = url.database
@@ -163,12 +163,12 @@ def test_model_is_the_collections_unless_one_was_chosen(
 ) -> None:
     assert settings.database_url is not None
     unchosen = Settings(database_url=settings.database_url.get_secret_value(), home=tmp_path)
-    collection = web_collection.Collection(unchosen, lambda name: NamedModel(name))  # type: ignore[arg-type]
+    collection = web_backend.Backend(unchosen, lambda name: NamedModel(name))  # type: ignore[arg-type]
     with closing(collection):
         assert collection.model().name == unchosen.model != "demo"
         shelf.add("a boat")
         assert collection.model().name == "demo"
-        chosen = web_collection.Collection(settings.model_copy(update={"model": "other"}), NamedModel)  # type: ignore[arg-type]
+        chosen = web_backend.Backend(settings.model_copy(update={"model": "other"}), NamedModel)  # type: ignore[arg-type]
         with closing(chosen):
             assert chosen.model().name == "other"
 
@@ -183,14 +183,14 @@ def test_search_waits_for_the_model_but_not_for_ever(
         collection._loaded = False
         slow = SlowModel(embedder, seconds=0.5)
         collection._make_embedder = lambda name: slow
-        monkeypatch.setattr("web.background_model.PATIENCE", 0.05)
+        monkeypatch.setattr("web.background_model.TIMEOUTS", 0.05)
         client = app.test_client()
         early = client.get("/?q=a+boat")
         assert early.status_code == 503
         assert "still loading" in early.text
         assert int(early.headers["Retry-After"]) > 0
         assert client.get("/healthz").status_code == 200
-        monkeypatch.setattr("web.background_model.PATIENCE", 30)
+        monkeypatch.setattr("web.background_model.TIMEOUTS", 30)
         assert client.get("/?q=a+boat").status_code == 200
 
 

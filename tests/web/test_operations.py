@@ -17,10 +17,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from searchdb.config import Settings
-from searchdb.db.database import Database, Patience, migrate, open_database
+from searchdb.db.database import Database, Timeouts, migrate, open_database
 from searchdb.db.tables import embedding_models
 from searchdb.errors import DatabaseError, ModelUnavailableError
-from web import backend as web_collection
+from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
 
@@ -344,7 +344,7 @@ class Held:
 
 
 def test_a_statement_that_takes_too_long_is_cancelled(settings: Settings) -> None:
-    with open_database(settings, Patience(statement=0.1)) as database, database.connect() as connection:
+    with open_database(settings, Timeouts(statement=0.1)) as database, database.connect() as connection:
         with pytest.raises(DatabaseError) as caught:
             connection.exec_driver_sql("SELECT pg_sleep(60)")
         assert caught.value.sqlstate == "57014"
@@ -360,7 +360,7 @@ def test_every_connection_of_the_web_has_the_limit(app: Flask, settings: Setting
 
 
 def test_a_cancelled_search_is_a_page(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_collection, "PATIENCE", Patience(statement=0.1))
+    monkeypatch.setattr(web_backend, "TIMEOUTS", Timeouts(statement=0.1))
 
     def slow() -> str:
         with app.extensions[EXTENSION].database().connect() as connection:
@@ -375,14 +375,14 @@ def test_a_cancelled_search_is_a_page(app: Flask, monkeypatch: pytest.MonkeyPatc
 
 
 def test_migrations_are_not_cut_short(empty_settings: Settings) -> None:
-    with Database(empty_settings, Patience(statement=0.001)) as database:
+    with Database(empty_settings, Timeouts(statement=0.001)) as database:
         migrate(database)
 
 
 def test_more_requests_than_connections_wait_and_then_are_told_so(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_collection, "PATIENCE", Patience(pool=0.2))
+    monkeypatch.setattr(web_backend, "TIMEOUTS", Timeouts(pool=0.2))
     app = make_app()
     collection = app.extensions[EXTENSION]
     database = collection.database()

@@ -136,7 +136,7 @@ def test_writing_is_tried_again_after_a_while(read: Read, monkeypatch: pytest.Mo
         connection.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")
     reader.search(Query(text="a striped dog"))
     assert read.rows(query_embeddings) == before
-    monkeypatch.setattr(readonly, "TRIED_AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr(readonly, "RETRY_WRITES_AFTER_S", 0.0)
     reader.search(Query(text="a striped kite"))
     assert read.rows(query_embeddings) == before + 1
 

@@ -24,12 +24,12 @@ def fail(database: Database, image: str, error: str) -> None:
 def test_tells_pictures_failures_by_cause_and_the_index(client: FlaskClient, shelf: Shelf, database: Database) -> None:
     shelf.add("a red boat")
     for n in range(3):
-        fail(database, f"/home/anna/secret/{n}.jpg", "NotAPictureError")
+        fail(database, f"/home/anna/secret/{n}.jpg", "NotAnImageError")
     fail(database, "/home/anna/x.jpg", "<script>")
     page = client.get("/status").get_data(as_text=True)
     assert "<dt>picture</dt><dd>1</dd>" in page
     assert "<dt>failed</dt><dd>4</dd>" in page
-    assert "<dt>3</dt><dd>NotAPictureError" in page
+    assert "<dt>3</dt><dd>NotAnImageError" in page
     assert "The content is in no picture format that searchdb reads" in page
     assert "one list: every search is exact" in page
     assert "&lt;script&gt;" in page
@@ -37,7 +37,7 @@ def test_tells_pictures_failures_by_cause_and_the_index(client: FlaskClient, she
 
 def test_tells_nothing_of_the_server(client: FlaskClient, shelf: Shelf, database: Database) -> None:
     shelf.add("a red boat")
-    fail(database, "/home/anna/secret/1.jpg", "NotAPictureError")
+    fail(database, "/home/anna/secret/1.jpg", "NotAnImageError")
     page = client.get("/status").get_data(as_text=True)
     for private in ("anna", "secret", str(shelf.folder), "postgresql://", "the private folder"):
         assert private not in page

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from web.timed_cache import Kept
+from web.timed_cache import TimedCache
 
 
 def test_is_made_once_for_all_who_ask_at_once() -> None:
     numbers = itertools.count()
     everybody = threading.Barrier(8)
-    kept = Kept(lambda: next(numbers), seconds=3600)
+    kept = TimedCache(lambda: next(numbers), seconds=3600)
 
     def ask() -> int:
         everybody.wait()
@@ -27,7 +27,7 @@ def test_is_made_once_for_all_who_ask_at_once() -> None:
 
 def test_is_made_anew_when_it_is_too_old() -> None:
     numbers = itertools.count()
-    kept = Kept(lambda: next(numbers), seconds=-1)
+    kept = TimedCache(lambda: next(numbers), seconds=-1)
     assert [kept.get(), kept.get()] == [0, 1]
 
 
@@ -39,7 +39,7 @@ def test_an_error_is_not_kept() -> None:
             raise error
         return "made"
 
-    kept = Kept(make, seconds=3600)
+    kept = TimedCache(make, seconds=3600)
     with pytest.raises(ZeroDivisionError):
         kept.get()
     assert kept.get() == "made"

@@ -9,7 +9,7 @@ from flask_openapi3.openapi import OpenAPI
 from searchdb.ingest.adder import Rebuilder
 
 from ..api import docs, embedding, images, searching
-from ..backend import collection
+from ..backend import backend
 from ..problems import Problem, below_api
 from .openapi import SECURITY_SCHEMES
 
@@ -31,4 +31,4 @@ def register(app: OpenAPI) -> None:
 
 def _limit() -> None:
     if below_api():
-        request.max_content_length = collection().settings.max_image_bytes + MAX_REQUEST_OVERHEAD
+        request.max_content_length = backend().settings.max_image_bytes + MAX_REQUEST_OVERHEAD

@@ -10,7 +10,7 @@ from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from ..backend import collection
+from ..backend import backend
 from ..errors import model_label
 from ..files.uploads import picture_in
 from ..problems import about
@@ -47,9 +47,9 @@ def embed() -> Response:
         texts, files = body.texts, _decoded(body.images or ())
     else:
         _, uploads = read_form(Nothing, "images", most=MAX_PICTURES)
-        most = collection().settings.max_image_bytes
+        most = backend().settings.max_image_bytes
         files = (upload.stream.read(most + 1) for upload in uploads)
-    model = collection().model()
+    model = backend().model()
     model.wait()
     if texts is not None:
         vectors = model.embedder.embed_texts(texts).tolist()

@@ -12,7 +12,7 @@ from werkzeug.datastructures import FileStorage
 from searchdb.ingest.adder import SOURCE, Adder, Addition, Rebuilder
 from searchdb.records import SourceItem
 
-from ..backend import collection
+from ..backend import backend
 from ..files.uploads import decoding
 from ..problems import about
 from .openapi import TOKEN, example, operation_id, request_body, responses
@@ -38,7 +38,7 @@ MAX_FILE_NAME_CHARACTERS = 200
 @checked
 def get_image(path: ImagePath) -> Response:
     """Look up a stored picture."""
-    return answer(picture_of(collection().get(path.image_id)))
+    return answer(picture_of(backend().get(path.image_id)))
 
 
 @blueprint.post(
@@ -70,7 +70,7 @@ def add_image() -> Response:
     else:
         body, (upload,) = read_form(Metadata, "image")
         metadata = {**_own_name(upload), **body.metadata}
-        data = upload.stream.read(collection().settings.max_image_bytes + 1)
+        data = upload.stream.read(backend().settings.max_image_bytes + 1)
         with about("image"):
             added = adder.add(data, _item(body, image="", metadata=metadata))
     return _answer(added)
@@ -93,7 +93,7 @@ def remove_image(path: ImagePath) -> Response:
     of that folder adds it again.
     """
     removed = _adder().remove(path.image_id)
-    collection().thumbnails.forget(removed.sha256)
+    backend().thumbnails.forget(removed.sha256)
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
@@ -107,18 +107,18 @@ def remove_image(path: ImagePath) -> Response:
 @checked
 def random_images(query: RandomParameters) -> Response:
     """Return some pictures by chance."""
-    images = collection().searcher.sample(query.count)
+    images = backend().searcher.sample(query.count)
     return answer(RandomAnswer(images=[picture_of(each) for each in images]))
 
 
 def _adder() -> Adder:
-    settings = collection().settings
-    model = collection().model()
+    settings = backend().settings
+    model = backend().model()
     model.wait()
     return Adder(
-        engine=collection().database().engine,
+        engine=backend().database().engine,
         embedder=model.embedder,
-        fetcher=collection().fetcher,
+        fetcher=backend().fetcher,
         uploads=settings.home / UPLOADS,
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
@@ -142,5 +142,5 @@ def _answer(added: Addition) -> Response:
     response = answer(picture_of(added.image), 201 if added.created else 200)
     response.headers["Location"] = url_for(".get_image", image_id=added.image.id)
     if added.created:
-        cast(Rebuilder, current_app.extensions[REBUILDER]).look(collection().database().engine)
+        cast(Rebuilder, current_app.extensions[REBUILDER]).look(backend().database().engine)
     return response

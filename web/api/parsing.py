@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, from_json
 from werkzeug.datastructures import FileStorage, MultiDict, WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Forbidden, NotFound, Unauthorized, UnsupportedMediaType
 
-from ..backend import collection
+from ..backend import backend
 from ..problems import FieldError, InvalidFieldsError
 from .requests import Nothing, Request
 
@@ -64,7 +64,7 @@ def authorised(view: View) -> View:
 
     @wraps(view)
     def guarded(**arguments: Any) -> Response:
-        token = collection().settings.api_token
+        token = backend().settings.api_token
         if token is None:
             raise Forbidden("Writing is off here: it is on once SEARCHDB_API_TOKEN is set for the server.")
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

@@ -13,7 +13,7 @@ from flask_openapi3.models.tag import Tag
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import MAX_HITS, Query
 
-from ..backend import collection
+from ..backend import backend
 from ..background_model import BackgroundModel
 from ..files.uploads import picture_at, picture_of_upload, vector_of
 from ..problems import about
@@ -75,7 +75,7 @@ def search_by_picture() -> Response:
 
 
 def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Response:
-    searcher = collection().searcher_with(_ready())
+    searcher = backend().searcher_with(_ready())
     end = query.offset + query.count
     hits = searcher.search(
         Query(text=query.q, vector=vector, like=query.like, exclude=query.exclude),
@@ -105,6 +105,6 @@ def _url(query: Narrowing, vector: str | None, offset: int) -> str:
 
 def _ready() -> BackgroundModel:
     """Return the model once it is loaded."""
-    model = collection().model()
+    model = backend().model()
     model.wait()
     return model

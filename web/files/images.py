@@ -16,11 +16,11 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import wrap_file
 
-from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAPictureError, TooManyBytesError
+from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnImageError, TooManyBytesError
 from searchdb.media.decode import SNIFFED_BYTES, decode, format_of
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 
-from ..backend import collection
+from ..backend import backend
 from .thumbnails import LONGEST_SIDE, make_thumbnail
 from .uploads import decoding
 
@@ -60,7 +60,7 @@ def open_picture(image: StoredImage) -> PictureFile:
 
     Raises:
         FileUnreadableError: it is gone, may not be read, or is no longer a regular file.
-        NotAPictureError: its content is in none of the formats that are served.
+        NotAnImageError: its content is in none of the formats that are served.
     """
     if not Path(image.image).is_absolute():
         raise FileUnreadableError("This picture was not stored as a file.")
@@ -76,8 +76,8 @@ def open_picture(image: StoredImage) -> PictureFile:
             raise FileUnreadableError("What is in the place of this picture's file is not a file any more.")
         try:
             mimetype = MIMETYPES[format_of(head)]
-        except NotAPictureError as exc:
-            raise NotAPictureError("The file of this picture does not hold a picture any more.") from exc
+        except NotAnImageError as exc:
+            raise NotAnImageError("The file of this picture does not hold a picture any more.") from exc
         stack.pop_all()
         return PictureFile(file=file, mimetype=mimetype, status=status)
 
@@ -89,7 +89,7 @@ def _opener(path: str, flags: int) -> int:
 @blueprint.get("/images/<id:image_id>/file")
 def file(image_id: int) -> ResponseReturnValue:
     """Serve the picture as it is."""
-    image = collection().get(image_id)
+    image = backend().get(image_id)
     if is_url(image):
         return _to_its_host(image.image)
     picture = open_picture(image)
@@ -109,7 +109,7 @@ def file(image_id: int) -> ResponseReturnValue:
 @blueprint.get("/images/<id:image_id>/thumbnail")
 def thumbnail(image_id: int) -> ResponseReturnValue:
     """Serve the picture in small, as WebP; with `?v=` and its checksum's first 8 digits it may be kept for ever."""
-    image = collection().get(image_id)
+    image = backend().get(image_id)
     if is_url(image):
         return _to_its_host(image.rendition or image.image)
     sha256, data = _thumbnail_of(image)
@@ -124,11 +124,11 @@ def thumbnail(image_id: int) -> ResponseReturnValue:
 
 def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
     """Return checksum and thumbnail of what was stored; of what its file holds now if it has changed since."""
-    cache = collection().thumbnails
+    cache = backend().thumbnails
     data = cache.get(image.sha256)
     if data is not None:
         return image.sha256, data
-    settings = collection().settings
+    settings = backend().settings
     with decoding:
         picture = open_picture(image)
         with picture.file:

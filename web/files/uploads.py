@@ -12,7 +12,7 @@ from searchdb.errors import InvalidReferenceError, TooManyBytesError
 from searchdb.media.decode import decode
 from searchdb.records import FetchedImage, SourceItem, clean_url
 
-from ..backend import collection
+from ..backend import backend
 
 DECODED_AT_ONCE = 3
 """Pictures decoded at the same time: a large one takes hundreds of MB meanwhile."""
@@ -25,14 +25,14 @@ def picture_in(data: bytes) -> Image.Image:
     """Return the RGB picture that encoded bytes hold, as large as the model needs it; waits for that to be loaded.
 
     Raises:
-        PictureError: they hold none, or it is too large.
+        ImageError: they hold none, or it is too large.
         ModelError: the model cannot be loaded.
     """
-    settings = collection().settings
+    settings = backend().settings
     if len(data) > settings.max_image_bytes:
         raise TooManyBytesError(settings.max_image_bytes, len(data))
     fetched = FetchedImage(item=SourceItem(image="", source="query"), data=data)
-    model = collection().model()
+    model = backend().model()
     model.wait()
     with decoding:
         needed = model.embedder.shortest_edge
@@ -43,22 +43,22 @@ def picture_of_upload(upload: FileStorage) -> Image.Image:
     """Return the RGB picture of an uploaded file.
 
     Raises:
-        PictureError: it holds none, or it is too large.
+        ImageError: it holds none, or it is too large.
     """
-    return picture_in(upload.stream.read(collection().settings.max_image_bytes + 1))
+    return picture_in(upload.stream.read(backend().settings.max_image_bytes + 1))
 
 
 def picture_at(url: str) -> Image.Image:
     """Return the RGB picture at a URL; private addresses are refused unless the settings allow them.
 
     Raises:
-        PictureError: there is no such URL, or it cannot be fetched, or holds no picture.
+        ImageError: there is no such URL, or it cannot be fetched, or holds no picture.
     """
     try:
         item = SourceItem(image=clean_url(url), source="query")
     except ValueError as exc:
         raise InvalidReferenceError(f"the URL of the picture {exc}") from exc
-    return picture_in(collection().fetcher.fetch(item).data)
+    return picture_in(backend().fetcher.fetch(item).data)
 
 
 def vector_of(picture: Image.Image) -> np.ndarray:
@@ -67,4 +67,4 @@ def vector_of(picture: Image.Image) -> np.ndarray:
     Raises:
         ModelError: the model cannot be loaded.
     """
-    return collection().model().embedder.embed_images([picture])[0]
+    return backend().model().embedder.embed_images([picture])[0]

@@ -10,12 +10,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.errors import DatabaseError, ModelError, SchemaError
 
-from ..backend import collection
+from ..backend import backend
 
 blueprint = Blueprint("health", __name__)
 log = logging.getLogger(__name__)
 
-RETRY_AFTER = 5
+NOT_READY_RETRY_AFTER_S = 5
 """Seconds after which it is worth while to ask again: a model loads in that time, a database starts."""
 _UNCACHED = {"Cache-Control": "no-store"}
 
@@ -32,25 +32,25 @@ def ready() -> ResponseReturnValue:
     missing = _missing()
     if missing is None:
         return {"status": "ready"}, _UNCACHED
-    return {"status": "unavailable", "reason": missing}, 503, {**_UNCACHED, "Retry-After": str(RETRY_AFTER)}
+    return {"status": "unavailable", "reason": missing}, 503, {**_UNCACHED, "Retry-After": str(NOT_READY_RETRY_AFTER_S)}
 
 
 def _missing() -> str | None:
     """Return what is missing; whatever can be done about it in the background has begun then."""
     try:
-        collection().check()
-        if collection().empty:
+        backend().check()
+        if backend().empty:
             return None
-        model = collection().model()
+        model = backend().model()
         model.start()
         if not model.loaded:
             return "the model is being loaded"
         if model.failure is not None:
             model.start_again()
             return "the model cannot be loaded"
-        collection().check_model()
+        backend().check_model()
     except DatabaseError as exc:
-        collection().suspect()
+        backend().suspect()
         log.warning("not ready: %s", exc)
         return "the schema does not fit" if isinstance(exc, SchemaError) else "the database cannot be reached"
     except PoolTimeoutError as exc:

@@ -12,7 +12,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from searchdb.config import Settings
 
-from ..backend import EXTENSION, Collection
+from ..backend import EXTENSION, Backend
 from . import limits, logs, metrics
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class UnderPrefix:
 
 def register(app: Flask, settings: Settings) -> None:
     """Add them to the application."""
-    collection: Collection = app.extensions[EXTENSION]
+    collection: Backend = app.extensions[EXTENSION]
     numbers = collection.metrics
 
     @app.before_request

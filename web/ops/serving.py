@@ -16,7 +16,7 @@ from prometheus_client import multiprocess, values
 from searchdb.config import Settings
 from searchdb.errors import ConfigError
 
-from ..backend import EXTENSION, Collection
+from ..backend import EXTENSION, Backend
 from .logs import JsonLines
 from .metrics import SHARED_FOLDER
 
@@ -112,5 +112,5 @@ def on_exit(server: Arbiter) -> None:
         shutil.rmtree(_own_folder, ignore_errors=True)
 
 
-def _collection(worker: Worker) -> Collection:
+def _collection(worker: Worker) -> Backend:
     return cast(Flask, worker.app.callable).extensions[EXTENSION]

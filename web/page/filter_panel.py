@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from searchdb.search.facets import Facet, Facets
 
-from .search_request import Ask
+from .search_request import SearchRequest
 
 _GROUPS = {
     "country": "Country",
@@ -47,7 +47,7 @@ class Choices:
     shapes: Sequence[Facet]
 
 
-def choices(ask: Ask, facets: Facets) -> Choices:
+def choices(ask: SearchRequest, facets: Facets) -> Choices:
     """Return what can be chosen; a filter by which all pictures are the same is left out unless it is set."""
     offered = {
         "country": facets.country,

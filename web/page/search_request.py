@@ -40,11 +40,11 @@ class Chip:
 
     label: str
     value: str
-    without: Ask
+    without: SearchRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class SearchRequest:
     """One search as the address bar has it: `?q=…&like=…&not=…&threshold=…&page=…`, and filters by their names.
 
     `vector` is a picture that is searched by, as `web.vector_param` writes it.
@@ -60,7 +60,7 @@ class Ask:
     page: int = 1
 
     @classmethod
-    def from_args(cls, args: MultiDict[str, str]) -> Ask:
+    def from_args(cls, args: MultiDict[str, str]) -> SearchRequest:
         """Read a query string; what is empty counts as not given.
 
         Raises:
@@ -109,13 +109,13 @@ class Ask:
         return (self.page - 1) * PAGE_SIZE
 
     @property
-    def unfiltered(self) -> Ask:
+    def unfiltered(self) -> SearchRequest:
         """The search without filters."""
         return replace(self, filters=Filters(), page=1)
 
     def elsewhere(self, **looked_for: Any) -> dict[str, Any]:
         """Return the arguments of another search within the same filters."""
-        return Ask(filters=self.filters, **looked_for).args()
+        return SearchRequest(filters=self.filters, **looked_for).args()
 
     @property
     def fields(self) -> Iterator[tuple[str, str]]:
@@ -139,7 +139,7 @@ class Ask:
                     shown = str(each).removesuffix("T00:00:00+00:00")
                     yield Chip(label=label, value=shown, without=self._with(**{name: left}))
 
-    def _with(self, **filters: Any) -> Ask:
+    def _with(self, **filters: Any) -> SearchRequest:
         return replace(self, filters=replace(self.filters, **filters), page=1)
 
     def args(self, **changes: Any) -> dict[str, Any]:

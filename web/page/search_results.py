@@ -11,10 +11,10 @@ from flask import url_for
 from searchdb.errors import ModelError
 from searchdb.records import Hit
 from searchdb.search.searcher import MAX_HITS, Searcher
-from searchdb.search.to_sql import search_as_sql
+from searchdb.search.to_sql import search_to_sql
 
-from ..backend import collection
-from .search_request import PAGE_SIZE, Ask
+from ..backend import backend
+from .search_request import PAGE_SIZE, SearchRequest
 from .tiles import Tile, make_tiles
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ WEAK_RELEVANCE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class SearchResults:
     """One page of hits, best first, and where the pages around it are.
 
     `weak` when not even the best hit is relevant. Else `weaker` is the place on this page from which on hits are no
@@ -57,13 +57,13 @@ class Trail:
     next_url: str | None
 
 
-def find(searcher: Searcher, ask: Ask) -> Results:
+def find(searcher: Searcher, ask: SearchRequest) -> SearchResults:
     """Return the page of hits that is asked for."""
     # One hit more on either side tells whether there is a next page, and whether the weaker matches begin here.
     before, found = _with_neighbours(searcher, ask)
     hits = found[before : before + PAGE_SIZE]
     top = found[:1] if ask.page == 1 else search(searcher, ask, count=1)
-    return Results(
+    return SearchResults(
         tiles=make_tiles(hits, ask=ask, best=top[0].similarity if top else None),
         hits=hits,
         first=ask.offset + 1,
@@ -76,11 +76,11 @@ def find(searcher: Searcher, ask: Ask) -> Results:
 
 
 def search(
-    searcher: Searcher, ask: Ask, *, count: int, offset: int = 0, threshold: float | None = None
+    searcher: Searcher, ask: SearchRequest, *, count: int, offset: int = 0, threshold: float | None = None
 ) -> Sequence[Hit]:
     """Return hits of what is asked for, those of any relevance where a `threshold` is given."""
     return searcher.search(
-        ask.query(collection().model().embedder.identity),
+        ask.query(backend().model().embedder.identity),
         filters=ask.filters,
         threshold=ask.least if threshold is None else threshold,
         min_relevance=ask.min_relevance or 0.0 if threshold is None else 0.0,
@@ -89,13 +89,13 @@ def search(
     )
 
 
-def as_sql(ask: Ask) -> str:
+def as_sql(ask: SearchRequest) -> str:
     """Return the SQL that gives the hits up to the end of this page."""
-    query = ask.query(collection().model().embedder.identity)
-    return search_as_sql(query, ask.filters, threshold=ask.least, count=ask.offset + PAGE_SIZE)
+    query = ask.query(backend().model().embedder.identity)
+    return search_to_sql(query, ask.filters, threshold=ask.least, count=ask.offset + PAGE_SIZE)
 
 
-def trail_of(searcher: Searcher, ask: Ask, image_id: int) -> Trail | None:
+def trail_of(searcher: Searcher, ask: SearchRequest, image_id: int) -> Trail | None:
     """Run the search again that the picture was opened from; its vectors are cached, so that this is one index scan."""
     if ask.empty:
         return None
@@ -121,9 +121,9 @@ def trail_of(searcher: Searcher, ask: Ask, image_id: int) -> Trail | None:
     )
 
 
-def similar_to(searcher: Searcher, ask: Ask, image_id: int) -> Sequence[Tile]:
+def similar_to(searcher: Searcher, ask: SearchRequest, image_id: int) -> Sequence[Tile]:
     """Return the pictures most like one, within the filters of the search that it was opened from."""
-    like = Ask(like=image_id, filters=ask.filters)
+    like = SearchRequest(like=image_id, filters=ask.filters)
     try:
         hits = search(searcher, like, count=SIMILAR_SIZE)
     except ModelError as exc:
@@ -132,7 +132,7 @@ def similar_to(searcher: Searcher, ask: Ask, image_id: int) -> Sequence[Tile]:
     return make_tiles(hits, ask=like, best=hits[0].similarity if hits else None)
 
 
-def _with_neighbours(searcher: Searcher, ask: Ask) -> tuple[int, Sequence[Hit]]:
+def _with_neighbours(searcher: Searcher, ask: SearchRequest) -> tuple[int, Sequence[Hit]]:
     """Return the hits of a page with the one before and the one after it, and how many come before: 0 or 1."""
     before = 1 if ask.page > 1 else 0
     offset = ask.offset - before
@@ -153,5 +153,5 @@ def _weak(hit: Hit) -> bool:
     return hit.relevance is not None and hit.relevance < WEAK_RELEVANCE
 
 
-def _index_url(ask: Ask) -> str:
+def _index_url(ask: SearchRequest) -> str:
     return url_for("pages.index", **ask.args())

@@ -13,9 +13,9 @@ from searchdb import errors
 from searchdb.charts import RateHistory, SimilarityHistogram, rate_history, similarity_histogram
 from searchdb.status import CollectionStatus, collection_status
 
-from ..backend import Collection
-from ..timed_cache import Kept
-from .tiles import day_of
+from ..backend import Backend
+from ..timed_cache import TimedCache
+from .tiles import format_datetime
 
 blueprint = Blueprint("status", __name__)
 
@@ -50,7 +50,7 @@ class Cause:
     meaning: str
 
 
-def register(app: Flask, collection: Collection) -> None:
+def register(app: Flask, collection: Backend) -> None:
     """Add the page to the application."""
 
     def look() -> CollectionStatus:
@@ -60,7 +60,7 @@ def register(app: Flask, collection: Collection) -> None:
         with collection.database().begin() as connection:
             return Charts(rate=rate_history(connection), similarity=similarity_histogram(connection))
 
-    app.extensions[_KEPT] = Kept(look, KEPT_S), Kept(draw, CHARTS_KEPT_S)
+    app.extensions[_KEPT] = TimedCache(look, KEPT_S), TimedCache(draw, CHARTS_KEPT_S)
     app.register_blueprint(blueprint)
 
 
@@ -77,7 +77,7 @@ def status() -> ResponseReturnValue:
         causes=[Cause(error=error, count=count, meaning=_meaning(error)) for error, count in found.failures.items()],
         charts=charts,
         bars=bars,
-        moment=day_of,
+        moment=format_datetime,
     )
 
 
@@ -90,6 +90,6 @@ def bars(values: Sequence[float]) -> list[Bar]:
 def _meaning(error: str) -> str:
     """Return what an error of ours says of itself."""
     found = getattr(errors, error, None)
-    if not (isinstance(found, type) and issubclass(found, errors.PictureError)):
+    if not (isinstance(found, type) and issubclass(found, errors.ImageError)):
         return ""
     return (inspect.getdoc(found) or "").partition(".")[0]

@@ -14,7 +14,7 @@ from flask import url_for
 from searchdb.records import Hit, StoredImage, mask_credentials
 
 from ..files.images import is_url
-from .search_request import Ask
+from .search_request import SearchRequest
 
 NARROWEST, WIDEST, STEP = 50, 250, 5
 """Width over height in percent, as the stylesheet has classes for (`r50`, `r55`, ...): a page whose content security
@@ -44,7 +44,7 @@ class Tile:
     bar: int | None = None
 
 
-def make_tiles(images: Sequence[StoredImage], *, ask: Ask, best: float | None = None) -> list[Tile]:
+def make_tiles(images: Sequence[StoredImage], *, ask: SearchRequest, best: float | None = None) -> list[Tile]:
     """Return the cells of a grid.
 
     Args:
@@ -86,7 +86,7 @@ def host_of(image: StoredImage) -> str | None:
         return None
 
 
-def day_of(moment: datetime) -> str:
+def format_datetime(moment: datetime) -> str:
     """Return a date and time for people. Pictures mostly carry no time zone, so none is shown."""
     moment = moment.astimezone(UTC)
     return f"{moment.day} {moment:%B} {moment.year}, {moment:%H:%M}"
@@ -98,7 +98,7 @@ def shape_of(width: int, height: int) -> str:
     return f"r{min(max(round(percent / STEP) * STEP, NARROWEST), WIDEST)}"
 
 
-def _tile(image: StoredImage, ask: Ask, best: float | None) -> Tile:
+def _tile(image: StoredImage, ask: SearchRequest, best: float | None) -> Tile:
     similarity = image.similarity if isinstance(image, Hit) else None
     bar = None
     if similarity is not None and best is not None:
