@@ -183,14 +183,14 @@ def test_search_waits_for_the_model_but_not_for_ever(
         collection._loaded = False
         slow = SlowModel(embedder, seconds=0.5)
         collection._make_embedder = lambda name: slow
-        monkeypatch.setattr("web.background_model.TIMEOUTS", 0.05)
+        monkeypatch.setattr("web.background_model.LOAD_WAIT_S", 0.05)
         client = app.test_client()
         early = client.get("/?q=a+boat")
         assert early.status_code == 503
         assert "still loading" in early.text
         assert int(early.headers["Retry-After"]) > 0
         assert client.get("/healthz").status_code == 200
-        monkeypatch.setattr("web.background_model.TIMEOUTS", 30)
+        monkeypatch.setattr("web.background_model.LOAD_WAIT_S", 30)
         assert client.get("/?q=a+boat").status_code == 200
 
 
