@@ -1,4 +1,4 @@
-"""A user's SQL: which texts it needs embedded, and what it may do."""
+"""A user's SQL: the texts to embed, and its permissions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_writing_when_allowed(collection: SearchDB) -> None:
         assert connection.scalar(sa.text("SELECT n FROM mine")) == 5
 
 
-def test_an_error_is_postgresqls_own_with_its_hint(demo_collection: SearchDB) -> None:
+def test_errors_have_postgresqls_message_and_hint(demo_collection: SearchDB) -> None:
     with demo_collection.database.connect() as connection, pytest.raises(DatabaseError, match="Run: searchdb embed"):
         run(connection, "SELECT text_embedding('never ' || 'seen')")
 
@@ -77,12 +77,12 @@ def test_an_error_is_postgresqls_own_with_its_hint(demo_collection: SearchDB) ->
 def test_several_statements_are_refused(demo_collection: SearchDB) -> None:
     with (
         demo_collection.database.connect() as connection,
-        pytest.raises(DatabaseError, match="one statement at a time"),
+        pytest.raises(DatabaseError, match="only one statement"),
     ):
         run(connection, "SELECT 1; SELECT 2", write=True)
 
 
-def test_a_statement_that_takes_too_long_ends_and_says_so(
+def test_a_statement_beyond_the_time_limit_is_cancelled(
     demo_collection: SearchDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql, "STATEMENT_TIMEOUT", "100ms")
