@@ -32,7 +32,7 @@ class SQLResult:
     rows: list[tuple[Any, ...]]
 
 
-def literal_texts(statement: str) -> list[str]:
+def texts_to_embed(statement: str) -> list[str]:
     """Return the distinct literal texts that the statement passes to EMBEDDING_FUNCTIONS.
 
     Empty for a statement that the parser does not understand: PostgreSQL then reports any error.
@@ -64,7 +64,7 @@ def _literal(argument: Any) -> str | None:
     return argument.this if isinstance(argument, exp.Literal | exp.RawString | exp.ByteString) else None
 
 
-def run(connection: Connection, statement: str, *, write: bool = False) -> SQLResult:
+def run_sql(connection: Connection, statement: str, *, write: bool = False) -> SQLResult:
     """Run one statement, read-only unless `write`, and return its rows.
 
     Raises:

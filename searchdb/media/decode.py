@@ -9,15 +9,12 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any, cast
 
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
-    ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
@@ -34,6 +31,7 @@ from searchdb.errors import (
     NotAnImageError,
     TooManyPixelsError,
 )
+from searchdb.media.exif import read_exif
 from searchdb.records import DecodedImage, FetchedImage
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -144,7 +142,7 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
                 least = math.ceil(_REDUCED_FACTOR * needed)
                 image.draft(None, (least, least))  # no effect on other formats and on small images
             image.load()
-            exif = _read_exif(image)
+            exif = read_exif(image)
             pixels = _rgb(image)
     except DecodeError:
         raise
@@ -280,78 +278,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     with np.errstate(over="ignore", invalid="ignore"):  # values near the ends of float32
         scaled = (grey - np.float32(low)) * np.float32(255.0 / ((high - low) or 1.0))
     return Image.fromarray(np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8))
-
-
-# --- EXIF -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Exif:
-    """The EXIF values that are used; None where a value is missing or implausible."""
-
-    orientation: int = 1
-    taken_at: datetime | None = None
-    camera: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
-
-
-def _read_exif(image: ImageFile.ImageFile) -> _Exif:
-    """Return the EXIF of a loaded image; malformed EXIF is ignored, because the image itself is usable."""
-    try:
-        exif = image.getexif()
-        shot = exif.get_ifd(ExifTags.IFD.Exif)
-        gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    except Exception:  # noqa: BLE001 - cameras and editors write malformed blocks, on which Pillow raises many errors
-        return _Exif()
-    orientation = exif.get(ExifTags.Base.Orientation)
-    latitude = _degrees(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), limit=90)
-    longitude = _degrees(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), limit=180)
-    located = latitude is not None and longitude is not None
-    return _Exif(
-        orientation=orientation if isinstance(orientation, int) else 1,
-        taken_at=_parse_time(shot.get(ExifTags.Base.DateTimeOriginal), shot.get(ExifTags.Base.OffsetTimeOriginal)),
-        camera=_camera(_text(exif.get(ExifTags.Base.Make)), _text(exif.get(ExifTags.Base.Model))),
-        latitude=latitude if located else None,
-        longitude=longitude if located else None,
-    )
-
-
-def _text(value: Any) -> str:
-    """Return an EXIF string on one line, without the padding (NULs and spaces) that cameras add."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if not isinstance(value, str):
-        return ""
-    shown = value.split("\0", 1)[0].encode("utf-8", "replace").decode()
-    return " ".join("".join(c if c.isprintable() else " " for c in shown).split())
-
-
-def _camera(make: str, model: str) -> str | None:
-    """Return "Make Model", without the make if the model already begins with its first word."""
-    if make and model and model.lower().split()[0] == make.lower().split()[0]:
-        return model
-    return " ".join(filter(None, (make, model))) or None
-
-
-def _parse_time(taken: Any, offset: Any) -> datetime | None:
-    """Return EXIF's "2024:05:31 18:30:00" and "+02:00" as an aware time; without an offset it is taken as UTC."""
-    for zone in (_text(offset), ""):
-        try:
-            moment = datetime.strptime(_text(taken)[:19] + zone, "%Y:%m:%d %H:%M:%S%z" if zone else "%Y:%m:%d %H:%M:%S")
-            return moment.astimezone(UTC) if zone else moment.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):  # 0000:00:00, blanks, or a malformed offset
-            continue
-    return None
-
-
-def _degrees(parts: Any, reference: Any, *, limit: int) -> float | None:
-    """Return degrees, minutes and seconds as signed degrees; None if they are not numbers within the limit."""
-    try:
-        degrees, minutes, seconds = (float(part) for part in parts)
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    value = degrees + minutes / 60 + seconds / 3600
-    if not math.isfinite(value) or not 0 <= value <= limit:
-        return None
-    return -value if _text(reference).upper().startswith(("S", "W")) else value

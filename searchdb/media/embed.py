@@ -1,13 +1,10 @@
-"""Turns images and texts into unit vectors with CLIP; the only importer of torch and transformers, both lazily."""
+"""Turns images and texts into unit vectors with CLIP; the only importer of torch and transformers outside the demo."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import logging
 import math
-import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from searchdb.errors import ModelShapeError, ModelUnavailableError
+from searchdb.media.model_files import download, first_line, read_json, weights_sha256
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
 
 if TYPE_CHECKING:
@@ -39,9 +37,6 @@ PASSES_AT_ONCE = 8
 core, which is busy decoding."""
 MAX_SCALED_ASPECT = 8
 """Largest aspect ratio at which the whole image is scaled before the centre is cropped."""
-HUB_FILES = ["config.json", "preprocessor*.json", "tokenizer*.json", "special_tokens*.json", "vocab.*", "merges.*"]
-WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-"""Weight files in HF layout; `from_pretrained` loads the first pattern that matches."""
 
 
 class Embedder:
@@ -75,7 +70,7 @@ class Embedder:
             return local.resolve()
         if local.is_absolute() or self.name.startswith((".", "~")):
             raise ModelUnavailableError(self.name, "there is no such folder")
-        return _from_hub(self.name)
+        return download(self.name)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -90,7 +85,7 @@ class Embedder:
     def _identity(self) -> ModelIdentity:
         is_folder = self.name != DEMO_MODEL and Path(self.name).expanduser().is_dir()
         name = str(self.folder) if is_folder else self.name
-        return ModelIdentity(name=name, weights_sha256=_weights_sha256(self.name, self.folder))
+        return ModelIdentity(name=name, weights_sha256=weights_sha256(self.name, self.folder))
 
     def load(self) -> None:
         """Load the model now instead of at first use.
@@ -181,7 +176,7 @@ class _Preprocessing:
 
     @classmethod
     def read(cls, name: str, folder: Path) -> _Preprocessing:
-        config = _read_json(name, folder / "preprocessor_config.json")
+        config = read_json(name, folder / "preprocessor_config.json")
         size, crop = config.get("size", 224), config.get("crop_size", 224)
         usual = all(config.get(step, True) for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"))
         try:
@@ -269,7 +264,7 @@ class _Loaded:
 
 
 def _load(name: str, folder: Path, preprocessing: _Preprocessing, device: str, dtype: str) -> _Loaded:
-    config = _read_json(name, folder / "config.json")
+    config = read_json(name, folder / "config.json")
     if config.get("model_type") != "clip":
         raise ModelUnavailableError(name, f"it is a model of type {config.get('model_type')!r}, not clip")
     dimension = config.get("projection_dim", EMBEDDING_DIMENSION)
@@ -294,7 +289,7 @@ def _load(name: str, folder: Path, preprocessing: _Preprocessing, device: str, d
         model.to(chosen_device).eval()
         tokenizer = load_tokenizer(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as exc:
-        raise ModelUnavailableError(name, _first_line(exc)) from exc
+        raise ModelUnavailableError(name, first_line(exc)) from exc
     if loading["missing_keys"]:
         raise ModelUnavailableError(name, f"its weights lack {len(loading['missing_keys'])} of the model's tensors")
     log.info("model %s on %s in %s", name, chosen_device, str(chosen_dtype).removeprefix("torch."))
@@ -327,63 +322,3 @@ def _choose_dtype(device: torch.device, wanted: str) -> torch.dtype:
         if cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported():
             return torch.bfloat16
     return torch.float32
-
-
-def _from_hub(name: str) -> Path:
-    """Return the folder of a hub model in the local cache, downloading it first if necessary."""
-    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType] - partially typed
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        cached = Path(snapshot_download(name, local_files_only=True))
-        if (cached / "config.json").exists() and _weight_files(cached):
-            return cached
-    except LocalEntryNotFoundError:
-        pass
-    except HFValidationError as exc:
-        raise ModelUnavailableError(name, "it is neither a folder nor a valid hub name") from exc
-    log.warning("downloading %s from the Hugging Face hub (once)", name)
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, WEIGHT_PATTERNS[0]]))
-        if not _weight_files(folder):
-            folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, WEIGHT_PATTERNS[1]]))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as exc:
-        raise ModelUnavailableError(
-            name, f"it cannot be downloaded from the Hugging Face hub ({_first_line(exc)})"
-        ) from exc
-    return folder
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for pattern in WEIGHT_PATTERNS:
-        if found := sorted(folder.glob(pattern)):
-            return found
-    return []
-
-
-def _weights_sha256(name: str, folder: Path) -> bytes:
-    """Return the SHA-256 of the weight file, or of the joined digests of its parts if there are several."""
-    files = _weight_files(folder)
-    if not files:
-        raise ModelUnavailableError(name, f"{folder} has no weights ({' or '.join(WEIGHT_PATTERNS)})")
-    digests = [_file_sha256(path) for path in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
-
-
-def _file_sha256(path: Path) -> bytes:
-    target = path.resolve()
-    if target.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", target.name):
-        return bytes.fromhex(target.name)  # the hub's cache names large files by their SHA-256
-    with target.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def _read_json(name: str, path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ModelUnavailableError(name, f"{path} cannot be read ({_first_line(exc)})") from exc
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().split("\n")[0][:200] or type(exc).__name__

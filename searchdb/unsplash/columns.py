@@ -120,7 +120,7 @@ def _boolean(text: str) -> bool | None:
         raise ValueError("is neither t nor f") from None
 
 
-def _moment(text: str) -> datetime | None:
+def _timestamp(text: str) -> datetime | None:
     if text.isspace():
         return None
     try:
@@ -140,5 +140,5 @@ CONVERTERS: Mapping[Kind, Callable[[str], Value]] = {
     Kind.BIGINT: _whole(64),
     Kind.FLOAT: _float,
     Kind.BOOLEAN: _boolean,
-    Kind.TIMESTAMP: _moment,
+    Kind.TIMESTAMP: _timestamp,
 }

@@ -159,9 +159,9 @@ def test_shapes_vary_and_the_shorter_side_is_as_requested():
 
 
 def test_album_rows_describe_the_files(tmp_path: Path):
-    told: list[tuple[int, int]] = []
-    rows = draw_album(tmp_path / "album", 5, progress=lambda done, total: told.append((done, total)))
-    assert told == [(done, 5) for done in range(1, 6)]
+    reported: list[tuple[int, int]] = []
+    rows = draw_album(tmp_path / "album", 5, progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(done, 5) for done in range(1, 6)]
     lines = [json.loads(line) for line in (tmp_path / "album" / MANIFEST).read_text("utf-8").splitlines()]
     assert [line["image"] for line in lines] == [row.image for row in rows]
     for line, seed in zip(lines, ALBUM_SEEDS, strict=False):

@@ -226,17 +226,18 @@ def test_progress_counts_the_bytes_of_all_parts(database: Database, folder: Path
     files.many_keywords(folder / "keywords.tsv000", 25_000)
     files.write(folder, "photos.tsv000", [files.photo()])
     for path in (folder, files.zipped(folder, tmp_path / "lite.zip")):
-        told: list[LoadProgress] = []
-        unsplash.load(database.engine, find_parts([path]), progress=told.append)
-        assert [(each.table, each.rows) for each in told] == [
+        reported: list[LoadProgress] = []
+        unsplash.load(database.engine, find_parts([path]), progress=reported.append)
+        assert [(each.table, each.rows) for each in reported] == [
             ("photos", 1),
             ("keywords", 10_000),
             ("keywords", 20_000),
             ("keywords", 25_000),
         ]
-        done = [each.bytes_done for each in told]
+        done = [each.bytes_done for each in reported]
         assert done == sorted(done)
-        assert {each.bytes_total for each in told} == {done[-1]} == {sum(p.stat().st_size for p in folder.iterdir())}
+        assert {each.bytes_total for each in reported} == {done[-1]}
+        assert done[-1] == sum(part.stat().st_size for part in folder.iterdir())
 
 
 _ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
