@@ -21,8 +21,8 @@ from searchdb.index import recall
 from searchdb.index.status import BUILD_LOCK_KEY, fit_probes
 from searchdb.index.tune import tune_index
 from searchdb.media.embed import Embedder
-from tests.cli.test_cli import output, run
-from tests.index.test_build import MODEL, clustered, fill
+from tests.helpers.cli import output, run
+from tests.helpers.vectors import MODEL, clustered, fill
 
 ROWS = 2000
 

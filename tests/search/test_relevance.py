@@ -21,6 +21,7 @@ from searchdb.media.embed import Embedder
 from searchdb.records import Hit, ModelIdentity
 from searchdb.search.relevance import MIN_SAMPLE, Relevance, refresh_sample
 from searchdb.search.searcher import Query, Searcher
+from tests.helpers.album import copy_album
 
 REMOVED = ("cat", "boat", "umbrella", "moon", "banana", "kite")
 UNKNOWN = ("a submarine", "tax invoice", "a helicopter", "an electric guitar", "quarterly sales spreadsheet", "xyzzy")
@@ -43,21 +44,6 @@ class Counting:
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         return self.embedder.embed_images(pictures)
-
-
-def copy_album(source: SearchDB, target: Database, *, without: str | None = None, only: str | None = None) -> None:
-    """Make the target's collection the album, without the pictures with one tag, or with only these."""
-    with source.database.connect() as connection:
-        rows = [dict(row) for row in connection.execute(sa.select(images)).mappings()]
-    kept = [row for row in rows if without not in row["tags"] and (only is None or only in row["tags"])]
-    with target.begin() as connection:
-        connection.execute(sa.delete(images))
-        model_id = claim_model(connection, source.embedder.identity)
-        for row in kept:
-            del row["id"]
-            row["embedding_model_id"] = model_id
-        connection.execute(sa.insert(images), kept)
-        refresh_sample(connection)
 
 
 def best(searcher: Searcher, text: str) -> float:

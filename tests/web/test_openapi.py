@@ -22,6 +22,8 @@ from web import create_app
 from web.api.images import REBUILDER
 from web.backend import EXTENSION
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from searchdb.media.embed import Embedder
     from tests.web.conftest import Shelf

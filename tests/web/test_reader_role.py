@@ -20,7 +20,7 @@ from searchdb.db.tables import image_sample, query_embeddings, relevance_scale
 from searchdb.errors import DatabaseError
 from searchdb.media.embed import Embedder
 from searchdb.search.searcher import Query, Searcher
-from tests.search.test_relevance import copy_album
+from tests.helpers.album import copy_album
 from web import create_app
 from web.backend import EXTENSION
 
