@@ -67,7 +67,7 @@ def _ignore(_where: str, _count: int) -> None:
 class QueryCache:
     """The vectors of one model's query texts, computed once and cached in memory and in the database.
 
-    The database caches all texts alike, whoever sent them, and evicts the least recently used. SQL's text_embedding()
+    The database caches the texts of all users alike, and evicts the least recently used. SQL's text_embedding()
     reads that table but cannot refresh `last_used_at`; a text that was evicted is embedded again by `searchdb embed`,
     or by `searchdb sql` itself. A read-only database keeps what it has.
 

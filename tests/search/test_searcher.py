@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
+from sqlalchemy import event
 
 from searchdb.client import SearchDB
 from searchdb.config import libpq_url
@@ -21,6 +22,7 @@ from searchdb.errors import ImageNotFoundError, ModelMismatchError, QueryError
 from searchdb.media.embed import DEMO_FOLDER
 from searchdb.records import Hit
 from searchdb.search import query_cache
+from searchdb.search.query_cache import QueryCache
 from searchdb.search.searcher import MAX_HITS, MAX_QUERY_CHARACTERS, Query, Searcher
 
 
@@ -245,3 +247,22 @@ def test_images_of_another_model_are_rejected_even_if_the_text_is_cached(
             collection.search("a boat", threshold=threshold)
         with pytest.raises(ModelMismatchError):
             collection.search(like=1, threshold=threshold)
+
+
+def test_a_cached_search_is_one_statement(demo_collection: SearchDB) -> None:
+    engine = demo_collection.database.engine
+    cache = QueryCache(demo_collection.embedder, trust_memory_s=3600)
+    searcher = Searcher(engine, demo_collection.embedder, cache)
+    statements: list[str] = []
+
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    first = searcher.search(Query(text="a red boat"))
+    event.listen(engine, "before_cursor_execute", record)
+    try:
+        assert searcher.search(Query(text="a red boat")) == first
+    finally:
+        event.remove(engine, "before_cursor_execute", record)
+    assert len(statements) == 1
+    assert first[0].relevance is not None
