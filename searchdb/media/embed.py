@@ -44,7 +44,7 @@ WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 """Where weights lie in HF layout; the first pattern that matches is what `from_pretrained` loads."""
 
 
-class Embedder:
+class CLIPEmbedder:
     """One CLIP model, loaded when first needed; safe to use from several threads.
 
     Args:
