@@ -26,7 +26,7 @@ from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, In
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.store import Store
 from searchdb.media.decode import decode
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import Hit, RejectedItem, SourceItem, mask_credentials
 from searchdb.search.filters import Filters
@@ -113,7 +113,7 @@ class SearchDB:
         """
         picture = image if image is None or isinstance(image, Image.Image) else self._read(str(image))
         return self.searcher.search(
-            Query(text=text, picture=picture and picture.convert("RGB"), like=like, exclude=exclude),
+            Query(text=text, image=picture and picture.convert("RGB"), like=like, exclude=exclude),
             filters=Filters(**filters),
             threshold=threshold,
             min_relevance=min_relevance,
@@ -316,11 +316,11 @@ class SearchDB:
     # --- parts ----------------------------------------------------------------------------------
 
     @cached_property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> CLIPEmbedder:
         """The model: the one that SEARCHDB_MODEL names, else the one that the stored pictures carry."""
         with self.database.connect() as connection:
             name = model_to_use(connection, self.settings.explicit_model, self.settings.model)
-        return Embedder(name, device=self.settings.device, dtype=self.settings.dtype)
+        return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)
 
     @cached_property
     def searcher(self) -> Searcher:

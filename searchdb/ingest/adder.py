@@ -7,24 +7,21 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import sqlalchemy as sa
-from PIL import Image
 from sqlalchemy import Connection, Engine
 
 from searchdb.db.tables import images
+from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, ImageNotFoundError, TooManyBytesError
 from searchdb.index import build as index
 from searchdb.ingest.store import Store, upsert_images
 from searchdb.media.decode import decode, format_of
 from searchdb.media.fetch import Fetcher
-from searchdb.records import EmbeddedImage, FetchedImage, ModelIdentity, SourceItem, StoredImage
+from searchdb.records import EmbeddedImage, FetchedImage, SourceItem, StoredImage
 
 SOURCE = "api"
 """`images.source` of what was added so."""
@@ -45,24 +42,6 @@ _SUFFIXES = {
 _COLUMNS = [images.c[f.name] for f in fields(StoredImage)]
 
 logger = logging.getLogger(__name__)
-
-
-class PictureEmbedder(Protocol):
-    """What adding needs of the model."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Which model this is."""
-        ...
-
-    @property
-    def shortest_edge(self) -> int:
-        """Pixels that a picture's shorter side is scaled to."""
-        ...
-
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(pictures), 512)."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +71,7 @@ class Adder:
         self,
         *,
         engine: Engine,
-        embedder: PictureEmbedder,
+        embedder: Embedder,
         fetcher: Fetcher,
         uploads: Path,
         max_bytes: int,

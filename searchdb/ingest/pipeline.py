@@ -6,19 +6,20 @@ import logging
 import os
 import socket
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import numpy as np
-from PIL import Image
+from cachetools import LRUCache
 
 from searchdb.db.retry import retry_until_available
+from searchdb.embedder import Embedder
 from searchdb.errors import ImageError, WorkerLostError
 from searchdb.ingest.queue import Queue, RunProgress
 from searchdb.ingest.store import Store
@@ -29,7 +30,6 @@ from searchdb.records import (
     DecodedImage,
     EmbeddedImage,
     FailedImage,
-    ModelIdentity,
     RejectedItem,
     SourceItem,
 )
@@ -48,28 +48,6 @@ REMEMBERED_VECTORS = 4096
 """Vectors of the last pictures kept for others with the same bytes, not yet written: 8 MB."""
 
 logger = logging.getLogger(__name__)
-
-
-class ImageEmbedder(Protocol):
-    """What ingest needs of the model."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Which model this is."""
-        ...
-
-    @property
-    def shortest_edge(self) -> int:
-        """Pixels that a picture's shorter side is scaled to."""
-        ...
-
-    def resize(self, picture: Image.Image) -> Image.Image:
-        """Scale and crop an RGB picture to what the model takes."""
-        ...
-
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(pictures), 512)."""
-        ...
 
 
 @dataclass(kw_only=True)
@@ -180,9 +158,7 @@ class Ingest:
         max_pixels: the largest picture decoded, in pixels.
     """
 
-    def __init__(
-        self, *, store: Store, queue: Queue, embedder: ImageEmbedder, fetcher: Fetcher, max_pixels: int
-    ) -> None:
+    def __init__(self, *, store: Store, queue: Queue, embedder: Embedder, fetcher: Fetcher, max_pixels: int) -> None:
         self._store = store
         self._queue = queue
         self._embedder = embedder
@@ -192,7 +168,7 @@ class Ingest:
         # Threads wait for the network, but a decoded picture may take 300 MB: only as many decode as there are cores.
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._embedding = threading.Lock()
-        self._recent: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._recent: LRUCache[bytes, np.ndarray] = LRUCache(REMEMBERED_VECTORS)
         self._stopping = threading.Event()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._reporting = threading.Lock()
@@ -289,8 +265,6 @@ class Ingest:
             embedded = self._embedder.embed_images([picture.pixels for picture in fresh.values()])
             vectors |= zip(fresh, embedded, strict=True)
         self._recent.update(vectors)
-        while len(self._recent) > REMEMBERED_VECTORS:
-            self._recent.popitem(last=False)
         return vectors, frozenset(picture.item.image for picture in decoded if fresh.get(picture.sha256) is not picture)
 
     def _count(self, outcome: ChunkOutcome) -> None:

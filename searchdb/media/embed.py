@@ -39,7 +39,7 @@ MAX_SCALED_ASPECT = 8
 """Largest aspect ratio at which the whole image is scaled before the centre is cropped."""
 
 
-class Embedder:
+class CLIPEmbedder:
     """One CLIP model, loaded at first use; safe to use from several threads.
 
     Args:
@@ -127,10 +127,10 @@ class Embedder:
         box = (left * x, top * y, (left + crop_width) * x, (top + crop_height) * y)
         return image.resize((crop_width, crop_height), resample, box=box)
 
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Return the unit vectors of RGB pictures, float32 of shape (len(pictures), 512)."""
+    def embed_images(self, images: Sequence[Image.Image], /) -> np.ndarray:
+        """Return the unit vectors of RGB images, float32 of shape (len(images), 512)."""
         loaded = self._model()
-        pixels = np.stack([np.asarray(self.resize(picture)) for picture in pictures]) if pictures else None
+        pixels = np.stack([np.asarray(self.resize(image)) for image in images]) if images else None
         return np.empty((0, EMBEDDING_DIMENSION), np.float32) if pixels is None else loaded.embed_pixels(pixels)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:

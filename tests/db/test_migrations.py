@@ -26,6 +26,7 @@ from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import VECTOR_INDEX, images, query_embeddings
 from searchdb.records import ModelIdentity
+from tests.helpers.sql_calls import CALLS
 
 ROOT = Path(__file__).parents[2]
 MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
@@ -180,17 +181,6 @@ def test_the_vector_column_and_its_index(database: Database) -> None:
 
 def nearest(vectors: np.ndarray, query: np.ndarray, count: int) -> list[str]:
     return [f"/{n}" for n in np.argsort(-(vectors @ query), kind="stable")[:count]]
-
-
-CALLS: dict[str, LiteralString] = {
-    "by position": "SELECT * FROM match_images(%(v)s, %(t)s, %(c)s)",
-    "by name": "SELECT * FROM match_images(query_embedding => %(v)s, match_threshold => %(t)s, match_count => %(c)s)",
-    "sub-select": "SELECT * FROM match_images((SELECT embedding FROM images WHERE image = '/5'), %(t)s, %(c)s)",
-    "lateral": (
-        "SELECT m.* FROM images i CROSS JOIN LATERAL match_images(i.embedding, %(t)s, %(c)s) m WHERE i.image = '/5'"
-    ),
-    "joined": "SELECT m.* FROM match_images(%(v)s, %(t)s, %(c)s) m JOIN images i USING (id) WHERE i.width > 0",
-}
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())

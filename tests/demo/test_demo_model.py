@@ -16,6 +16,8 @@ from searchdb.demo.evaluate import ABSENT, Report, measure
 from searchdb.demo.scenes import EVALUATION_SEEDS, compose, draw
 from searchdb.media.embed import DEMO_FOLDER
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1024 * 1024
 
 # The last of the evaluation seeds: not those that the figures of the model's README were measured on.

@@ -31,7 +31,7 @@ from searchdb.errors import (
 from searchdb.index.status import index_status
 from searchdb.ingest import adder as adding
 from searchdb.ingest.adder import SOURCE, Adder, Rebuilder
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import SourceItem
 from searchdb.search.searcher import Query, Searcher
@@ -47,7 +47,7 @@ def uploads(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_adder(database: Database, embedder: Embedder, uploads: Path) -> Iterator[Callable[..., Adder]]:
+def make_adder(database: Database, embedder: CLIPEmbedder, uploads: Path) -> Iterator[Callable[..., Adder]]:
     fetchers: list[Fetcher] = []
 
     def make(*, allow_private_addresses: bool = True) -> Adder:
@@ -93,7 +93,7 @@ def count(database: Database, table: sa.Table) -> int:
 # --- Bytes ----------------------------------------------------------------------------------------
 
 
-def test_picture_is_stored_and_found(adder: Adder, database: Database, embedder: Embedder, uploads: Path) -> None:
+def test_picture_is_stored_and_found(adder: Adder, database: Database, embedder: CLIPEmbedder, uploads: Path) -> None:
     data = picture("PNG")
     added = adder.add(data, item(description="A boat", tags=("sea", "sea"), metadata={"name": "boat.gif"}))
     image = added.image
@@ -331,7 +331,7 @@ def test_outgrown_index_is_rebuilt_once(database: Database, monkeypatch: pytest.
     assert calls == 2  # the first look, and one for all that came meanwhile
 
 
-def test_rebuilder_looks_at_the_real_index(database: Database, embedder: Embedder, adder: Adder) -> None:
+def test_rebuilder_looks_at_the_real_index(database: Database, embedder: CLIPEmbedder, adder: Adder) -> None:
     image = adder.add(picture(), item()).image
     copied = [column.name for column in images.c if column.name not in ("id", "image")]
     with database.begin() as connection:

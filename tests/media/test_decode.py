@@ -24,7 +24,7 @@ from searchdb.errors import (
     TooManyPixelsError,
 )
 from searchdb.media.decode import BACKGROUND, FORMATS, decode
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import DecodedImage, FetchedImage, SourceItem
 from tests.helpers import hostile_files
 from tests.helpers.hostile_files import encoded, exif_bytes
@@ -96,7 +96,7 @@ def test_a_reduced_jpeg_that_ends_early_is_damaged() -> None:
         decoded(data[: len(data) // 2], needed=96)
 
 
-def test_reduced_images_have_nearly_the_same_vectors(embedder: Embedder) -> None:
+def test_reduced_images_have_nearly_the_same_vectors(embedder: CLIPEmbedder) -> None:
     from searchdb.demo.composition import compose
     from searchdb.demo.postcards import draw
 

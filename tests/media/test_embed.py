@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from searchdb.errors import ModelShapeError, ModelUnavailableError
-from searchdb.media.embed import DEMO_FOLDER, MAX_SCALED_ASPECT, Embedder
+from searchdb.media.embed import DEMO_FOLDER, MAX_SCALED_ASPECT, CLIPEmbedder
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -35,7 +35,7 @@ def change_json(path: Path, **values: object) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(width=st.integers(1, 700), height=st.integers(1, 700), seed=st.integers(0, 99))
-def test_resizing_is_bit_equal_to_the_processor(embedder: Embedder, width: int, height: int, seed: int) -> None:
+def test_resizing_is_bit_equal_to_the_processor(embedder: CLIPEmbedder, width: int, height: int, seed: int) -> None:
     if max(width, height) > MAX_SCALED_ASPECT * min(width, height):
         return
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -46,7 +46,7 @@ def test_resizing_is_bit_equal_to_the_processor(embedder: Embedder, width: int, 
     assert np.array_equal(np.asarray(embedder.resize(image)), theirs.transpose(1, 2, 0))
 
 
-def test_embedding_equals_the_processor_and_the_model(embedder: Embedder) -> None:
+def test_embedding_equals_the_processor_and_the_model(embedder: CLIPEmbedder) -> None:
     import torch
     from transformers import CLIPModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -61,13 +61,13 @@ def test_embedding_equals_the_processor_and_the_model(embedder: Embedder) -> Non
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 20_000), (20_000, 1), (1, 1), (3000, 10)])
-def test_extreme_shapes_are_resized(embedder: Embedder, width: int, height: int) -> None:
+def test_extreme_shapes_are_resized(embedder: CLIPEmbedder, width: int, height: int) -> None:
     resized = embedder.resize(Image.new("RGB", (width, height), (10, 200, 30)))
     assert resized.size == embedder.image_size
     assert np.array_equal(np.unique(np.asarray(resized).reshape(-1, 3), axis=0), [[10, 200, 30]])
 
 
-def test_vectors_are_float32_unit_vectors_for_any_batch_size(embedder: Embedder) -> None:
+def test_vectors_are_float32_unit_vectors_for_any_batch_size(embedder: CLIPEmbedder) -> None:
     images = [noise(64, 64, n) for n in range(40)]
     together = embedder.embed_images(images)
     assert together.shape == (40, 512)
@@ -80,13 +80,15 @@ def test_vectors_are_float32_unit_vectors_for_any_batch_size(embedder: Embedder)
     assert embedder.embed_texts([]).shape == embedder.embed_images([]).shape == (0, 512)
 
 
-def test_bfloat16_vectors_are_close_to_float32(embedder: Embedder) -> None:
+def test_bfloat16_vectors_are_close_to_float32(embedder: CLIPEmbedder) -> None:
     images = [noise(128, 128, n) for n in range(4)]
-    low = Embedder("demo", dtype="bfloat16").embed_images(images)
+    low = CLIPEmbedder("demo", dtype="bfloat16").embed_images(images)
     assert (low * embedder.embed_images(images)).sum(axis=1).min() > 0.99
 
 
-def test_a_text_beyond_the_context_is_cut_with_a_warning(embedder: Embedder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_text_beyond_the_context_is_cut_with_a_warning(
+    embedder: CLIPEmbedder, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         vector = embedder.embed_texts(["a red car " * 200])
     assert vector.shape == (1, 512)
@@ -94,7 +96,7 @@ def test_a_text_beyond_the_context_is_cut_with_a_warning(embedder: Embedder, cap
 
 
 def test_identity_is_the_hash_of_the_weights_and_needs_no_loading() -> None:
-    fresh = Embedder("demo")
+    fresh = CLIPEmbedder("demo")
     digest = hashlib.sha256((DEMO_FOLDER / "model.safetensors").read_bytes()).digest()
     assert fresh.identity.weights_sha256 == digest
     assert fresh.identity.name == "demo"
@@ -102,8 +104,8 @@ def test_identity_is_the_hash_of_the_weights_and_needs_no_loading() -> None:
     assert str(fresh.identity) == f"demo (weights {digest.hex()[:12]})"
 
 
-def test_a_folder_is_a_model_with_its_own_name(other_folder: Path, embedder: Embedder) -> None:
-    copy = Embedder(str(other_folder))
+def test_a_folder_is_a_model_with_its_own_name(other_folder: Path, embedder: CLIPEmbedder) -> None:
+    copy = CLIPEmbedder(str(other_folder))
     assert copy.identity.name == str(other_folder)
     assert copy.identity.weights_sha256 == embedder.identity.weights_sha256
 
@@ -111,13 +113,13 @@ def test_a_folder_is_a_model_with_its_own_name(other_folder: Path, embedder: Emb
 def test_another_projection_is_refused(other_folder: Path) -> None:
     change_json(other_folder / "config.json", projection_dim=768)
     with pytest.raises(ModelShapeError, match="768 numbers, the database stores 512"):
-        Embedder(str(other_folder)).load()
+        CLIPEmbedder(str(other_folder)).load()
 
 
 def test_another_kind_of_model_is_refused(other_folder: Path) -> None:
     change_json(other_folder / "config.json", model_type="bert")
     with pytest.raises(ModelUnavailableError, match="'bert', not clip"):
-        Embedder(str(other_folder)).load()
+        CLIPEmbedder(str(other_folder)).load()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_another_kind_of_model_is_refused(other_folder: Path) -> None:
 def test_another_preprocessing_is_refused(other_folder: Path, change: dict[str, object]) -> None:
     change_json(other_folder / "preprocessor_config.json", **change)
     with pytest.raises(ModelUnavailableError, match=r"preprocessor_config\.json"):
-        Embedder(str(other_folder)).load()
+        CLIPEmbedder(str(other_folder)).load()
 
 
 @pytest.mark.parametrize("damage", ["no weights", "cut weights", "no config", "no tokenizer"])
@@ -142,23 +144,23 @@ def test_the_error_for_an_incomplete_folder_says_what_is_missing(other_folder: P
         for path in other_folder.glob("tokenizer*"):
             path.unlink()
     with pytest.raises(ModelUnavailableError, match="SEARCHDB_MODEL"):
-        Embedder(str(other_folder)).load()
+        CLIPEmbedder(str(other_folder)).load()
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "nobody/nothing-of-this-name", "not a name: at all!"])
 def test_the_error_for_an_unavailable_model_names_it_and_the_way_out(name: str) -> None:
     with pytest.raises(ModelUnavailableError, match=r"SEARCHDB_MODEL.*demo") as caught:
-        _ = Embedder(name).identity
+        _ = CLIPEmbedder(name).identity
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_error_for_a_missing_device_names_it() -> None:
     with pytest.raises(ModelUnavailableError, match="no device cuda:77"):
-        Embedder("demo", device="cuda:77").load()
+        CLIPEmbedder("demo", device="cuda:77").load()
 
 
-def test_texts_of_all_lengths_keep_their_order(embedder: Embedder) -> None:
+def test_texts_of_all_lengths_keep_their_order(embedder: CLIPEmbedder) -> None:
     texts = [
         " ".join(["a red boat", "at night", "and two houses by the sea"][: 1 + n % 3] * (1 + n % 2)) for n in range(20)
     ]
