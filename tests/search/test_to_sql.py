@@ -35,9 +35,9 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 
 def ids_by_sql(collection: SearchDB, statement: str) -> list[int]:
-    collection.embed(sql.literal_texts(statement) or ["nothing"])
+    collection.embed(sql.texts_to_embed(statement) or ["nothing"])
     with collection.database.connect() as connection:
-        result = sql.run(connection, statement)
+        result = sql.run_sql(connection, statement)
     assert result.columns == ["id", "image", "similarity"]
     return [row[0] for row in result.rows]
 
