@@ -38,7 +38,7 @@ MAX_SOCKET_PATH_BYTES = 103
 """Longest path of a Unix socket: 108 bytes on Linux and 104 on macOS, including the final NUL."""
 START_TIMEOUT = 120
 """Seconds for the server to start accepting connections; after a crash it replays its log first."""
-STOP_TIMEOUT = 60
+STOP_TIMEOUT = 300
 """Seconds for the server to write its last checkpoint and exit."""
 
 

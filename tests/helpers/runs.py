@@ -19,6 +19,9 @@ from searchdb.client import SearchDB
 from searchdb.config import Settings
 from tests.helpers.image_server import PictureServer
 
+GIVE_UP_S = 600
+"""Seconds after which a test stops waiting. A safety net only: a busy machine may need minutes."""
+
 PICTURES = 160
 
 CHUNK = 16
@@ -69,13 +72,13 @@ class Run:
     def stderr(self) -> str:
         return self._stderr.read_text()
 
-    def wait(self, timeout_s: float = 120) -> int:
+    def wait(self, timeout_s: float = GIVE_UP_S) -> int:
         """Return the exit status; there was no traceback."""
         status = self.process.wait(timeout=timeout_s)
         assert "Traceback" not in self.stderr, self.stderr
         return status
 
-    def report(self, timeout_s: float = 120) -> dict[str, Any]:
+    def report(self, timeout_s: float = GIVE_UP_S) -> dict[str, Any]:
         """Return the report of a run that ended well."""
         assert self.wait(timeout_s) == 0, self.stderr
         return json.loads(self.stdout)
@@ -87,7 +90,7 @@ class Run:
         """End it and what it has started, at once."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=GIVE_UP_S)
 
 
 class Runs:
@@ -112,7 +115,7 @@ class Runs:
             run.kill()
 
 
-def until(condition: Callable[[], object], what: str, *, timeout_s: float = 120) -> None:
+def until(condition: Callable[[], object], what: str, *, timeout_s: float = GIVE_UP_S) -> None:
     """Wait for a condition that is certain to come."""
     deadline = time.monotonic() + timeout_s
     while not condition():
