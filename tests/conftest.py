@@ -149,7 +149,7 @@ def demo_settings(
     settings = _settings(server, _new_database(admin, TEMPLATE), tmp_path_factory.mktemp("home"))
     with SearchDB(settings) as collection:
         report = collection.ingest(album_items(album))
-    assert report.stored == DEMO_PICTURES, report.in_words()
+    assert report.stored == DEMO_PICTURES, str(report)
     return settings
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -47,7 +48,7 @@ def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) ->
     folder = collection.settings.home / "album"
     click.echo(f"drawing the album in {folder}", err=True)
     draw_album(folder)
-    run_ingest(collection, "ingesting the album", album_items(folder))
+    run_ingest("ingesting the album", partial(collection.ingest, album_items(folder)))
     for query in QUERIES:
         click.echo()
         print_hits(collection.search(query, count=HITS), title=f"Ranked results for: {query}")

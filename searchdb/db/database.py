@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL, ExceptionContext
 
 from searchdb.config import Settings, libpq_url
 from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.retry import OutageLog
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 
 SCHEMA_REVISION = "0007"
@@ -72,6 +73,7 @@ class Database:
             self._server = EmbeddedServer.at(settings.home)
             url = self._server.join()
         self.engine = _make_engine(url, timeouts)
+        self.outage_log = OutageLog()
 
     @property
     def embedded(self) -> bool:

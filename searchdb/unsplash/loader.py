@@ -72,17 +72,6 @@ class LoadReport:
         counts = {name: dict(getattr(self, name)) for name in ("rows", "written", "bad")}
         return {**counts, "bad_rows": self.bad_rows}
 
-    def in_words(self) -> str:
-        """Return it as a few lines for people."""
-        lines = [
-            f"{table}: {self.rows[table]:,} rows, {self.written[table]:,} new or changed, {self.bad[table]:,} bad"
-            for table in FORMATS
-            if self.rows[table] or self.bad[table]
-        ]
-        if self.refreshed:
-            lines.append(f"the metadata of {self.refreshed:,} stored pictures was brought up to date")
-        return "\n".join([*lines, *(f"  {bad}" for bad in self.bad_rows)])
-
 
 def _silent(progress: LoadProgress) -> None:
     pass

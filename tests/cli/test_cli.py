@@ -201,7 +201,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
     status = json.loads(output(run(settings, "status", "--json")))
     assert {"images", "pending", "failed", "model", "index", "server"} <= status.keys()
     assert (status["images"], status["pending"], status["failed"], status["model"]) == (3, 0, 1, "demo")
-    assert "pictures  3" in output(run(settings, "status"))
+    assert "images    3" in output(run(settings, "status"))
 
     (failure,) = json.loads(output(run(settings, "failures", "list", "--json")))["failures"]
     assert {"image", "source", "error", "message", "attempts", "retryable"} <= failure.keys()
@@ -213,7 +213,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
 
     (folder / "1.jpg").unlink()
     gone = run(settings, "ingest", "files", folder, "--json")
-    assert "1 stored pictures are gone" in gone.stderr
+    assert "the files of 1 stored images no longer exist" in gone.stderr
     assert (json.loads(gone.stdout)["gone"], json.loads(gone.stdout)["removed"]) == (1, 0)
     assert "removed 1 of them" in run(settings, "ingest", "files", folder, "--prune").stderr
     assert json.loads(output(run(settings, "status", "--json")))["images"] == 3

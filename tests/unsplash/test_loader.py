@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from searchdb.cli.prose import describe_load
 from searchdb.db.database import Database
 from searchdb.db.tables import images
 from searchdb.errors import DatabaseError, InvalidReferenceError, SourceError
-from searchdb.ingest.store import Store
 from searchdb.records import DecodedImage, EmbeddedImage, ModelIdentity, RejectedItem, SourceItem
 from searchdb.unsplash import loader as unsplash
 from searchdb.unsplash.columns import FORMATS
@@ -25,6 +25,7 @@ from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.reader import find_parts
 from searchdb.unsplash.tables import TABLES
 from tests.helpers import unsplash_files as files
+from tests.helpers.stored_images import store_images
 
 MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
 
@@ -66,7 +67,8 @@ def store(database: Database, *items: SourceItem, **decoded: Any) -> None:
     vector = np.zeros(512, np.float32)
     vector[0] = 1
     pixels = Image.new("RGB", (1, 1))
-    Store(database.engine).upsert(
+    store_images(
+        database.engine,
         [
             EmbeddedImage(
                 decoded=DecodedImage(item=item, pixels=pixels, sha256=b"", byte_size=1, width=1, height=1, **decoded),
@@ -179,7 +181,7 @@ def test_bad_rows_are_skipped_counted_and_reported(database: Database, folder: P
     assert (report.rows, report.written, report.bad) == ({"keywords": 10}, {"keywords": 10}, {"keywords": 10})
     assert report.bad_rows[0] == ("line 2 of keywords.tsv000: column ai_service_1_confidence: 'x' is not a number")
     assert len(report.bad_rows) == 5
-    assert report.in_words().splitlines() == [
+    assert describe_load(report).splitlines() == [
         "keywords: 10 rows, 10 new or changed, 10 bad",
         *(f"  {each}" for each in report.bad_rows),
     ]
