@@ -27,6 +27,7 @@ COMMANDS = {
     "sql": "sql",
     "index": "index",
     "status": "status",
+    "serve": "serve",
 }
 """Commands, in the order of the help, and the modules of this package that hold them."""
 
