@@ -60,7 +60,7 @@ $(VENV)/.torch: $(VENV)/bin/python constraints.txt
 	            echo "torch: CPU build from $(CPU_INDEX) (TORCH=cuda installs the CUDA build)"; \
 	            index='--extra-index-url $(CPU_INDEX)'; \
 	        else \
-	            echo "torch: $(CPU_INDEX) cannot be reached; build of the default index"; index=; \
+	            echo "torch: $(CPU_INDEX) cannot be reached; build of the default index (on Linux, CUDA)"; index=; \
 	        fi ;; \
 	    cuda|default) echo "torch: build of the default index"; index= ;; \
 	    *) echo "TORCH is auto, cpu or cuda, not $$build" >&2; exit 2 ;; \
