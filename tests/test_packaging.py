@@ -56,7 +56,8 @@ def test_version() -> None:
 
 
 def test_lower_bounds_are_the_versions_that_ci_tests() -> None:
-    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints-lowest.txt").read_text(), re.MULTILINE))
+    pinned = re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints-lowest.txt").read_text(), re.MULTILINE)
+    pins = {name.lower().replace("_", "-"): version for name, version in pinned}
     for requirement in PROJECT["project"]["dependencies"]:
         match = re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", requirement)
         assert match, requirement
