@@ -264,4 +264,11 @@ def test_a_taken_port_is_one_line(settings: Settings) -> None:
         command = [sys.executable, "-m", "searchdb", "serve", f"--port={port}"]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert re.fullmatch(rf"Error: cannot listen on 127\.0\.0\.1 port {port}: .* --port or --host\n", ended.stderr)
+    assert ended.stderr == f"Error: port {port} is taken: choose another with --port\n"
+
+
+def test_an_unknown_host_is_one_line() -> None:
+    command = [sys.executable, "-m", "searchdb", "serve", "--host=name.invalid"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"Error: cannot listen on name\.invalid port 5000: .*\n", ended.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -66,10 +67,9 @@ def require_free_port(host: str, port: int) -> None:
             probe.bind(address)
             probe.listen()
     except OSError as exc:
-        reason = exc.strerror or str(exc)
-        raise click.ClickException(
-            f"cannot listen on {host} port {port}: {reason}. Choose another with --port or --host"
-        ) from exc
+        if exc.errno == errno.EADDRINUSE:
+            raise click.ClickException(f"port {port} is taken: choose another with --port") from exc
+        raise click.ClickException(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
 
 
 def _run_gunicorn(host: str, port: int) -> None:
