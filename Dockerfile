@@ -3,8 +3,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/searchdb
 WORKDIR /src
 
-# torch alone is most of the image and seldom changes: a layer of its own. The index has the build for CPUs, which is
-# gigabytes smaller than the one with CUDA that PyPI has for Linux.
+# torch is most of the image and rarely changes, so it gets its own layer. The extra index has the CPU build, which is
+# gigabytes smaller than PyPI's CUDA build for Linux.
 COPY constraints.txt ./
 RUN /opt/searchdb/bin/pip install --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt torch
 
@@ -28,5 +28,5 @@ WORKDIR /var/lib/searchdb
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-# One worker unless WEB_CONCURRENCY says more: the model is in memory once.
-CMD ["gunicorn", "--config=python:web.ops.serving", "--bind=0.0.0.0:8000"]
+# One worker unless WEB_CONCURRENCY is set, because every worker loads its own copy of the model.
+CMD ["searchdb", "serve", "--host=0.0.0.0", "--port=8000"]

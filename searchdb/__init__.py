@@ -1,4 +1,4 @@
-"""Find pictures by meaning, in SQL: CLIP embeddings in PostgreSQL with pgvector.
+"""Semantic image search in SQL: CLIP embeddings in PostgreSQL with pgvector.
 
 >>> from searchdb import SearchDB
 >>> db = SearchDB()
@@ -11,23 +11,66 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from searchdb.errors import SearchDBError
+from searchdb.errors import (
+    ConfigError,
+    DatabaseError,
+    ImageError,
+    ImageNotFoundError,
+    ModelError,
+    QueryError,
+    SearchDBError,
+    SourceError,
+)
 
 if TYPE_CHECKING:
     from searchdb.client import SearchDB
     from searchdb.config import Settings
+    from searchdb.records import Hit
+    from searchdb.search.filters import Filters
 
-__all__ = ["SearchDB", "SearchDBError", "Settings"]
+    __version__: str
+
+__all__ = [
+    "ConfigError",
+    "DatabaseError",
+    "Filters",
+    "Hit",
+    "ImageError",
+    "ImageNotFoundError",
+    "ModelError",
+    "QueryError",
+    "SearchDB",
+    "SearchDBError",
+    "Settings",
+    "SourceError",
+    "__version__",
+]
+
+_MODULES = {
+    "Filters": "searchdb.search.filters",
+    "Hit": "searchdb.records",
+    "SearchDB": "searchdb.client",
+    "Settings": "searchdb.config",
+}
+"""Names whose modules load slowly, imported on first use."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import the heavier names only when they are asked for."""
-    if name == "SearchDB":
-        from searchdb.client import SearchDB
+    """Import a name on first use."""
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return SearchDB
-    if name == "Settings":
-        from searchdb.config import Settings
+        value: Any = version("searchdb")
+    elif name in _MODULES:
+        from importlib import import_module
 
-        return Settings
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""The Docker files, as far as they can be checked without an engine: structure, secrets, commands and settings."""
+"""Checks the Docker files without a Docker engine: structure, secrets, commands and settings."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ def test_services(compose: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["db", "worker", "web"])
-def test_what_stays_up_is_restarted(compose: dict[str, Any], name: str) -> None:
+def test_long_running_services_restart(compose: dict[str, Any], name: str) -> None:
     assert compose["services"][name]["restart"] == "unless-stopped"
 
 
 @pytest.mark.parametrize("name", ["db", "web"])
-def test_what_serves_is_watched(compose: dict[str, Any], name: str) -> None:
+def test_servers_have_a_health_check(compose: dict[str, Any], name: str) -> None:
     assert compose["services"][name]["healthcheck"]["test"][0] == "CMD"
 
 
-def test_order_of_start(compose: dict[str, Any]) -> None:
+def test_start_order(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert services["migrate"]["depends_on"] == {"db": {"condition": "service_healthy"}}
     for name in ("ingest", "worker", "web"):
         assert services[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
 
 
-def test_what_serves_no_page_has_no_web_health_check(compose: dict[str, Any]) -> None:
+def test_other_services_disable_the_web_health_check(compose: dict[str, Any]) -> None:
     for name in ("migrate", "ingest", "worker"):
         assert compose["services"][name]["healthcheck"] == {"disable": True}
 
 
-def test_no_password_is_written_down(compose: dict[str, Any]) -> None:
+def test_no_password_in_the_file(compose: dict[str, Any]) -> None:
     required = "${POSTGRES_PASSWORD:?set POSTGRES_PASSWORD}"
     for service in compose["services"].values():
         for name, value in service["environment"].items():
@@ -76,14 +76,14 @@ def test_no_password_is_written_down(compose: dict[str, Any]) -> None:
             assert not re.search(r"//[^/@]*:[^/@]*@", value or ""), "a URL with a password"
 
 
-def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
+def test_ports_listen_on_this_machine_only(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert "ports" not in compose["services"]["db"]
 
 
-def test_files_are_found_where_they_were_queued(compose: dict[str, Any]) -> None:
+def test_files_are_mounted_where_they_were_queued(compose: dict[str, Any]) -> None:
     services = compose["services"]
     [photos] = services["ingest"]["volumes"]
     assert photos.endswith(":/photos:ro")
@@ -92,19 +92,19 @@ def test_files_are_found_where_they_were_queued(compose: dict[str, Any]) -> None
         assert photos in services[name]["volumes"]
 
 
-def test_the_workers_are_the_machine_that_queued_the_files(compose: dict[str, Any]) -> None:
-    """The queue of files is named after the host, and every container has a host name of its own unless told."""
+def test_workers_share_the_host_name_of_the_queuing_container(compose: dict[str, Any]) -> None:
+    """The queue of files is named after the host, and by default each container has a different host name."""
     services = compose["services"]
     assert services["ingest"]["hostname"] == services["worker"]["hostname"]
 
 
-def test_a_stopped_worker_has_time_for_what_it_has_in_hand(compose: dict[str, Any]) -> None:
+def test_a_stopped_worker_has_time_to_finish(compose: dict[str, Any]) -> None:
     minutes = re.fullmatch(r"(\d+)m", compose["services"]["worker"]["stop_grace_period"])
     assert minutes is not None
     assert int(minutes[1]) * 60 > DEADLINE_S
 
 
-def test_a_stopped_page_has_time_to_answer(compose: dict[str, Any]) -> None:
+def test_a_stopped_page_has_time_to_finish_requests(compose: dict[str, Any]) -> None:
     seconds = re.fullmatch(r"(\d+)s", compose["services"]["web"]["stop_grace_period"])
     granted = re.search(r"^graceful_timeout = (\d+)$", (ROOT / "web" / "ops" / "serving.py").read_text(), re.MULTILINE)
     assert seconds is not None
@@ -119,7 +119,7 @@ def test_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:
     assert "database:/var/lib/postgresql" in compose["services"]["db"]["volumes"]
 
 
-def test_settings_are_known(compose: dict[str, Any], dockerfile: str) -> None:
+def test_every_setting_exists(compose: dict[str, Any], dockerfile: str) -> None:
     names = {
         name
         for service, definition in compose["services"].items()
@@ -131,7 +131,7 @@ def test_settings_are_known(compose: dict[str, Any], dockerfile: str) -> None:
     assert ours <= SETTINGS
 
 
-def test_commands_exist(compose: dict[str, Any]) -> None:
+def test_every_command_exists(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         words = service.get("command", [])
         if words:
@@ -155,33 +155,34 @@ def test_compose_accepts_the_file() -> None:
 # --- Dockerfile -----------------------------------------------------------------------------------
 
 
-def test_image_runs_as_an_ordinary_user(last_stage: str) -> None:
+def test_image_runs_as_an_unprivileged_user(last_stage: str) -> None:
     users = re.findall(r"^USER (\S+)", last_stage, re.MULTILINE)
     assert users == ["searchdb"]
     assert last_stage.index("\nUSER ") < last_stage.index("\nCMD ")
     assert re.search(r"useradd .*--uid 10001", last_stage)
 
 
-def test_image_says_whether_it_is_healthy(last_stage: str) -> None:
+def test_image_has_a_health_check(last_stage: str) -> None:
     assert re.search(r"^HEALTHCHECK .*/healthz", last_stage, re.MULTILINE)
 
 
-def test_image_serves_as_the_configuration_says(last_stage: str) -> None:
+def test_image_serves_the_page(last_stage: str) -> None:
     command = re.search(r"^CMD (\[.*\])$", last_stage, re.MULTILINE)
     assert command is not None
-    program, *options = json.loads(command[1])
-    assert program == "gunicorn"
-    assert "--config=python:web.ops.serving" in options
-    assert "--bind=0.0.0.0:8000" in options
+    program, *words = json.loads(command[1])
+    assert program == "searchdb"
+    assert words[0] == "serve"
+    assert {"--host=0.0.0.0", "--port=8000"} <= set(words)
+    _parse(words)
 
 
-def test_image_installs_what_was_tested(dockerfile: str) -> None:
+def test_image_installs_the_tested_versions(dockerfile: str) -> None:
     installs = [line for line in dockerfile.splitlines() if "pip install" in line]
     assert installs
     assert all("--constraint constraints.txt" in line for line in installs)
 
 
-def test_ignore_file_lets_through_what_is_copied_and_nothing_else(dockerfile: str) -> None:
+def test_ignore_file_admits_only_what_is_copied(dockerfile: str) -> None:
     rules = [rule for rule in (ROOT / ".dockerignore").read_text().splitlines() if rule and not rule.startswith("#")]
     copies = re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE)
     copied = {name for line in copies for name in line.split()}
@@ -191,7 +192,7 @@ def test_ignore_file_lets_through_what_is_copied_and_nothing_else(dockerfile: st
 
 
 def _parse(words: list[str]) -> None:
-    """Parse the words as the command line would, down to the options of the command that they name."""
+    """Parse the words as the command line does, including the options of the subcommand."""
     command: Command = cli
     context = Context(command)
     while isinstance(command, Group):

@@ -1,4 +1,4 @@
-"""The `searchdb` command: its options, which are the settings' twins, and what becomes of errors and signals."""
+"""Defines the `searchdb` command: the options that override settings, and the handling of errors and signals."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ COMMANDS = {
     "sql": "sql",
     "index": "index",
     "status": "status",
+    "serve": "serve",
 }
-"""Commands, in the order of the help, and the modules of this package that hold them."""
+"""Commands, in the order that the help lists them, and the modules of this package that define them."""
 
 
 class Commands(click.Group):
-    """A group that imports a command's module when it is called, and turns our errors into one line."""
+    """A group that imports the module of a command on use, and prints our errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
@@ -47,7 +48,7 @@ class Commands(click.Group):
         return getattr(import_module(f"searchdb.cli.{COMMANDS[cmd_name]}"), f"{cmd_name}_command")
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error of ours becomes a message and exit status 1, unless --debug asks for more."""
+        """Run the command; without --debug our errors become one line and exit status 1."""
         try:
             return super().invoke(ctx)
         except SearchDBError as exc:
@@ -69,37 +70,37 @@ class Commands(click.Group):
     default=None,
     help="fetch from private networks too [SEARCHDB_ALLOW_PRIVATE_ADDRESSES]",
 )
-@click.option("--max-image-bytes", type=int, help="largest file read [SEARCHDB_MAX_IMAGE_BYTES]")
-@click.option("--max-image-pixels", type=int, help="largest picture decoded [SEARCHDB_MAX_IMAGE_PIXELS]")
-@click.option("-v", "--verbose", is_flag=True, help="log what is going on, on stderr")
+@click.option("--max-image-bytes", type=int, help="largest file to read, in bytes [SEARCHDB_MAX_IMAGE_BYTES]")
+@click.option("--max-image-pixels", type=int, help="largest image to decode, in pixels [SEARCHDB_MAX_IMAGE_PIXELS]")
+@click.option("-v", "--verbose", is_flag=True, help="log progress to stderr")
 @click.option("--debug", is_flag=True, help="show tracebacks")
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool, debug: bool, **overrides: Any) -> None:
-    """Find pictures by meaning, in SQL."""
+    """Semantic image search in SQL."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # What they report of bad pictures is in ingest_failures, in our words; what of outages, in the worker's.
+    # Bad images are recorded in ingest_failures, and the worker logs outages; these libraries would repeat both.
     for chatty in ("httpx", "PIL", "procrastinate", "psycopg.pool"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL if not debug else level)
     ctx.obj = {name: value for name, value in overrides.items() if value is not None}
 
 
 def settings_of(ctx: click.Context, **overrides: Any) -> Settings:
-    """Return the settings: the environment's, then the command line's, then these."""
+    """Return the settings: `overrides` before the command line before the environment."""
     from searchdb.config import Settings
 
     return Settings(**(ctx.obj | overrides))
 
 
 def open_collection(ctx: click.Context, **overrides: Any) -> SearchDB:
-    """Open the collection for as long as the command runs."""
+    """Return the collection, open until the command ends."""
     from searchdb.client import SearchDB
 
     return ctx.with_resource(SearchDB(settings_of(ctx, **overrides)))
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:
-    """End with all clean-up, such as storing the chunk in hand; the second time, at once."""
+    """Exit after clean-up, such as storing the current chunk; on the second signal, exit at once."""
     signal.signal(number, lambda number, _frame: os._exit(128 + number))
     if number == signal.SIGINT:
         raise KeyboardInterrupt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,12 +16,12 @@ import click
 from searchdb.cli import open_collection
 from searchdb.cli.ingest import run_ingest
 from searchdb.cli.output import print_hits
+from searchdb.cli.serve import HOST, environment_of, require_free_port
 from searchdb.records import RejectedItem, SourceItem
 
 SOURCE = "demo"
 QUERIES = ("a red car", "a boat at sunset", "a cat in the snow")
 HITS = 5
-HOST = "127.0.0.1"
 
 
 @click.command("demo")
@@ -41,7 +40,7 @@ def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) ->
         click.echo(f"removed {collection.store.delete_source(SOURCE):,} images", err=True)
         return
     if not no_serve:
-        _require_free_port(port)
+        require_free_port(HOST, port)
 
     from searchdb.demo.album import draw_album
 
@@ -53,7 +52,7 @@ def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) ->
         click.echo()
         print_hits(collection.search(query, count=HITS), title=f"Ranked results for: {query}")
     if not no_serve:
-        ctx.exit(_serve(port))
+        ctx.exit(_serve(ctx, port))
 
 
 def album_items(folder: Path) -> Iterator[SourceItem | RejectedItem]:
@@ -68,23 +67,15 @@ def album_items(folder: Path) -> Iterator[SourceItem | RejectedItem]:
             yield replace(item, source=SOURCE, description=row.description, tags=tuple(row.tags), metadata=row.metadata)
 
 
-def _require_free_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as exc:
-            raise click.ClickException(f"port {port} is taken: choose another with --port") from exc
+def _serve(ctx: click.Context, port: int) -> int:
+    """Run `searchdb serve` in a process of its own and return its exit status.
 
-
-def _serve(port: int) -> int:
-    """Run the page in a separate process, because searchdb does not import Flask; return its exit status."""
+    Gunicorn forks, and this process already has torch's threads and open connections, which do not survive a fork.
+    """
     click.echo(f"\nthe page is on http://{HOST}:{port} (Ctrl-C ends it)", err=True)
-    options = [f"--bind={HOST}:{port}", "--threads=8", "--log-level=warning", "--no-control-socket"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", *options, "web:create_app()"],
-        env=os.environ | {"SEARCHDB_MODEL": "demo"},
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-P", "-m", "searchdb", "serve", f"--host={HOST}", f"--port={port}"],
+        env=os.environ | environment_of(ctx, model="demo"),
     )
     try:
         return server.wait()

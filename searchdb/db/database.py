@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ from pgvector.psycopg import register_vector
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext
 
+from searchdb.companions import migrations_folder
 from searchdb.config import Settings, libpq_url
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.retry import OutageLog
@@ -165,7 +165,7 @@ def migrate(database: Database) -> None:
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
+    config.set_main_option("script_location", str(migrations_folder()))
     with _migrating, database.connect() as connection:
         config.attributes["connection"] = connection
         connection.exec_driver_sql("SET statement_timeout = 0")

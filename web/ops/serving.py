@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-wsgi_app = "web:create_app(warm_up=False)"
+wsgi_app = f"{__name__.removesuffix('.ops.serving')}:create_app(warm_up=False)"
+"""Of the `web` in which this file is: `web` in the repository, `searchdb.web` where the wheel is installed."""
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or 1)
 """Each loads the model for itself, which uses every core: several are for machines with many cores, and memory."""
