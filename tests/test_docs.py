@@ -90,7 +90,7 @@ def test_the_makefile_has_what_the_readme_names() -> None:
     assert set(re.findall(r"\bmake ([a-z]+)", README)) <= targets
 
 
-def test_links_and_pictures_of_the_readme_exist() -> None:
+def test_links_and_images_of_the_readme_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
