@@ -72,7 +72,7 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
             collection.store.delete_source("urls")
             report = collection.ingest(items)
             if report.stored != pictures or report.copied:
-                raise RuntimeError(report.in_words())
+                raise RuntimeError(str(report))
 
         def decode_one(image: FetchedImage) -> Image.Image:
             needed = collection.embedder.shortest_edge

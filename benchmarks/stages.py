@@ -28,6 +28,7 @@ from benchmarks.server import PICTURE_SIZE, picture_server
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, FETCH_THREADS
+from searchdb.ingest.store import upsert_images
 from searchdb.media.decode import decode
 from searchdb.media.embed import DEMO_FOLDER, DEMO_MODEL
 from searchdb.records import DecodedImage, EmbeddedImage, FetchedImage, SourceItem
@@ -119,14 +120,15 @@ def _rates(home: Path, model: Model, url: str, rounds: int) -> dict[str, float]:
 
         def write() -> None:
             for chunk in _chunks(rows):
-                collection.store.upsert(chunk, embedder.identity)
+                with collection.database.begin() as connection:
+                    upsert_images(connection, chunk, embedder.identity)
 
         def whole() -> None:
             # What the last round left goes first, which takes milliseconds.
             collection.store.delete_source(SOURCE)
             report = collection.ingest(items)
             if report.stored != len(items) or report.copied:
-                raise RuntimeError(report.in_words())
+                raise RuntimeError(str(report))
 
         fetched = download()
         decoded = decode_all()

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, CLIPModel
 from benchmarks.report import interleaved, table
 from benchmarks.server import base_pictures
 from benchmarks.stages import LARGE_EDGE, make_large_model
-from searchdb.media.embed import DEMO_FOLDER, Embedder
+from searchdb.media.embed import DEMO_FOLDER, CLIPEmbedder
 from searchdb.records import EMBEDDING_DIMENSION
 
 PICTURES, QUICK_PICTURES = 256, 64
@@ -137,7 +137,7 @@ def _ways(folder: Path, cores: Executor) -> dict[str, Forward]:
 
 def _values(folder: Path, pictures: Sequence[bytes]) -> torch.Tensor:
     """Return pictures as a folder's model takes them, about as it normalises them."""
-    embedder = Embedder(str(folder))
+    embedder = CLIPEmbedder(str(folder))
     pixels = np.stack([np.asarray(embedder.resize(_whole(each))) for each in pictures])
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.27
 
@@ -169,7 +169,7 @@ def _pass(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 def _decoding(title: str, files: Sequence[bytes], rounds: int) -> str:
     """Compare ways to decode on one core for a model of LARGE_EDGE; and for the demo's, in proportion, the vectors."""
-    model = Embedder("demo", dtype="float32")
+    model = CLIPEmbedder("demo", dtype="float32")
     large = _Resizer(LARGE_EDGE)
     factors: Mapping[str, float | None] = {
         "whole": None,

@@ -1,4 +1,4 @@
-"""Runs the migrations, under an advisory lock, on the connection given or on the database that Settings names."""
+"""Runs the migrations under an advisory lock, on the given connection or on the database in Settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from searchdb.unsplash.tables import metadata  # the same one, with the dataset'
 
 
 def run(connection: Connection) -> None:
-    """Migrate in one transaction; a second process waits for the first and then finds nothing to do."""
+    """Migrate in one transaction; a concurrent process waits and then finds nothing to do."""
     with connection.begin():
         connection.execute(
             text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": MIGRATION_LOCK_TIMEOUT}

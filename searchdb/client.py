@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-from uuid import uuid4
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -20,13 +16,13 @@ from PIL import Image
 from searchdb.config import Settings
 from searchdb.db.current_model import model_to_use
 from searchdb.db.database import open_database
-from searchdb.db.retry import retry_until_available
-from searchdb.errors import DatabaseError, ImageError, QueryError
-from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue, gone_files
+from searchdb.errors import ImageError, QueryError
+from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, gone_files
 from searchdb.ingest.queue import Queue
+from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
 from searchdb.ingest.store import Store
 from searchdb.media.decode import decode
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import Hit, RejectedItem, SourceItem, mask_credentials
 from searchdb.search.filters import Filters
@@ -38,20 +34,6 @@ from searchdb.unsplash import loader as unsplash
 from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.photos import DEFAULT_RENDITION
 from searchdb.unsplash.reader import find_parts
-
-if TYPE_CHECKING:
-    from searchdb.ingest.worker import Worker
-
-PROGRESS_S = 0.25
-"""Seconds between two looks at how far a run is."""
-
-ProgressCallback = Callable[[IngestReport], None]
-
-logger = logging.getLogger(__name__)
-
-
-def _silent(_report: object) -> None:
-    pass
 
 
 class SearchDB:
@@ -113,7 +95,7 @@ class SearchDB:
         """
         picture = image if image is None or isinstance(image, Image.Image) else self._read(str(image))
         return self.searcher.search(
-            Query(text=text, picture=picture and picture.convert("RGB"), like=like, exclude=exclude),
+            Query(text=text, image=picture and picture.convert("RGB"), like=like, exclude=exclude),
             filters=Filters(**filters),
             threshold=threshold,
             min_relevance=min_relevance,
@@ -128,37 +110,69 @@ class SearchDB:
     # --- ingesting ------------------------------------------------------------------------------
 
     def ingest_files(
-        self, *paths: str | Path, prune: bool = False, progress: ProgressCallback = _silent, **options: Any
+        self,
+        *paths: str | Path,
+        prune: bool = False,
+        limit: int | None = None,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        retry_failed: bool = False,
+        enqueue_only: bool = False,
+        progress: ProgressCallback = no_progress,
     ) -> IngestReport:
-        """Ingest folders (recursively), files and globs; known, unchanged files are not read again.
+        """Ingest folders (recursively), files and globs, the first `limit` files; unchanged files are not read again.
 
-        `prune` removes pictures of these folders whose files are gone. `options` are `ingest`'s.
+        The report counts the stored images of these folders whose files no longer exist; `prune` removes them. See
+        `ingest` for the other arguments.
 
         Raises:
             SourceError: a path does not exist.
         """
-        report = self.ingest(files(paths), progress=progress, **options)
-        if prune:
-            self.store.delete_images(self.gone_files(*paths))
+        report = self.ingest(
+            islice(files(paths), limit),
+            chunk_size=chunk_size,
+            retry_failed=retry_failed,
+            enqueue_only=enqueue_only,
+            progress=progress,
+        )
+        gone = self.gone_files(*paths)
+        report.gone = len(gone)
+        report.removed = self.store.delete_images(gone) if prune else 0
         return report
 
     def gone_files(self, *paths: str | Path) -> list[int]:
-        """Return the ids of stored pictures below these folders whose files no longer exist."""
+        """Return the ids of stored images below these folders whose files no longer exist."""
         return gone_files(self.store, folders(paths))
 
-    def ingest_urls(self, source: str, *, progress: ProgressCallback = _silent, **options: Any) -> IngestReport:
-        """Ingest a list of URLs: a file with one a line, CSV, TSV or JSONL; `-` is standard input.
+    def ingest_urls(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        retry_failed: bool = False,
+        enqueue_only: bool = False,
+        progress: ProgressCallback = no_progress,
+    ) -> IngestReport:
+        """Ingest a list of URLs, the first `limit`: a file with one a line, CSV, TSV or JSONL; `-` is standard input.
+
+        See `ingest` for the other arguments.
 
         Raises:
             SourceError: the list cannot be read, or has no URL column.
         """
-        return self.ingest(urls(source), progress=progress, **options)
+        return self.ingest(
+            islice(urls(source), limit),
+            chunk_size=chunk_size,
+            retry_failed=retry_failed,
+            enqueue_only=enqueue_only,
+            progress=progress,
+        )
 
-    def load_unsplash(self, *paths: str | Path, progress: Callable[[LoadProgress], None] = _silent) -> LoadReport:
-        """Load the Unsplash dataset's tables from its zip, its folder or parts, and bring what is stored up to them.
+    def load_unsplash(self, *paths: str | Path, progress: Callable[[LoadProgress], None] = no_progress) -> LoadReport:
+        """Load the Unsplash dataset's tables from its zip, its folder or parts, and update stored photos from them.
 
         Raises:
-            SourceError: a path does not exist, or holds nothing of the dataset, or breaks off.
+            SourceError: a path does not exist, or holds nothing of the dataset, or is truncated.
         """
         report = unsplash.load(self.database.engine, find_parts(paths), progress=progress)
         report.refreshed = unsplash.refresh(self.database.engine)
@@ -168,26 +182,36 @@ class SearchDB:
         self,
         *paths: str | Path,
         rendition: str | None = DEFAULT_RENDITION,
+        load_tables: bool = True,
         limit: int | None = None,
-        progress: ProgressCallback = _silent,
-        **options: Any,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        retry_failed: bool = False,
+        enqueue_only: bool = False,
+        progress: ProgressCallback = no_progress,
     ) -> IngestReport:
         """Load the Unsplash dataset's tables, then ingest its photos, the first `limit` of them, as small renditions.
 
-        `rendition` is the query string for Unsplash's image server; None fetches the originals. `options` are
-        `ingest`'s.
+        `rendition` is the query string for Unsplash's image server; None fetches the originals. `load_tables=False`
+        skips the tables, for a caller that has just called `load_unsplash`. See `ingest` for the other arguments.
 
         Raises:
-            SourceError: a path does not exist, or holds nothing of the dataset, or breaks off; or the rendition is
+            SourceError: a path does not exist, or holds nothing of the dataset, or is truncated; or the rendition is
                 malformed.
         """
-        self.load_unsplash(*paths)
-        return self.ingest(self.unsplash_items(*paths, rendition=rendition, limit=limit), progress=progress, **options)
+        if load_tables:
+            self.load_unsplash(*paths)
+        return self.ingest(
+            self.unsplash_items(*paths, rendition=rendition, limit=limit),
+            chunk_size=chunk_size,
+            retry_failed=retry_failed,
+            enqueue_only=enqueue_only,
+            progress=progress,
+        )
 
     def unsplash_items(
         self, *paths: str | Path, rendition: str | None = DEFAULT_RENDITION, limit: int | None = None
     ) -> Iterator[SourceItem | RejectedItem]:
-        """Yield the dataset's photos, whose tables were loaded; see `ingest_unsplash`."""
+        """Yield the dataset's photos, whose tables are loaded already; see `ingest_unsplash`."""
         return islice(unsplash.items(self.database.engine, find_parts(paths), rendition=rendition), limit)
 
     def ingest(
@@ -197,59 +221,34 @@ class SearchDB:
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         retry_failed: bool = False,
         enqueue_only: bool = False,
-        progress: ProgressCallback = _silent,
+        progress: ProgressCallback = no_progress,
     ) -> IngestReport:
         """Queue items from any source, and work off the queue until they are done, together with other workers.
 
-        The vector index is rebuilt if the collection has outgrown it. Interrupted, the rest stays queued.
-        `enqueue_only` leaves the work to others.
+        The vector index is rebuilt if the collection has outgrown it. An interrupted run leaves the rest queued.
+
+        Args:
+            items: what to ingest, as the functions of `searchdb.sources` yield it.
+            chunk_size: items in one job of the queue.
+            retry_failed: also try references that failed before.
+            enqueue_only: queue the items and leave the work to other workers.
+            progress: called with the report a few times a second.
 
         Raises:
             ModelError: the model cannot be loaded or is not the collection's.
-            DatabaseUnavailableError: the database went away for long.
+            DatabaseUnavailableError: the database was unavailable for longer than five minutes.
         """
         if not enqueue_only:
-            self.store.check_model(self.embedder.identity)  # before a single picture is queued in vain
-        run_id = uuid4()
-        queued = IngestReport()
-        queueing = enqueue(
+            self.store.check_model(self.embedder.identity)  # before anything is queued
+        return run_ingest(
             items,
-            run_id,
-            store=self.store,
-            queue=self.queue,
+            database=self.database,
+            make_ingest=self._make_ingest,
             chunk_size=chunk_size,
             retry_failed=retry_failed,
-            waited_for=not enqueue_only,
+            enqueue_only=enqueue_only,
+            progress=progress,
         )
-
-        def look() -> IngestReport:
-            report = queued.after(retry_until_available(lambda: self.queue.progress(run_id)))
-            progress(report)
-            return report
-
-        worker: Worker | None = None
-        try:
-            with ExitStack() as stack:
-                for queued in queueing:
-                    if queued.queued and worker is None and not enqueue_only:
-                        worker = stack.enter_context(self._working(DEFAULT_CONCURRENCY))
-                    look()
-                queued.total = queued.done + queued.queued
-                while (
-                    worker is not None and look().done < queued.total and not retry_until_available(self.queue.is_empty)
-                ):
-                    if worker.join(PROGRESS_S):
-                        break
-        except BaseException:
-            with suppress(DatabaseError):  # the run ends for a reason of its own
-                self.queue.deprioritize(run_id)
-                progress(queued.after(self.queue.progress(run_id)))
-            raise
-        report = look()
-        if worker is not None:
-            worker.rebuild_index()
-            report.index_rebuilt = worker.index_rebuilt
-        return report
 
     def work(
         self,
@@ -257,70 +256,50 @@ class SearchDB:
         drain: bool = False,
         stop: threading.Event | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
-        progress: ProgressCallback = _silent,
+        progress: ProgressCallback = no_progress,
     ) -> IngestReport:
-        """Work off the queue until `stop` is set or, with `drain`, it is empty; return what was done here.
+        """Work off the queue until `stop` is set or, with `drain`, it is empty; return what this call did.
 
-        `concurrency` is the number of chunks in hand at a time. What was begun when it ends is stored.
+        `concurrency` is the number of chunks processed at a time. Images already started are stored before it returns.
 
         Raises:
             ModelError: the model cannot be loaded or is not the collection's.
-            DatabaseUnavailableError: the database went away for long.
+            DatabaseUnavailableError: the database was unavailable for longer than five minutes.
         """
-        stop = stop or threading.Event()
-        with self._working(concurrency) as worker:
-            while not (
-                stop.is_set()
-                or worker.join(PROGRESS_S)
-                or (drain and retry_until_available(self.queue.is_empty, cancel=stop))
-            ):
-                progress(worker.report)
-        progress(worker.report)
-        if not stop.is_set():  # whoever stops us waits, and the next worker will see to it
-            worker.rebuild_index()
-        return replace(worker.report, index_rebuilt=worker.index_rebuilt)
-
-    @contextmanager
-    def _working(self, concurrency: int) -> Iterator[Worker]:
-        """Run a worker; at the end, also when interrupted, wait for what it has begun."""
-        from searchdb.ingest.worker import Worker  # brings Procrastinate, which a search does without
-
-        worker = Worker(database=self.database, ingest=self._make_ingest, concurrency=concurrency)
-        worker.start()
-        try:
-            yield worker
-        except (KeyboardInterrupt, SystemExit):
-            logger.warning("stopping when what is in hand is stored")
-            raise
-        finally:
-            worker.stop()
-            worker.join()
+        return run_worker(
+            database=self.database,
+            make_ingest=self._make_ingest,
+            drain=drain,
+            stop=stop,
+            concurrency=concurrency,
+            progress=progress,
+        )
 
     def _make_ingest(self) -> Ingest:
-        ingest = Ingest(
+        self.store.check_model(self.embedder.identity)
+        return Ingest(
             store=self.store,
             queue=self.queue,
             embedder=self.embedder,
             fetcher=self.fetcher,
             max_pixels=self.settings.max_image_pixels,
+            outage_log=self.database.outage_log,
         )
-        self.store.check_model(self.embedder.identity)
-        return ingest
 
     # --- state ----------------------------------------------------------------------------------
 
     def status(self) -> CollectionStatus:
-        """Return how many pictures, pending and failed ones there are, and how queue, model, index and server are."""
+        """Return the numbers of images, pending and failed references, and the state of queue, index and server."""
         return collection_status(self.database)
 
     # --- parts ----------------------------------------------------------------------------------
 
     @cached_property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> CLIPEmbedder:
         """The model: the one that SEARCHDB_MODEL names, else the one that the stored pictures carry."""
         with self.database.connect() as connection:
             name = model_to_use(connection, self.settings.explicit_model, self.settings.model)
-        return Embedder(name, device=self.settings.device, dtype=self.settings.dtype)
+        return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)
 
     @cached_property
     def searcher(self) -> Searcher:

@@ -1,4 +1,4 @@
-"""Settings: one frozen value object made from the environment, with secrets masked."""
+"""Reads the settings from the environment into one frozen object with masked secrets."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from searchdb.errors import ConfigError
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 ROOT_HOME = Path("/var/lib/searchdb")
-"""Root's home: the embedded server runs as its own user, who must reach its folder, and /root stays closed."""
+"""Default home for root: the embedded server runs as its own user, which cannot reach folders under /root."""
 DEFAULT_MAX_IMAGE_BYTES = 64 * 1024 * 1024
-"""Large enough for any camera's JPEG; a batch of look-ahead pictures still fits in 2 GB."""
+"""Large enough for any camera's JPEG; the images that ingest reads ahead still fit in 2 GB."""
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
-"""A 100-megapixel picture takes 300 MB as RGB; a few are decoded at once."""
+"""A 100-megapixel image takes 300 MB as RGB, and several are decoded at once."""
 DEFAULT_RATE_LIMIT = "20000 per minute"
-"""Against one client that runs wild: a page with its 40 thumbnails, or a whole album scrolled through, is far below."""
+"""Stops a runaway client. A page with its 40 thumbnails, or scrolling through a whole album, stays far below it."""
 DEFAULT_WORK_LIMIT = "120 per minute"
-"""Two a second: more than a person brings, and little enough that one program leaves the model to others as well."""
+"""Two a second: more than a person needs, and low enough that one program does not monopolise the model."""
 
 _DRIVER = "postgresql+psycopg"
 _RATE = r"^([1-9][0-9]{0,8} per (second|minute|hour|day))?$"
 
 
 def default_home() -> Path:
-    """Return the folder that searchdb keeps its data in when SEARCHDB_HOME is unset."""
+    """Return the data folder that is used when SEARCHDB_HOME is unset."""
     return ROOT_HOME if os.geteuid() == 0 else user_data_path("searchdb", appauthor=False)
 
 
 class Settings(BaseSettings):
-    """What the environment says, checked once.
+    """The validated settings from the environment.
 
     Keyword arguments override the environment: `Settings(model="demo")`.
 
@@ -67,13 +67,13 @@ class Settings(BaseSettings):
     )
     api_token: SecretStr | None = Field(default=None, description="the bearer token of the writing HTTP endpoints")
     allow_private_addresses: bool = Field(
-        default=False, description="1 where pictures may be fetched from private networks, else 0"
+        default=False, description="1 where images may be fetched from private networks, else 0"
     )
     max_image_bytes: int = Field(
         default=DEFAULT_MAX_IMAGE_BYTES, gt=0, description="the size of the largest file read, in bytes"
     )
     max_image_pixels: int = Field(
-        default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="the size of the largest picture decoded, in pixels"
+        default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="the size of the largest image decoded, in pixels"
     )
     rate_limit: str = Field(
         default=DEFAULT_RATE_LIMIT,
@@ -118,23 +118,23 @@ class Settings(BaseSettings):
 
     @property
     def explicit_model(self) -> str | None:
-        """The model, if somebody chose it; None where it is only the default."""
+        """The model if it was set explicitly; None if it is the default."""
         return self.model if "model" in self.model_fields_set else None
 
     def url(self) -> URL | None:
-        """Return DATABASE_URL for SQLAlchemy with the psycopg driver, or None when it is unset."""
+        """Return DATABASE_URL for SQLAlchemy with the psycopg driver; None if it is unset."""
         return None if self.database_url is None else _parse_url(self.database_url.get_secret_value())
 
 
 def libpq_url(url: URL, *, hide_password: bool = False) -> str:
-    """Return a URL as psql and every other client of PostgreSQL reads it; SQLAlchemy writes a blank as `+`."""
+    """Return a URL for psql and other PostgreSQL clients, which do not read SQLAlchemy's `+` as a space."""
     text = url.set(drivername="postgresql").render_as_string(hide_password=hide_password)
     address, mark, query = text.partition("?")
     return f"{address}{mark}{query.replace('+', '%20')}"
 
 
 def _parse_url(text: str) -> URL:
-    """Parse a PostgreSQL URL; ValueError without the text itself, which may hold a password."""
+    """Parse a PostgreSQL URL; the ValueError does not quote it, because it may hold a password."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):

@@ -1,20 +1,20 @@
-"""Every error searchdb raises on purpose, in one tree.
+"""Defines every error that searchdb raises deliberately, in one tree.
 
 SearchDBError
 ├── ConfigError                  a setting is wrong
-├── DatabaseError                PostgreSQL, as a whole
+├── DatabaseError                anything about PostgreSQL
 │   ├── DatabaseUnavailableError     it cannot be reached
-│   ├── SchemaError                  it lacks our tables, or has newer ones
-│   └── EmbeddedServerError          our own server cannot run here
-├── ModelError                   CLIP, as a whole
+│   ├── SchemaError                  its tables are missing, older or newer
+│   └── EmbeddedServerError          the embedded server cannot run here
+├── ModelError                   anything about CLIP
 │   ├── ModelUnavailableError        it cannot be loaded
-│   ├── ModelShapeError              it does not give 512 numbers
-│   └── ModelMismatchError           it is not the one the collection was made with
+│   ├── ModelShapeError              its vectors do not have 512 numbers
+│   └── ModelMismatchError           it is not the collection's model
 ├── SourceError                  a folder or list cannot be read at all
-├── QueryError                   a search cannot be run as asked
-│   └── ImageNotFoundError           no picture has that id
-└── ImageError                 one picture failed; recorded in ingest_failures, the run goes on
-    ├── FetchError                   its bytes could not be had
+├── QueryError                   a search is invalid
+│   └── ImageNotFoundError           no image has that id
+└── ImageError                   one image failed; recorded in ingest_failures, and ingest continues
+    ├── FetchError                   its bytes could not be fetched
     │   ├── FileUnreadableError
     │   ├── InvalidReferenceError
     │   ├── AddressRefusedError
@@ -23,21 +23,21 @@ SearchDBError
     │   ├── FetchTimeoutError
     │   ├── TooManyRedirectsError
     │   └── TooManyBytesError
-    ├── DecodeError                  its bytes are no usable picture
+    ├── DecodeError                  its bytes cannot be decoded
     │   ├── EmptyFileError
     │   ├── NotAnImageError
     │   ├── DamagedImageError
     │   └── TooManyPixelsError
-    └── WorkerLostError              the worker that had it did not come back
+    └── WorkerLostError              the workers that processed it died
 
-Messages are for the person who must act: they name the thing, the limit and the way out.
+Messages name the thing, the limit and the way out.
 """
 
 from __future__ import annotations
 
 
 class SearchDBError(Exception):
-    """Root of all errors that searchdb raises on purpose."""
+    """Root of all errors that searchdb raises deliberately."""
 
 
 class ConfigError(SearchDBError):
@@ -48,13 +48,13 @@ class ConfigError(SearchDBError):
 
 
 class DatabaseError(SearchDBError):
-    """PostgreSQL refused or failed. `sqlstate` is its five-character code, where it gave one."""
+    """PostgreSQL reported an error. `sqlstate` is its five-character code, if there is one."""
 
     sqlstate: str | None = None
 
 
 class DatabaseUnavailableError(DatabaseError):
-    """The server cannot be reached or refuses us. `url` has its password masked."""
+    """The server cannot be reached or rejects the connection. `url` has its password masked."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(
@@ -65,7 +65,7 @@ class DatabaseUnavailableError(DatabaseError):
 
 
 class SchemaError(DatabaseError):
-    """The database's schema is not the one this version works with."""
+    """The database's schema does not fit this version of searchdb."""
 
 
 class EmbeddedServerError(DatabaseError):
@@ -92,7 +92,7 @@ class ModelUnavailableError(ModelError):
 
 
 class ModelShapeError(ModelError):
-    """The model's projection has another dimension than the `embedding` column."""
+    """The model's projection has a different dimension from the `embedding` column."""
 
     def __init__(self, name: str, dimension: int, expected: int) -> None:
         super().__init__(
@@ -121,7 +121,7 @@ class ModelMismatchError(ModelError):
 
 
 class SourceError(SearchDBError):
-    """A folder or a list of pictures cannot be read at all."""
+    """A folder or a list of images cannot be read at all."""
 
 
 class QueryError(SearchDBError):
@@ -136,28 +136,28 @@ class ImageNotFoundError(QueryError):
         self.image_id = image_id
 
 
-# --- One picture ----------------------------------------------------------------------------------
+# --- One image ------------------------------------------------------------------------------------
 
 
 class ImageError(SearchDBError):
-    """One picture failed.
+    """One image failed.
 
-    `retryable` says whether the same reference may succeed later without anybody changing it.
+    `retryable` says whether the same reference may succeed later without any change to it.
     """
 
     retryable = False
 
 
 class FetchError(ImageError):
-    """The picture's bytes could not be had."""
+    """The image's bytes could not be fetched."""
 
 
 class FileUnreadableError(FetchError):
-    """The file is gone, is not a regular file, or may not be read."""
+    """The file does not exist, is not a regular file, or may not be read."""
 
 
 class InvalidReferenceError(FetchError):
-    """The reference, or what the list says about it, is malformed."""
+    """The reference, or its metadata in the list, is malformed."""
 
 
 class AddressRefusedError(FetchError):
@@ -168,7 +168,7 @@ class HTTPStatusError(FetchError):
     """The server answered with a status other than 200. `retry_after_s` is its Retry-After header, in seconds."""
 
     def __init__(self, status: int, reason: str, retry_after_s: float | None = None) -> None:
-        wait = "" if retry_after_s is None else f" and asks to wait {retry_after_s:,.0f} seconds"
+        wait = "" if retry_after_s is None else f" and asks for a pause of {retry_after_s:,.0f} seconds"
         super().__init__(f"the server answered {status} {reason}".rstrip() + wait)
         self.status = status
         self.retry_after_s = retry_after_s
@@ -176,7 +176,7 @@ class HTTPStatusError(FetchError):
 
 
 class TransferError(FetchError):
-    """The connection failed or ended before the whole picture had come."""
+    """The connection failed or ended before the image was complete."""
 
     retryable = True
 
@@ -192,17 +192,17 @@ class TooManyRedirectsError(FetchError):
 
 
 class TooManyBytesError(FetchError):
-    """The picture is larger than SEARCHDB_MAX_IMAGE_BYTES."""
+    """The image is larger than SEARCHDB_MAX_IMAGE_BYTES. `size` is in bytes, if known."""
 
     def __init__(self, limit: int, size: int | None = None) -> None:
-        told = f"{size:,} bytes" if size is not None else "larger"
-        super().__init__(f"the picture is {told}, the limit is {limit:,} bytes (SEARCHDB_MAX_IMAGE_BYTES)")
+        shown = f"{size:,} bytes" if size is not None else "larger"
+        super().__init__(f"the image is {shown}, the limit is {limit:,} bytes (SEARCHDB_MAX_IMAGE_BYTES)")
         self.limit = limit
         self.size = size
 
 
 class DecodeError(ImageError):
-    """The bytes are no usable picture."""
+    """The bytes cannot be decoded to an image."""
 
 
 class EmptyFileError(DecodeError):
@@ -213,19 +213,19 @@ class EmptyFileError(DecodeError):
 
 
 class NotAnImageError(DecodeError):
-    """The content is in no picture format that searchdb reads."""
+    """The content is not in an image format that searchdb reads."""
 
 
 class DamagedImageError(DecodeError):
-    """A picture format was recognised, but its data is truncated or corrupt."""
+    """The image format was recognised, but the data is truncated or corrupt."""
 
 
 class TooManyPixelsError(DecodeError):
-    """The picture has more pixels than SEARCHDB_MAX_IMAGE_PIXELS."""
+    """The image has more pixels than SEARCHDB_MAX_IMAGE_PIXELS."""
 
     def __init__(self, width: int, height: int, limit: int) -> None:
         super().__init__(
-            f"the picture is {width:,} x {height:,} = {width * height:,} pixels, "
+            f"the image is {width:,} x {height:,} = {width * height:,} pixels, "
             f"the limit is {limit:,} (SEARCHDB_MAX_IMAGE_PIXELS)"
         )
         self.width = width
@@ -234,11 +234,11 @@ class TooManyPixelsError(DecodeError):
 
 
 class WorkerLostError(ImageError):
-    """Every worker that tried the picture died at it, or failed in a way that nobody foresaw."""
+    """Every worker that processed the image died or failed with an unexpected error."""
 
     def __init__(self, attempts: int) -> None:
         super().__init__(
-            f"{attempts} workers ended or failed while they had this picture, alone at the last: their logs say more. "
-            "`searchdb failures retry --error WorkerLostError` tries it again"
+            f"{attempts} workers died or failed while they processed this image, the last one with no other image: "
+            "see their logs. `searchdb failures retry --error WorkerLostError` tries it again"
         )
         self.attempts = attempts

@@ -1,4 +1,4 @@
-"""The frozen records that travel between the stages of ingest and come out of a search."""
+"""Frozen records that pass between the stages of ingest and that searches return."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
     from searchdb.errors import ImageError
 
 MAX_REFERENCE_BYTES = 2048
-"""Longest path or URL kept: PostgreSQL's b-tree, which makes `images.image` unique, refuses keys past 2,704 bytes."""
+"""Longest path or URL: PostgreSQL's b-tree, which makes `images.image` unique, rejects keys over 2,704 bytes."""
 
 LARGEST_ID = 2**63 - 1
-"""The largest bigint: no picture can have a higher id, and PostgreSQL refuses to compare with one."""
+"""The largest bigint: no image can have a higher id, and PostgreSQL raises an error for a larger number."""
 
 EMBEDDING_DIMENSION = 512
-"""Numbers in one embedding; the width of `images.embedding`."""
+"""Length of an embedding; the width of `images.embedding`."""
 
-# The second half is for a password with a raw slash: it makes the URL malformed, and the message must not tell it.
+# The second half is for a password with a raw slash: it makes the URL malformed, and messages must still mask it.
 _CREDENTIALS = re.compile(r"//(?:[^/?#\s]*@|[^/?#\s:\[\]]*:(?!\d*(?:[/?#\s]|$))\S*@)")
-_NEVER_IN_URLS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_INVALID_IN_URLS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def mask_credentials(text: str) -> str:
-    """Return the text with `user:password@` in every URL of it replaced by `***@`, for messages and logs."""
+    """Return the text with `user:password@` in each URL replaced by `***@`, for messages and logs."""
     return _CREDENTIALS.sub("//***@", text)
 
 
 def clean_url(text: str) -> str:
-    """Return a URL as the collection keeps it: no surrounding whitespace, no fragment, its scheme in lower case.
+    """Return a URL as it is stored: without surrounding whitespace or fragment, its scheme in lower case.
 
     Raises:
-        ValueError: it is no http or https URL with a host, or is longer than MAX_REFERENCE_BYTES.
+        ValueError: it is not an http or https URL with a host, or is longer than MAX_REFERENCE_BYTES.
     """
     url = text.strip().partition("#")[0]
-    if _NEVER_IN_URLS.search(url):
-        raise ValueError("holds a space or a control character; write it as %20 or the like")
+    if _INVALID_IN_URLS.search(url):
+        raise ValueError("holds a space or a control character; encode it, as in %20")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         raise ValueError("does not begin with http:// or https://")
@@ -51,17 +51,17 @@ def clean_url(text: str) -> str:
         raise ValueError(f"is longer than {MAX_REFERENCE_BYTES:,} bytes")
     try:
         parts = urlsplit(url)
-        named, _ = parts.hostname, parts.port
-    except ValueError:  # its text may quote the password
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # its message may quote the password
         raise ValueError("has a malformed host or port") from None
-    if not named:
-        raise ValueError("names no host")
+    if not host:
+        raise ValueError("has no host")
     return url
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """Which model vectors come from: its weights decide, its name is for people."""
+    """The model that vectors come from, identified by its weights; the name is for display."""
 
     name: str
     weights_sha256: bytes
@@ -72,11 +72,11 @@ class ModelIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceItem:
-    """One picture to ingest, as its source describes it, before anything was fetched.
+    """One image to ingest, as its source describes it, before it is fetched.
 
-    `image` is the absolute path or the URL, unique in the collection; `rendition` is the URL of a smaller version of
-    it, to be fetched in its place. `byte_size` and `modified_at` are known for files only; with them an unchanged file
-    is recognised without being read.
+    `image` is the absolute path or the URL, unique in the collection; `rendition` is the URL of a smaller version that
+    is fetched instead. `byte_size` and `modified_at` are set for files only; they tell an unchanged file without
+    reading it.
     """
 
     image: str
@@ -94,7 +94,7 @@ class SourceItem:
     latitude: float | None = None
     longitude: float | None = None
     tags: Sequence[str] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     byte_size: int | None = None
     modified_at: datetime | None = None
 
@@ -104,7 +104,7 @@ class SourceItem:
         return self.image.startswith(("http://", "https://"))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes: what is set, as JSON values."""
+        """Return the non-empty fields as JSON values; `from_json` reverses it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("taken_at", "modified_at"):
             values[name] = values[name] and values[name].isoformat()
@@ -115,12 +115,13 @@ class SourceItem:
     def from_json(cls, values: Mapping[str, Any]) -> SourceItem:
         """Make a SourceItem from what `to_json` returned."""
         dates = {name: datetime.fromisoformat(values[name]) for name in ("taken_at", "modified_at") if name in values}
-        return cls(**{**values, **dates})
+        arguments: dict[str, Any] = {**values, **dates}
+        return cls(**arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RejectedItem:
-    """A reference that its source could not turn into a SourceItem, with the reason."""
+    """A reference from which its source could not make a SourceItem, and the reason."""
 
     image: str
     source: str
@@ -129,7 +130,7 @@ class RejectedItem:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedImage:
-    """The encoded bytes of one picture."""
+    """The encoded bytes of one image."""
 
     item: SourceItem
     data: bytes
@@ -137,10 +138,10 @@ class FetchedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """One picture, upright, in RGB, with what its file says of itself.
+    """One upright RGB image with the metadata of its file.
 
-    `width` and `height` are the upright picture's, in pixels, before any resizing of `pixels`; `colour` is its mean,
-    like `#8a7f66`.
+    `width` and `height` are those of the upright image in pixels, before any resizing of `pixels`; `colour` is its
+    mean colour, like `#8a7f66`.
     """
 
     item: SourceItem
@@ -158,7 +159,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedImage:
-    """One picture with its embedding: float32 unit vector of shape (512,)."""
+    """One image with its embedding: float32 unit vector of shape (512,)."""
 
     decoded: DecodedImage
     embedding: np.ndarray
@@ -166,7 +167,7 @@ class EmbeddedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedImage:
-    """One reference that failed in this run; `item` is None where the reference itself was malformed."""
+    """One reference that failed in this run; `item` is None if the reference itself was malformed."""
 
     image: str
     source: str
@@ -176,10 +177,10 @@ class FailedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkOutcome:
-    """What became of a chunk's references.
+    """The outcome of each reference of a chunk.
 
-    `unchanged` were stored already when their turn came; `copied`, among those embedded, took the vector of the same
-    bytes under another reference.
+    `unchanged` were already stored when they were processed; `copied` are those of `embedded` whose vector was copied
+    from another reference with the same bytes.
     """
 
     job_id: int
@@ -191,7 +192,7 @@ class ChunkOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One reference that could not be ingested, as `ingest_failures` keeps it."""
+    """One reference that could not be ingested: a row of `ingest_failures`."""
 
     image: str
     source: str
@@ -211,7 +212,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredImage:
-    """One stored picture with its metadata, as a row of `images` holds it (without the vector)."""
+    """One stored image with its metadata: a row of `images` without the vector."""
 
     id: int
     image: str
@@ -239,18 +240,17 @@ class StoredImage:
 
     @classmethod
     def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """Make a StoredImage from a row that has at least these columns."""
+        """Make a StoredImage, or an instance of the subclass, from a row that has at least these columns."""
         return cls(**{f.name: row[f.name] for f in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit(StoredImage):
-    """One search result: a stored picture and its cosine similarity to the query, -1 to 1.
+    """One search result: a stored image and its cosine similarity to the query, -1 to 1.
 
-    `relevance` is the similarity to the query's text on a scale from 0 to 1 that means the same for every text (see
-    `searchdb.search.relevance.Relevance`); None where no text was asked for, since nothing is known of pictures that
-    nobody described, and in a collection of hardly any pictures. `parts` are the similarities to each part of a query
-    that has several: `text`, `image`, `like`, `not`.
+    `relevance` is the similarity to the query's text on a scale from 0 to 1 that is comparable between texts (see
+    `searchdb.search.relevance.Relevance`); None for a query without text, and in a collection with too few images to
+    compare with. `parts` are the similarities to each part of a query that has several: `text`, `image`, `like`, `not`.
     """
 
     similarity: float

@@ -1,4 +1,4 @@
-"""The state of a collection, as `searchdb status` tells it: pictures, queue, workers, model, index and server."""
+"""Reads the state of a collection for `searchdb status`: images, queue, workers, model, index and server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from searchdb.ingest.queue import ALIVE, seconds
 from searchdb.ingest.store import NOT_STORED, Store
 
 RATE_WINDOW_S = 60.0
-"""The rate is that of the last minute: chunks end every few seconds."""
+"""The rate is measured over the last minute, since a chunk finishes every few seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,31 +37,22 @@ class WorkerStatus:
     started_at: datetime
     last_heartbeat: datetime
 
-    def in_words(self) -> str:
-        """Return it as one line for people."""
-        return f"{self.host}, process {self.pid}, since {self.started_at:%Y-%m-%d %H:%M}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class QueueStatus:
-    """The queue, in pictures: some wait, some are in a worker's hands, and so many were finished a second."""
+    """The queue: references waiting, references in chunks being processed, and references finished per second."""
 
     queued: int
     running: int
     rate_per_s: float
     workers: Sequence[WorkerStatus]
 
-    def in_words(self) -> str:
-        """Return it as one line for people."""
-        alive = f"{len(self.workers)} worker{'' if len(self.workers) == 1 else 's'}"
-        return f"{self.queued:,} queued, {self.running:,} running, {self.rate_per_s:,.1f}/s in the last minute, {alive}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionStatus:
-    """All of it; `images`, `pending` and `failed` together are every reference that was ever given.
+    """The state of a collection; `images`, `pending` and `failed` add up to the number of known references.
 
-    `failures` are the failed ones by error, the commonest first.
+    `failures` counts the failed ones by error, most frequent first.
     """
 
     images: int
@@ -74,7 +65,7 @@ class CollectionStatus:
     server: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, but for dates."""
+        """Return it as JSON values, except for dates."""
         return {**asdict(self), "index": self.index.to_json()}
 
 
@@ -101,10 +92,10 @@ def collection_status(database: Database) -> CollectionStatus:
 
 
 def queue_status(connection: Connection) -> QueueStatus:
-    """Return how the queue and its workers are."""
+    """Return the state of the queue and its workers."""
     done, jobs, workers = ingest_chunks.c, procrastinate_jobs.c, procrastinate_workers.c
     with_jobs = ingest_pending.join(procrastinate_jobs, jobs.id == ingest_pending.c.job_id)
-    in_hand = sa.select(sa.func.count()).select_from(with_jobs).where(jobs.status == "doing")
+    being_processed = sa.select(sa.func.count()).select_from(with_jobs).where(jobs.status == "doing")
     each = sa.func.jsonb_each_text(done.failed).table_valued("key", "value")
     failed = sa.select(sa.func.sum(sa.cast(each.c.value, sa.BigInteger))).select_from(each).scalar_subquery()
     finished = sa.func.sum(done.stored + done.unchanged + sa.func.coalesce(failed, 0))
@@ -116,7 +107,7 @@ def queue_status(connection: Connection) -> QueueStatus:
         .order_by(ingest_workers.c.id)
     )
     total = connection.scalar(sa.select(sa.func.count()).select_from(ingest_pending)) or 0
-    running = connection.scalar(in_hand) or 0
+    running = connection.scalar(being_processed) or 0
     return QueueStatus(
         queued=total - running,
         running=running,

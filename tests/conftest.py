@@ -17,7 +17,7 @@ from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
 from searchdb.db.database import Database, migrate, open_database
 from searchdb.db.embedded import EmbeddedServer
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 
 # No deadlines: tests assert behaviour, never seconds. In CI the same examples every time, so that a change is judged by
 # what it changed; a developer's runs go on looking for new ones.
@@ -27,6 +27,13 @@ hypothesis.settings.load_profile("searchdb")
 TEMPLATE = "searchdb_template"
 DEMO_PICTURES = 300
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs whole processes as slow; `make test-fast` leaves it out."""
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -110,9 +117,9 @@ def database(settings: Settings) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def embedder() -> Embedder:
+def embedder() -> CLIPEmbedder:
     """The small CLIP that comes with searchdb."""
-    return Embedder("demo", dtype="float32")
+    return CLIPEmbedder("demo", dtype="float32")
 
 
 @pytest.fixture
@@ -142,7 +149,7 @@ def demo_settings(
     settings = _settings(server, _new_database(admin, TEMPLATE), tmp_path_factory.mktemp("home"))
     with SearchDB(settings) as collection:
         report = collection.ingest(album_items(album))
-    assert report.stored == DEMO_PICTURES, report.in_words()
+    assert report.stored == DEMO_PICTURES, str(report)
     return settings
 
 

@@ -1,4 +1,4 @@
-"""Settings: what the environment says, checked, with secrets masked."""
+"""Settings: read from the environment, validated, with masked secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_defaults() -> None:
     assert (settings.proxies, settings.url_prefix, settings.log_format) == (0, "", "text")
 
 
-def test_the_environment_is_read_and_arguments_count_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEARCHDB_MODEL", "some/model")
     monkeypatch.setenv("SEARCHDB_MAX_IMAGE_BYTES", "1000")
     assert Settings().explicit_model == "some/model"
@@ -43,7 +43,7 @@ def test_database_url_gets_the_driver(monkeypatch: pytest.MonkeyPatch, url: str)
     assert (parsed.password, parsed.host, parsed.database) == ("pw", "h", "d")
 
 
-def test_a_url_for_other_clients_has_its_blanks_as_they_read_them() -> None:
+def test_a_url_for_other_clients_encodes_spaces_for_them() -> None:
     url = Settings(database_url="postgresql://u:a+b%2Bc@/d?host=/a folder/x%2By").url()
     assert url is not None
     assert libpq_url(url) == "postgresql://u:a+b+c@/d?host=%2Fa%20folder%2Fx%2By"
@@ -83,7 +83,7 @@ def test_secrets_are_masked() -> None:
         ("SEARCHDB_LOG_FORMAT", "xml"),
     ],
 )
-def test_a_bad_value_names_its_variable_and_tells_no_secret(
+def test_the_error_for_a_bad_value_names_the_variable_without_secrets(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -97,7 +97,7 @@ def test_an_unknown_setting_is_refused() -> None:
         Settings(modle="demo")
 
 
-def test_a_limit_shows_its_form_and_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_bad_limit_shows_the_format_and_limits_can_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEARCHDB_RATE_LIMIT", "fast")
     with pytest.raises(ConfigError, match="like 20000 per minute"):
         Settings()

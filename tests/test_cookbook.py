@@ -121,11 +121,11 @@ class Shelf:
 
 def run(collection: SearchDB, statement: str) -> tuple[list[Row], int]:
     """Run a statement as `searchdb sql` does; return its rows and how often it used the vector index."""
-    if texts := sql.literal_texts(statement):
+    if texts := sql.texts_to_embed(statement):
         collection.embed(texts)
     with collection.database.connect() as connection:
         before = index_scans(connection)
-        result = sql.run(connection, statement)
+        result = sql.run_sql(connection, statement)
         scans = index_scans(connection) - before
     return [dict(zip(result.columns, row, strict=True)) for row in result.rows], scans
 
@@ -567,7 +567,7 @@ def test_links_of_the_document_lead_somewhere() -> None:
 @pytest.mark.parametrize("title", RECIPES)
 def test_the_texts_of_a_query_are_found_to_be_embedded(title: str) -> None:
     statement = RECIPES[title].statement
-    assert sql.literal_texts(statement) == list(dict.fromkeys(re.findall(r"text_embedding\('([^']+)'\)", statement)))
+    assert sql.texts_to_embed(statement) == list(dict.fromkeys(re.findall(r"text_embedding\('([^']+)'\)", statement)))
 
 
 @pytest.mark.parametrize("title", READING)
@@ -708,7 +708,7 @@ def test_a_materialized_text_is_looked_up_once(shelf: Shelf) -> None:
             connection.exec_driver_sql(statement.replace("%", "%%"))
             asked = (connection.execute(calls).scalar() or 0) - before
             connection.rollback()
-        assert asked == len(sql.literal_texts(statement)), title
+        assert asked == len(sql.texts_to_embed(statement)), title
 
 
 def test_a_view_of_labels_is_written_only_with_leave_and_has_the_best_label_of_each_picture(shelf: Shelf) -> None:
@@ -720,13 +720,13 @@ def test_a_view_of_labels_is_written_only_with_leave_and_has_the_best_label_of_e
     shelf.collection.embed(texts)
     with shelf.collection.database.connect() as connection:
         with pytest.raises(DatabaseError, match="read-only"):
-            sql.run(connection, recipe.statement)
-        sql.run(connection, recipe.statement, write=True)
+            sql.run_sql(connection, recipe.statement)
+        sql.run_sql(connection, recipe.statement, write=True)
         try:
-            sql.run(connection, "REFRESH MATERIALIZED VIEW image_labels", write=True)
-            result = sql.run(connection, "SELECT id, label, similarity FROM image_labels ORDER BY id")
+            sql.run_sql(connection, "REFRESH MATERIALIZED VIEW image_labels", write=True)
+            result = sql.run_sql(connection, "SELECT id, label, similarity FROM image_labels ORDER BY id")
         finally:
-            sql.run(connection, "DROP MATERIALIZED VIEW image_labels", write=True)
+            sql.run_sql(connection, "DROP MATERIALIZED VIEW image_labels", write=True)
     scores = np.stack([shelf.text(text) for text in texts])
     assert [row[0] for row in result.rows] == [row["id"] for row in shelf.rows]
     assert [row[1] for row in result.rows] == [texts[n] for n in scores.argmax(axis=0)]
@@ -736,4 +736,4 @@ def test_a_view_of_labels_is_written_only_with_leave_and_has_the_best_label_of_e
 def test_a_materialized_view_cannot_call_our_functions(shelf: Shelf) -> None:
     statement = "CREATE MATERIALIZED VIEW wrong AS SELECT text_embedding('a boat') AS embedding"
     with shelf.collection.database.connect() as connection, pytest.raises(DatabaseError, match="does not exist"):
-        sql.run(connection, statement, write=True)
+        sql.run_sql(connection, statement, write=True)

@@ -11,7 +11,7 @@ import pytest
 
 from searchdb.cli import cli
 from searchdb.config import Settings
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from web import create_app
 from web.backend import EXTENSION
 
@@ -66,7 +66,7 @@ def test_no_command_is_made_up() -> None:
         assert words in known or words.split()[0] in known or words in groups, f"`searchdb {words}`"
 
 
-def test_every_endpoint_is_documented_and_none_is_made_up(settings: Settings, embedder: Embedder) -> None:
+def test_every_endpoint_is_documented_and_none_is_made_up(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings, embedder=embedder)
     document = app.test_client().get("/api/openapi.json").get_json()
     app.extensions[EXTENSION].close()
@@ -74,7 +74,7 @@ def test_every_endpoint_is_documented_and_none_is_made_up(settings: Settings, em
     assert set(re.findall(r"^\| `([A-Z]+ /api/\S*)` \|", README, re.MULTILINE)) == endpoints
 
 
-def test_every_metric_is_documented_and_none_is_made_up(settings: Settings, embedder: Embedder) -> None:
+def test_every_metric_is_documented_and_none_is_made_up(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings, embedder=embedder)
     shown = app.test_client().get("/metrics").text
     app.extensions[EXTENSION].close()

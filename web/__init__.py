@@ -11,11 +11,11 @@ from flask_openapi3.openapi import OpenAPI
 from werkzeug.routing import IntegerConverter
 
 from searchdb.config import Settings
+from searchdb.embedder import Embedder
 from searchdb.records import LARGEST_ID
 
 from . import api, errors
 from .backend import EXTENSION, Backend
-from .background_model import ServedModel
 from .files import images
 from .ops import health
 from .ops import middleware as operations
@@ -46,7 +46,7 @@ class IdConverter(IntegerConverter):
         super().__init__(*args, max=LARGEST_ID, **options)  # type: ignore[arg-type]
 
 
-def create_app(settings: Settings | None = None, *, embedder: ServedModel | None = None, warm_up: bool = True) -> Flask:
+def create_app(settings: Settings | None = None, *, embedder: Embedder | None = None, warm_up: bool = True) -> Flask:
     """Return the application.
 
     Neither the database nor the model has to be there yet: the database is opened by the first request that needs
@@ -61,13 +61,13 @@ def create_app(settings: Settings | None = None, *, embedder: ServedModel | None
     settings = Settings() if settings is None else settings
 
     if embedder is None:
-        from searchdb.media.embed import Embedder
+        from searchdb.media.embed import CLIPEmbedder
 
-        def make_embedder(name: str) -> ServedModel:
-            return Embedder(name, device=settings.device, dtype=settings.dtype)
+        def make_embedder(name: str) -> Embedder:
+            return CLIPEmbedder(name, device=settings.device, dtype=settings.dtype)
     else:
 
-        def make_embedder(name: str) -> ServedModel:
+        def make_embedder(name: str) -> Embedder:
             return embedder
 
     app = OpenAPI(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)

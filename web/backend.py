@@ -1,4 +1,4 @@
-"""The collection as the web sees it: a database that may come and go, and the model that belongs to it."""
+"""Opens the database and the model for the web page, and opens the database again after an outage."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from searchdb.config import Settings
 from searchdb.db.current_model import check_model, model_to_use
 from searchdb.db.database import POOL_SIZE, SCHEMA_REVISION, Database, Timeouts, open_database, schema_revision
+from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, ModelError, SchemaError
 from searchdb.media.fetch import Fetcher
 from searchdb.records import StoredImage
 from searchdb.search.facets import Facets
 from searchdb.search.searcher import Query, Searcher
 
-from .background_model import BackgroundModel, RememberingEmbedder, ServedModel
+from .background_model import WARM_UP_TEXT, BackgroundModel
 from .files.thumbnails import ThumbnailCache
 from .ops.metrics import Metrics
 from .timed_cache import TimedCache
@@ -31,34 +32,30 @@ from .timed_cache import TimedCache
 EXTENSION = "searchdb"
 """Key of the Backend in `app.extensions`."""
 REOPEN_INTERVAL_S = 2.0
-"""Seconds between two tries to open the database: requests that wait for the lock share one outcome."""
+"""Seconds between attempts to open the database: requests that wait for the lock share one outcome."""
 TIMEOUTS = Timeouts(connect=3, pool=5.0, statement=15.0, silence=5.0)
-"""People wait for the database, and threads are few: what takes longer than this ends with a page that says so."""
-FIRST_QUERY = "a picture"
-"""What is searched for before anybody does, so that the first visitor need not wait for what is only done once."""
-FACETS_KEPT_S = 60.0
-"""Seconds for which the filters' values are kept: counting them takes a tenth of a second, and they change slowly."""
+"""People wait for the response, and there are few threads: what takes longer than this ends with an error page."""
+FACETS_MAX_AGE_S = 60.0
+"""Seconds for which the filters' values are cached: counting them takes a tenth of a second, and they change slowly."""
 
 log = logging.getLogger(__name__)
 
 
 def backend() -> Backend:
-    """Return the current application's collection."""
+    """Return the current application's backend."""
     return cast(Backend, current_app.extensions[EXTENSION])
 
 
 class Backend:
-    """The database, opened when first needed and again after it was away, and the search over it.
+    """The database, opened when first needed and again after an outage, the model, and the search with both.
 
     Args:
         settings: which database; the embedded one is started or joined.
-        make_embedder: returns the model of a name, not loaded yet.
-        loaded: whether `make_embedder` returns a loaded one after all.
+        make_embedder: returns the model with a given name, not loaded yet.
+        loaded: whether the models that `make_embedder` returns are loaded already.
     """
 
-    def __init__(
-        self, settings: Settings, make_embedder: Callable[[str], ServedModel], *, loaded: bool = False
-    ) -> None:
+    def __init__(self, settings: Settings, make_embedder: Callable[[str], Embedder], *, loaded: bool = False) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.thumbnails = ThumbnailCache(settings.home / "thumbnails")
@@ -71,36 +68,44 @@ class Backend:
         self._suspect = False
         self._failure: DatabaseError | None = None
         self._failed_at = 0.0
-        self._facets = TimedCache(lambda: self.searcher.facets(), FACETS_KEPT_S)
+        self._facets = TimedCache(lambda: self.searcher.facets(), FACETS_MAX_AGE_S)
         self._model_lock = threading.Lock()
         self._model: BackgroundModel | None = None
+        self._searcher_lock = threading.Lock()
+        self._searcher: tuple[Database, BackgroundModel, Searcher] | None = None
 
     @cached_property
     def fetcher(self) -> Fetcher:
-        """What brings the pictures that visitors name by URL, within the limits of the settings."""
+        """Fetches the images whose URLs visitors enter, within the limits of the settings."""
         return Fetcher(
             max_bytes=self.settings.max_image_bytes, allow_private_addresses=self.settings.allow_private_addresses
         )
 
     @property
     def searcher(self) -> Searcher:
-        """The search over the database, opened if need be.
+        """The search with the collection's model; opens the database if it is not open.
 
         Raises:
-            DatabaseError: it cannot be opened.
+            DatabaseError: the database cannot be opened.
         """
         return self.searcher_with(self.model())
 
     def searcher_with(self, model: BackgroundModel) -> Searcher:
-        """Return the search with a model that `model` returned a moment ago."""
-        return Searcher(self.database().engine, model.embedder, model.searched)
+        """Return the search with this model: the same object for as long as database and model are the same."""
+        database = self.database()
+        with self._searcher_lock:
+            if self._searcher is not None and self._searcher[:2] == (database, model):
+                return self._searcher[2]
+            searcher = Searcher(database.engine, model.embedder, model.query_cache)
+            self._searcher = (database, model, searcher)
+            return searcher
 
     def facets(self) -> Facets:
-        """Return what the pictures can be filtered by, as of a minute ago at most."""
+        """Return the values that the collection can be filtered by, at most FACETS_MAX_AGE_S old."""
         return self._facets.get()
 
     def get(self, image_id: int) -> StoredImage:
-        """Return one stored picture, without asking which model is the collection's.
+        """Return one stored image, without asking the database which model the collection uses.
 
         Raises:
             ImageNotFoundError: there is none with this id.
@@ -110,25 +115,24 @@ class Backend:
 
     @property
     def model_name(self) -> str:
-        """The model's name as far as it is known without asking the database."""
+        """The model's name, as far as it is known without asking the database."""
         model = self._model
         return self.settings.model if model is None else model.name
 
     def model(self) -> BackgroundModel:
-        """Return the model that was chosen, else the one that the stored pictures carry; not loaded by this.
+        """Return the model that the settings name, else that of the stored images; does not wait until it is loaded.
 
         Raises:
-            DatabaseError: the database, which knows it, cannot be opened.
+            DatabaseError: the database, which knows the stored images' model, cannot be opened.
         """
         name = self.settings.explicit_model
         if name is None:
             with self.database().begin() as connection:
                 name = model_to_use(connection, None, self.settings.model)
         with self._model_lock:
-            # The first ingest into an empty collection may bring another model than the default.
+            # The first ingest into an empty collection may use another model than the default.
             if self._model is None or self._model.name != name:
-                embedder = RememberingEmbedder(self._make_embedder(name), self.metrics)
-                self._model = BackgroundModel(name, embedder, loaded=self._loaded)
+                self._model = BackgroundModel(name, self._make_embedder(name), self.metrics, loaded=self._loaded)
             return self._model
 
     def warm_up(self) -> None:
@@ -138,23 +142,23 @@ class Backend:
     def database(self) -> Database:
         """Return the open database.
 
-        While it is away, one request at a time tries to reach it, and the others are told at once what the last try
-        was told: each may take seconds, and there are few threads.
+        During an outage one request at a time tries to reach it, and the others fail at once with the error of the
+        last attempt: an attempt may take seconds, and there are few threads.
 
         Raises:
-            DatabaseError: it cannot be opened; tried again by calls REOPEN_INTERVAL_S later.
+            DatabaseError: it cannot be opened; calls REOPEN_INTERVAL_S later try again.
         """
         failure = self._failure
         if not self._lock.acquire(blocking=failure is None):
-            assert failure is not None  # noqa: S101 - a lock that is waited for is had
+            assert failure is not None  # noqa: S101 - a blocking acquire succeeds
             raise failure.with_traceback(None)
         try:
             if self._closed:
                 raise DatabaseError("the application is closing")
-            self._look_again()
+            self._check_suspect()
             if self._database is None:
                 if self._failure is not None and time.monotonic() - self._failed_at < REOPEN_INTERVAL_S:
-                    raise self._failure.with_traceback(None)  # or it would grow with every request
+                    raise self._failure.with_traceback(None)  # or the traceback would grow with every request
                 try:
                     self._database = open_database(self.settings, TIMEOUTS)
                 except DatabaseError as exc:
@@ -167,10 +171,10 @@ class Backend:
             self._lock.release()
 
     def check(self) -> None:
-        """Ask the database for the version of its schema.
+        """Check that the database answers and has the schema that this version needs.
 
         Raises:
-            DatabaseError: it cannot be reached, or its schema is not the one we work with.
+            DatabaseError: it cannot be reached, or its schema has another version.
         """
         with self.database().begin() as connection:
             revision = schema_revision(connection)
@@ -178,10 +182,10 @@ class Backend:
             raise SchemaError(f"the database's schema is at {revision}, this searchdb needs {SCHEMA_REVISION}")
 
     def check_model(self) -> None:
-        """Compare the model's weights with those that the stored pictures were embedded with.
+        """Check that the stored images were embedded with this model's weights.
 
         Raises:
-            ModelMismatchError: they are others.
+            ModelMismatchError: they were embedded with others.
             DatabaseError: the database cannot be opened.
         """
         model = self.model().embedder.identity
@@ -190,7 +194,7 @@ class Backend:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no picture.
+        """Whether the collection has no images.
 
         Raises:
             DatabaseError: the database cannot be opened.
@@ -199,11 +203,11 @@ class Backend:
             return not connection.scalar(sa.text("SELECT EXISTS (SELECT FROM images)"))
 
     def suspect(self) -> None:
-        """Take note that the database did not answer: the embedded server may have to be started again."""
+        """Mark the database as possibly down: the embedded server may have to be started again."""
         self._suspect = True
 
     def close(self) -> None:
-        """Close the connections and leave the embedded server."""
+        """Close the connections; the embedded server stops when this was its last user."""
         with self._lock:
             self._closed = True
         with self._warming, self._lock:
@@ -213,8 +217,8 @@ class Backend:
                 self._database.close()
                 self._database = None
 
-    def _look_again(self) -> None:
-        """See whether a database that has not answered does now; the embedded one is closed, to be started again."""
+    def _check_suspect(self) -> None:
+        """Check whether a suspect database answers; an embedded one that does not is closed, to be started again."""
         if not self._suspect or self._database is None:
             return
         self._suspect = False
@@ -234,13 +238,13 @@ class Backend:
                 with ExitStack() as held:
                     for _ in range(POOL_SIZE):
                         held.enter_context(self.database().connect())
-                if self.empty:  # it may yet get another model than the default
+                if self.empty:  # its first ingest may use another model than the default
                     return
                 model = self.model()
             model.load()
             if model.failure is None:
                 with self._warming:
-                    self.searcher.search(Query(text=FIRST_QUERY), count=1)
+                    self.searcher.search(Query(text=WARM_UP_TEXT), count=1)
         except (DatabaseError, ModelError, PoolTimeoutError) as exc:
             if not self._closed:
                 log.warning("%s", exc)

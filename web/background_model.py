@@ -1,4 +1,4 @@
-"""The model as the web sees it: made at once, loaded in the background, waited for by searches for a while."""
+"""Loads the model in the background, while searches wait for it for a limited time."""
 
 from __future__ import annotations
 
@@ -6,93 +6,83 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 from werkzeug.exceptions import ServiceUnavailable
 
+from searchdb.embedder import Embedder
 from searchdb.errors import ModelError
-from searchdb.ingest.adder import PictureEmbedder
 from searchdb.records import ModelIdentity
-from searchdb.search.query_cache import REMEMBERED_S, REMEMBERED_TEXTS, TextMemory
-from searchdb.search.searcher import QueryEmbedder
+from searchdb.search.query_cache import REMEMBERED_S, QueryCache
 
 from .ops.metrics import Metrics
 
 LOAD_WAIT_S = 15.0
 """Seconds that a search waits for the model: loading from disk takes less, a first download much more."""
 MODEL_RETRY_AFTER_S = 10
-"""Seconds after which a client may ask again, where that was not enough."""
+"""Seconds until a client may try again when the model is still loading."""
+WARM_UP_TEXT = "a picture"
+"""The text that is embedded, and searched for, before the first visitor comes."""
 
 log = logging.getLogger(__name__)
 
 
-class ServedModel(QueryEmbedder, PictureEmbedder, Protocol):
-    """What the web needs of the model: what searching needs of it, and adding pictures."""
+class TimedEmbedder:
+    """A model whose runs are timed and counted in the metrics."""
 
-
-class RememberingEmbedder:
-    """A model that is timed, and whose vectors of texts are kept in memory.
-
-    The database keeps them, too, and is asked first; what it may not keep, or has lost, need not be computed again.
-    """
-
-    def __init__(self, model: ServedModel, metrics: Metrics, *, capacity: int = REMEMBERED_TEXTS) -> None:
-        self._model = model
+    def __init__(self, embedder: Embedder, metrics: Metrics) -> None:
+        self._embedder = embedder
         self._metrics = metrics
-        self._memory = TextMemory(capacity)
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which model this is."""
-        return self._model.identity
+        """The model's name and the SHA-256 of its weights."""
+        return self._embedder.identity
 
     @property
     def shortest_edge(self) -> int:
-        """Pixels that a picture's shorter side is scaled to."""
-        return self._model.shortest_edge
+        """Pixels that an image's shorter side is scaled to."""
+        return self._embedder.shortest_edge
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Scale and crop an RGB image to the size that the model takes."""
+        return self._embedder.resize(image)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(texts), 512)."""
-        if not texts:
-            return self._model.embed_texts(texts)
-        known = self._memory.get(texts)
-        self._metrics.cached("memory", len(known))
-        missing = [each for each in dict.fromkeys(texts) if each not in known]
-        if missing:
-            began = time.perf_counter()
-            vectors = self._model.embed_texts(missing)
-            self._metrics.embedded("text", len(missing), time.perf_counter() - began)
-            new = dict(zip(missing, vectors, strict=True))
-            self._memory.put(new)
-            known |= new
-        return np.stack([known[each] for each in texts])
-
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(pictures), 512)."""
         began = time.perf_counter()
-        vectors = self._model.embed_images(pictures)
-        self._metrics.embedded("picture", len(pictures), time.perf_counter() - began)
+        vectors = self._embedder.embed_texts(texts)
+        self._metrics.embedded("text", len(texts), time.perf_counter() - began)
+        return vectors
+
+    def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Return unit vectors, float32 of shape (len(images), 512)."""
+        began = time.perf_counter()
+        vectors = self._embedder.embed_images(images)
+        self._metrics.embedded("picture", len(images), time.perf_counter() - began)
         return vectors
 
 
 class BackgroundModel:
-    """A model that is loaded once, in a thread of its own.
+    """A model that one background thread loads, with the cache of its texts.
 
     Args:
-        name: what it was chosen by.
+        name: the model's name, as it was chosen.
         embedder: the model.
+        metrics: count and time the model's runs, and count hits of the cache.
         loaded: whether it is in memory already.
 
     Attributes:
-        searched: the texts that were searched for, all of which the database has been asked for.
+        embedder: the model, timed.
+        query_cache: the vectors of texts, for all requests of this process.
+        failure: why loading failed; None while it has not.
     """
 
-    def __init__(self, name: str, embedder: ServedModel, *, loaded: bool = False) -> None:
+    def __init__(self, name: str, embedder: Embedder, metrics: Metrics, *, loaded: bool = False) -> None:
         self.name = name
-        self.embedder = embedder
-        self.searched = TextMemory(seconds=REMEMBERED_S)
+        self.embedder = TimedEmbedder(embedder, metrics)
+        self.query_cache = QueryCache(self.embedder, trust_memory_s=REMEMBERED_S, on_hit=metrics.cached)
         self.failure: ModelError | None = None
         self._lock = threading.Lock()
         self._started = loaded
@@ -103,31 +93,31 @@ class BackgroundModel:
 
     @property
     def loaded(self) -> bool:
-        """Whether a search need not wait; also true when loading has failed, which a search then reports."""
+        """Whether loading is over; true also when it failed, which a search then reports."""
         return self._done.is_set()
 
     def start(self) -> None:
-        """Begin to load it, unless that has been done."""
+        """Start loading, unless it was started before."""
         with self._lock:
             if not self._started:
                 self._begin()
 
     def start_again(self) -> None:
-        """Begin to load it once more where that has failed; searches are not kept waiting for it."""
+        """Start loading again if it failed; searches do not wait for it."""
         with self._lock:
             if self.failure is not None and not self._loading:
                 self._begin()
 
     def load(self) -> None:
-        """Return once it is loaded, or has failed to, however long that takes."""
+        """Wait without a limit until it is loaded or loading has failed."""
         self.start()
         self._done.wait()
 
     def wait(self) -> None:
-        """Return once it is loaded, or has failed to.
+        """Wait until it is loaded or loading has failed.
 
         Raises:
-            ServiceUnavailable: it still loads after LOAD_WAIT_S.
+            ServiceUnavailable: it is still loading after LOAD_WAIT_S.
         """
         self.start()
         if not self._done.wait(LOAD_WAIT_S):
@@ -142,8 +132,8 @@ class BackgroundModel:
 
     def _load(self) -> None:
         try:
-            self.embedder.embed_texts(["a picture"])  # not only loads it: a model's first run is its slowest
-            _ = self.embedder.identity  # its weights may have to be read for that
+            self.query_cache.compute([WARM_UP_TEXT])  # runs the model, too: the first run is the slowest
+            _ = self.embedder.identity  # may have to read and hash the weights
         except ModelError as exc:
             log.warning("%s", exc)
             self.failure = exc

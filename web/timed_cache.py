@@ -1,4 +1,4 @@
-"""A value that costs a while to make, kept for a time and made by one thread for all."""
+"""Caches one value for a limited time; one thread makes it while the others wait."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from cachetools import TTLCache
+
 T = TypeVar("T")
 
 
 class TimedCache(Generic[T]):
-    """What `make` returned, at most `seconds` ago.
+    """The result of `make`, at most `seconds` old.
 
-    Who asks while it is made waits for it. An error is not kept.
+    Thread-safe: one thread calls `make`, others wait for its result. Errors are not cached.
     """
 
     def __init__(self, make: Callable[[], T], seconds: float) -> None:
         self._make = make
-        self._seconds = seconds
         self._lock = threading.Lock()
-        self._kept: tuple[float, T] | None = None
+        self._result: TTLCache[tuple[()], T] = TTLCache(maxsize=1, ttl=seconds, timer=time.monotonic)
 
     def get(self) -> T:
-        """Return the value, made anew if it is too old."""
+        """Return the cached value, or make a new one if it is too old."""
         with self._lock:
-            if self._kept is None or time.monotonic() - self._kept[0] > self._seconds:
-                value = self._make()
-                self._kept = time.monotonic(), value
-            return self._kept[1]
+            try:
+                return self._result[()]
+            except KeyError:
+                value = self._result[()] = self._make()
+                return value

@@ -1,4 +1,4 @@
-"""Make the collection: images, their models, the query cache, failures, the vector index and the search functions."""
+"""Create images, models, query cache, failures, the vector index and the search functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SQL = Path(__file__).parent.parent / "sql"
 
 def upgrade() -> None:
     op.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    # Loads the extension's library: until then only a superuser may name its settings in CREATE FUNCTION ... SET.
+    # Loads the extension's library; before that, only a superuser may use its settings in CREATE FUNCTION ... SET.
     op.execute("SELECT '[1]'::vector")
 
     op.create_table(
@@ -71,13 +71,13 @@ def upgrade() -> None:
         sa.CheckConstraint("octet_length(image) <= 2048", name="images_image_length_check"),
         comment="The searchable pictures.",
     )
-    # 512 numbers are 2,056 bytes, just past the limit at which PostgreSQL would move them out of the row; kept in the
+    # 512 numbers are 2,056 bytes, just over the size at which PostgreSQL stores values outside the row. Stored in the
     # row, an exact scan reads one place instead of two.
     op.execute("ALTER TABLE images ALTER COLUMN embedding SET STORAGE PLAIN")
     op.create_index("images_sha256_idx", "images", ["sha256"])
     op.create_index("images_tags_idx", "images", ["tags"], postgresql_using="gin")
-    # ivfflat learns its centres from the rows it finds, and here there are none. With one list it scans every row:
-    # exact until ingest, or `searchdb index build`, rebuilds it to fit.
+    # ivfflat learns its centres from the existing rows, and here there are none. With one list it scans every row and
+    # is exact, until ingest or `searchdb index build` rebuilds it with more lists.
     op.create_index(
         "images_embedding_idx",
         "images",
@@ -142,4 +142,4 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION match_images(vector, double precision, integer)")
     for table in ("index_builds", "ingest_failures", "query_embeddings", "images", "embedding_models"):
         op.drop_table(table)
-    # The extension stays: an administrator may have created it, and others may use it.
+    # The extension is kept: an administrator may have created it, and other applications may use it.

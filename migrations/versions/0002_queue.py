@@ -1,4 +1,4 @@
-"""The queue: Procrastinate's tables, the references that wait, the workers, and what they finished."""
+"""Create Procrastinate's tables, and the tables of pending references, workers and finished chunks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PROCRASTINATE_TABLES = ("events", "periodic_defers", "jobs", "workers")
 
 
 def upgrade() -> None:
-    # The library's own schema, as the installed version has it; a test tells when that changes, for then databases
-    # that exist need a migration of their own. A colon before a name would be a parameter to SQLAlchemy.
+    # The schema of the installed version of the library. A test fails when it changes, because existing databases then
+    # need another migration. Colons are escaped, because SQLAlchemy would read `:name` as a parameter.
     op.execute(sa.text(re.sub(r"(?<!:):(?=[a-z])", r"\:", SchemaManager.get_schema())))
 
     op.create_table(
@@ -69,7 +69,7 @@ def downgrade() -> None:
         op.drop_table(table)
     for name in PROCRASTINATE_TABLES:
         op.execute(f"DROP TABLE procrastinate_{name} CASCADE")
-    # Functions first lose their triggers with the tables; then they, and at last the types in their signatures, go.
+    # In the order of dependencies: the tables with their triggers, the functions, the types in their signatures.
     op.execute(
         """
         DO $$

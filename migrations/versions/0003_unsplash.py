@@ -1,4 +1,4 @@
-"""The Unsplash dataset's tables, with its own column names, and which rendition of a picture was embedded."""
+"""Create the Unsplash dataset's tables, with its own column names, and add the rendition of images."""
 
 from __future__ import annotations
 

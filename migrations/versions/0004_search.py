@@ -1,4 +1,4 @@
-"""Filters and relevance: indexes on what is filtered by, what similarities are judged by, and a bounded cache."""
+"""Add indexes for filters, the tables of relevance, and the time of use of cached queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vector index's parameters by build, and what its recall was measured at."""
+"""Record the vector index's parameters for each build, and its measured recall."""
 
 from __future__ import annotations
 

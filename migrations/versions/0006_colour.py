@@ -1,4 +1,4 @@
-"""The mean colour of each picture, which pages show in its place until it has come."""
+"""Add the mean colour of each image, which pages show while the image loads."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @click.group("db")
 def db_command() -> None:
-    """Look after the database and the embedded server."""
+    """Manage the database and the embedded server."""
 
 
 @db_command.command("migrate")
 @click.pass_context
 def db_migrate(ctx: click.Context) -> None:
-    """Bring the database's schema to this version's; safe to run twice, or twice at once."""
+    """Upgrade the database's schema to this version; safe to repeat and to run concurrently."""
     from searchdb.db.database import Database, migrate, schema_revision
 
     with Database(settings_of(ctx)) as database:
@@ -37,7 +37,7 @@ def db_migrate(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def db_status(ctx: click.Context, as_json: bool) -> None:
-    """Show which database is used, whether it answers, and its schema; starts nothing."""
+    """Show which database is used, whether it runs, and its schema, without starting it."""
     from searchdb.db.database import SCHEMA_REVISION, Database, schema_revision
     from searchdb.db.embedded import EmbeddedServer
 
@@ -72,7 +72,7 @@ def db_start(ctx: click.Context) -> None:
 @db_command.command("stop")
 @click.pass_context
 def db_stop(ctx: click.Context) -> None:
-    """Stop the embedded server, whoever uses it."""
+    """Stop the embedded server, even if other processes use it."""
     click.echo("stopped" if _embedded_server(ctx).stop() else "it was not running", err=True)
 
 
@@ -104,7 +104,7 @@ def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 
     with open_database(settings_of(ctx)) as database:
         psql = shutil.which("psql") or str(program_path("psql"))
-        # The password goes by the environment: a command line can be read by every user of the machine.
+        # The password is passed in the environment: every user of the machine can read a command line.
         url = database.url
         environment = os.environ | ({"PGPASSWORD": url.password} if url.password else {})
         address = libpq_url(url.set(password=None))
@@ -116,5 +116,5 @@ def _embedded_server(ctx: click.Context) -> EmbeddedServer:
 
     settings = settings_of(ctx)
     if settings.url() is not None:
-        raise click.UsageError("DATABASE_URL names a server of its own: start and stop it with its own tools")
+        raise click.UsageError("DATABASE_URL names another server: start and stop that with its own tools")
     return EmbeddedServer.at(settings.home)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -26,17 +27,17 @@ HITS = 5
 @click.command("demo")
 @click.option("--no-serve", is_flag=True, help="end after the searches")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="port of the page")
-@click.option("--remove", is_flag=True, help="remove the demo's pictures from the collection instead")
+@click.option("--remove", is_flag=True, help="remove the demo's images from the collection instead")
 @click.pass_context
 def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) -> None:
     """Draw the demo album, ingest it, search it, and serve the page.
 
-    The album and the small CLIP that knows it come with searchdb. For photographs remove it again
-    (`searchdb demo --remove`): the collection then takes the real model.
+    The album and a small CLIP model trained for it come with searchdb. Before you add photographs, remove the album
+    (`searchdb demo --remove`): the collection can then use the real model.
     """
     collection = open_collection(ctx, model="demo")
     if remove:
-        click.echo(f"removed {collection.store.delete_source(SOURCE):,} pictures", err=True)
+        click.echo(f"removed {collection.store.delete_source(SOURCE):,} images", err=True)
         return
     if not no_serve:
         require_free_port(HOST, port)
@@ -46,7 +47,7 @@ def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) ->
     folder = collection.settings.home / "album"
     click.echo(f"drawing the album in {folder}", err=True)
     draw_album(folder)
-    run_ingest(collection, "ingesting the album", album_items(folder))
+    run_ingest("ingesting the album", partial(collection.ingest, album_items(folder)))
     for query in QUERIES:
         click.echo()
         print_hits(collection.search(query, count=HITS), title=f"Ranked results for: {query}")
@@ -55,7 +56,7 @@ def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) ->
 
 
 def album_items(folder: Path) -> Iterator[SourceItem | RejectedItem]:
-    """Yield the pictures of a drawn album with what its manifest says of them."""
+    """Yield the images of a drawn album with the metadata in its manifest."""
     from searchdb.demo.album import read_manifest
     from searchdb.sources.files import files
 

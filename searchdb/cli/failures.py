@@ -1,9 +1,10 @@
-"""`searchdb failures`."""
+"""`searchdb failures`: lists, retries and clears references that could not be ingested."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from searchdb.records import mask_credentials
 
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose among failures."""
+    """Add the options that select failures."""
     command = click.option("--error", metavar="CLASS", help="only failures of this class")(command)
     return click.option("--source", metavar="NAME", help="only failures of this source")(command)
 
@@ -30,7 +31,7 @@ def failures_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def list_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
-    """List failures: what, why, how often, and whether trying again may help."""
+    """List failures: the reference, the error, the number of attempts, and whether trying again may help."""
     recorded = open_collection(ctx).store.failures(source=source, error=error)
     found = (replace(failure, image=mask_credentials(failure.image)) for failure in recorded)
     if as_json:
@@ -53,8 +54,8 @@ def retry_failures(ctx: click.Context, source: str | None, error: str | None, as
     failures = list(collection.store.failures(source=source, error=error))
     items = [SourceItem.from_json(failure.item) for failure in failures if failure.item is not None]
     if malformed := len(failures) - len(items):
-        click.echo(f"{malformed:,} malformed references can only be ingested again from their source", err=True)
-    report = run_ingest(collection, "retrying", items, retry_failed=True)
+        click.echo(f"{malformed:,} references are malformed: correct their source and ingest it again", err=True)
+    report = run_ingest("retrying", partial(collection.ingest, items, retry_failed=True))
     if as_json:
         print_json(report.to_json())
 
@@ -64,9 +65,9 @@ def retry_failures(ctx: click.Context, source: str | None, error: str | None, as
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def clear_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
-    """Forget failures, so that the next ingest tries them as if for the first time."""
+    """Delete failures, so that the next ingest tries the references again."""
     cleared = open_collection(ctx).store.clear_failures(source=source, error=error)
     if as_json:
         print_json({"cleared": cleared})
     else:
-        click.echo(f"forgot {cleared:,} failures", err=True)
+        click.echo(f"cleared {cleared:,} failures", err=True)

@@ -1,36 +1,45 @@
-"""`searchdb ingest`."""
+"""`searchdb ingest`: stores images from files, URLs or the Unsplash dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from searchdb.cli import open_collection
 from searchdb.cli.output import loading_bar, print_json, progress_bar
+from searchdb.cli.prose import describe_ingest, describe_load
 
 if TYPE_CHECKING:
-    from searchdb.client import SearchDB
     from searchdb.ingest.pipeline import IngestReport
-    from searchdb.records import RejectedItem, SourceItem
+    from searchdb.ingest.run import ProgressCallback
 
 MAX_CHUNK_SIZE = 1000
-"""Scaled pictures wait in memory until their chunk is whole: 150 MB of them."""
+"""A chunk's resized images wait in memory until all are fetched: 150 MB at this size."""
+
+
+def _default_chunk_size(_ctx: click.Context, _parameter: click.Parameter, value: int | None) -> int:
+    from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE  # slow to import, so not for --help
+
+    return value or DEFAULT_CHUNK_SIZE
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that every source has."""
+    """Add the options that all sources share."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="print a report as JSON"),
         click.option("--retry-failed", is_flag=True, help="try references again that failed before"),
-        click.option("--enqueue-only", is_flag=True, help="queue only; `searchdb worker` does the work"),
+        click.option("--enqueue-only", is_flag=True, help="only fill the queue; `searchdb worker` does the work"),
         click.option(
-            "--chunk-size", type=click.IntRange(1, MAX_CHUNK_SIZE), help="pictures in one chunk [default: 128]"
+            "--chunk-size",
+            type=click.IntRange(1, MAX_CHUNK_SIZE),
+            callback=_default_chunk_size,
+            help="images in one chunk [default: 128]",
         ),
-        click.option("--limit", type=click.IntRange(1), metavar="N", help="take the first N references only"),
+        click.option("--limit", type=click.IntRange(1), metavar="N", help="take only the first N references"),
     ):
         command = option(command)
     return command
@@ -38,49 +47,71 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("ingest")
 def ingest_command() -> None:
-    """Embed and store pictures."""
+    """Embed and store images."""
 
 
 @ingest_command.command("files")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--prune", is_flag=True, help="remove pictures of these folders whose files are gone")
+@click.option("--prune", is_flag=True, help="remove images of these folders whose files no longer exist")
 @common
 @click.pass_context
 def ingest_files(
-    ctx: click.Context, paths: tuple[str, ...], prune: bool, limit: int | None, as_json: bool, **options: Any
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    prune: bool,
+    limit: int | None,
+    chunk_size: int,
+    retry_failed: bool,
+    enqueue_only: bool,
+    as_json: bool,
 ) -> None:
     """Ingest folders (recursively), files and globs; folder names become tags."""
-    from searchdb.sources.files import files
-
-    listed = files(paths)
-    collection = open_collection(ctx)
-    report = run_ingest(collection, "ingesting files", islice(listed, limit), **options)
-    gone = collection.gone_files(*paths)
-    removed = collection.store.delete_images(gone) if gone and prune else 0
-    if gone:
-        advice = f"removed {removed:,} of them" if prune else "--prune removes them"
-        click.echo(f"{len(gone):,} stored pictures are gone from these folders: {advice}", err=True)
-    _finish(ctx, report, as_json, gone=len(gone), removed=removed)
+    ingest = partial(
+        open_collection(ctx).ingest_files,
+        *paths,
+        prune=prune,
+        limit=limit,
+        chunk_size=chunk_size,
+        retry_failed=retry_failed,
+        enqueue_only=enqueue_only,
+    )
+    report = run_ingest("ingesting files", ingest, enqueue_only=enqueue_only)
+    if report.gone:
+        advice = f"removed {report.removed:,} of them" if prune else "--prune removes them"
+        click.echo(f"the files of {report.gone:,} stored images no longer exist: {advice}", err=True)
+    _finish(ctx, report, as_json)
 
 
 @ingest_command.command("urls")
 @click.argument("source", metavar="FILE|-")
 @common
 @click.pass_context
-def ingest_urls(ctx: click.Context, source: str, limit: int | None, as_json: bool, **options: Any) -> None:
+def ingest_urls(
+    ctx: click.Context,
+    source: str,
+    limit: int | None,
+    chunk_size: int,
+    retry_failed: bool,
+    enqueue_only: bool,
+    as_json: bool,
+) -> None:
     """Ingest a list of URLs: one a line, or CSV, TSV or JSONL with a `url` column and metadata columns."""
-    from searchdb.sources.urls import urls
-
-    listed = urls(source)
-    collection = open_collection(ctx)
-    report = run_ingest(collection, "ingesting URLs", islice(listed, limit), **options)
+    ingest = partial(
+        open_collection(ctx).ingest_urls,
+        source,
+        limit=limit,
+        chunk_size=chunk_size,
+        retry_failed=retry_failed,
+        enqueue_only=enqueue_only,
+    )
+    report = run_ingest("ingesting URLs", ingest, enqueue_only=enqueue_only)
     _finish(ctx, report, as_json)
 
 
 @ingest_command.command("unsplash")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--rendition", metavar="QUERY", help="asks for small pictures [default: w=640&fm=jpg&q=80&fit=max]")
-@click.option("--only-metadata", is_flag=True, help="load the tables, fetch no pictures")
+@click.option("--rendition", metavar="QUERY", help="asks for small images [default: w=640&fm=jpg&q=80&fit=max]")
+@click.option("--only-metadata", is_flag=True, help="load the tables, fetch no photos")
 @common
 @click.pass_context
 def ingest_unsplash(
@@ -89,63 +120,67 @@ def ingest_unsplash(
     rendition: str | None,
     only_metadata: bool,
     limit: int | None,
+    chunk_size: int,
+    retry_failed: bool,
+    enqueue_only: bool,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Ingest the Unsplash Lite dataset: the zip as downloaded, its folder, or parts such as photos.tsv000.
 
-    Its tables are filled first: unsplash_photos, unsplash_keywords, unsplash_collections, unsplash_conversions and
-    unsplash_colors. Then the photos without a picture are fetched, small ones; `--rendition ''` asks for the originals.
+    Its tables are loaded first: unsplash_photos, unsplash_keywords, unsplash_collections, unsplash_conversions and
+    unsplash_colors. Then the photos not stored yet are fetched, as small images; `--rendition ''` asks for the
+    originals.
     """
     from searchdb.unsplash.photos import DEFAULT_RENDITION, parse_rendition
     from searchdb.unsplash.reader import find_parts
 
-    wanted = DEFAULT_RENDITION if rendition is None else rendition
-    parse_rendition(wanted)  # before half an hour of loading
+    rendition = DEFAULT_RENDITION if rendition is None else rendition
+    parse_rendition(rendition)  # fails now rather than after half an hour of loading
     has_photos = any(part.table == "photos" for part in find_parts(paths))
     collection = open_collection(ctx)
     with loading_bar() as show:
         loaded = collection.load_unsplash(*paths, progress=show)
-    click.echo(loaded.in_words(), err=True)
+    click.echo(describe_load(loaded), err=True)
     if only_metadata or not has_photos:
         if as_json:
             print_json({"tables": loaded.to_json()})
         return
-    items = collection.unsplash_items(*paths, rendition=wanted, limit=limit)
-    report = run_ingest(collection, "ingesting photos", items, **options)
+    ingest = partial(
+        collection.ingest_unsplash,
+        *paths,
+        rendition=rendition,
+        load_tables=False,
+        limit=limit,
+        chunk_size=chunk_size,
+        retry_failed=retry_failed,
+        enqueue_only=enqueue_only,
+    )
+    report = run_ingest("ingesting photos", ingest, enqueue_only=enqueue_only)
     _finish(ctx, report, as_json, tables=loaded.to_json())
 
 
-def run_ingest(
-    collection: SearchDB,
-    label: str,
-    items: Iterable[SourceItem | RejectedItem],
-    *,
-    enqueue_only: bool = False,
-    chunk_size: int | None = None,
-    retry_failed: bool = False,
-) -> IngestReport:
-    """Ingest with a progress bar and say what became of everything, also when interrupted."""
-    from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE
+class IngestCall(Protocol):
+    """A call of one of `SearchDB`'s `ingest` methods that lacks only its `progress`."""
 
-    with working(label) as show:
-        report = collection.ingest(
-            items,
-            chunk_size=chunk_size or DEFAULT_CHUNK_SIZE,
-            retry_failed=retry_failed,
-            enqueue_only=enqueue_only,
-            progress=show,
-        )
+    def __call__(self, *, progress: ProgressCallback) -> IngestReport:
+        """Ingest, and return the report."""
+        ...
+
+
+def run_ingest(label: str, ingest: IngestCall, *, enqueue_only: bool = False) -> IngestReport:
+    """Ingest with a progress bar, and say what was done, also when interrupted."""
+    with showing_progress(label) as show:
+        report = ingest(progress=show)
     if enqueue_only:
         click.echo(f"{report.queued:,} references are queued: `searchdb worker` ingests them", err=True)
     if report.done or not enqueue_only:
-        click.echo(report.in_words(), err=True)
+        click.echo(describe_ingest(report), err=True)
     return report
 
 
 @contextmanager
-def working(label: str) -> Iterator[Callable[[IngestReport], None]]:
-    """Show a progress bar; yield what moves it. When interrupted say what is stored, and that the rest is queued."""
+def showing_progress(label: str) -> Iterator[ProgressCallback]:
+    """Show a progress bar; yield its callback. When interrupted, say what is stored and that the rest is queued."""
     from searchdb.ingest.pipeline import IngestReport
 
     report = IngestReport()
@@ -153,24 +188,24 @@ def working(label: str) -> Iterator[Callable[[IngestReport], None]]:
     try:
         with progress_bar(label) as show:
 
-            def note(current: IngestReport) -> None:
+            def update(current: IngestReport) -> None:
                 nonlocal report
                 report = current
                 show(current)
 
-            yield note
+            yield update
         interrupted = False
     finally:
         if interrupted and (report.queued or report.done):
             click.echo(
-                f"stopped; {report.stored:,} pictures were stored before that and stay. What is still queued goes on "
-                "with the same command, or with `searchdb worker`",
+                f"stopped: {report.stored:,} images are stored. To continue with what is still queued, run the same "
+                "command again, or `searchdb worker`",
                 err=True,
             )
 
 
 def _finish(ctx: click.Context, report: IngestReport, as_json: bool, **more: Any) -> None:
-    """Print the report as JSON if asked, and fail where not a single picture was readable, or will be."""
+    """Print the report as JSON if asked; exit with status 1 if no image was readable and none is queued."""
     if as_json:
         print_json(report.to_json() | more)
     if not (report.readable or report.queued > report.done):

@@ -1,4 +1,4 @@
-"""What commands print: ranked lists, tables, one JSON document, one progress bar."""
+"""Prints the output of commands: ranked lists, tables, JSON documents, progress bars."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from searchdb.unsplash.loader import LoadProgress
 
 PIPE_WIDTH = 1000
-"""Columns of a table that goes to a pipe: wide enough for no path to be broken."""
+"""Width of a table written to a pipe, in characters: wide enough not to wrap any path."""
 
 
 def print_json(document: Any) -> None:
@@ -31,7 +31,7 @@ def print_json(document: Any) -> None:
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:
-    """Return a hit as JSON values, the ones that matter most first."""
+    """Return a hit as JSON values, the most important first."""
     from dataclasses import asdict
 
     values = asdict(hit)
@@ -40,12 +40,12 @@ def hit_json(hit: Hit) -> dict[str, Any]:
 
 
 def print_hits(hits: Sequence[Hit], *, title: str, offset: int = 0) -> None:
-    """Print a ranked list: rank, similarity, relevance, similarity to each of several parts, picture, caption."""
+    """Print a ranked list: rank, similarity, relevance, similarity to each part of the query, image, caption."""
     relevance = ["relevance"] if any(hit.relevance is not None for hit in hits) else []
     parts = list(hits[0].parts or ()) if hits else []
     click.echo(title)
     print_table(
-        ("rank", "similarity", *relevance, *parts, "picture", "caption"),
+        ("rank", "similarity", *relevance, *parts, "image", "caption"),
         (
             (
                 str(offset + n),
@@ -61,7 +61,7 @@ def print_hits(hits: Sequence[Hit], *, title: str, offset: int = 0) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows under their columns' names."""
+    """Print rows as a table with a header line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -80,7 +80,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[IngestReport], None]]:
-    """Show one progress bar on stderr: done, total, rate, failures, time left. Yields what moves it."""
+    """Show a progress bar on stderr: done, total, rate, failures, time left. Yield the callback that updates it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -108,7 +108,7 @@ def progress_bar(label: str) -> Iterator[Callable[[IngestReport], None]]:
 
 @contextmanager
 def loading_bar() -> Iterator[Callable[[LoadProgress], None]]:
-    """Show one progress bar on stderr for a load: the part at hand, bytes of all parts, time left."""
+    """Show a progress bar on stderr for a load: current part, bytes of all parts, time left. Yield its callback."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

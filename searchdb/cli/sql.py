@@ -23,14 +23,14 @@ def sql_command(ctx: click.Context, query: str, write: bool, as_json: bool) -> N
                   from match_images(text_embedding('a boat'), 0.2, 100) m join images i using (id)
                   where i.taken_at > '2024-01-01' limit 10"
     """
-    from searchdb.db import user_sql as sql
+    from searchdb.db import user_sql
 
     statement = sys.stdin.read() if query == "-" else query
     collection = open_collection(ctx)
-    if texts := sql.literal_texts(statement):
+    if texts := user_sql.texts_to_embed(statement):
         collection.embed(texts)
     with collection.database.connect() as connection:
-        result = sql.run(connection, statement, write=write)
+        result = user_sql.run_sql(connection, statement, write=write)
     if as_json:
         rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
         print_json({"columns": result.columns, "rows": rows})

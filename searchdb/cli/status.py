@@ -1,4 +1,4 @@
-"""`searchdb status`."""
+"""`searchdb status`: shows the state of the collection."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import click
 
 from searchdb.cli import open_collection
 from searchdb.cli.output import print_json
+from searchdb.cli.prose import describe_queue, describe_worker
 
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool) -> None:
-    """Show how many pictures there are, and how queue, workers, model, index and server are."""
+    """Show the number of images, and the state of queue, workers, model, index and server."""
     status = open_collection(ctx).status()
     if as_json:
         print_json(status.to_json())
         return
     server = f"{'embedded ' if status.server['embedded'] else ''}PostgreSQL {status.server['version']}"
-    click.echo(f"pictures  {status.images:,}")
+    click.echo(f"images    {status.images:,}")
     click.echo(f"pending   {status.pending:,}")
     click.echo(f"failed    {status.failed:,}")
     for error, count in status.failures.items():
         click.echo(f"          {count:,} {error}")
-    click.echo(f"queue     {status.queue.in_words()}")
+    click.echo(f"queue     {describe_queue(status.queue)}")
     for worker in status.queue.workers:
-        click.echo(f"worker    {worker.in_words()}")
+        click.echo(f"worker    {describe_worker(worker)}")
     click.echo(f"model     {status.model or 'none yet'}")
     click.echo(f"index     {status.index.in_words()}")
     click.echo(f"server    {server} at {status.server['url']}")

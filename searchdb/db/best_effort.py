@@ -1,51 +1,54 @@
-"""Notes that searches leave in the database for the next ones, which a database that may only be read is spared."""
+"""Best-effort cache writes, skipped on a read-only database."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
 from searchdb.errors import DatabaseError
 
-T = TypeVar("T")
-
 REFUSALS = frozenset({"42501", "25006"})
-"""Insufficient privilege, as of a role that may only SELECT; and a read-only transaction, as on a standby."""
+"""SQLSTATEs of insufficient privilege, as for a role that may only SELECT, and of a read-only transaction, as on a
+standby."""
 RETRY_WRITES_AFTER_S = 60.0
-"""Between two tries to write where it was refused: somebody may have granted it meanwhile."""
+"""Seconds between attempts to write after a refusal: the privilege may have been granted in the meantime."""
 
-_UNHURRIED = text("SET LOCAL synchronous_commit = off")
-"""Nobody waits for the disk: a crash of the server loses at most the notes of its last second."""
-
-_refused_at: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
+_ASYNCHRONOUS = text("SET LOCAL synchronous_commit = off")
+"""Do not wait for the disk: a crash of the server loses at most the cache entries of its last second."""
 
 
-def write_best_effort(connection: Connection, write: Callable[[], T]) -> T | None:
-    """Write and commit what only makes later searches faster; where that is refused, go on without it.
+class BestEffortWriter:
+    """Writes what only makes later searches faster, and remembers for a while when the database refuses it.
 
-    Args:
-        connection: in no transaction whose writes are to be kept.
-        write: executes the statements on it.
-
-    Returns:
-        what `write` returned; None where the database refuses to be written, or did so a moment ago.
+    Thread-safe. Use one for each database.
     """
-    refused_at = _refused_at.get(connection.engine)
-    if refused_at is not None and time.monotonic() - refused_at < RETRY_WRITES_AFTER_S:
-        return None
-    try:
-        connection.execute(_UNHURRIED)
-        result = write()
-        connection.commit()
-    except DatabaseError as exc:
-        connection.rollback()
-        if exc.sqlstate not in REFUSALS:
-            raise
-        _refused_at[connection.engine] = time.monotonic()
-        return None
-    _refused_at.pop(connection.engine, None)
-    return result
+
+    def __init__(self) -> None:
+        self._refused_at: float | None = None
+
+    def write(self, connection: Connection, execute: Callable[[], object]) -> None:
+        """Write and commit; do nothing where the database refuses writes, or refused them a moment ago.
+
+        Args:
+            connection: in a transaction without writes that must survive: a refusal rolls it back.
+            execute: executes the statements on it.
+
+        Raises:
+            DatabaseError: the write failed for another reason than REFUSALS.
+        """
+        refused_at = self._refused_at
+        if refused_at is not None and time.monotonic() - refused_at < RETRY_WRITES_AFTER_S:
+            return
+        try:
+            connection.execute(_ASYNCHRONOUS)
+            execute()
+            connection.commit()
+        except DatabaseError as exc:
+            connection.rollback()
+            if exc.sqlstate not in REFUSALS:
+                raise
+            self._refused_at = time.monotonic()
+        else:
+            self._refused_at = None

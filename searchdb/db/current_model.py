@@ -1,4 +1,4 @@
-"""The guard on the collection's model: all its vectors come from one, and nothing else is compared with them."""
+"""Records the collection's model and checks that all stored and compared vectors come from it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from searchdb.records import ModelIdentity
 
 
 def claim_model(connection: Connection, model: ModelIdentity) -> int:
-    """Make `model` the collection's, unless it holds pictures of another; return its id in `embedding_models`.
+    """Make `model` the collection's model and return its id in `embedding_models`.
 
-    Call it in the transaction that writes vectors: until that ends nobody can make another model current.
+    Call it in the transaction that writes vectors: until that ends, no other model can become current.
 
     Raises:
-        ModelMismatchError: stored pictures were embedded with other weights.
+        ModelMismatchError: stored images were embedded with other weights.
     """
     current = embedding_models.c.current
     same = embedding_models.c.weights_sha256 == model.weights_sha256
-    # FOR SHARE lets writers of one model work side by side; the FOR UPDATE below waits for them all.
+    # FOR SHARE lets writers of the same model run in parallel; the FOR UPDATE below waits for all of them.
     ours = connection.scalar(sa.select(embedding_models.c.id).where(same, current).with_for_update(read=True))
     if ours is not None:
         return ours
@@ -36,7 +36,7 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
     stored = next((row for row in rows if row.current), None)
     if stored is not None and stored.weights_sha256 == model.weights_sha256:
         return stored.id
-    if stored is not None and _has_pictures(connection):
+    if stored is not None and _has_images(connection):
         raise ModelMismatchError(str(_identity(stored)), str(model))
     connection.execute(sa.update(embedding_models).where(current).values(current=False))
     claimed = sa.update(embedding_models).where(same).values(current=True, name=model.name)
@@ -44,31 +44,31 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
 
 
 def current_model(connection: Connection) -> ModelIdentity | None:
-    """Return the model that the collection's vectors were made with; None before the first vector."""
+    """Return the model that the collection's vectors come from; None before the first vector."""
     row = connection.execute(sa.select(embedding_models).where(embedding_models.c.current)).one_or_none()
     return None if row is None else _identity(row)
 
 
 def model_to_use(connection: Connection, wanted: str | None, default: str) -> str:
-    """Return the name of the model to load: the one explicitly wanted, else the stored pictures', else the default."""
+    """Return the name of the model to load: `wanted`, or else that of the stored images, or else the default."""
     if wanted is not None:
         return wanted
     stored = current_model(connection)
-    return stored.name if stored is not None and _has_pictures(connection) else default
+    return stored.name if stored is not None and _has_images(connection) else default
 
 
 def check_model(connection: Connection, model: ModelIdentity) -> None:
-    """Refuse to compare vectors of `model` with stored ones of another.
+    """Check that vectors of `model` can be compared with the stored ones.
 
     Raises:
-        ModelMismatchError: stored pictures were embedded with other weights.
+        ModelMismatchError: stored images were embedded with other weights.
     """
     stored = current_model(connection)
-    if stored is not None and stored.weights_sha256 != model.weights_sha256 and _has_pictures(connection):
+    if stored is not None and stored.weights_sha256 != model.weights_sha256 and _has_images(connection):
         raise ModelMismatchError(str(stored), str(model))
 
 
-def _has_pictures(connection: Connection) -> bool:
+def _has_images(connection: Connection) -> bool:
     return bool(connection.scalar(sa.select(sa.exists().select_from(images))))
 
 

@@ -1,9 +1,9 @@
-"""The way to PostgreSQL: which server, its connection pool, and the version of its schema."""
+"""Connects to PostgreSQL: chooses the server, pools connections, checks and migrates the schema."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,34 +20,35 @@ from sqlalchemy.engine import URL, ExceptionContext
 from searchdb.companions import migrations_folder
 from searchdb.config import Settings, libpq_url
 from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.retry import OutageLog
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 
-SCHEMA_REVISION = "0006"
-"""The migration that this code works with; a test holds it equal to the newest one."""
+SCHEMA_REVISION = "0007"
+"""The migration that this code works with; a test checks that it is the newest one."""
 MIN_PGVECTOR = (0, 8)
-"""The first pgvector with iterative index scans, which match_images needs to fill its count."""
+"""The first pgvector with iterative index scans, without which match_images may return too few rows."""
 MIGRATION_LOCK_KEY = 0x5EA2C4DB
-"""Key of the advisory lock that keeps two migrations apart."""
+"""Key of the advisory lock that stops two migrations from running at once."""
 MIGRATION_LOCK_TIMEOUT = "60s"
 """Longest wait for that lock, or for a table that a long query holds."""
 POOL_SIZE = 8
-"""Connections that are kept, as many as the page's server has threads: any beyond is made for one use, and closed."""
+"""Connections kept open, one for each thread of the page's server; more are opened for one use and closed."""
 POOL_OVERFLOW = 12
-"""Connections beyond the pool, under load: 20 a process let five processes share PostgreSQL's default of 100."""
+"""Extra connections under load: 20 for each process let five processes share PostgreSQL's default of 100."""
 
 _migrating = threading.Lock()
-"""Alembic's context is one per process: threads take turns, as processes do by the advisory lock."""
+"""Alembic has one context per process, so threads take turns; processes do so by the advisory lock."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long a database is waited for, in seconds.
+    """How long to wait for the database, in seconds.
 
     Attributes:
-        connect: for a server that does not answer at all; at least 2.
-        pool: for a connection, where all that the pool may have are in use.
-        statement: for one statement, which PostgreSQL then cancels; None waits for ever. Migrations are not cut short.
-        silence: for a server that was connected and is not heard of any more; None leaves it to the operating system.
+        connect: for a server that does not answer; at least 2.
+        pool: for a free connection when the pool is exhausted.
+        statement: for one statement, which PostgreSQL then cancels; None means no limit. Migrations have no limit.
+        silence: for a connected server that stops responding; None leaves it to the operating system.
     """
 
     connect: int = 10
@@ -57,9 +58,9 @@ class Timeouts:
 
 
 class Database:
-    """One PostgreSQL database: the one in DATABASE_URL, else the embedded one, which is started or joined.
+    """One PostgreSQL database: the one in DATABASE_URL, or else the embedded one, which is started if necessary.
 
-    Use as a context manager, or call `close`. The schema is not looked at: see `open_database`.
+    Use it as a context manager, or call `close`. The schema is not checked: see `open_database`.
 
     Raises:
         EmbeddedServerError: the embedded server cannot run.
@@ -72,6 +73,7 @@ class Database:
             self._server = EmbeddedServer.at(settings.home)
             url = self._server.join()
         self.engine = _make_engine(url, timeouts)
+        self.outage_log = OutageLog()
 
     @property
     def embedded(self) -> bool:
@@ -80,30 +82,30 @@ class Database:
 
     @property
     def url(self) -> URL:
-        """Where the database is, for SQLAlchemy."""
+        """The database's URL for SQLAlchemy."""
         return self.engine.url
 
     @property
     def libpq_url(self) -> str:
-        """Where the database is, for psql and every other client, password included."""
+        """The database's URL for psql and other clients, including the password."""
         return libpq_url(self.url)
 
     @property
     def masked_url(self) -> str:
-        """Where the database is, for people: without the password."""
+        """The database's URL for messages, without the password."""
         return libpq_url(self.url, hide_password=True)
 
     @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """Yield a pooled connection; what is not committed is rolled back."""
+    def connect(self) -> Generator[Connection]:
+        """Yield a pooled connection; uncommitted changes are rolled back."""
         with self.engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self) -> Generator[Connection]:
         """Yield a pooled connection in a transaction that commits at the end.
 
-        What only reads is quicker so, too, if it is done often: at a ROLLBACK psycopg forgets what it has prepared.
+        Use it for frequent reads, too: after a ROLLBACK psycopg discards its prepared statements.
         """
         with self.engine.begin() as connection:
             yield connection
@@ -125,11 +127,11 @@ class Database:
 def open_database(settings: Settings, timeouts: Timeouts = Timeouts()) -> Database:
     """Return a Database whose schema is the one we work with.
 
-    The embedded database is ours alone and is migrated here; any other must have been migrated by its owner.
+    The embedded database is migrated automatically; any other database must be migrated by its owner.
 
     Raises:
-        DatabaseUnavailableError, EmbeddedServerError: it cannot be reached.
-        SchemaError: it needs `searchdb db migrate`, or a newer searchdb.
+        DatabaseUnavailableError, EmbeddedServerError: the database cannot be reached.
+        SchemaError: the schema needs `searchdb db migrate`, or a newer searchdb.
     """
     database = Database(settings, timeouts)
     try:
@@ -146,14 +148,14 @@ def open_database(settings: Settings, timeouts: Timeouts = Timeouts()) -> Databa
 
 
 def schema_revision(connection: Connection) -> str | None:
-    """Return the revision of the database's schema, None for a database without one."""
+    """Return the revision of the database's schema; None if it has no schema yet."""
     if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
         return None
     return connection.scalar(text("SELECT version_num FROM alembic_version"))
 
 
 def migrate(database: Database) -> None:
-    """Bring the schema to the newest revision; safe when several processes do so at once.
+    """Bring the schema to the newest revision; safe to run in several processes at once.
 
     Raises:
         SchemaError: the schema is newer than this code, or pgvector is missing or too old.
@@ -184,7 +186,7 @@ def _make_engine(url: URL, timeouts: Timeouts) -> Engine:
     engine = sa.create_engine(
         url,
         pool_pre_ping=True,
-        pool_use_lifo=True,  # the one that was used last has its statements planned, and its pages at hand
+        pool_use_lifo=True,  # the connection used last has its statements planned and its pages cached
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=timeouts.pool,
@@ -196,7 +198,7 @@ def _make_engine(url: URL, timeouts: Timeouts) -> Engine:
     if timeouts.statement is not None:
         limit = f"SET statement_timeout = {round(timeouts.statement * 1000)}"
 
-        # Not among the connection's options, which PgBouncer refuses.
+        # Not as a connection option: PgBouncer rejects those.
         def limit_statements(connection: psycopg.Connection[Any], _record: object) -> None:
             connection.execute(limit.encode())
             connection.commit()
@@ -205,24 +207,24 @@ def _make_engine(url: URL, timeouts: Timeouts) -> Engine:
     return engine
 
 
-def _ping(ask: Callable[[Any], bool], connection: psycopg.Connection[Any]) -> bool:
-    """Return whether a connection that was resting is alive, asking its server only if something came on it.
+def _ping(query_server: Callable[[Any], bool], connection: psycopg.Connection[Any]) -> bool:
+    """Return whether an idle connection is alive; query the server only if data has arrived on the connection.
 
-    A server that closes a connection says so, and saves all others the round trip. One that fell silent would not
-    answer this question sooner than the next.
+    A server that closes a connection sends a message, so a connection without one needs no round trip. A server that
+    stopped responding would answer this query no sooner than the caller's own statement.
     """
-    return ask(connection) if connection.closed or wait([connection.fileno()], 0) else True
+    return query_server(connection) if connection.closed or wait([connection.fileno()], 0) else True
 
 
 def _register_vector(connection: psycopg.Connection[Any], _record: object) -> None:
-    with suppress(psycopg.ProgrammingError):  # no extension before the first migration, and then no vectors either
+    with suppress(psycopg.ProgrammingError):  # before the first migration there is no extension, and no vector
         register_vector(connection)
 
 
 def _translate(context: ExceptionContext) -> None:
-    """Turn the driver's exceptions into ours, here for every statement that goes through the engine."""
+    """Turn the driver's exceptions into ours, for every statement that goes through the engine."""
     original = context.original_exception
-    if context.is_pre_ping or not isinstance(original, psycopg.Error):  # the pool replaces a dead connection itself
+    if context.is_pre_ping or not isinstance(original, psycopg.Error):  # the pool itself replaces a dead connection
         return
     lost = context.connection is None or context.is_disconnect
     if lost and context.engine is not None:

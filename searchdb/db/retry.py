@@ -1,4 +1,4 @@
-"""Waits out a database that is restarting, or has no room, so that a run goes on where it stood."""
+"""Retries database calls during an outage, such as a restart, and logs each outage once."""
 
 from __future__ import annotations
 
@@ -8,74 +8,88 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, wait_fixed
+
 from searchdb.errors import DatabaseError, DatabaseUnavailableError
 
 T = TypeVar("T")
 
 MAX_OUTAGE_S = 300.0
-"""Longest outage that is sat out, in seconds: a restart takes some, a fail-over a minute or two."""
+"""Longest outage that is waited out, in seconds: a restart takes a few, a fail-over a minute or two."""
 PAUSE_S = 1.0
-"""Seconds between two tries."""
+"""Seconds between two attempts."""
 TRANSIENT_SQLSTATES = ("40", "53", "55", "57", "58")
-"""SQLSTATE classes that pass without our doing: deadlocks, no disk or memory, locks, an operator, the system."""
+"""SQLSTATE classes that may pass without intervention: deadlock, no disk or memory, lock, operator, system error."""
 
 logger = logging.getLogger(__name__)
 
 
-def retry_until_available(call: Callable[[], T], *, cancel: threading.Event | None = None) -> T:
-    """Return what the call returns, made again until the database serves it; it must be safe to repeat.
-
-    Setting `cancel` ends the waiting.
-
-    Raises:
-        DatabaseError: what stood in the way lasted longer than MAX_OUTAGE_S, or does not pass by itself.
-    """
-    pause = (cancel or threading.Event()).wait
-    since: float | None = None
-    while True:
-        try:
-            result = call()
-        except DatabaseError as exc:
-            if not is_transient(exc):
-                raise
-            since = since or time.monotonic()
-            _outage.noticed(exc)
-            if time.monotonic() - since > MAX_OUTAGE_S or pause(PAUSE_S):
-                _outage.given_up()
-                raise
-        else:
-            if since is not None:
-                _outage.over()
-            return result
-
-
-def is_transient(error: DatabaseError) -> bool:
-    """Whether the same statement may succeed later without anybody changing it."""
-    return isinstance(error, DatabaseUnavailableError) or (error.sqlstate or "").startswith(TRANSIENT_SQLSTATES)
-
-
-class _Outage:
-    """What the log tells of the outage at hand: once, though many threads wait for its end."""
+class OutageLog:
+    """Logs the start and the end of a database's outages: once each, even if many threads wait for the same one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._since: float | None = None
 
-    def noticed(self, error: DatabaseError) -> None:
+    def record_failure(self, error: BaseException | None) -> None:
+        """Log the start of an outage, unless it is known already."""
         with self._lock:
             if self._since is None:
                 self._since = time.monotonic()
                 logger.warning("%s. Trying again for up to %g seconds", error, MAX_OUTAGE_S)
 
-    def given_up(self) -> None:
-        with self._lock:
-            self._since = None
-
-    def over(self) -> None:
+    def record_recovery(self) -> None:
+        """Log the end of the outage, if there is one."""
         with self._lock:
             if self._since is not None:
                 logger.warning("the database is back after %.0f seconds", time.monotonic() - self._since)
                 self._since = None
 
+    def reset(self) -> None:
+        """Forget the outage, so that the next failure is logged again."""
+        with self._lock:
+            self._since = None
 
-_outage = _Outage()
+
+def retry_until_available(call: Callable[[], T], *, outage_log: OutageLog, cancel: threading.Event | None = None) -> T:
+    """Return what the call returns, repeating it while the database is unavailable; it must be safe to repeat.
+
+    Setting `cancel` ends the wait: one last attempt is made at once.
+
+    Raises:
+        DatabaseError: the outage lasted longer than MAX_OUTAGE_S, or the error is not a transient one.
+    """
+    cancel = cancel or threading.Event()
+    give_up_at: float | None = None
+
+    def is_over(_state: RetryCallState) -> bool:
+        nonlocal give_up_at
+        now = time.monotonic()
+        if give_up_at is None:  # counted from the first failure, before which the call may have run for long
+            give_up_at = now + MAX_OUTAGE_S
+        return cancel.is_set() or now > give_up_at
+
+    attempts = Retrying(
+        retry=retry_if_exception(is_transient),
+        stop=is_over,
+        wait=wait_fixed(PAUSE_S),
+        sleep=sleep_using_event(cancel),
+        before_sleep=lambda state: outage_log.record_failure(state.outcome and state.outcome.exception()),
+        reraise=True,
+    )
+    try:
+        result = attempts(call)
+    except DatabaseError as exc:
+        if is_transient(exc):
+            outage_log.reset()
+        raise
+    if attempts.statistics["attempt_number"] > 1:
+        outage_log.record_recovery()
+    return result
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statement may succeed later without anything being changed."""
+    if not isinstance(error, DatabaseError):
+        return False
+    return isinstance(error, DatabaseUnavailableError) or (error.sqlstate or "").startswith(TRANSIENT_SQLSTATES)

@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy sees them; migrations/ makes them and a test holds the two equal."""
+"""Defines the tables for SQLAlchemy; migrations/ creates them, and a test checks that both agree."""
 
 from __future__ import annotations
 
@@ -50,10 +50,12 @@ class Embedding(VECTOR):
 
     cache_ok = True
 
-    def bind_processor(self, dialect: Any) -> None:  # psycopg dumps arrays itself
-        return None
+    def bind_processor(self, dialect: Any) -> None:
+        """Do nothing: psycopg itself dumps arrays."""
 
     def result_processor(self, dialect: Any, coltype: Any) -> Any:
+        """Return the conversion of pgvector's Vector to an array."""
+
         def process(value: Vector | None) -> np.ndarray | None:
             return None if value is None else value.to_numpy()
 
@@ -85,7 +87,7 @@ images = Table(
     Column("source", Text, nullable=False),
     Column("source_id", Text),
     Column("embedding", Embedding(EMBEDDING_DIMENSION), nullable=False, comment="unit vector, STORAGE PLAIN"),
-    Column("embedding_model_id", ForeignKey(embedding_models.c.id), nullable=False),
+    Column("embedding_model_id", Integer, ForeignKey(embedding_models.c.id), nullable=False),
     Column("sha256", LargeBinary, nullable=False, comment="of the encoded file"),
     Column("width", Integer, nullable=False, comment="pixels, upright"),
     Column("height", Integer, nullable=False, comment="pixels, upright"),
@@ -130,7 +132,7 @@ images = Table(
 query_embeddings = Table(
     "query_embeddings",
     metadata,
-    Column("embedding_model_id", ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("embedding_model_id", Integer, ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
     Column("query", Text, primary_key=True),
     Column("embedding", Embedding(EMBEDDING_DIMENSION), nullable=False),
     _created_at(),
@@ -147,7 +149,7 @@ query_embeddings = Table(
 image_sample = Table(
     "image_sample",
     metadata,
-    Column("image_id", ForeignKey(images.c.id, ondelete="CASCADE"), autoincrement=False, primary_key=True),
+    Column("image_id", BigInteger, ForeignKey(images.c.id, ondelete="CASCADE"), autoincrement=False, primary_key=True),
     Column(
         "embedding",
         Embedding(EMBEDDING_DIMENSION),
@@ -160,7 +162,7 @@ image_sample = Table(
 relevance_scale = Table(
     "relevance_scale",
     metadata,
-    Column("embedding_model_id", ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("embedding_model_id", Integer, ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
     Column("background_low", Double, nullable=False),
     Column("background_high", Double, nullable=False),
     Column("lift_low", Double, nullable=False),
@@ -219,7 +221,7 @@ ingest_chunks = Table(
     comment="What became of each chunk, by run: the source of progress and rates.",
 )
 
-# Procrastinate's own tables come by the same migrations, but only it knows all of their columns.
+# Procrastinate's tables: the migrations create them, but only the columns that are used are declared here.
 procrastinate = MetaData()
 
 procrastinate_jobs = Table(
@@ -228,7 +230,7 @@ procrastinate_jobs = Table(
     Column("id", BigInteger, primary_key=True),
     Column("queue_name", Text),
     Column("priority", Integer),
-    Column("status", ENUM("todo", "doing", name="procrastinate_job_status", create_type=False)),
+    Column[str]("status", ENUM("todo", "doing", name="procrastinate_job_status", create_type=False)),
     Column("attempts", Integer),
     Column("worker_id", BigInteger),
 )
@@ -245,6 +247,7 @@ ingest_workers = Table(
     metadata,
     Column(
         "id",
+        BigInteger,
         ForeignKey(procrastinate_workers.c.id, ondelete="CASCADE"),
         autoincrement=False,
         primary_key=True,

@@ -1,4 +1,4 @@
-"""Runs a user's SQL, embedding first the texts that its text_embedding('…') and search_images('…') calls name."""
+"""Runs a user's SQL, and finds the texts in its text_embedding('…') and search_images('…') calls to embed first."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from searchdb.errors import DatabaseError
 EMBEDDING_FUNCTIONS = ("text_embedding", "search_images")
 """SQL functions whose first argument is a query text."""
 STATEMENT_TIMEOUT = "60s"
-"""Longest run of a user's statement; a forgotten join must not hold the server for hours."""
+"""Time limit of a user's statement; a missing join condition must not occupy the server for hours."""
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(\([^)]*\)|(ANALYZE|VERBOSE)\b|\s)*", re.IGNORECASE)
 
-logging.getLogger("sqlglot").setLevel(logging.ERROR)  # what it cannot parse is PostgreSQL's to judge, not the user's
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its parser warnings are no use to the user; PostgreSQL decides
 
 
 @dataclass(frozen=True, kw_only=True)
 class SQLResult:
-    """The columns and rows of a statement; both empty for one that returns none."""
+    """The columns and rows of a statement; both are empty if it returns no rows."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
 
 
-def literal_texts(statement: str) -> list[str]:
-    """Return the texts that the statement's embedding functions are called with as literals, each once.
+def texts_to_embed(statement: str) -> list[str]:
+    """Return the distinct literal texts that the statement passes to EMBEDDING_FUNCTIONS.
 
-    What the parser does not understand it leaves to PostgreSQL to judge: then there are none.
+    Empty for a statement that the parser does not understand: PostgreSQL then reports any error.
     """
     found: dict[str, None] = {}
     for tree in _parse(_EXPLAIN.sub("", statement, count=1)):
@@ -55,7 +55,7 @@ def _parse(statement: str) -> list[Any]:
 
 
 def _literal(argument: Any) -> str | None:
-    """Return the text of an argument, named, cast or in parentheses; None when it is no literal text."""
+    """Return the text of an argument that may be named, cast or in parentheses; None if it is not a literal."""
     while isinstance(argument, exp.Kwarg | exp.PropertyEQ | exp.Cast | exp.Paren):
         argument = argument.this if isinstance(argument, exp.Cast | exp.Paren) else argument.expression
     if isinstance(argument, exp.Literal) and not argument.is_string:
@@ -64,15 +64,15 @@ def _literal(argument: Any) -> str | None:
     return argument.this if isinstance(argument, exp.Literal | exp.RawString | exp.ByteString) else None
 
 
-def run(connection: Connection, statement: str, *, write: bool = False) -> SQLResult:
+def run_sql(connection: Connection, statement: str, *, write: bool = False) -> SQLResult:
     """Run one statement, read-only unless `write`, and return its rows.
 
     Raises:
-        DatabaseError: PostgreSQL's own message, and its hint; or it took longer than STATEMENT_TIMEOUT.
+        DatabaseError: the statement failed, with PostgreSQL's message and hint; or it exceeded STATEMENT_TIMEOUT.
     """
     driver: Any = connection.connection.driver_connection
     threshold = driver.prepare_threshold
-    # A prepared statement is one statement: "COMMIT; DELETE ..." would leave the read-only transaction.
+    # A prepared statement cannot hold several statements: "COMMIT; DELETE ..." would leave the read-only transaction.
     driver.prepare_threshold = 0
     try:
         with connection.begin():
@@ -89,11 +89,11 @@ def run(connection: Connection, statement: str, *, write: bool = False) -> SQLRe
 
 
 def _advised(error: DatabaseError, statement: str) -> DatabaseError:
-    """Return the error with the way out, where PostgreSQL does not know it."""
+    """Return the error with advice that PostgreSQL's own message lacks."""
     if error.sqlstate == "57014":
         advice = f"the statement took longer than {STATEMENT_TIMEOUT}: ask for less, or use `searchdb db shell`"
     elif error.sqlstate == "42601" and len(_parse(statement)) > 1:
-        advice = "one statement at a time: these are several"
+        advice = "only one statement can be run at a time"
     else:
         return error
     advised = DatabaseError(f"{advice} ({error})")

@@ -1,1 +1,1 @@
-"""The demo: an album of drawn postcards, and the small CLIP that was trained on such postcards."""
+"""The demo: an album of drawn postcards, and a small CLIP trained on such postcards."""

@@ -1,4 +1,4 @@
-"""Fills a folder with the demo album: pictures, and one manifest that describes them."""
+"""Draws the demo album: a folder of images and a manifest that describes them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from searchdb.demo.postcards import draw
 
 MANIFEST = "album.jsonl"
 ALBUM_SIZE = 1_000
-# The shorter side, in pixels: sharp at twice the size of a result card, and 1,000 pictures are drawn in seconds.
-PICTURE_SIZE = 384
+# The shorter side, in pixels: sharp at twice the size of a result card, and 1,000 images are drawn in seconds.
+ALBUM_IMAGE_SIZE = 384
 JPEG_QUALITY = 90
-# Part of every file name: a picture that an older drawing left behind is never taken for one of today's.
+# Part of every file name, so that an image of an older version is never mistaken for a current one.
 VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlbumRow:
-    """One picture of the album; `image` is its file name within the album's folder."""
+    """One image of the album; `image` is its file name within the album's folder."""
 
     image: str
     tags: list[str]
@@ -31,6 +31,7 @@ class AlbumRow:
 
     @classmethod
     def of(cls, scene: Scene) -> AlbumRow:
+        """Make the row of a scene's image."""
         return cls(
             image=f"postcard-v{VERSION}-{scene.seed:05d}.jpg",
             tags=tags(scene),
@@ -42,22 +43,22 @@ class AlbumRow:
 def draw_album(
     folder: Path, count: int = ALBUM_SIZE, *, progress: Callable[[int, int], None] | None = None
 ) -> list[AlbumRow]:
-    """Draws what is missing of the first `count` pictures and writes the manifest `album.jsonl`, one row a line.
+    """Draw the missing images among the first `count` and write the manifest `album.jsonl`, one row a line.
 
-    `progress` is told, after each picture, how many are there and how many there will be. Every file appears
-    complete or not at all, so that an interrupted album is simply continued by the next call.
+    `progress` is called after each image with the number of finished images and the total. Files are written
+    atomically, so that the next call continues an interrupted album.
     """
     if not 0 < count <= len(ALBUM_SEEDS):
         raise ValueError(f"count must be from 1 to {len(ALBUM_SEEDS)}, not {count}")
     folder.mkdir(parents=True, exist_ok=True)
     present = {entry.name for entry in os.scandir(folder)}
-    rows = []
+    rows: list[AlbumRow] = []
     for done, seed in enumerate(ALBUM_SEEDS[:count], start=1):
         scene = compose(seed)
         row = AlbumRow.of(scene)
         if row.image not in present:
             unfinished = folder / f".{row.image}.{os.getpid()}.part"
-            draw(scene, PICTURE_SIZE).save(unfinished, "JPEG", quality=JPEG_QUALITY)
+            draw(scene, ALBUM_IMAGE_SIZE).save(unfinished, "JPEG", quality=JPEG_QUALITY)
             unfinished.replace(folder / row.image)
         rows.append(row)
         if progress:
@@ -67,7 +68,7 @@ def draw_album(
 
 
 def read_manifest(folder: Path) -> list[AlbumRow]:
-    """Returns the rows that `draw_album` wrote for this folder."""
+    """Return the rows that `draw_album` wrote to the folder's manifest."""
     with (folder / MANIFEST).open(encoding="utf-8") as lines:
         return [AlbumRow(**json.loads(line)) for line in lines]
 

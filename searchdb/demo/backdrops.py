@@ -11,7 +11,7 @@ from PIL import Image
 
 from searchdb.demo.pen import CREAM, RGB, Canvas, Point, mix
 
-# Sky colours from the zenith down to the horizon: a few per time of day, so that no two evenings are the same.
+# Sky colours from the zenith down to the horizon; several for each time of day, for variety.
 _SKIES: dict[str, tuple[tuple[RGB, ...], ...]] = {
     "day": (
         ((92, 172, 236), (152, 206, 246), (226, 244, 250)),
@@ -29,7 +29,7 @@ _SKIES: dict[str, tuple[tuple[RGB, ...], ...]] = {
         ((8, 24, 56), (22, 52, 98), (54, 98, 146)),
     ),
 }
-# What the light of the hour does to the land: each channel is multiplied, as light does, so hues survive the dark.
+# The light of each time of day, as a factor for each channel: multiplying keeps the hues in the dark.
 _LIGHT: dict[str, tuple[float, float, float]] = {
     "day": (1.0, 1.0, 1.0),
     "sunset": (0.96, 0.72, 0.74),
@@ -39,7 +39,7 @@ _LIGHT: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Land:
-    """The picture under the brush; lengths are in sides of the central square, (0, 0) its upper left corner."""
+    """The image being drawn; lengths are in sides of the central square, whose upper left corner is (0, 0)."""
 
     canvas: Canvas
     side: float
@@ -53,34 +53,38 @@ class Land:
     dice: random.Random
 
     def lit(self, colour: RGB) -> RGB:
+        """Return the colour in the light of the time of day."""
         light = _LIGHT[self.time]
         return (round(colour[0] * light[0]), round(colour[1] * light[1]), round(colour[2] * light[2]))
 
     def at(self, x: float, y: float) -> Point:
+        """Return the point in pixels of the canvas."""
         return (self.origin[0] + x * self.side, self.origin[1] + y * self.side)
 
     def polygon(self, points: Sequence[Point], fill: RGB, alpha: int = 255) -> None:
+        """Fill a polygon."""
         self.canvas.polygon([self.at(x, y) for x, y in points], fill, alpha)
 
     def oval(self, x: float, y: float, wide: float, high: float, fill: RGB, alpha: int = 255) -> None:
+        """Fill an ellipse around (x, y) with the given radii."""
         self.canvas.oval(self.at(x, y), wide * self.side, high * self.side, fill, alpha)
 
     def below(self, edge: Callable[[float], float], fill: RGB, alpha: int = 255) -> None:
-        """Everything under a curve."""
+        """Fill everything below a curve."""
         steps = 40
         xs = [self.left + (self.right - self.left) * step / steps for step in range(steps + 1)]
         outline = [(x, edge(x)) for x in xs]
         self.polygon([*outline, (self.right, self.bottom), (self.left, self.bottom)], fill, alpha)
 
     def rolling(self, height: float, swing: float, length: float = 1.0) -> Callable[[float], float]:
-        """A gentle skyline around a height."""
+        """Return a gently rolling skyline around a height."""
         first, second = self.dice.uniform(0, 6.3), self.dice.uniform(0, 6.3)
         pace = self.dice.uniform(2.6, 4.2) / length
         return lambda x: height + swing * (0.7 * math.sin(pace * x + first) + 0.3 * math.sin(2.3 * pace * x + second))
 
 
 def sky(size: tuple[int, int], horizon: float, time: str, dice: random.Random) -> Image.Image:
-    """A gradient from the top of the picture to `horizon` (a share of its height), and on below it."""
+    """Return a gradient from the top of the image to `horizon` (a fraction of its height), constant below it."""
     stops = dice.choice(_SKIES[time])
     strip = Image.new("RGB", (1, 64))
     for row in range(64):
@@ -91,13 +95,14 @@ def sky(size: tuple[int, int], horizon: float, time: str, dice: random.Random) -
 
 
 def speckles(land: Land) -> None:
-    """The faint dust of a night sky: too small and too dim to be taken for the `star` objects."""
+    """Draw the faint stars of a night sky, too small and dim to be mistaken for the `star` objects."""
     for _ in range(34):
         x, y = land.dice.uniform(land.left, land.right), land.dice.uniform(land.top, land.horizon - 0.06)
         land.oval(x, y, 0.0024, 0.0024, CREAM, land.dice.randrange(70, 190))
 
 
 def meadow(land: Land) -> None:
+    """Draw a meadow."""
     h, span = land.horizon, land.bottom - land.horizon
     land.below(land.rolling(h - 0.035, 0.035), land.lit((150, 202, 172)))
     land.below(land.rolling(h + 0.005, 0.03), land.lit((168, 212, 138)))
@@ -113,6 +118,7 @@ def meadow(land: Land) -> None:
 
 
 def beach(land: Land) -> None:
+    """Draw a beach with the sea behind it."""
     h = land.horizon
     _water(land, h, h + 0.15, ((70, 158, 206), (110, 200, 214)))
     shore = land.rolling(h + 0.125, 0.016)
@@ -144,6 +150,7 @@ def _water(land: Land, top: float, foot: float, shades: tuple[RGB, RGB]) -> None
 
 
 def sea(land: Land) -> None:
+    """Draw the open sea."""
     h = land.horizon
     _water(land, h, land.bottom, ((64, 150, 198), (24, 98, 158)))
     crest = land.lit((206, 236, 242))
@@ -160,6 +167,7 @@ def sea(land: Land) -> None:
 
 
 def desert(land: Land) -> None:
+    """Draw a desert."""
     h = land.horizon
     for _ in range(3):
         x, wide = land.dice.uniform(land.left, land.right), land.dice.uniform(0.07, 0.15)
@@ -193,6 +201,7 @@ def _cactus(land: Land, x: float, y: float, tall: float) -> None:
 
 
 def forest(land: Land) -> None:
+    """Draw a forest."""
     h = land.horizon
     rows = ((-0.02, 0.17, (150, 190, 178)), (0.03, 0.24, (98, 152, 132)), (0.075, 0.3, (58, 112, 94)))
     for lift, tall, tone in rows:
@@ -219,6 +228,7 @@ def _conifer(land: Land, x: float, y: float, tall: float, tone: RGB) -> None:
 
 
 def city(land: Land) -> None:
+    """Draw a city street."""
     h = land.horizon
     faces = ((164, 178, 206), (178, 186, 204), (150, 166, 196), (190, 180, 190), (170, 172, 196))
     window = (255, 220, 130) if land.time != "day" else (222, 236, 246)
@@ -271,6 +281,7 @@ def _windows(land: Land, x: float, roof: float, wide: float, foot: float, glow: 
 
 
 def snow(land: Land) -> None:
+    """Draw snowy hills."""
     h = land.horizon
     tones = ((206, 222, 242), (222, 234, 248), (234, 242, 252), (242, 248, 254), (230, 239, 250))
     for step, tone in enumerate(tones):
@@ -280,7 +291,7 @@ def snow(land: Land) -> None:
 
 
 def snowflakes(land: Land) -> None:
-    """Falls in front of everything."""
+    """Draw snowflakes in front of everything."""
     for _ in range(70):
         x, y = land.dice.uniform(land.left, land.right), land.dice.uniform(land.top, land.bottom)
         reach = land.dice.uniform(0.0025, 0.0065)

@@ -1,4 +1,4 @@
-"""The grammar of training captions: says some of what a scene shows, in many ways, and what must then hold."""
+"""Writes training captions that describe part of a scene in varied words, and the facts that each requires."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from searchdb.demo.composition import COLOURS, KINDS, SETTINGS, TIMES, Group, Scene
 
-# A fact is one thing that can be true of a scene, known by its number; a requirement is a set of facts of which
-# one must be true; a caption fits a scene when all its requirements are met.
+# A fact is one thing that can be true of a scene, identified by its number. A requirement is a set of facts of which
+# one must be true. A caption fits a scene if all its requirements are met.
 Requirement = tuple[int, ...]
 
 _NAMES = list(KINDS)
@@ -29,7 +29,7 @@ def _number_facts() -> dict[tuple[str, ...], int]:
 
 FACTS = _number_facts()
 NEVER: Requirement = (FACTS["never",],)
-"""Met by no scene: what a caption about unknown things asks for."""
+"""The requirement of captions about unknown things, which no scene meets."""
 
 MOST_REQUIREMENTS = 12
 
@@ -64,7 +64,7 @@ _NUMBERS = {
     3: ("three", "3", "exactly three"),
     4: ("four", "4", "exactly four"),
 }
-# Phrases that go behind a noun, and nouns that stand alone.
+# Phrases that follow a noun, and nouns that stand alone.
 _SETTING_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "meadow": (
         ("in a meadow", "in the meadow", "in a field", "on the grass", "in the countryside", "on green hills"),
@@ -123,8 +123,8 @@ _VERBS = (
     "sitting", "standing", "lying", "sleeping", "waiting", "playing", "running", "flying", "floating", "parked",
     "resting", "shining", "swimming", "growing", "drifting", "left", "seen", "hanging", "that stands", "that sits",
 )  # fmt: skip
-# Ordinary words for what no postcard shows. The words that evaluation asks for are left out on purpose.
-_ELSEWHERE = (
+# Common words for things that no postcard shows. The words that evaluation asks for are excluded.
+_UNKNOWN_WORDS: tuple[str, ...] = (
     "airplane", "ant", "anvil", "aquarium", "army", "baby", "backpack", "bacon", "bakery", "barrel", "baseball",
     "basket", "bath", "battery", "bear", "bed", "beer", "belt", "bible", "bill", "blanket", "blood", "board", "bone",
     "book", "boots", "bottle", "bowl", "box", "boy", "brain", "bread", "brick", "bridge", "broom", "bucket", "burger",
@@ -155,7 +155,7 @@ _ELSEWHERE = (
 
 
 def facts_of(scene: Scene) -> list[int]:
-    """The numbers of all facts that hold in a scene."""
+    """Return the numbers of all facts that are true of a scene."""
     found = {FACTS["setting", scene.setting], FACTS["time", scene.time]}
     for group in scene.groups:
         found.add(FACTS["kind", group.kind])
@@ -169,7 +169,7 @@ def facts_of(scene: Scene) -> list[int]:
 
 
 def nonsense(dice: random.Random) -> str:
-    """A word that means nothing."""
+    """Return a meaningless word."""
     if dice.random() < 0.3:
         letters = string.ascii_lowercase if dice.random() < 0.8 else string.ascii_lowercase + string.digits
         return "".join(dice.choices(letters, k=dice.randint(3, 9)))
@@ -178,11 +178,11 @@ def nonsense(dice: random.Random) -> str:
 
 
 def _unknown(dice: random.Random) -> str:
-    return dice.choice(_ELSEWHERE) if dice.random() < 0.6 else nonsense(dice)
+    return dice.choice(_UNKNOWN_WORDS) if dice.random() < 0.6 else nonsense(dice)
 
 
 def write_unknown(dice: random.Random) -> str:
-    """A caption of nothing that a scene could show."""
+    """Return a caption of things that no scene shows."""
     words = " ".join(_unknown(dice) for _ in range(dice.choices((1, 2, 3, 4), (45, 35, 13, 7))[0]))
     if dice.random() < 0.4:
         words = f"{dice.choice(('a', 'an', 'the', 'my', 'some', dice.choice(_ADJECTIVES)))} {words}"
@@ -226,11 +226,12 @@ def _group_words(dice: random.Random, group: Group) -> tuple[str, list[Requireme
 
 
 def write(scene: Scene, dice: random.Random) -> tuple[str, list[Requirement]]:
-    """Says part of what a scene shows; returns the words and what they require of a scene."""
+    """Describe part of a scene; return the words and the requirements that they imply."""
     groups = list(scene.groups)
     dice.shuffle(groups)
     said = groups[: dice.choices((0, 1, 2, 3), (10, 48, 32, 10))[0]]
-    parts, needs = [], []
+    parts: list[str] = []
+    needs: list[Requirement] = []
     for group in said:
         words, wanted = _group_words(dice, group)
         parts.append(words)
@@ -280,7 +281,7 @@ def _backdrop_words(dice: random.Random, scene: Scene, where: bool, when: bool) 
 
 
 def altered(scene: Scene, other: Scene, dice: random.Random) -> Scene:
-    """The scene with one trait taken from another: close to the truth, and most often false."""
+    """Return the scene with one trait changed: a caption of it nearly fits the original, and is mostly false."""
     groups = list(scene.groups)
     at = dice.randrange(len(groups))
     chosen, choice = groups[at], dice.random()

@@ -1,4 +1,4 @@
-"""Writes the README of the demo's CLIP: what it is, how it came to be, and what was measured."""
+"""Writes the README of the demo's CLIP: what it is, how it was trained, and its measurements."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ something without a download. For photographs use `openai/clip-vit-base-patch32`
 
     python -m searchdb.demo.train --output searchdb/demo/model
 
-Trained from nothing but our own drawings and our own captions: {scenes:,} scenes, {steps:,} steps of {batch} pictures,
+Trained from nothing but our own drawings and our own captions: {scenes:,} scenes, {steps:,} steps of {batch} images,
 seed {seed}. It took {minutes:.0f} minutes, drawing included, on two cores of an AMD EPYC with avx512_bf16.
 Soft targets from the known contents of the scenes, and heads that are thrown away in the end (contents from the
-picture's vector, from each patch, and from the caption's vector), are why so little suffices.
+image's vector, from each patch, and from the caption's vector), are why so little suffices.
 
 Vision: {image} pixels in patches of {patch}, {vision} layers of {width}. Text: {text} layers of {width}, a byte-level
 BPE of our own, up to {context} tokens. The weights are float16.
@@ -28,9 +28,9 @@ BPE of our own, up to {context} tokens. The weights are float16.
 
 {measured}
 
-The pictures were drawn at album size, stored as JPEG and read through the model's own image processor. A query counts
-where at least five scenes answer it; an answer is right where everything that the query names is in the picture. The
-lowest top similarity of a sort is that of the best picture for the query that fared worst. No training caption used
+The images were drawn at album size, stored as JPEG and read through the model's own image processor. A query counts
+if at least five scenes match it; a result is right if everything that the query names is in the image. The lowest top
+similarity of a sort is that of the best image for the query with the lowest one. No training caption used
 the words of the tables of what no scene shows.
 
 Again: `python -m searchdb.demo.evaluate --model searchdb/demo/model`.
@@ -38,7 +38,7 @@ Again: `python -m searchdb.demo.evaluate --model searchdb/demo/model`.
 
 
 def card(measured: str, *, scenes: int, steps: int, batch: int, seed: int, minutes: float) -> str:
-    """The model's README as Markdown; `measured` is what `evaluate.table` says of it."""
+    """Return the model's README as Markdown; `measured` is the output of `evaluate.table`."""
     return _CARD.format(
         kinds=len(KINDS),
         colours=len(COLOURS),

@@ -1,4 +1,4 @@
-"""What a postcard shows: composes the contents of a scene from a seed and puts them into words."""
+"""Composes the contents of a postcard's scene from a seed and describes them in words."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white"
 SETTINGS = ("meadow", "beach", "sea", "desert", "forest", "city", "snow")
 TIMES = ("day", "sunset", "night")
 
-# Three ranges that never meet: the model is measured, and the album drawn, on scenes that training never saw.
+# Three disjoint ranges: evaluation and the album use scenes that training never saw.
 ALBUM_SEEDS = range(0, 100_000)
 EVALUATION_SEEDS = range(100_000, 200_000)
 TRAINING_SEEDS = range(1_000_000, 3_000_000)
 
-# More objects than this, and each is too small to be told apart at the 96 pixels the model sees.
+# With more objects, each would be too small to recognise at the 96 pixels of the model's input.
 MOST_OBJECTS = 7
 MOST_OF_A_KIND = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One sort of object: where it lives, which colours it comes in (none: only its own), when it can be seen."""
+    """One kind of object: where it is placed, its colours (none: a fixed one), and its times of day."""
 
     name: str
     plural: str
@@ -82,7 +82,7 @@ TIME_PHRASES = {"day": "by day", "sunset": "at sunset", "night": "at night"}
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Some objects of one kind and one colour; the colour is None for kinds that only have their own."""
+    """Some objects of one kind and one colour; the colour is None for kinds with a fixed colour."""
 
     kind: str
     colour: str | None
@@ -91,7 +91,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Everything a postcard shows; no kind occurs in two groups, so a count is never ambiguous."""
+    """Everything that a postcard shows; no kind occurs in two groups, so that counts are unambiguous."""
 
     seed: int
     setting: str
@@ -100,8 +100,8 @@ class Scene:
 
 
 def compose(seed: int) -> Scene:
-    """The scene that belongs to a seed: always the same one."""
-    # Composing and drawing each get a stream of their own, so that a change of one leaves the other as it was.
+    """Return the scene of a seed, always the same one."""
+    # Composing and drawing have separate random streams, so that a change to one does not affect the other.
     dice = random.Random(seed * 3)
     setting = dice.choice(SETTINGS)
     time = dice.choices(TIMES, (40, 30, 30))[0]
@@ -128,7 +128,7 @@ def _phrase(group: Group) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """A plain sentence that names everything in the scene, for the `description` column."""
+    """Return a sentence that names everything in the scene, for the `description` column."""
     things = [_phrase(group) for group in scene.groups]
     listed = things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"
     sentence = f"{listed} {SETTING_PHRASES[scene.setting]} {TIME_PHRASES[scene.time]}."
@@ -136,7 +136,7 @@ def caption(scene: Scene) -> str:
 
 
 def tags(scene: Scene) -> list[str]:
-    """The object kinds, colour + kind, the setting and the time: sorted, each once."""
+    """Return the distinct object kinds, colours with kinds, setting and time, sorted."""
     found = {scene.setting, scene.time}
     for group in scene.groups:
         found.add(group.kind)
@@ -148,7 +148,7 @@ def tags(scene: Scene) -> list[str]:
 
 
 def contents(scene: Scene) -> dict[str, object]:
-    """The exact contents as a JSON document, for the `metadata` column."""
+    """Return the exact contents as a JSON document, for the `metadata` column."""
     return {
         "seed": scene.seed,
         "setting": scene.setting,

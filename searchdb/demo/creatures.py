@@ -1,16 +1,17 @@
-"""One small drawing for each kind of animal, and for each kind of thing in the sky or on the horizon."""
+"""Draws each kind of animal, and each kind of thing in the sky or on the horizon."""
 
 from __future__ import annotations
 
 import math
 
-from searchdb.demo.pen import CREAM, INK, Paint, Pen, arc, mix, smooth
+from searchdb.demo.pen import CREAM, INK, Paint, Pen, Point, arc, mix, smooth
 
 _GOLD = (255, 214, 84)
 _NOSE = (226, 120, 132)
 
 
 def cat(pen: Pen, paint: Paint) -> None:
+    """Draw a cat."""
     pen.line(smooth([(0.16, -0.06), (0.4, -0.1), (0.42, -0.34), (0.33, -0.46)])[:18], 0.085, paint.dark)
     pen.oval(0.345, -0.44, 0.045, 0.045, paint.dark)
     pen.blob(
@@ -34,6 +35,7 @@ def cat(pen: Pen, paint: Paint) -> None:
 
 
 def dog(pen: Pen, paint: Paint) -> None:
+    """Draw a dog."""
     pen.line([(-0.34, -0.44), (-0.44, -0.6), (-0.43, -0.74)], 0.075, paint.base)
     pen.oval(-0.43, -0.74, 0.037, 0.037, paint.base)
     for x, shade in ((-0.2, paint.dark), (0.22, paint.dark), (-0.3, paint.base), (0.12, paint.base)):
@@ -55,6 +57,7 @@ def dog(pen: Pen, paint: Paint) -> None:
 
 
 def fish(pen: Pen, paint: Paint) -> None:
+    """Draw a fish."""
     pen.blob([(-0.2, -0.5), (-0.42, -0.78), (-0.5, -0.76), (-0.42, -0.5), (-0.5, -0.24), (-0.42, -0.22)], paint.dark)
     pen.blob([(-0.16, -0.68), (0.02, -0.92), (0.16, -0.88), (0.2, -0.7)], paint.dark)
     pen.blob([(-0.04, -0.3), (-0.02, -0.12), (0.1, -0.14), (0.14, -0.3)], paint.dark)
@@ -80,6 +83,7 @@ def fish(pen: Pen, paint: Paint) -> None:
 
 
 def bird(pen: Pen, paint: Paint) -> None:
+    """Draw a bird."""
     pen.polygon([(-0.24, -0.42), (-0.5, -0.5), (-0.47, -0.34), (-0.5, -0.22), (-0.2, -0.3)], paint.dark)
     pen.blob([(-0.02, -0.44), (0.02, -0.7), (-0.12, -0.94), (-0.24, -0.86), (-0.2, -0.58)], paint.dark)
     pen.polygon([(0.36, -0.5), (0.5, -0.43), (0.35, -0.38)], (250, 168, 40) if paint.base[2] > 70 else (120, 76, 40))
@@ -105,6 +109,7 @@ def bird(pen: Pen, paint: Paint) -> None:
 
 
 def butterfly(pen: Pen, paint: Paint) -> None:
+    """Draw a butterfly."""
     for side in (-1, 1):
         lower = [(0, -0.46), (side * 0.22, -0.44), (side * 0.38, -0.24), (side * 0.28, -0.04), (side * 0.12, -0.12)]
         upper = [(0, -0.48), (side * 0.16, -0.86), (side * 0.4, -0.96), (side * 0.5, -0.76), (side * 0.38, -0.48)]
@@ -122,6 +127,7 @@ def butterfly(pen: Pen, paint: Paint) -> None:
 
 
 def balloon(pen: Pen, paint: Paint) -> None:
+    """Draw a balloon."""
     pen.line([(0, -0.3), (0.05, -0.2), (-0.04, -0.1), (0.02, 0)], 0.02, mix(INK, CREAM, 0.35))
     pen.polygon([(0, -0.35), (-0.06, -0.27), (0.06, -0.27)], paint.dark)
     outline = [(0, -1.0), (0.24, -0.92), (0.335, -0.7), (0.23, -0.46), (0.06, -0.32)]
@@ -131,6 +137,7 @@ def balloon(pen: Pen, paint: Paint) -> None:
 
 
 def kite(pen: Pen, paint: Paint) -> None:
+    """Draw a kite."""
     tail = [(-0.06, -0.36), (-0.16, -0.27), (-0.1, -0.18), (-0.22, -0.1), (-0.18, 0)]
     pen.line(tail, 0.022, mix(INK, CREAM, 0.35))
     for x, y in tail[1:4]:
@@ -146,6 +153,7 @@ def kite(pen: Pen, paint: Paint) -> None:
 
 
 def sun(pen: Pen, paint: Paint) -> None:
+    """Draw the sun."""
     core, glow = ((255, 206, 60), (255, 236, 150)) if paint.time == "day" else ((255, 150, 60), (255, 196, 110))
     for reach, alpha in ((0.72, 34), (0.6, 44), (0.48, 60)):
         pen.oval(0, -0.5, reach, reach, glow, alpha)
@@ -161,6 +169,7 @@ def sun(pen: Pen, paint: Paint) -> None:
 
 
 def moon(pen: Pen, paint: Paint) -> None:
+    """Draw the moon."""
     for reach, alpha in ((0.66, 16), (0.54, 20)):
         pen.oval(0.02, -0.5, reach, reach, CREAM, alpha)
     outer, inner = arc(0, -0.5, 0.46, 0.46, 62, 298), arc(0.2, -0.5, 0.36, 0.4, 288, 72)
@@ -171,9 +180,10 @@ def moon(pen: Pen, paint: Paint) -> None:
 
 
 def star(pen: Pen, paint: Paint) -> None:
+    """Draw a star."""
     pen.oval(0, -0.5, 0.5, 0.5, _GOLD, 26)
     pen.oval(0, -0.5, 0.36, 0.36, _GOLD, 30)
-    points = []
+    points: list[Point] = []
     for turn in range(10):
         reach, angle = (0.48 if turn % 2 == 0 else 0.21), -math.pi / 2 + turn * math.pi / 5
         points.append((reach * math.cos(angle), reach * math.sin(angle) - 0.5))
@@ -183,6 +193,7 @@ def star(pen: Pen, paint: Paint) -> None:
 
 
 def cloud(pen: Pen, paint: Paint) -> None:
+    """Draw a cloud."""
     body, belly = {
         "day": ((255, 255, 255), (222, 234, 246)),
         "sunset": ((255, 226, 208), (244, 178, 172)),
@@ -198,6 +209,7 @@ def cloud(pen: Pen, paint: Paint) -> None:
 
 
 def mountain(pen: Pen, paint: Paint) -> None:
+    """Draw a mountain."""
     rock, shade, snow = {
         "day": ((132, 142, 172), (104, 112, 148), (252, 253, 255)),
         "sunset": ((148, 100, 132), (112, 74, 116), (255, 222, 206)),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from searchdb.demo.album import JPEG_QUALITY, PICTURE_SIZE
+from searchdb.demo.album import ALBUM_IMAGE_SIZE, JPEG_QUALITY
 from searchdb.demo.captions import FACTS, facts_of
 from searchdb.demo.composition import EVALUATION_SEEDS, KINDS, SETTING_PHRASES, SETTINGS, TIME_PHRASES, TIMES, compose
 from searchdb.demo.postcards import draw
 
-# precision@5 of a query that fewer than five scenes answer could not reach 1.
+# Queries with fewer than five matching scenes are skipped: their precision@5 could not reach 1.
 TOP = 5
-# Two sizes: the fewer right answers there are to a query, the harder it is to have five of them on top.
+# Two sizes, because queries with fewer matching scenes are harder.
 EVALUATION_SCENES = (2_000, 4_000)
 BATCH = 64
 
@@ -41,14 +41,14 @@ ABSENT = (
     "the eiffel tower",
     "qwertyuiop",
 )
-"""Things and nonsense that no postcard shows and no training caption named."""
+"""Things and nonsense words that no postcard shows and no training caption names."""
 
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """A text, the sort of query it is, and the facts that all must hold in a scene for it to be a right answer."""
+    """A text, its sort of query, and the facts that must all be true of a matching scene."""
 
     sort: str
     text: str
@@ -57,7 +57,7 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was measured on `scenes` pictures."""
+    """What was measured on `scenes` images."""
 
     scenes: int
     precision: dict[str, float]
@@ -74,7 +74,7 @@ def _article(words: str) -> str:
 
 
 def queries() -> Iterator[Query]:
-    """All questions of every sort, in plain words."""
+    """Yield the queries of every sort."""
     where = {place: (SETTING_PHRASES[place], FACTS["setting", place]) for place in SETTINGS}
     when = {time: (TIME_PHRASES[time], FACTS["time", time]) for time in TIMES}
     for place in SETTINGS:
@@ -105,22 +105,24 @@ def queries() -> Iterator[Query]:
 
 @torch.inference_mode()
 def embed_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> np.ndarray:
-    """Unit vectors, len(texts) x 512."""
-    rows = []
+    """Return unit vectors, float32 of shape (len(texts), 512)."""
+    text_features = cast("Any", model.get_text_features)  # pyright: ignore[reportUnknownMemberType] - untyped
+    rows: list[Tensor] = []
     for start in range(0, len(texts), BATCH):
         tokens = tokenizer(texts[start : start + BATCH], padding=True, truncation=True, return_tensors="pt")
-        rows.append(_unit(model.get_text_features(**tokens)))
+        rows.append(_unit(text_features(**tokens)))
     return torch.cat(rows).float().numpy()
 
 
 @torch.inference_mode()
 def embed_scenes(model: CLIPModel, processor: CLIPImageProcessorPil, seeds: range) -> np.ndarray:
-    """Unit vectors of scenes drawn as the album draws them and passed through JPEG, len(seeds) x 512."""
-    rows = []
+    """Return unit vectors of scenes drawn like the album and stored as JPEG, float32 of shape (len(seeds), 512)."""
+    image_features = cast("Any", model.get_image_features)  # pyright: ignore[reportUnknownMemberType] - untyped
+    rows: list[Tensor] = []
     for start in range(0, len(seeds), BATCH):
-        pictures = [_through_jpeg(draw(compose(seed), PICTURE_SIZE)) for seed in seeds[start : start + BATCH]]
-        pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
-        rows.append(_unit(model.get_image_features(pixel_values=pixels)))
+        images = [_through_jpeg(draw(compose(seed), ALBUM_IMAGE_SIZE)) for seed in seeds[start : start + BATCH]]
+        pixels = processor(images=images, return_tensors="pt")["pixel_values"]
+        rows.append(_unit(image_features(pixel_values=pixels)))
     return torch.cat(rows).float().numpy()
 
 
@@ -128,30 +130,33 @@ def _unit(features: Any) -> Tensor:
     return F.normalize(features.pooler_output, dim=1)
 
 
-def _through_jpeg(picture: Image.Image) -> Image.Image:
+def _through_jpeg(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=JPEG_QUALITY)
+    image.save(file, "JPEG", quality=JPEG_QUALITY)
     return Image.open(file).convert("RGB")
 
 
 def measure(folder: Path, seeds: range) -> Report:
-    """Measures the model in `folder` on the scenes of `seeds`."""
-    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-    pictures = embed_scenes(model, CLIPImageProcessorPil.from_pretrained(folder), seeds)
+    """Measure the model in `folder` on the scenes of `seeds`."""
+    load_model = cast("Any", CLIPModel.from_pretrained)  # pyright: ignore[reportUnknownMemberType] - untyped
+    load_tokenizer = cast("Any", CLIPTokenizer.from_pretrained)  # pyright: ignore[reportUnknownMemberType] - untyped
+    load_processor = cast("Any", CLIPImageProcessorPil.from_pretrained)  # pyright: ignore[reportUnknownMemberType] - untyped
+    model = load_model(folder, dtype=torch.float32).eval()
+    tokenizer = load_tokenizer(folder)
+    images = embed_scenes(model, load_processor(folder), seeds)
     facts = np.zeros((len(seeds), len(FACTS)), bool)
     for row, seed in enumerate(seeds):
         facts[row, facts_of(compose(seed))] = True
 
     asked = [query for query in queries() if facts[:, query.facts].all(1).sum() >= TOP]
-    similarity = embed_texts(model, tokenizer, [query.text for query in asked]) @ pictures.T
+    similarity = embed_texts(model, tokenizer, [query.text for query in asked]) @ images.T
     best = np.argsort(-similarity, axis=1)[:, :TOP]
     scores: dict[str, list[float]] = {}
     found: dict[str, list[float]] = {}
     for row, query in enumerate(asked):
         scores.setdefault(query.sort, []).append(float(facts[best[row]][:, query.facts].all(1).mean()))
         found.setdefault(query.sort, []).append(float(similarity[row].max()))
-    nothing = embed_texts(model, tokenizer, list(ABSENT)) @ pictures.T
+    nothing = embed_texts(model, tokenizer, list(ABSENT)) @ images.T
     return Report(
         scenes=len(seeds),
         precision={sort: float(np.mean(values)) for sort, values in scores.items()},
@@ -162,7 +167,7 @@ def measure(folder: Path, seeds: range) -> Report:
 
 
 def table(report: Report) -> str:
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     lines = [
         f"On {report.scenes:,} scenes that training never saw:",
         "",
@@ -177,6 +182,7 @@ def table(report: Report) -> str:
 
 
 def main() -> None:
+    """Print the measurements of a model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="the model's folder")
     parser.add_argument("--scenes", type=int, nargs="+", default=EVALUATION_SCENES)

@@ -1,4 +1,4 @@
-"""The demo's CLIP before it is trained: its tokenizer, its layers, its image processor, and how they are saved."""
+"""Builds the untrained CLIP of the demo, its tokenizer and its image processor, and saves them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -16,23 +17,23 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from searchdb.demo.trainset import IMAGE_SIZE, PATCH_SIZE
 
-# The longest question that is not cut; a full sentence about three groups of objects has about 25 tokens.
+# Longest text in tokens; a full sentence about three groups of objects has about 25.
 CONTEXT_LENGTH = 48
 MERGES = 600
 WIDTH = 192
 VISION_LAYERS = 6
-# Postcard language is simple: a third layer of text costs more pictures than it brings.
+# The captions are simple: a third text layer would cost more training steps than it gains.
 TEXT_LAYERS = 2
-# As many numbers as openai/clip-vit-base-patch32 gives: the column is vector(512) for both.
+# Equal to that of openai/clip-vit-base-patch32, because the column is vector(512).
 EMBEDDING_SIZE = 512
-# Mean and deviation of CLIP's own processor are those of photographs; these map 0..255 onto -1..1.
+# CLIP's own mean and standard deviation are those of photographs; these map 0..255 to -1..1.
 PIXEL_MEAN = PIXEL_STD = 0.5
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
-    """A byte-level BPE tokenizer in CLIP's format, its merges learnt from the texts."""
+    """Return a byte-level BPE tokenizer in CLIP's format with merges learnt from the texts."""
     blank = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
@@ -46,14 +47,14 @@ def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
     )
     learner.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    # Every byte, alone and at a word's end, is a token, as in CLIP: no text at all is then unknown to the tokenizer.
+    # As in CLIP, every byte, alone and at a word's end, is a token, so that the tokenizer can encode any text.
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*tokens, START, END]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT_LENGTH)  # type: ignore[arg-type]
 
 
 def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """An untrained CLIP of 4.2 million parameters that fits the tokenizer."""
+    """Return an untrained CLIP of 4.2 million parameters for the tokenizer."""
     shared = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 3, "hidden_act": "gelu"}
     config = CLIPConfig(
         text_config={
@@ -76,12 +77,12 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
         projection_dim=EMBEDDING_SIZE,
     )
     # On these tiny matrices the plain implementation is twice as fast as the fused one.
-    config._attn_implementation = "eager"
+    config._attn_implementation = "eager"  # pyright: ignore[reportPrivateUsage] - transformers has no public setter
     return CLIPModel(config)
 
 
 def build_processor() -> CLIPImageProcessorPil:
-    """Shorter side to the model's size, centre crop, -1..1."""
+    """Return the processor: resize the shorter side to the model's size, centre crop, scale to -1..1."""
     return CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -91,12 +92,14 @@ def build_processor() -> CLIPImageProcessorPil:
 
 
 def save(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Writes the Hugging Face layout with float16 weights; each file replaces its forerunner when it is complete."""
+    """Write the Hugging Face layout with float16 weights; each file is replaced atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
-        copy.deepcopy(model).half().save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
-        build_processor().save_pretrained(fresh)
+        half = cast("Any", copy.deepcopy(model)).half()
+        # Of type Any, because transformers does not type save_pretrained.
+        savers: tuple[Any, ...] = (half, tokenizer, build_processor())
+        for saver in savers:
+            saver.save_pretrained(fresh)
         for file in Path(fresh).iterdir():
             file.chmod(0o644)
             file.replace(folder / file.name)

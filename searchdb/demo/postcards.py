@@ -1,4 +1,4 @@
-"""Draws postcards: places the objects of a scene and paints them on their backdrop."""
+"""Draws postcards: places the objects of a scene and paints them on the backdrop."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from searchdb.demo.pen import Canvas, Paint, Pen, mix
 _PAINTERS: dict[str, Callable[[Pen, Paint], None]] = {
     name: getattr(things if hasattr(things, name) else creatures, name) for name in KINDS
 }
-# Width over height. Whatever the shape, all objects stay inside the central square: CLIP crops to it.
+# Width over height, and weight. All objects stay inside the central square, because CLIP crops to it.
 _SHAPES = ((1.0, 4), (1.5, 6), (0.8, 2))
-# Drawn at this many times the size and shrunk: that is what makes edges smooth.
+# Images are drawn at this multiple of their size and reduced, for smooth edges.
 _OVERSAMPLING = 2
 _HORIZONS = (0.46, 0.54)
-# With more on the ground everything is drawn smaller, and a cat on a bench would be a dot.
+# With more objects on the ground everything is smaller, and a cat on a bench would be a dot.
 _MOST_WITH_SEAT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """Where one object goes: `x` its middle, `y` its foot, `size` its box, in sides of the central square."""
+    """The place of one object in sides of the central square: `x` of its middle, `y` of its foot, `size` of its box."""
 
     group: Group
     x: float
@@ -37,7 +37,7 @@ class Placed:
 
 
 def _row(dice: random.Random, count: int, foot: float, size: float) -> list[tuple[float, float, float]]:
-    """Evenly spread places along a row, each a little off, none over its neighbour."""
+    """Return evenly spread places (x, y, size) along a row, with random offsets but without overlap."""
     step = 0.94 / count
     size = min(size, step * 0.96)
     slack = (step - size) / 2
@@ -80,7 +80,7 @@ def _horizon_slots(dice: random.Random, count: int, foot: float) -> list[tuple[f
 
 
 def layout(scene: Scene) -> list[Placed]:
-    """The places of all objects, those farthest away first."""
+    """Return the places of all objects, the farthest first."""
     dice = random.Random(scene.seed * 3 + 1)
     horizon = dice.uniform(*_HORIZONS)
     far: list[Group] = []
@@ -92,7 +92,7 @@ def layout(scene: Scene) -> list[Placed]:
     seated = _seated(ground)
     if seated:
         ground.remove(seated)
-    # A skyline or a wood would hide the foot of a mountain, and little more should be hidden.
+    # Raised, because a skyline or a forest would hide too much of a mountain.
     rise = 0.1 if scene.setting in ("city", "forest") else -0.03
     slots = _horizon_slots(dice, len(far), horizon - rise) if far else []
     slots += _sky_slots(dice, len(sky), not ground) if sky else []
@@ -117,14 +117,14 @@ def layout(scene: Scene) -> list[Placed]:
 
 
 def _seated(ground: list[Group]) -> Group | None:
-    """The dog or cat that sits on the bench, where there is a bench and few others."""
+    """Return the dog or cat that sits on the bench, if there is a bench and few other objects."""
     if len(ground) > _MOST_WITH_SEAT or not any(group.kind == "bench" for group in ground):
         return None
     return next((group for group in ground if group.kind in ("dog", "cat")), None)
 
 
 def draw(scene: Scene, size: int = 384, *, square: bool = False) -> Image.Image:
-    """The picture of a scene as RGB, its shorter side `size` pixels; `square` draws only the central square."""
+    """Return the RGB image of a scene with a shorter side of `size` pixels; `square` draws only the central square."""
     dice = random.Random(scene.seed * 3 + 1)
     horizon = dice.uniform(*_HORIZONS)
     shape = 1.0 if square else dice.choices([s for s, _ in _SHAPES], [w for _, w in _SHAPES])[0]
@@ -133,9 +133,9 @@ def draw(scene: Scene, size: int = 384, *, square: bool = False) -> Image.Image:
     width, height = round(side * max(shape, 1)), round(side / min(shape, 1))
     origin = ((width - side) / 2, (height - side) / 2)
     above, beside = origin[1] / side, origin[0] / side
-    picture = backdrops.sky((width, height), (horizon + above) * side / height, scene.time, dice)
+    image = backdrops.sky((width, height), (horizon + above) * side / height, scene.time, dice)
     land = backdrops.Land(
-        canvas=Canvas(picture),
+        canvas=Canvas(image),
         side=side,
         origin=origin,
         left=-beside,
@@ -156,7 +156,7 @@ def draw(scene: Scene, size: int = 384, *, square: bool = False) -> Image.Image:
         _paint(land, scene, thing)
     if scene.setting == "snow":
         backdrops.snowflakes(land)
-    return picture.reduce(_OVERSAMPLING)
+    return image.reduce(_OVERSAMPLING)
 
 
 def _paint(land: backdrops.Land, scene: Scene, thing: Placed) -> None:
@@ -173,7 +173,7 @@ def _paint(land: backdrops.Land, scene: Scene, thing: Placed) -> None:
 
 
 def _stand(land: backdrops.Land, scene: Scene, thing: Placed) -> None:
-    """A soft shadow under the object; at sea a small island, so that nothing walks on water."""
+    """Draw a soft shadow under the object, and at sea a small island that it stands on."""
     if scene.setting == "sea":
         land.oval(thing.x, thing.y + 0.012, thing.size * 0.6, thing.size * 0.15, land.lit((222, 244, 240)), 170)
         land.oval(thing.x, thing.y + 0.004, thing.size * 0.55, thing.size * 0.125, land.lit((214, 182, 130)))

@@ -1,4 +1,4 @@
-"""The demo's drawn scenes, all in one place to import from: compose, describe, draw, and gather in an album."""
+"""Re-exports the functions that compose, describe and draw the demo's scenes and the album."""
 
 from searchdb.demo.album import ALBUM_SIZE, MANIFEST, AlbumRow, draw_album
 from searchdb.demo.composition import (

@@ -1,4 +1,4 @@
-"""One small drawing for each kind of thing that stands on the ground or floats on water."""
+"""Draws each kind of thing that stands on the ground or floats on water."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _LEAF = (70, 156, 74)
 
 
 def car(pen: Pen, paint: Paint) -> None:
+    """Draw a car."""
     glass = _LAMP if paint.time == "night" else paint.lit(_GLASS)
     pen.polygon([(-0.34, -0.38), (-0.2, -0.6), (0.13, -0.6), (0.33, -0.38)], paint.base)
     pen.oval(-0.2, -0.565, 0.045, 0.035, paint.base)
@@ -30,6 +31,7 @@ def car(pen: Pen, paint: Paint) -> None:
 
 
 def house(pen: Pen, paint: Paint) -> None:
+    """Draw a house."""
     roof = mix(paint.dark, (92, 48, 48), 0.45)
     glass = _LAMP if paint.time == "night" else paint.lit(_GLASS)
     pen.box(0.16, -0.96, 0.27, -0.6, mix(roof, INK, 0.25))
@@ -50,6 +52,7 @@ def house(pen: Pen, paint: Paint) -> None:
 
 
 def tree(pen: Pen, paint: Paint) -> None:
+    """Draw a tree."""
     bark = paint.lit(_WOOD)
     pen.polygon([(-0.075, 0), (-0.045, -0.5), (0.045, -0.5), (0.08, 0)], bark)
     pen.line([(0, -0.32), (0.16, -0.5)], 0.045, bark)
@@ -63,6 +66,7 @@ def tree(pen: Pen, paint: Paint) -> None:
 
 
 def flower(pen: Pen, paint: Paint) -> None:
+    """Draw a flower."""
     stem = paint.lit(_LEAF)
     pen.line([(0.02, 0), (-0.015, -0.25), (0, -0.6)], 0.05, stem)
     pen.blob([(0, -0.1), (0.13, -0.27), (0.31, -0.31), (0.2, -0.15)], stem)
@@ -80,6 +84,7 @@ def flower(pen: Pen, paint: Paint) -> None:
 
 
 def umbrella(pen: Pen, paint: Paint) -> None:
+    """Draw an umbrella."""
     handle = paint.lit(_WOOD)
     pen.line([(0, -0.95), (0, -0.1)], 0.035, handle)
     pen.line(arc(0.06, -0.1, 0.06, 0.08, 180, 0), 0.035, handle)
@@ -94,6 +99,7 @@ def umbrella(pen: Pen, paint: Paint) -> None:
 
 
 def apple(pen: Pen, paint: Paint) -> None:
+    """Draw an apple."""
     pen.line([(0, -0.72), (0.02, -0.86), (0.07, -0.95)], 0.05, _WOOD)
     outline = [(0, -0.74), (0.2, -0.8), (0.4, -0.66), (0.43, -0.4), (0.3, -0.12), (0.12, -0.01), (0, -0.04)]
     pen.blob([*outline, *[(-x, y) for x, y in outline[5:0:-1]]], paint.base)
@@ -103,6 +109,7 @@ def apple(pen: Pen, paint: Paint) -> None:
 
 
 def banana(pen: Pen, paint: Paint) -> None:
+    """Draw a banana."""
     outer = arc(0.02, -0.62, 0.46, 0.6, 172, 20)
     inner = arc(0.05, -0.74, 0.38, 0.46, 28, 168)
     pen.polygon([*outer, *inner], paint.base)
@@ -113,6 +120,7 @@ def banana(pen: Pen, paint: Paint) -> None:
 
 
 def cup(pen: Pen, paint: Paint) -> None:
+    """Draw a cup."""
     for x, lean in ((-0.17, 0.04), (0.0, -0.04), (0.17, 0.04)):
         pen.line([(x, -0.68), (x + lean, -0.76), (x - lean, -0.86), (x + lean / 2, -0.97)], 0.035, CREAM, 170)
     pen.ring(0.32, -0.36, 0.18, 0.075, paint.dark)
@@ -124,6 +132,7 @@ def cup(pen: Pen, paint: Paint) -> None:
 
 
 def bicycle(pen: Pen, paint: Paint) -> None:
+    """Draw a bicycle."""
     for x in (-0.29, 0.29):
         pen.ring(x, -0.22, 0.215, 0.04, INK)
         pen.ring(x, -0.22, 0.165, 0.012, (190, 192, 204))
@@ -140,6 +149,7 @@ def bicycle(pen: Pen, paint: Paint) -> None:
 
 
 def bench(pen: Pen, paint: Paint) -> None:
+    """Draw a bench."""
     metal = (66, 66, 82)
     for x in (-0.38, 0.38):
         pen.line([(x, 0), (x, -0.66)], 0.055, metal)
@@ -153,6 +163,7 @@ def bench(pen: Pen, paint: Paint) -> None:
 
 
 def boat(pen: Pen, paint: Paint) -> None:
+    """Draw a boat."""
     pen.line([(0, -0.2), (0, -1.0)], 0.035, paint.lit(_WOOD))
     pen.polygon([(0.035, -0.96), (0.16, -0.62), (0.4, -0.31), (0.035, -0.31)], paint.light)
     pen.polygon([(0.035, -0.52), (0.22, -0.52), (0.4, -0.31), (0.035, -0.31)], paint.base)

@@ -1,4 +1,4 @@
-"""Makes the training data: scenes drawn at the model's size, what each patch shows, and the facts of each scene."""
+"""Makes the training data: scenes drawn at the model's size, the contents of each patch, and the scenes' facts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from searchdb.demo.captions import FACTS, facts_of
 from searchdb.demo.composition import COLOURS, KINDS, compose
 from searchdb.demo.postcards import draw, layout
 
-# 96 pixels in patches of 16: the smallest object still spans more than a patch, and a third more scenes can be
-# seen in the same time than with 112.
+# 96 pixels in patches of 16: the smallest object still spans more than a patch, and training sees a third more scenes
+# in the same time than at 112.
 IMAGE_SIZE = 96
 PATCH_SIZE = 16
 PATCHES = IMAGE_SIZE // PATCH_SIZE
 
-# Scenes that one task of the pool draws.
+# Scenes drawn by one task of the process pool.
 _CHUNK = 500
 
 _KIND_NUMBERS = {kind: number + 1 for number, kind in enumerate(KINDS)}
@@ -28,7 +28,7 @@ _COLOUR_NUMBERS = {colour: number + 1 for number, colour in enumerate(COLOURS)}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """N drawn scenes; numbers of kinds and colours start at 1, and 0 says that there is none."""
+    """N drawn scenes; numbers of kinds and colours start at 1, and 0 means none."""
 
     seeds: Sequence[int]
     pixels: np.ndarray
@@ -63,9 +63,9 @@ def _draw_chunk(seeds: range) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def draw_training_set(seeds: range, folder: Path, *, processes: int = 2) -> TrainingSet:
-    """Draws the scenes of the seeds into a memory-mapped file in `folder`."""
+    """Draw the scenes of the seeds to a memory-mapped file in `folder`."""
     count = len(seeds)
-    # The pixels of 100,000 scenes are 2.8 GB: mapped, so that the kernel may drop what it needs the room for.
+    # Memory-mapped, because the pixels of 100,000 scenes are 2.8 GB; the kernel can then evict pages under pressure.
     pixels = np.lib.format.open_memmap(
         folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(count, IMAGE_SIZE, IMAGE_SIZE, 3)
     )

@@ -1,37 +1,33 @@
-"""Adds one picture at a time, and takes it out again: what a program does that has a picture, not a folder of them."""
+"""Adds and removes single images, for programs that have one image rather than a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 import threading
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import sqlalchemy as sa
-from PIL import Image
 from sqlalchemy import Connection, Engine
 
 from searchdb.db.tables import images
+from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, ImageNotFoundError, TooManyBytesError
 from searchdb.index import build as index
 from searchdb.ingest.store import Store, upsert_images
 from searchdb.media.decode import decode, format_of
 from searchdb.media.fetch import Fetcher
-from searchdb.records import EmbeddedImage, FetchedImage, ModelIdentity, SourceItem, StoredImage
+from searchdb.media.write import write_atomically
+from searchdb.records import EmbeddedImage, FetchedImage, SourceItem, StoredImage
 
 SOURCE = "api"
-"""`images.source` of what was added so."""
+"""`images.source` of images added this way."""
 CONTENT_LOCK, REFERENCE_LOCK = 0x5EA2C4DC, 0x5EA2C4DD
-"""First halves of the advisory locks' keys; the second is of a hash. The reference's is always taken first."""
+"""First halves of advisory lock keys; the second half comes from a hash. The reference's lock is taken first."""
 MAX_CAMERA_CHARACTERS = 300
-"""Of what a picture's own EXIF says: PostgreSQL's index on cameras refuses texts of more than 2,704 bytes."""
+"""Longest camera name taken from EXIF: PostgreSQL's index on cameras refuses texts of more than 2,704 bytes."""
 
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -47,52 +43,34 @@ _COLUMNS = [images.c[f.name] for f in fields(StoredImage)]
 logger = logging.getLogger(__name__)
 
 
-class PictureEmbedder(Protocol):
-    """What adding needs of the model."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Which model this is."""
-        ...
-
-    @property
-    def shortest_edge(self) -> int:
-        """Pixels that a picture's shorter side is scaled to."""
-        ...
-
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(pictures), 512)."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """The row of a picture that was added, or that was there already: the same bytes, or the same URL."""
+    """The row of an image that was added, or was stored already with the same bytes or URL."""
 
     image: StoredImage
     created: bool
 
 
 class Adder:
-    """Adds pictures to one collection, and removes them; several threads and processes may do so at once.
+    """Adds images to one collection, and removes them; several threads and processes may do so at the same time.
 
-    A picture that fails leaves nothing behind, no failure either: whoever adds it is told.
+    If an image cannot be added, nothing is stored, not even a failure; the caller gets the exception.
 
     Args:
         engine: the database.
         embedder: the model.
-        fetcher: brings the bytes of URLs.
-        uploads: the folder for pictures that come as bytes; theirs is `<ab>/<sha256>.<format>` in it.
-        max_bytes: the largest picture.
-        max_pixels: the largest picture decoded, in pixels.
-        decoding: held while a picture is decoded, which takes hundreds of MB for a large one.
+        fetcher: downloads URLs.
+        uploads: the folder for images that come as bytes, as `<ab>/<sha256>.<format>`.
+        max_bytes: the largest file accepted.
+        max_pixels: the largest image decoded, in pixels.
+        decoding: held while an image is decoded, which takes hundreds of MB for a large one.
     """
 
     def __init__(
         self,
         *,
         engine: Engine,
-        embedder: PictureEmbedder,
+        embedder: Embedder,
         fetcher: Fetcher,
         uploads: Path,
         max_bytes: int,
@@ -108,10 +86,10 @@ class Adder:
         self._decoding = nullcontext() if decoding is None else decoding
 
     def add(self, data: bytes, item: SourceItem) -> Addition:
-        """Store a picture's bytes in a file of ours, and the picture; `item.image` is not looked at.
+        """Write the bytes to the uploads folder and store the image; `item.image` is ignored.
 
         Raises:
-            ImageError: the bytes hold no picture, or too large a one.
+            ImageError: the bytes are not an image, or too large.
             ModelError: the model cannot be loaded or is not the collection's.
             OSError: the folder cannot be written.
         """
@@ -126,10 +104,10 @@ class Adder:
         return self._store(replace(embedded, decoded=decoded), data)
 
     def add_url(self, item: SourceItem) -> Addition:
-        """Fetch and store the picture at `item.image`, a URL as `clean_url` returns it; its bytes are not kept.
+        """Fetch and store the image at `item.image`, a URL as `clean_url` returns it; its bytes are not kept.
 
         Raises:
-            ImageError: it cannot be fetched, or is no picture, or too large a one.
+            ImageError: the URL cannot be fetched, or is not an image, or too large.
             ModelError: the model cannot be loaded or is not the collection's.
         """
         known = self._find(images.c.image == item.image)
@@ -138,24 +116,23 @@ class Adder:
         return self._store(self._embedded(self._fetcher.fetch(item)), None)
 
     def remove(self, image_id: int) -> StoredImage:
-        """Delete a picture, and its file if it is in our folder; return what the row was.
+        """Delete an image, and its file if it is in the uploads folder; return the deleted row.
 
         Raises:
-            ImageNotFoundError: there is none with this id.
+            ImageNotFoundError: no image has this id.
         """
         with self._engine.begin() as connection:
-            image = _one(connection, images.c.id == image_id)
+            image = _find_one(connection, images.c.id == image_id)
             if image is not None:
                 _lock(connection, CONTENT_LOCK, image.sha256)
             if image is None or not connection.execute(sa.delete(images).where(images.c.id == image_id)).rowcount:
                 raise ImageNotFoundError(image_id)
         path = Path(image.image)
         if path.is_relative_to(self._uploads):
-            # After the row, so that a row without its file is never seen; and looked at again, for somebody may have
-            # added the same bytes in between.
+            # After the row, so that no row is ever without its file; unless the same bytes were added again meanwhile.
             with self._engine.begin() as connection:
                 _lock(connection, CONTENT_LOCK, image.sha256)
-                if _one(connection, images.c.image == image.image) is None:
+                if _find_one(connection, images.c.image == image.image) is None:
                     path.unlink(missing_ok=True)
         return image
 
@@ -167,31 +144,31 @@ class Adder:
         return EmbeddedImage(decoded=decoded, embedding=self._embedder.embed_images([decoded.pixels])[0])
 
     def _store(self, embedded: EmbeddedImage, data: bytes | None) -> Addition:
-        """Write file and row, unless somebody was faster; the file first, so that no row is ever without it."""
+        """Write file and row, unless they exist by now; the file first, so that no row is ever without it."""
         decoded = embedded.decoded
         reference = decoded.item.image
         with self._engine.begin() as connection:
             _lock(connection, REFERENCE_LOCK, hashlib.sha256(reference.encode()).digest())
             _lock(connection, CONTENT_LOCK, decoded.sha256)
-            known = _one(connection, sa.or_(images.c.sha256 == decoded.sha256, images.c.image == reference))
+            known = _find_one(connection, sa.or_(images.c.sha256 == decoded.sha256, images.c.image == reference))
             if known is not None:
                 return Addition(image=known, created=False)
             if data is not None:
                 self._uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _write(Path(reference), data)
+                write_atomically(Path(reference), data)
             try:
                 upsert_images(connection, [embedded], self._embedder.identity)
-                stored = _one(connection, images.c.image == reference)
-                assert stored is not None  # noqa: S101 - written a line ago, in this transaction
+                stored = _find_one(connection, images.c.image == reference)
+                assert stored is not None  # noqa: S101 - written one line above, in this transaction
             except BaseException:
                 if data is not None:
-                    Path(reference).unlink(missing_ok=True)  # still ours alone: the lock is held
+                    Path(reference).unlink(missing_ok=True)  # nothing else refers to it: the lock is held
                 raise
         return Addition(image=stored, created=True)
 
     def _find(self, condition: sa.ColumnElement[bool]) -> StoredImage | None:
         with self._engine.connect() as connection:
-            return _one(connection, condition)
+            return _find_one(connection, condition)
 
     def _path(self, sha256: bytes, data: bytes) -> Path:
         name = sha256.hex()
@@ -199,15 +176,15 @@ class Adder:
 
 
 class Rebuilder:
-    """Rebuilds the vector index in the background when additions have outgrown it, never twice at once."""
+    """Rebuilds the vector index in a background thread when additions have outgrown it, one rebuild at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
 
-    def look(self, engine: Engine) -> None:
-        """See to it, soon, that the index fits the rows there are now."""
+    def request(self, engine: Engine) -> None:
+        """Check soon whether the collection has outgrown its index; return at once."""
         with self._lock:
             self._engine = engine
             if self._thread is None:
@@ -215,7 +192,7 @@ class Rebuilder:
                 self._thread.start()
 
     def join(self) -> None:
-        """Wait until it has seen to it."""
+        """Wait until all requests are done."""
         thread = self._thread
         if thread is not None:
             thread.join()
@@ -229,29 +206,16 @@ class Rebuilder:
                     return
             try:
                 index.rebuild_if_stale(engine)
-            except DatabaseError as exc:  # the next addition brings the next try
+            except DatabaseError as exc:  # the next addition tries again
                 logger.warning("the vector index was not rebuilt: %s", exc)
 
 
 def _lock(connection: Connection, kind: int, sha256: bytes) -> None:
-    """Hold, until the transaction ends, what all hold who add or remove this content, or this reference."""
+    """Lock a content or a reference against other additions and removals until the transaction ends."""
     key = int.from_bytes(sha256[:4], "big", signed=True)
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(kind, sa.Integer), sa.cast(key, sa.Integer))))
 
 
-def _one(connection: Connection, condition: sa.ColumnElement[bool]) -> StoredImage | None:
+def _find_one(connection: Connection, condition: sa.ColumnElement[bool]) -> StoredImage | None:
     row = connection.execute(sa.select(*_COLUMNS).where(condition).order_by(images.c.id).limit(1)).mappings().first()
     return None if row is None else StoredImage.from_row(row)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that only we may read; halfway written it is never seen under its name."""
-    path.parent.mkdir(exist_ok=True, mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

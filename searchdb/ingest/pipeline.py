@@ -1,4 +1,4 @@
-"""The ingest loop: sources -> queue, and from there chunk by chunk -> fetch -> decode -> embed -> store."""
+"""Takes references from a source to the queue, and chunks of the queue through fetch, decode, embed and store."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import logging
 import os
 import socket
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import numpy as np
-from PIL import Image
+from cachetools import LRUCache
 
-from searchdb.db.retry import retry_until_available
+from searchdb.db.retry import OutageLog, retry_until_available
+from searchdb.embedder import Embedder
 from searchdb.errors import ImageError, WorkerLostError
 from searchdb.ingest.queue import Queue, RunProgress
 from searchdb.ingest.store import Store
@@ -29,7 +30,6 @@ from searchdb.records import (
     DecodedImage,
     EmbeddedImage,
     FailedImage,
-    ModelIdentity,
     RejectedItem,
     SourceItem,
 )
@@ -37,73 +37,54 @@ from searchdb.records import (
 T = TypeVar("T")
 
 DEFAULT_CHUNK_SIZE = 128
-"""Pictures in one chunk: large enough for the round trips not to matter, small enough that a kill loses seconds."""
+"""Images in one chunk: enough for round trips not to matter, few enough that a killed worker loses only seconds."""
 DEFAULT_CONCURRENCY = 4
-"""Chunks in hand: one is embedded while others are fetched, and one slow server holds up only its own."""
+"""Chunks processed at a time: one is embedded while others are fetched, and a slow server delays only its own chunk."""
 FETCH_THREADS = 32
-"""Downloads at a time: they wait for the network far more than they compute."""
+"""Downloads at a time; they mostly wait for the network."""
 MAX_ATTEMPTS = 2
-"""Workers that may die at a chunk before its pictures are tried one by one, and then at one picture."""
+"""Workers that may die at a chunk before its images are tried one by one, and then at a single image."""
 REMEMBERED_VECTORS = 4096
-"""Vectors of the last pictures kept for others with the same bytes, not yet written: 8 MB."""
+"""Recent vectors kept for other images with the same bytes whose chunk is not written yet: 8 MB."""
 
 logger = logging.getLogger(__name__)
 
 
-class ImageEmbedder(Protocol):
-    """What ingest needs of the model."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Which model this is."""
-        ...
-
-    @property
-    def shortest_edge(self) -> int:
-        """Pixels that a picture's shorter side is scaled to."""
-        ...
-
-    def resize(self, picture: Image.Image) -> Image.Image:
-        """Scale and crop an RGB picture to what the model takes."""
-        ...
-
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(pictures), 512)."""
-        ...
-
-
 @dataclass(kw_only=True)
 class IngestReport:
-    """What a run, or a worker, has done so far.
+    """What a run or a worker has done so far.
 
-    Of a run every reference it was given is counted once, or again where it was named again in a later chunk and was
-    done by then.
+    A run counts each reference once, but a duplicate in a later chunk again if the first one was done by then.
     """
 
     queued: int = 0
-    """References put into the queue, or found there; they are counted again below once they are done."""
+    """References added to the queue or found in it; they are also counted below once they are done."""
     stored: int = 0
     unchanged: int = 0
     known_failures: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     copied: int = 0
-    """Of those stored, how many had the same bytes as another and took its vector."""
+    """How many of the stored images reused the vector of another with the same bytes."""
     index_rebuilt: bool = False
     total: int | None = None
-    """References in all, once the source has named the last."""
+    """All references, known once the source is read to its end."""
+    gone: int | None = None
+    """Stored images whose files no longer exist, where the source is a folder."""
+    removed: int | None = None
+    """How many of these were removed."""
 
     @property
     def done(self) -> int:
-        """References dealt with."""
+        """References that are no longer pending."""
         return self.stored + self.unchanged + self.known_failures + self.failed.total()
 
     @property
     def readable(self) -> bool:
-        """Whether at least one picture is searchable through this run's references."""
+        """Whether at least one of the references is a searchable image."""
         return self.stored + self.unchanged > 0
 
-    def after(self, progress: RunProgress) -> IngestReport:
-        """Return this report of what was queued with what has become of it."""
+    def with_progress(self, progress: RunProgress) -> IngestReport:
+        """Return this report with the outcomes of its queued references added."""
         return replace(
             self,
             stored=self.stored + progress.stored,
@@ -113,23 +94,10 @@ class IngestReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {**asdict(self), "failed": dict(self.failed), "done": self.done}
-
-    def in_words(self) -> str:
-        """Return it as a few lines for people."""
-        lines = [
-            f"{self.done:,} references: {self.stored:,} stored, {self.unchanged:,} unchanged, "
-            f"{self.failed.total():,} failed, {self.known_failures:,} known failures not tried again"
-        ]
-        lines += [f"  {count:6,} {error}" for error, count in self.failed.most_common()]
-        if self.failed:
-            lines.append("`searchdb failures list` says why")
-        if self.index_rebuilt:
-            lines.append("the index was rebuilt to fit")
-        if self.known_failures:
-            lines.append("--retry-failed tries the known failures again")
-        return "\n".join(lines)
+        """Return it as JSON values; `gone` and `removed` only where the source is a folder."""
+        values = {**asdict(self), "failed": dict(self.failed), "done": self.done}
+        of_folders = {name: values.pop(name) for name in ("gone", "removed")}
+        return values if self.gone is None else values | of_folders
 
 
 def enqueue(
@@ -138,19 +106,24 @@ def enqueue(
     *,
     store: Store,
     queue: Queue,
+    outage_log: OutageLog,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     retry_failed: bool = False,
-    waited_for: bool = False,
+    urgent: bool = False,
 ) -> Iterator[IngestReport]:
-    """Queue what is neither stored as it is nor known to fail; yield the report after every chunk.
+    """Queue the items that are neither stored unchanged nor known failures; yield the report after every chunk.
 
-    Files and URLs may be mixed. What its source rejected is recorded as a failure at once.
+    Files and URLs may be mixed. Items that the source rejected are recorded as failures at once.
     """
+
+    def retry(call: Callable[[], T]) -> T:
+        return retry_until_available(call, outage_log=outage_log)
+
     report = IngestReport()
     for batch in _batched(items, chunk_size):
-        chunk = {item.image: item for item in reversed(batch)}  # of a reference named twice, what was said first
-        stored = retry_until_available(lambda known=list(chunk): store.stored(known))
-        failed = {} if retry_failed else retry_until_available(lambda known=list(chunk): store.failed(known))
+        chunk = {item.image: item for item in reversed(batch)}  # the first of duplicates counts
+        stored = retry(lambda known=list(chunk): store.stored(known))
+        failed = {} if retry_failed else retry(lambda known=list(chunk): store.failed(known))
         wanted: list[SourceItem] = []
         rejected: list[FailedImage] = []
         for item in chunk.values():
@@ -162,96 +135,104 @@ def enqueue(
                 rejected.append(FailedImage(image=item.image, source=item.source, error=item.error))
             else:
                 wanted.append(item)
-        retry_until_available(lambda failures=rejected: store.record_failures(failures))
+        retry(lambda failures=rejected: store.record_failures(failures))
         report.failed.update(type(failure.error).__name__ for failure in rejected)
-        report.queued += retry_until_available(lambda queued=wanted: queue.put(queued, run_id, waited_for=waited_for))
+        report.queued += retry(lambda queued=wanted: queue.put(queued, run_id, urgent=urgent))
         yield report
 
 
 class Ingest:
-    """Works off chunks of the queue with one model; several threads may do so at once, and share what it holds.
+    """Processes chunks of the queue with one model; several threads may call `work` at the same time.
 
-    While one thread's chunk is embedded, the others' are fetched and decoded. Close it at the end.
+    While one thread's chunk is embedded, the others' are fetched and decoded. Call `close` at the end.
 
     Args:
         store, queue: the collection.
         embedder: the model.
-        fetcher: brings the bytes.
-        max_pixels: the largest picture decoded, in pixels.
+        fetcher: reads files and URLs.
+        max_pixels: the largest image decoded, in pixels.
+        outage_log: the database's.
     """
 
     def __init__(
-        self, *, store: Store, queue: Queue, embedder: ImageEmbedder, fetcher: Fetcher, max_pixels: int
+        self,
+        *,
+        store: Store,
+        queue: Queue,
+        embedder: Embedder,
+        fetcher: Fetcher,
+        max_pixels: int,
+        outage_log: OutageLog,
     ) -> None:
         self._store = store
         self._queue = queue
         self._embedder = embedder
         self._fetcher = fetcher
         self._max_pixels = max_pixels
+        self._outage_log = outage_log
         self._executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="prepare")
-        # Threads wait for the network, but a decoded picture may take 300 MB: only as many decode as there are cores.
+        # Many threads may wait for the network, but a decoded image may take 300 MB: only one a core decodes.
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._embedding = threading.Lock()
-        self._recent: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._recent: LRUCache[bytes, np.ndarray] = LRUCache(REMEMBERED_VECTORS)
         self._stopping = threading.Event()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._reporting = threading.Lock()
         self.report = IngestReport()
-        """What this object has done."""
+        """What this object has done so far."""
 
     def stop(self) -> None:
-        """Begin no further picture: `work` returns when those begun are stored, the others go back to the queue."""
+        """Start no further image: `work` stores those already started and puts the others back into the queue."""
         self._stopping.set()
 
     def close(self) -> None:
         """End the threads."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def work(self, job_id: int, attempts: int, *, suspect: bool = False) -> None:
-        """Ingest what is left of a chunk, and take it out of the queue; if interrupted, it is still there.
+    def work(self, job_id: int, attempts: int, *, isolated: bool = False) -> None:
+        """Ingest the rest of a chunk and delete it from the queue; if interrupted, it is still queued.
 
-        `attempts` says how many workers died, or failed, at it before; a `suspect` is tried picture by picture.
+        `attempts` is the number of workers that died or failed at it before; an `isolated` chunk is tried one image at
+        a time.
 
         Raises:
             ModelMismatchError: the collection's vectors come from another model.
-            DatabaseError: the database went away for long, or refuses us.
+            DatabaseError: an outage lasted longer than MAX_OUTAGE_S, or the database refused a statement.
         """
-        if attempts >= MAX_ATTEMPTS and not suspect:
-            self._retry(lambda: self._queue.suspect(job_id))
+        if attempts >= MAX_ATTEMPTS and not isolated:
+            self._retry(lambda: self._queue.isolate_chunk(job_id))
             return
         chunk = self._retry(lambda: self._queue.chunk(job_id))
-        # Somebody may have stored some between the source's look and the queue's.
+        # Another run may have stored some after `enqueue` checked them.
         stored = self._retry(lambda: self._store.stored([item.image for item in chunk]))
         unchanged = [item.image for item in chunk if item.image in stored and stored[item.image].matches(item)]
         wanted = [item for item in chunk if item.image not in set(unchanged)]
-        if suspect:
+        if isolated:
             for item in wanted:
                 if not self._stopping.is_set():
-                    self._settle(job_id, [self._tried_alone(item)], [])
+                    self._embed_and_store(job_id, [self._prepare_isolated(item)], [])
             wanted = []
-        self._settle(job_id, self._prepared(wanted), unchanged)
+        prepared = self._executor.map(self._prepare, wanted)
+        self._embed_and_store(job_id, prepared, unchanged)
         if self._stopping.is_set():
-            self._retry(lambda: self._queue.hand_back(job_id))
+            self._retry(lambda: self._queue.requeue_chunk(job_id))
 
-    def _tried_alone(self, item: SourceItem) -> DecodedImage | FailedImage | None:
-        attempt = self._retry(lambda: self._queue.attempt(item.image))
+    def _prepare_isolated(self, item: SourceItem) -> DecodedImage | FailedImage | None:
+        attempt = self._retry(lambda: self._queue.count_attempt(item.image))
         return _failed(item, WorkerLostError(attempt - 1)) if attempt > MAX_ATTEMPTS else self._prepare(item)
 
-    def _settle(
+    def _embed_and_store(
         self, job_id: int, prepared: Iterable[DecodedImage | FailedImage | None], unchanged: Sequence[str]
     ) -> None:
-        outcome = self._outcome(job_id, [each for each in prepared if each is not None], unchanged)
-        self._retry(lambda: self._store.settle(outcome, self._embedder.identity, worker=self._name))
-        self._count(outcome)
+        outcome = self._embed(job_id, [each for each in prepared if each is not None], unchanged)
+        self._retry(lambda: self._store.record_outcome(outcome, self._embedder.identity, worker=self._name))
+        self._add_to_report(outcome)
 
     def _retry(self, call: Callable[[], T]) -> T:
-        return retry_until_available(call, cancel=self._stopping)
-
-    def _prepared(self, items: Sequence[SourceItem]) -> Iterator[DecodedImage | FailedImage | None]:
-        """Fetch and decode in threads; what was not begun when `stop` was called is None."""
-        return self._executor.map(self._prepare, items)
+        return retry_until_available(call, outage_log=self._outage_log, cancel=self._stopping)
 
     def _prepare(self, item: SourceItem) -> DecodedImage | FailedImage | None:
+        """Fetch and decode; return None if `stop` was called before."""
         if self._stopping.is_set():
             return None
         try:
@@ -262,16 +243,16 @@ class Ingest:
         except ImageError as exc:
             return _failed(item, exc)
 
-    def _outcome(
+    def _embed(
         self, job_id: int, prepared: Sequence[DecodedImage | FailedImage], unchanged: Sequence[str]
     ) -> ChunkOutcome:
-        """Embed each distinct content once; the others with the same bytes take its vector."""
-        decoded = [picture for picture in prepared if isinstance(picture, DecodedImage)]
+        """Embed each distinct content once; other images with the same bytes reuse its vector."""
+        decoded = [each for each in prepared if isinstance(each, DecodedImage)]
         with self._embedding:
             vectors, copied = self._vectors(decoded)
         return ChunkOutcome(
             job_id=job_id,
-            embedded=[EmbeddedImage(decoded=picture, embedding=vectors[picture.sha256]) for picture in decoded],
+            embedded=[EmbeddedImage(decoded=each, embedding=vectors[each.sha256]) for each in decoded],
             failed=[failure for failure in prepared if isinstance(failure, FailedImage)],
             unchanged=unchanged,
             copied=copied,
@@ -280,20 +261,18 @@ class Ingest:
     def _vectors(self, decoded: Sequence[DecodedImage]) -> tuple[dict[bytes, np.ndarray], frozenset[str]]:
         if not decoded:
             return {}, frozenset()
-        hashes = [picture.sha256 for picture in decoded]
+        hashes = [each.sha256 for each in decoded]
         vectors = {sha256: self._recent[sha256] for sha256 in hashes if sha256 in self._recent}
         unknown = {sha256 for sha256 in hashes if sha256 not in vectors}
         vectors |= self._retry(lambda: self._store.embeddings_of(list(unknown), self._embedder.identity))
-        fresh = {picture.sha256: picture for picture in reversed(decoded) if picture.sha256 not in vectors}
+        fresh = {each.sha256: each for each in reversed(decoded) if each.sha256 not in vectors}
         if fresh:
-            embedded = self._embedder.embed_images([picture.pixels for picture in fresh.values()])
+            embedded = self._embedder.embed_images([each.pixels for each in fresh.values()])
             vectors |= zip(fresh, embedded, strict=True)
         self._recent.update(vectors)
-        while len(self._recent) > REMEMBERED_VECTORS:
-            self._recent.popitem(last=False)
-        return vectors, frozenset(picture.item.image for picture in decoded if fresh.get(picture.sha256) is not picture)
+        return vectors, frozenset(each.item.image for each in decoded if fresh.get(each.sha256) is not each)
 
-    def _count(self, outcome: ChunkOutcome) -> None:
+    def _add_to_report(self, outcome: ChunkOutcome) -> None:
         with self._reporting:
             self.report.stored += len(outcome.embedded)
             self.report.copied += len(outcome.copied)
@@ -302,13 +281,13 @@ class Ingest:
 
 
 def gone_files(store: Store, folders: Sequence[str]) -> list[int]:
-    """Return the ids of stored pictures below these folders whose files no longer exist."""
+    """Return the ids of stored images below these folders whose files no longer exist."""
     found = (row for folder in folders for row in store.images_under(folder))
     return [image_id for image_id, path in found if _is_gone(path)]
 
 
 def _is_gone(path: str) -> bool:
-    """Whether there is certainly no such file; one behind a folder that may not be read is not gone."""
+    """Whether the file certainly does not exist; one in a folder that cannot be read may still exist."""
     try:
         Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):

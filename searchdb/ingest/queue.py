@@ -1,7 +1,7 @@
-"""The queue of references that wait to be ingested: rows of `ingest_pending`, in chunks that are Procrastinate's jobs.
+"""Queues references to ingest: rows of `ingest_pending`, grouped in chunks, one Procrastinate job per chunk.
 
-A job is only a ticket for its chunk; the rows are the truth. They go in one transaction with the pictures and failures
-that take their place, so that every reference is pending, stored or failed at every moment, however a worker ends.
+A job only points to its chunk; the rows are authoritative. They are deleted in the transaction that writes the images
+and failures that replace them, so that every reference is pending, stored or failed at any time, however a worker ends.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 TASK = "searchdb.ingest_chunk"
 """The name of the one task, in `procrastinate_jobs`."""
 URL_QUEUE = "urls"
-WAITED_FOR = 1
-"""Priority of chunks that somebody waits for; those that were only queued have 0."""
-SUSPECTS = "suspects"
-"""Procrastinate's lock on chunks at which workers died: one at a time, so that the next death has one cause."""
+URGENT = 1
+"""Priority of chunks that a running ingest waits for; those that were only queued have 0."""
+ISOLATED = "suspects"
+"""Procrastinate's lock on chunks at which workers died: one runs at a time, so that the next death has one cause."""
 STALLED_AFTER_S = 20.0
-"""A worker whose heart has not beaten for so long is dead, and its chunks go back to the queue."""
+"""A worker without a heartbeat for this long is considered dead, and its chunks go back to the queue."""
 KEEP_CHUNKS = sa.text("interval '30 days'")
-"""How long finished chunks are remembered: the rate of past weeks can be looked up, and the table stays small."""
+"""How long records of finished chunks are kept: the rate of past weeks can be seen, and the table stays small."""
 
 ACTIVE = procrastinate_jobs.c.status.in_(["todo", "doing"])
 
 
 def files_queue() -> str:
-    """Return the name of the queue of this machine's files, which no other machine can open.
+    """Return the name of the queue for this machine's files, which other machines cannot open.
 
-    PostgreSQL's channel names, which Procrastinate makes of it, end at 63 bytes; host names do not.
+    The host name is hashed because Procrastinate makes a channel name of it, which PostgreSQL limits to 63 bytes.
     """
     return f"files-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:16]}"
 
@@ -62,7 +62,7 @@ def queues() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class RunProgress:
-    """What became of a run's references that were queued, `failed` by class of error."""
+    """Outcomes of the references that a run has queued; `failed` counts by class of error."""
 
     stored: int
     copied: int
@@ -81,16 +81,16 @@ class Queue:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    # --- putting in -----------------------------------------------------------------------------
+    # --- adding ---------------------------------------------------------------------------------
 
-    def put(self, items: Sequence[SourceItem], run_id: UUID, *, waited_for: bool) -> int:
-        """Queue distinct references as one chunk for each machine that can read them; return how many the run awaits.
+    def put(self, items: Sequence[SourceItem], run_id: UUID, *, urgent: bool) -> int:
+        """Queue distinct references, files and URLs as a chunk each; return how many the run waits for.
 
-        Those that another run has queued stay in their chunk, which is then this run's, too.
+        Those that another run has queued stay in their chunk, which then belongs to both runs.
         """
         here, anywhere = [item for item in items if not item.is_url], [item for item in items if item.is_url]
         return sum(
-            self._put(chunk, run_id, queue, WAITED_FOR if waited_for else 0)
+            self._put(chunk, run_id, queue, URGENT if urgent else 0)
             for chunk, queue in ((anywhere, URL_QUEUE), (here, files_queue()))
             if chunk
         )
@@ -100,7 +100,7 @@ class Queue:
         with self._engine.begin() as connection:
             job_id = self._defer(connection, queue, priority)
             statement = insert(ingest_pending).values(
-                # In the order of every writer, so that no two can wait for each other.
+                # All writers take row locks in this order, which rules out deadlocks.
                 sorted((_row(item, job_id, run_id) for item in items), key=lambda row: row["image"])
             )
             statement = statement.on_conflict_do_update(
@@ -115,7 +115,7 @@ class Queue:
             owners = connection.scalars(statement.returning(pending.job_id)).all()
             if job_id not in owners:
                 connection.execute(sa.delete(procrastinate_jobs).where(jobs.id == job_id))
-            # A chunk that another run left behind is done when this run's are, and where this run can read it.
+            # A chunk that another run left behind takes this run's priority, and a queue that this machine serves.
             connection.execute(
                 sa.update(procrastinate_jobs)
                 .where(jobs.id.in_(set(owners) - {job_id}), ACTIVE)
@@ -124,7 +124,7 @@ class Queue:
         return len(owners)
 
     def _defer(self, connection: Connection, queue: str, priority: int, *, lock: str | None = None) -> int:
-        """Make a job in the connection's transaction; return its id."""
+        """Create a job in the connection's transaction; return its id."""
         task = self._procrastinate.configure_task(
             TASK, queue=queue, priority=priority, lock=lock, connection=connection.connection.driver_connection
         )
@@ -132,23 +132,23 @@ class Queue:
 
     @cached_property
     def _procrastinate(self) -> procrastinate.App:
-        """The library's way in. Never opened: it uses the connections that it is given."""
-        import procrastinate  # here, for most commands queue nothing
+        """Procrastinate's app. It is never opened, because it uses the connections it is given."""
+        import procrastinate  # slow to import, and most commands queue nothing
 
         return procrastinate.App(connector=procrastinate.PsycopgConnector())
 
     def deprioritize(self, run_id: UUID) -> None:
-        """Let the rest of an abandoned run wait behind the chunks that somebody waits for."""
+        """Move the rest of an abandoned run behind the chunks that other runs wait for."""
         chunks = sa.select(ingest_pending.c.job_id).where(ingest_pending.c.run_ids.contains([run_id]))
         with self._engine.begin() as connection:
             connection.execute(
                 sa.update(procrastinate_jobs).where(procrastinate_jobs.c.id.in_(chunks), ACTIVE).values(priority=0)
             )
 
-    # --- taking out -----------------------------------------------------------------------------
+    # --- working off ----------------------------------------------------------------------------
 
     def chunk(self, job_id: int) -> list[SourceItem]:
-        """Return the references of a chunk that still wait."""
+        """Return the references of a chunk that are still pending."""
         statement = (
             sa.select(ingest_pending.c.item)
             .where(ingest_pending.c.job_id == job_id)
@@ -157,37 +157,37 @@ class Queue:
         with self._engine.connect() as connection:
             return [SourceItem.from_json(item) for item in connection.scalars(statement)]
 
-    def suspect(self, job_id: int) -> None:
-        """Queue a chunk again as one at which workers died: no two of these are worked on at once, anywhere."""
+    def isolate_chunk(self, job_id: int) -> None:
+        """Queue a chunk at which workers died again; of all such chunks only one runs at a time, on any machine."""
         with self._engine.begin() as connection:
-            self._move(connection, job_id, lock=SUSPECTS)
+            self._replace_job(connection, job_id, lock=ISOLATED)
 
-    def attempt(self, image: str) -> int:
-        """Count, before it is made, an attempt at a picture of such a chunk; return which one it is, from 1 on."""
+    def count_attempt(self, image: str) -> int:
+        """Record that an attempt at an image of an isolated chunk begins; return its number, counted from 1."""
         pending = ingest_pending.c
         one_more = sa.update(ingest_pending).where(pending.image == image).values(attempts=pending.attempts + 1)
         with self._engine.begin() as connection:
             return connection.scalar(one_more.returning(pending.attempts)) or 1
 
-    def hand_back(self, job_id: int) -> None:
-        """Queue what is left of a chunk again, as if nobody had taken it up."""
+    def requeue_chunk(self, job_id: int) -> None:
+        """Queue the rest of a chunk again, as if no worker had taken it."""
         with self._engine.begin() as connection:
-            self._move(connection, job_id)
+            self._replace_job(connection, job_id)
 
-    def _move(self, connection: Connection, job_id: int, *, lock: str | None = None) -> None:
-        """Give what is left of a chunk a new job."""
+    def _replace_job(self, connection: Connection, job_id: int, *, lock: str | None = None) -> None:
+        """Create a new job for the rest of a chunk."""
         pending, jobs = ingest_pending.c, procrastinate_jobs.c
         left = sa.select(pending.image).where(pending.job_id == job_id).order_by(pending.image.collate("C"))
-        images = connection.scalars(left.with_for_update()).all()  # locked in the order of every writer
-        if images:
+        references = connection.scalars(left.with_for_update()).all()  # in the lock order of all writers
+        if references:
             priority = connection.scalar(sa.select(jobs.priority).where(jobs.id == job_id))
-            fresh = self._defer(connection, _queue_of(images[0]), priority or 0, lock=lock)
+            fresh = self._defer(connection, _queue_of(references[0]), priority or 0, lock=lock)
             connection.execute(sa.update(ingest_pending).where(pending.job_id == job_id).values(job_id=fresh))
 
-    # --- keeping house --------------------------------------------------------------------------
+    # --- workers and maintenance ----------------------------------------------------------------
 
-    def register(self, worker_id: int) -> None:
-        """Note where one of Procrastinate's workers runs: here."""
+    def register_worker(self, worker_id: int) -> None:
+        """Record this host and process as those of one of Procrastinate's workers."""
         with self._engine.begin() as connection:
             connection.execute(
                 insert(ingest_workers)
@@ -195,8 +195,8 @@ class Queue:
                 .on_conflict_do_nothing()
             )
 
-    def beat(self, worker_id: int) -> None:
-        """Note that the worker is alive."""
+    def record_heartbeat(self, worker_id: int) -> None:
+        """Record that the worker is alive."""
         with self._engine.begin() as connection:
             connection.execute(
                 sa.update(procrastinate_workers)
@@ -205,9 +205,9 @@ class Queue:
             )
 
     def recover(self) -> int:
-        """Put the chunks of dead workers back into the queue; return how many there were.
+        """Put the chunks of dead workers back into the queue; return their number.
 
-        One statement looks and acts, for another worker may do the same: what that has taken is no longer `doing`.
+        One statement finds and changes them, because other workers do the same at the same time.
         """
         jobs, workers = procrastinate_jobs.c, procrastinate_workers.c
         with self._engine.begin() as connection:
@@ -219,15 +219,15 @@ class Queue:
             connection.execute(sa.delete(procrastinate_workers).where(~ALIVE))
         return recovered
 
-    def in_hand(self, worker_id: int) -> frozenset[int]:
-        """Return the jobs that are one worker's, by what the database says."""
+    def jobs_of_worker(self, worker_id: int) -> frozenset[int]:
+        """Return the ids of the jobs that the database assigns to a worker."""
         jobs = procrastinate_jobs.c
         with self._engine.connect() as connection:
             mine = sa.select(jobs.id).where(jobs.status == "doing", jobs.worker_id == worker_id)
             return frozenset(connection.scalars(mine))
 
-    def put_back(self, job_ids: Collection[int]) -> None:
-        """Let jobs wait again whose worker knows nothing of them: the outage at which they began or ended hid it."""
+    def reset_jobs(self, job_ids: Collection[int]) -> None:
+        """Make jobs wait again that their worker does not know, because an outage hid their start or end from it."""
         jobs = procrastinate_jobs.c
         with self._engine.begin() as connection:
             connection.execute(
@@ -237,25 +237,25 @@ class Queue:
             )
 
     def tidy(self) -> None:
-        """Give chunks whose job somebody cancelled or deleted a new one, and forget what finished long ago."""
+        """Create new jobs for chunks whose job was cancelled or deleted, and delete old records of finished chunks."""
         with self._engine.begin() as connection:
             lost = sa.select(ingest_pending.c.job_id).distinct().where(~_has_job())
             for job_id in connection.scalars(lost).all():
-                self._move(connection, job_id)
+                self._replace_job(connection, job_id)
             connection.execute(
                 sa.delete(ingest_chunks).where(ingest_chunks.c.finished_at < sa.func.now() - KEEP_CHUNKS)
             )
 
-    # --- looking --------------------------------------------------------------------------------
+    # --- state ----------------------------------------------------------------------------------
 
     def is_empty(self) -> bool:
-        """Whether no chunk waits, or is being worked on, that a worker on this machine could serve."""
+        """Whether no chunk that this machine could process is waiting or running."""
         waiting = sa.exists().where(procrastinate_jobs.c.queue_name.in_(queues()), ACTIVE)
         with self._engine.connect() as connection:
             return not connection.scalar(sa.select(waiting))
 
     def progress(self, run_id: UUID) -> RunProgress:
-        """Return what has become of the run's references so far."""
+        """Return the outcomes of the run's references so far."""
         of_run = ingest_chunks.c.run_id == run_id
         each = sa.func.jsonb_each_text(ingest_chunks.c.failed).table_valued("key", "value")
         by_error = (
@@ -267,7 +267,7 @@ class Queue:
         )
         failed = sa.select(sa.func.jsonb_object_agg(by_error.c.key, by_error.c["count"])).scalar_subquery()
         totals = (sa.func.coalesce(sa.func.sum(ingest_chunks.c[name]), 0).label(name) for name in _COUNTED)
-        with self._engine.connect() as connection:  # one statement, or a chunk that ends would be counted in half
+        with self._engine.connect() as connection:  # one statement, or a finishing chunk would be counted in part
             row = connection.execute(sa.select(*totals, failed.label("failed")).where(of_run)).one()
         return RunProgress(stored=row.stored, copied=row.copied, unchanged=row.unchanged, failed=row.failed or {})
 
@@ -286,7 +286,7 @@ def _has_job() -> sa.ColumnElement[bool]:
 
 
 def _queue_of(image: str) -> str:
-    """Return the queue of a reference; a chunk holds URLs, or files of one machine."""
+    """Return the queue of a reference: a chunk holds only URLs, or only files of one machine."""
     return URL_QUEUE if image.startswith(("http://", "https://")) else files_queue()
 
 

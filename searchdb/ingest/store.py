@@ -1,4 +1,4 @@
-"""Writes the collection: pictures and failures, in chunks, so that any number of processes may do so at once."""
+"""Writes images and failures to the database in chunks; any number of processes may do so at the same time."""
 
 from __future__ import annotations
 
@@ -28,53 +28,53 @@ from searchdb.records import (
 )
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""What a str may hold and PostgreSQL's text may not: NUL, and halves of surrogate pairs."""
+"""Characters that a Python str can hold and PostgreSQL's text cannot: NUL and lone surrogates."""
 SCAN_ROWS = 1000
-"""Rows read at a time from a listing that may be as long as the collection."""
+"""Rows fetched at a time from a listing, which may be as long as the collection."""
 
 NOT_STORED = ~sa.exists().where(images.c.image == ingest_failures.c.image)
-"""Of failures: those whose reference is no picture either. One whose file turned bad later stays a picture."""
+"""Selects failures whose reference is not stored. An image whose file turned bad later stays stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """How a reference was last seen: its file's state, empty for a URL, or that its source rejected it."""
+    """What a reference looked like last time: its file's size and time, None for a URL, or `rejected` by its source."""
 
     byte_size: int | None
     modified_at: datetime | None
     rejected: bool
 
     def matches(self, item: SourceItem | RejectedItem) -> bool:
-        """Whether the reference is still as it was then. Of a URL only its server could tell: it counts as so."""
+        """Whether the reference is unchanged. A URL counts as unchanged, since only its server could tell."""
         if self.rejected or isinstance(item, RejectedItem):
             return self.rejected and isinstance(item, RejectedItem)
         return item.modified_at is None or (self.byte_size, self.modified_at) == (item.byte_size, item.modified_at)
 
 
 class Store:
-    """The writing side of one collection."""
+    """Writes to one collection."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def check_model(self, model: ModelIdentity) -> None:
-        """Refuse a model that is not the stored pictures'.
+        """Refuse a model other than that of the stored images.
 
         Raises:
-            ModelMismatchError: their vectors come from other weights.
+            ModelMismatchError: the stored vectors come from other weights.
         """
         with self._engine.connect() as connection:
             check_model(connection, model)
 
-    # --- pictures -------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------
 
     def stored(self, references: Sequence[str]) -> dict[str, FileState]:
-        """Return those references that are stored, with their files' state at the time."""
+        """Return the references that are stored, with their state at the time."""
         statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at, sa.false().label("rejected"))
         return self._states(statement.where(images.c.image.in_(references)))
 
     def failed(self, references: Sequence[str]) -> dict[str, FileState]:
-        """Return those references that have failed, with their files' state at the time."""
+        """Return the references that have failed, with their state at the time."""
         item = ingest_failures.c.item
         statement = sa.select(
             ingest_failures.c.image,
@@ -92,7 +92,7 @@ class Store:
             }
 
     def embeddings_of(self, hashes: Sequence[bytes], model: ModelIdentity) -> dict[bytes, np.ndarray]:
-        """Return the stored unit vectors, float32 of shape (512,), of those files that are stored, by SHA-256."""
+        """Return the stored unit vectors, float32 of shape (512,), of files that are stored, by their SHA-256."""
         statement = (
             sa.select(images.c.sha256, images.c.embedding)
             .ext(distinct_on(images.c.sha256))
@@ -103,32 +103,23 @@ class Store:
             claim_model(connection, model)
             return {row.sha256: row.embedding for row in connection.execute(statement)}
 
-    def upsert(self, embedded: Sequence[EmbeddedImage], model: ModelIdentity) -> None:
-        """Store pictures, replacing rows with the same reference, and forget their failures; all or none.
+    def record_outcome(self, outcome: ChunkOutcome, model: ModelIdentity, *, worker: str) -> None:
+        """Store a chunk's images and failures, and delete its references from the queue, in one transaction.
+
+        References that another worker has recorded meanwhile are stored again, unchanged, but not counted again.
 
         Raises:
-            ModelMismatchError: the collection was meanwhile claimed by another model.
+            ModelMismatchError: another model has claimed the collection meanwhile.
         """
         with self._engine.begin() as connection:
-            upsert_images(connection, embedded, model)
-
-    def settle(self, outcome: ChunkOutcome, model: ModelIdentity, *, worker: str) -> None:
-        """Store a chunk's pictures and failures, and take its references out of the queue; all or nothing.
-
-        What another worker has settled meanwhile is stored again, the same, and not counted again.
-
-        Raises:
-            ModelMismatchError: the collection was meanwhile claimed by another model.
-        """
-        with self._engine.begin() as connection:
-            runs = _take_from_queue(connection, outcome)
+            runs = _delete_from_queue(connection, outcome)
             upsert_images(connection, outcome.embedded, model)
             _record_failures(connection, outcome.failed)
             if runs:
                 connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))
 
     def images_under(self, folder: str) -> Iterator[tuple[int, str]]:
-        """Yield (id, path) of the file pictures below a folder."""
+        """Yield (id, path) of the images below a folder that came from files."""
         statement = sa.select(images.c.id, images.c.image).where(
             images.c.source == "files", sa.func.starts_with(images.c.image, folder.rstrip("/") + "/")
         )
@@ -137,14 +128,14 @@ class Store:
                 yield row.id, row.image
 
     def delete_images(self, ids: Sequence[int]) -> int:
-        """Delete pictures by id; return how many there were."""
-        # One array, not a parameter each, of which a statement takes 65,535: a whole folder may be gone.
+        """Delete images by id; return how many were deleted."""
+        # One array: a parameter for each would hit the limit of 65,535 when a whole folder is gone.
         chosen = images.c.id == sa.any_(sa.literal(list(ids), ARRAY(sa.BigInteger)))
         with self._engine.begin() as connection:
             return connection.execute(sa.delete(images).where(chosen)).rowcount
 
     def delete_source(self, source: str) -> int:
-        """Delete all that is known of a source: pictures, failures, and what is queued; return how many pictures."""
+        """Delete a source's images, failures and queued references; return the number of images."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(ingest_pending).where(ingest_pending.c.source == source))
             connection.execute(sa.delete(ingest_failures).where(ingest_failures.c.source == source))
@@ -153,7 +144,7 @@ class Store:
     # --- failures -------------------------------------------------------------------------------
 
     def record_failures(self, failed: Sequence[FailedImage]) -> None:
-        """Record failures; one that is known counts another attempt."""
+        """Record failures; a known one counts another attempt."""
         with self._engine.begin() as connection:
             _record_failures(connection, failed)
 
@@ -165,14 +156,14 @@ class Store:
                 yield Failure.from_row(row)
 
     def clear_failures(self, *, source: str | None = None, error: str | None = None) -> int:
-        """Forget recorded failures, so that the next ingest tries them anew; return how many there were."""
+        """Delete recorded failures, so that the next ingest tries them again; return their number."""
         with self._engine.begin() as connection:
             return connection.execute(sa.delete(ingest_failures).where(*_matching(source, error))).rowcount
 
     def counts(self) -> dict[str, int]:
-        """Return the number of distinct references that are pictures, that failed, and that are pending.
+        """Return the number of distinct references that are stored (`images`), `failed` and `pending`.
 
-        A reference counts once: a picture whose file turned bad, or is being read again, is a picture.
+        A reference counts once: a stored image whose file turned bad, or is queued again, counts as stored.
         """
         failed = sa.select(sa.func.count()).select_from(ingest_failures)
         failed = failed.where(NOT_STORED)
@@ -183,23 +174,27 @@ class Store:
             failed.scalar_subquery().label("failed"),
             pending.scalar_subquery().label("pending"),
         )
-        with self._engine.connect() as connection:  # one statement, so one moment
+        with self._engine.connect() as connection:  # one statement, so that all counts are of the same moment
             return dict(connection.execute(statement).mappings().one())
 
 
 def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], model: ModelIdentity) -> None:
-    """Store pictures in a transaction of the caller's; otherwise like `Store.upsert`."""
+    """Store images in the caller's transaction, replacing rows with the same reference, and delete their failures.
+
+    Raises:
+        ModelMismatchError: another model has claimed the collection meanwhile.
+    """
     if not embedded:
         return
     model_id = claim_model(connection, model)
-    # Every writer takes its row locks in this order, which SQL calls "C", so that no two can wait for each other.
-    rows = sorted((_image_row(picture, model_id) for picture in embedded), key=lambda row: row["image"])
+    # All writers take row locks in this order (collation "C" in SQL), which rules out deadlocks.
+    rows = sorted((_image_row(image, model_id) for image in embedded), key=lambda row: row["image"])
     statement = insert(images).values(rows)
     replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
     connection.execute(
         statement.on_conflict_do_update(index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()})
     )
-    _forget_failures(connection, [row["image"] for row in rows])
+    _delete_failures(connection, [row["image"] for row in rows])
 
 
 def _record_failures(connection: Connection, failed: Sequence[FailedImage]) -> None:
@@ -218,11 +213,11 @@ def _record_failures(connection: Connection, failed: Sequence[FailedImage]) -> N
     )
 
 
-def _take_from_queue(connection: Connection, outcome: ChunkOutcome) -> dict[str, Sequence[UUID]]:
-    """Take the outcome's references out of the queue; return those that were still in it, with their runs."""
+def _delete_from_queue(connection: Connection, outcome: ChunkOutcome) -> dict[str, Sequence[UUID]]:
+    """Delete the outcome's references from the queue; return those that were still in it, with their runs."""
     pending = ingest_pending.c
     references = [
-        *(picture.decoded.item.image for picture in outcome.embedded),
+        *(embedded.decoded.item.image for embedded in outcome.embedded),
         *(failure.image for failure in outcome.failed),
         *outcome.unchanged,
     ]
@@ -237,7 +232,7 @@ def _take_from_queue(connection: Connection, outcome: ChunkOutcome) -> dict[str,
 
 
 def _tallies(outcome: ChunkOutcome, runs: Mapping[str, Sequence[UUID]], worker: str) -> list[dict[str, Any]]:
-    """Return a row of `ingest_chunks` for each run that had asked for some of the chunk."""
+    """Return a row of `ingest_chunks` for each run that queued part of the chunk."""
     errors = {failure.image: type(failure.error).__name__ for failure in outcome.failed}
     rows: dict[UUID, dict[str, Any]] = {}
     for image, run_ids in runs.items():
@@ -258,7 +253,7 @@ def _exists(table: sa.Table, beside: sa.Table) -> sa.ColumnElement[bool]:
     return sa.exists().where(table.c.image == beside.c.image)
 
 
-def _forget_failures(connection: Connection, references: Sequence[str]) -> None:
+def _delete_failures(connection: Connection, references: Sequence[str]) -> None:
     ordered = (
         sa.select(ingest_failures.c.id)
         .where(ingest_failures.c.image.in_(references))
@@ -273,9 +268,9 @@ def _matching(source: str | None, error: str | None) -> list[sa.ColumnElement[bo
     return [column == value for column, value in wanted.items() if value is not None]
 
 
-def _image_row(picture: EmbeddedImage, model_id: int) -> dict[str, Any]:
-    """Make the row: what the source says counts before what the file says of itself."""
-    decoded, item = picture.decoded, picture.decoded.item
+def _image_row(embedded: EmbeddedImage, model_id: int) -> dict[str, Any]:
+    """Return the row: the source's metadata takes precedence over the file's own."""
+    decoded, item = embedded.decoded, embedded.decoded.item
     located = item.latitude is not None and item.longitude is not None
     return storable(
         {
@@ -283,7 +278,7 @@ def _image_row(picture: EmbeddedImage, model_id: int) -> dict[str, Any]:
             "rendition": item.rendition,
             "source": item.source,
             "source_id": item.source_id,
-            "embedding": picture.embedding,
+            "embedding": embedded.embedding,
             "embedding_model_id": model_id,
             "sha256": decoded.sha256,
             "width": decoded.width,
@@ -321,7 +316,7 @@ def _failure_row(failure: FailedImage) -> dict[str, Any]:
 
 
 def storable(value: Any) -> Any:
-    """Return the value with every text in it made storable: metadata and EXIF may hold anything."""
+    """Return the value with characters that PostgreSQL cannot store replaced: metadata and EXIF may hold anything."""
     if isinstance(value, str):
         return UNSTORABLE.sub("�", value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The worker: the ingest loop as Procrastinate's task, in a thread of its own, through outages and until it is told."""
+"""Runs the ingest as a Procrastinate task, in its own thread, through database outages, until told to stop."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, ModelError
 from searchdb.index import build as index
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest, IngestReport
-from searchdb.ingest.queue import STALLED_AFTER_S, SUSPECTS, TASK, Queue, queues
+from searchdb.ingest.queue import ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
 
 HEARTBEAT_S = 5.0
-"""Between two signs of life, and two looks for workers that give none."""
+"""Seconds between heartbeats, and between checks for workers without them."""
 TIDY_S = 60.0
-"""Between two looks at what grows slowly: the vector index, lost chunks, old records."""
+"""Seconds between checks of what changes slowly: the vector index, chunks without a job, old records."""
 POLL_S = 2.0
-"""Between two looks at the queue; notifications make most of them needless."""
+"""Seconds between polls of the queue; notifications make most of them unnecessary."""
 CONNECTION_S = 3.0
-"""Longest wait for one of the queue's connections: an outage is waited for elsewhere, and can be interrupted there."""
-SHORT_S = 10.0
-"""A session with the queue that ended sooner, although the database answers, is a failed one."""
-MAX_SHORT_SESSIONS = 5
-"""Failed sessions in a row before the worker gives up and says why."""
+"""Longest wait for one of Procrastinate's connections: outages are waited out elsewhere, where a stop interrupts."""
+MIN_SESSION_S = 10.0
+"""A session with the queue that ends sooner, although the database answers, counts as failed."""
+MAX_FAILED_SESSIONS = 5
+"""Failed sessions in a row before the worker ends with the error."""
 
-CHUNKS_FAULT = ("22", "23", "54")
-"""SQLSTATE classes of errors that another worker would meet with the same chunk: values that PostgreSQL refuses."""
+CHUNK_ERRORS = ("22", "23", "54")
+"""SQLSTATE classes of values that PostgreSQL refuses: any other worker would fail at the same chunk."""
 RETRY_S = 1
-"""Pause before a chunk that failed in a way nobody foresaw is tried again."""
+"""Seconds before a chunk that failed with an unexpected error is tried again."""
 
-_LOST = (ConnectorException, psycopg.OperationalError)
-"""What ends a session with the queue when the database goes away."""
+_CONNECTION_LOST = (ConnectorException, psycopg.OperationalError)
+"""Errors that end a session with the queue when the database becomes unavailable."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +53,19 @@ class Worker:
 
     Args:
         database: the collection's.
-        ingest: makes what works off a chunk; called at the first chunk, so that an idle worker holds no model.
-        concurrency: chunks in hand at a time.
+        make_ingest: called at the first chunk, so that an idle worker holds no model.
+        concurrency: chunks processed at a time.
     """
 
     def __init__(
-        self, *, database: Database, ingest: Callable[[], Ingest], concurrency: int = DEFAULT_CONCURRENCY
+        self, *, database: Database, make_ingest: Callable[[], Ingest], concurrency: int = DEFAULT_CONCURRENCY
     ) -> None:
         self._database = database
         self._queue = Queue(database.engine)
-        self._make_ingest = ingest
+        self._make_ingest = make_ingest
         self._ingest: Ingest | None = None
         self._making = threading.Lock()
-        self._in_hand: set[int] = set()
+        self._active_jobs: set[int] = set()
         self._concurrency = concurrency
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -77,28 +77,28 @@ class Worker:
 
     @property
     def report(self) -> IngestReport:
-        """What this worker has done."""
+        """What this worker has done so far."""
         return IngestReport() if self._ingest is None else self._ingest.report
 
     def start(self) -> None:
-        """Begin, in a thread of its own."""
+        """Start the worker in its own thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take up nothing more; what was begun is stored, the rest goes back to the queue."""
+        """Start no further image; those already started are stored, the rest goes back to the queue."""
         self._stop.set()
         if self._ingest is not None:
             self._ingest.stop()
-        session = self._session  # the other thread may take it away
+        session = self._session  # read once: the other thread may reset it
         if session is not None:
             session.stop()
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait until it has ended, at most so long; return whether it has.
+        """Wait until the worker has ended, at most `timeout_s` seconds; return whether it has.
 
         Raises:
             ModelError: the model cannot be loaded or is not the collection's.
-            DatabaseError: the database went away for long, or refuses us.
+            DatabaseError: an outage lasted longer than MAX_OUTAGE_S, or the database refused a statement.
         """
         # Not Thread.join: in Python 3.11 a Ctrl-C during it makes the thread count as ended while it runs on.
         if not self._ended.wait(timeout_s):
@@ -120,17 +120,17 @@ class Worker:
             self._ended.set()
 
     def _serve(self) -> None:
-        """Hold one session with the queue after the other, for an outage of the database ends them."""
-        short = 0
+        """Hold a session with the queue, and a new one after each outage."""
+        failed = 0
         while not self._stop.is_set():
-            retry_until_available(self._ping, cancel=self._stop)
+            retry_until_available(self._ping, outage_log=self._database.outage_log, cancel=self._stop)
             began = time.monotonic()
             try:
                 asyncio.run(self._hold_session())
-            except _LOST as exc:
+            except _CONNECTION_LOST as exc:
                 logger.info("the session with the queue was lost: %s", exc)
-                short = short + 1 if time.monotonic() - began < SHORT_S else 0
-                if short > MAX_SHORT_SESSIONS:
+                failed = failed + 1 if time.monotonic() - began < MIN_SESSION_S else 0
+                if failed > MAX_FAILED_SESSIONS:
                     raise DatabaseError(f"the queue cannot be used: {exc.__cause__ or exc}") from exc
                 self._stop.wait(1.0)
 
@@ -140,9 +140,9 @@ class Worker:
 
     async def _hold_session(self) -> None:
         loop = asyncio.get_running_loop()
-        # Chunks, and what this module runs beside them, each hold a thread.
+        # One thread a chunk, and two for what `_maintain` runs.
         loop.set_default_executor(ThreadPoolExecutor(self._concurrency + 2))
-        # Of a job whose end could not be noted nobody asks how it went: `_keep_house` finds it.
+        # A job whose end could not be recorded is found by `_maintain`; the event loop only reports it.
         loop.set_exception_handler(lambda _, context: logger.info("%s", context["message"]))
         connector = procrastinate.PsycopgConnector(
             conninfo=self._database.libpq_url,
@@ -161,54 +161,54 @@ class Worker:
                 fetch_job_polling_interval=POLL_S,
                 delete_jobs="always",
                 install_signal_handlers=False,
-                # Dead workers are ours to find, in `_keep_house`; here would be too early after an outage.
+                # `_maintain` looks for dead workers itself; Procrastinate would do so too early after an outage.
                 stalled_worker_timeout=24 * 3600,
             )
             self._session = session
             if self._stop.is_set():
                 return
-            keeping = asyncio.create_task(self._keep_house(session))
+            maintenance = asyncio.create_task(self._maintain(session))
             try:
                 await session.run()
             finally:
-                keeping.cancel()
+                maintenance.cancel()
                 self._session = None
 
-    async def _keep_house(self, session: ProcrastinateWorker) -> None:
-        """Give signs of life, also while the last chunks end, when Procrastinate gives none; look after the queue."""
+    async def _maintain(self, session: ProcrastinateWorker) -> None:
+        """Send heartbeats, also while the last chunks end, when Procrastinate sends none, and repair the queue."""
         began = time.monotonic()
         tidied = -TIDY_S
-        strays: frozenset[int] = frozenset()
+        unknown_before: frozenset[int] = frozenset()
         worker_id: int | None = None
         while True:
             await asyncio.sleep(HEARTBEAT_S if worker_id else 0.1)
             if self._stop.is_set():
-                session.stop()  # again: the session forgets one that comes before it has begun
+                session.stop()  # again: a session ignores a stop that comes before it has started
             if session.worker_id is None:
                 continue
             try:
                 if worker_id is None:
                     worker_id = session.worker_id
-                    await asyncio.to_thread(self._queue.register, worker_id)
-                await asyncio.to_thread(self._queue.beat, worker_id)
-                # Seen twice, for a job is in the database's hand a moment before and after it is in ours.
-                unknown = await asyncio.to_thread(self._queue.in_hand, worker_id) - self._in_hand
-                if lost := unknown & strays:
-                    await asyncio.to_thread(self._queue.put_back, lost)
-                strays = unknown - lost
-                # After an outage everybody's last sign of life is old: only then is silence a sign of death.
+                    await asyncio.to_thread(self._queue.register_worker, worker_id)
+                await asyncio.to_thread(self._queue.record_heartbeat, worker_id)
+                # Only if unknown twice in a row: the database lists a job a moment before and after we do.
+                unknown = await asyncio.to_thread(self._queue.jobs_of_worker, worker_id) - self._active_jobs
+                if lost := unknown & unknown_before:
+                    await asyncio.to_thread(self._queue.reset_jobs, lost)
+                unknown_before = unknown - lost
+                # After an outage every worker's last heartbeat is old, so wait until the living have sent one.
                 if time.monotonic() - began > STALLED_AFTER_S:
                     recovered = await asyncio.to_thread(self._queue.recover)
                     if recovered:
                         logger.warning("%d chunks of dead workers are back in the queue", recovered)
                 if time.monotonic() - tidied > TIDY_S:
                     tidied = time.monotonic()
-                    self._begin_to_tidy()
+                    self._start_tidying()
             except DatabaseError as exc:
-                logger.info("keeping house: %s", exc)
+                logger.info("maintenance of the queue failed: %s", exc)
 
-    def _begin_to_tidy(self) -> None:
-        """Tidy in a thread that nobody waits for: the heart beats on while an index is built, and an end ends that."""
+    def _start_tidying(self) -> None:
+        """Tidy in a daemon thread: heartbeats go on while an index is built, and an exit does not wait for it."""
         if self._tidying is None or not self._tidying.is_alive():
             self._tidying = threading.Thread(target=self._tidy, name="searchdb-tidy", daemon=True)
             self._tidying.start()
@@ -218,38 +218,39 @@ class Worker:
             self._queue.tidy()
             self.rebuild_index()
         except DatabaseError as exc:
-            logger.info("keeping house: %s", exc)
+            logger.info("maintenance of the queue failed: %s", exc)
 
     def rebuild_index(self) -> None:
-        """Rebuild the vector index if what was stored has outgrown it."""
+        """Rebuild the vector index if the collection has outgrown it."""
         if self.report.stored:
             self.index_rebuilt |= index.rebuild_if_stale(self._database.engine)
 
     def _work(self, context: procrastinate.JobContext) -> None:
-        """Ingest one chunk, in one of the threads."""
-        job_id = cast("int", context.job.id)  # None only before it is queued
-        self._in_hand.add(job_id)
+        """Ingest one chunk, in one of the executor's threads."""
+        job_id = cast("int", context.job.id)  # None only before a job is queued
+        self._active_jobs.add(job_id)
         try:
             with self._making:
                 if self._ingest is None:
                     self._ingest = self._make_ingest()
                     if self._stop.is_set():
                         self._ingest.stop()
-            self._ingest.work(job_id, context.job.attempts, suspect=context.job.lock == SUSPECTS)
+            self._ingest.work(job_id, context.job.attempts, isolated=context.job.lock == ISOLATED)
         except Exception as exc:
-            if not _is_no_fault_of_the_chunk(exc):
+            if not _is_fatal(exc):
                 logger.warning("a chunk failed and will be tried again: %s: %s", type(exc).__name__, exc)
                 raise
-            # The worker ends, and whoever can do it finds the chunk in the queue.
+            # This worker ends; the chunk goes back to the queue for others.
             self._error = exc
             self.stop()
-            with suppress(DatabaseError):  # or whoever finds it orphaned puts it back
-                self._queue.hand_back(job_id)
+            with suppress(DatabaseError):  # otherwise another worker recovers it
+                self._queue.requeue_chunk(job_id)
         finally:
-            self._in_hand.discard(job_id)
+            self._active_jobs.discard(job_id)
 
 
-def _is_no_fault_of_the_chunk(error: Exception) -> bool:
+def _is_fatal(error: Exception) -> bool:
+    """Whether the error is the worker's rather than the chunk's, so that it would fail at every other chunk too."""
     if isinstance(error, DatabaseError):
-        return not (error.sqlstate or "").startswith(CHUNKS_FAULT)
+        return not (error.sqlstate or "").startswith(CHUNK_ERRORS)
     return isinstance(error, ModelError)

@@ -1,4 +1,4 @@
-"""Decode: bytes to one upright RGB picture with its checksum, its size and what its EXIF says."""
+"""Decodes bytes to one upright RGB image, with its checksum, size and EXIF data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
-    ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
@@ -34,29 +31,31 @@ from searchdb.errors import (
     NotAnImageError,
     TooManyPixelsError,
 )
+from searchdb.media.exif import read_exif
 from searchdb.records import DecodedImage, FetchedImage
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-"""What is read. The content decides, never the name; of an animation or a multi-picture file, the first picture."""
+"""Supported formats, recognised by content and never by name. Of an animation or a multi-image file the first image is
+read."""
 
 BACKGROUND = (255, 255, 255)
-"""Transparent parts become white: most such pictures are drawn for white pages, and black would hide dark ones."""
+"""Transparent parts become white: most such images are drawn for white pages, and on black, dark ones would vanish."""
 
 SNIFFED_BYTES = 1024
 """Enough for an XML declaration and a comment before `<svg` or `<html`."""
 
 _REDUCED_FACTOR = 1.5
-"""Times as large as needed at least is what libjpeg's reduced decoding may leave. Vectors of the demo's trained model
-then stay within a cosine of 0.9995; at 1.1 times, where a pixel counts for more, some fell to 0.98."""
+"""Smallest result of libjpeg's reduced decoding, as a multiple of the size needed. The demo model's vectors then stay
+within a cosine of 0.9995 of those of full decoding; at 1.1, some fell to 0.98."""
 
 _COLOUR_SAMPLES = (32, 32)
-"""Pixels, spread over the picture, that its mean colour is taken of: all of a large one would cost 30 ms."""
+"""Size of the sample that the mean colour is computed from: all pixels of a large image would take 30 ms."""
 
 _LONGEST_REASON = 160
-"""Pillow quotes file content in some messages; this keeps them on one line of a terminal."""
+"""Maximum length in characters. Pillow quotes file content in some messages; this keeps them on one line."""
 
 _READERS: Mapping[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO: its first picture is a complete JPEG
+    "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO: its first image is a complete JPEG
     "PNG": PngImagePlugin.PngImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
@@ -70,7 +69,7 @@ _SIGNATURES = (
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
     ("GIF", re.compile(rb"GIF8[79]a")),
     ("WEBP", re.compile(rb"RIFF....WEBPVP8[ LX]", re.DOTALL)),
-    ("BMP", re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL)),  # with the reserved zeros: text may well begin with "BM"
+    ("BMP", re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL)),  # including the reserved zeros: text may begin with "BM"
     ("TIFF", re.compile(rb"MM\0\*|II\*\0|MM\*\0|II\0\*|MM\0\+|II\+\0")),
     ("AVIF", re.compile(rb"\0\0..ftyp(avi[fs]|m[is]f1.{4}(.{4}){0,15}avif)", re.DOTALL)),
 )
@@ -102,9 +101,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the stored picture upright; 1 and everything unknown leave it as it is."""
-_ON_ITS_SIDE = (5, 6, 7, 8)
-"""Orientations whose picture is turned by a quarter."""
+"""The transposition that turns an image of each EXIF orientation upright; 1 and unknown values need none."""
+_SWAPS_SIDES = (5, 6, 7, 8)
+"""Orientations whose correction swaps width and height."""
 
 _PILLOW_MODULES = r"PIL\."
 _PILLOW_IS_SILENT = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)
@@ -113,25 +112,26 @@ _process_settings = threading.Lock()
 
 
 def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None) -> DecodedImage:
-    """Return the picture upright, in RGB, 8 bits a channel, fully loaded.
+    """Return the image upright, in RGB, 8 bits a channel, fully loaded.
 
-    Where its shorter side is `needed` no longer than so many pixels, a JPEG far larger than that is decoded at a half,
-    a quarter or an eighth, which takes a third of the time; `width` and `height` are the whole picture's.
+    `needed` is the length in pixels that the shorter side must have at least. A JPEG much larger than that is decoded
+    at a half, a quarter or an eighth of its size, which takes a third of the time; `width` and `height` are always
+    those of the full image.
 
-    EXIF orientation is applied and transparency laid on white. 16- and 32-bit grey is scaled to 8 bits.
+    EXIF orientation is applied and transparency is laid over white. 16- and 32-bit grey is scaled to 8 bits.
     ICC profiles are ignored, as CLIP's own preprocessing ignores them. Dates without a time zone are taken as UTC.
 
     Raises:
         EmptyFileError: there are no bytes.
         NotAnImageError: the content is in none of FORMATS.
-        TooManyPixelsError: the header says more than `max_pixels` (width times height); nothing was decoded.
+        TooManyPixelsError: the header declares more than `max_pixels` (width times height); nothing was decoded.
         DamagedImageError: the data is truncated or corrupt.
     """
     data = fetched.data
     if not data:
         raise EmptyFileError
     name = format_of(data)
-    if name == "WEBP":  # its reader makes the whole canvas on opening
+    if name == "WEBP":  # its reader allocates the whole canvas on opening
         _check_pixels(_webp_size(data), max_pixels)
     _prepare_pillow(max_pixels)
     try:
@@ -140,20 +140,20 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
             width, height = image.size
             if needed is not None:
                 least = math.ceil(_REDUCED_FACTOR * needed)
-                image.draft(None, (least, least))  # of other formats, and where it is too small for that, it is whole
+                image.draft(None, (least, least))  # no effect on other formats and on small images
             image.load()
-            exif = _read_exif(image)
+            exif = read_exif(image)
             pixels = _rgb(image)
     except DecodeError:
         raise
-    # Pillow fed hostile bytes raises whatever its parsers meet (OSError, SyntaxError, struct.error, zlib.error,
-    # MemoryError, RecursionError, ...): a picture that cannot be decoded is one finding, not many.
+    # On hostile bytes Pillow's parsers raise many exceptions (OSError, SyntaxError, struct.error, zlib.error,
+    # MemoryError, RecursionError, ...); all mean that the image cannot be decoded.
     except Exception as exc:
         raise DamagedImageError(_explain(name, exc)) from exc
     turn = _UPRIGHT.get(exif.orientation)
     if turn is not None:
         pixels = pixels.transpose(turn)
-        if exif.orientation in _ON_ITS_SIDE:
+        if exif.orientation in _SWAPS_SIDES:
             width, height = height, width
     return DecodedImage(
         item=fetched.item,
@@ -179,10 +179,10 @@ def _mean_colour(pixels: Image.Image) -> str:
 
 
 def format_of(data: bytes) -> str:
-    """Return the one of FORMATS that the content begins like (MPO counts as JPEG); its first SNIFFED_BYTES suffice.
+    """Return the format in FORMATS of the content (MPO counts as JPEG); its first SNIFFED_BYTES are enough.
 
     Raises:
-        NotAnImageError: it is none of them; the message says what it looks like instead.
+        NotAnImageError: it is in none of them; the message says what it looks like instead.
     """
     head = data[:SNIFFED_BYTES]
     for name, signature in _SIGNATURES:
@@ -195,7 +195,7 @@ def format_of(data: bytes) -> str:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Return the canvas size that a WebP header declares, (0, 0) when it is cut off."""
+    """Return the canvas size that a WebP header declares; (0, 0) if the header is truncated."""
     if data[12:16] == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if data[12:16] == b"VP8L":
@@ -211,11 +211,11 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _prepare_pillow(max_pixels: int) -> None:
-    """Make Pillow's process-wide settings agree with ours, from any thread and at any time.
+    """Adjust Pillow's process-wide settings to ours; safe to call from any thread at any time.
 
-    Its own pixel limit must not refuse what ours allows, yet stays: it also guards tiles and canvases. Its warnings
-    and log lines say nothing that a DecodeError does not, and where warnings are errors they would fail readable
-    pictures. `warnings.catch_warnings` would be neater and is not thread-safe.
+    Pillow's pixel limit is raised to ours but not removed, because it also guards tiles and canvases. Its warnings and
+    log lines say nothing that a DecodeError does not; where warnings are errors, they would reject readable images.
+    `warnings.catch_warnings` is not thread-safe.
     """
     with _process_settings:
         if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
@@ -227,20 +227,20 @@ def _prepare_pillow(max_pixels: int) -> None:
 
 
 def _explain(name: str, exc: Exception) -> str:
-    """Return one line for whatever Pillow raised while it read a picture of this format."""
+    """Return a one-line message for an exception that Pillow raised while reading an image of this format."""
     if isinstance(exc, MemoryError):
-        return f"the {name} data asks for more memory than there is"
+        return f"the {name} data needs more memory than is available"
     reason = " ".join(str(exc).split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_REASON]
     if isinstance(exc, EOFError) or re.search(r"truncated|ended|end of|not enough|too short", reason, re.IGNORECASE):
-        return f"the picture's data ends early ({name}: {reason or 'nothing left to read'})"
-    return f"the picture's data is corrupt ({name}: {reason or type(exc).__name__})"
+        return f"the image data ends early ({name}: {reason or 'nothing left to read'})"
+    return f"the image data is corrupt ({name}: {reason or type(exc).__name__})"
 
 
 # --- Pixels ---------------------------------------------------------------------------------------
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return a plain RGB copy, which holds neither the file's bytes nor its EXIF in memory."""
+    """Return a plain RGB copy that keeps neither the file's bytes nor its EXIF in memory."""
     if image.mode.startswith(("I", "F")):
         rgb = _eight_bits(image).convert("RGB")
     elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -248,9 +248,10 @@ def _rgb(image: Image.Image) -> Image.Image:
         rgb = Image.new("RGB", rgba.size, BACKGROUND)
         rgb.paste(rgba, mask=rgba.getchannel("A"))
     elif image.mode == "LAB":
-        from PIL import ImageCms  # littlecms: too rare to load for every process
+        from PIL import ImageCms  # loads littlecms, which is needed too rarely to load it in every process
 
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        create_profile = cast("Any", ImageCms.createProfile)  # pyright: ignore[reportUnknownMemberType] - untyped
+        lab, srgb = create_profile("LAB"), create_profile("sRGB")
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         rgb = image.convert("RGB") if converted is None else converted
     else:
@@ -260,7 +261,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return grey of 16 or 32 bits as grey of 8: Pillow's own conversion clips, which turns most of it white."""
+    """Scale grey of 16 or 32 bits to 8 bits; Pillow's own conversion clips, which turns most of it white."""
     import numpy as np
 
     if image.mode.startswith("I;16"):
@@ -273,82 +274,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         low, high = 0.0, 255.0
     elif low >= 0 and high <= 65535 and image.mode == "I":
         low, high = 0.0, 65535.0
-    # What is left has no agreed range (heights, counts, radiance): its own darkest and lightest make one.
+    # Other data has no agreed range (heights, counts, radiance): scale from its darkest to its lightest value.
     with np.errstate(over="ignore", invalid="ignore"):  # values near the ends of float32
         scaled = (grey - np.float32(low)) * np.float32(255.0 / ((high - low) or 1.0))
     return Image.fromarray(np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8))
-
-
-# --- EXIF -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Exif:
-    """What is taken over from a picture's EXIF; None where it is silent or says nonsense."""
-
-    orientation: int = 1
-    taken_at: datetime | None = None
-    camera: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
-
-
-def _read_exif(image: ImageFile.ImageFile) -> _Exif:
-    """Return the EXIF of a loaded picture; broken EXIF is no EXIF, for the picture itself is fine."""
-    try:
-        exif = image.getexif()
-        shot = exif.get_ifd(ExifTags.IFD.Exif)
-        gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    except Exception:  # noqa: BLE001 - the parser of a block that cameras and editors write as they like
-        return _Exif()
-    orientation = exif.get(ExifTags.Base.Orientation)
-    latitude = _degrees(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), limit=90)
-    longitude = _degrees(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), limit=180)
-    located = latitude is not None and longitude is not None
-    return _Exif(
-        orientation=orientation if isinstance(orientation, int) else 1,
-        taken_at=_moment(shot.get(ExifTags.Base.DateTimeOriginal), shot.get(ExifTags.Base.OffsetTimeOriginal)),
-        camera=_camera(_text(exif.get(ExifTags.Base.Make)), _text(exif.get(ExifTags.Base.Model))),
-        latitude=latitude if located else None,
-        longitude=longitude if located else None,
-    )
-
-
-def _text(value: Any) -> str:
-    """Return an EXIF string on one line, without the NULs and blanks that cameras pad it with."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if not isinstance(value, str):
-        return ""
-    shown = value.split("\0", 1)[0].encode("utf-8", "replace").decode()
-    return " ".join("".join(c if c.isprintable() else " " for c in shown).split())
-
-
-def _camera(make: str, model: str) -> str | None:
-    """Return "Make Model", without the make where the model already begins with its first word."""
-    if make and model and model.lower().split()[0] == make.lower().split()[0]:
-        return model
-    return " ".join(filter(None, (make, model))) or None
-
-
-def _moment(taken: Any, offset: Any) -> datetime | None:
-    """Return EXIF's "2024:05:31 18:30:00" and "+02:00" as an aware time; without an offset it is taken as UTC."""
-    for zone in (_text(offset), ""):
-        try:
-            moment = datetime.strptime(_text(taken)[:19] + zone, "%Y:%m:%d %H:%M:%S%z" if zone else "%Y:%m:%d %H:%M:%S")
-            return moment.astimezone(UTC) if zone else moment.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):  # 0000:00:00, blanks, or an offset that is none
-            continue
-    return None
-
-
-def _degrees(parts: Any, reference: Any, *, limit: int) -> float | None:
-    """Return degrees, minutes and seconds as signed degrees; None unless they are numbers within the limit."""
-    try:
-        degrees, minutes, seconds = (float(part) for part in parts)
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    value = degrees + minutes / 60 + seconds / 3600
-    if not math.isfinite(value) or not 0 <= value <= limit:
-        return None
-    return -value if _text(reference).upper().startswith(("S", "W")) else value

@@ -1,4 +1,4 @@
-"""Fetch: a SourceItem to its encoded bytes, from a file or over HTTP, within limits of size, time and address."""
+"""Fetches the encoded bytes of a SourceItem from a file or over HTTP, within limits of size, time and address."""
 
 from __future__ import annotations
 
@@ -30,44 +30,46 @@ from searchdb.errors import (
     TooManyRedirectsError,
     TransferError,
 )
-from searchdb.media.safe_http import PER_HOST, GuardedAdapter, HostSlots, RequestLimits, TooSlowError, request_limits
+from searchdb.media.safe_http import PER_HOST, GuardedAdapter, HostSlots, RequestLimits, TooSlowError, current_limits
 from searchdb.records import FetchedImage, SourceItem, clean_url, mask_credentials
 
 CONNECT_TIMEOUT_S = 10.0
-"""A server that has not accepted by then is down or filtered; each of a host's addresses gets this long."""
+"""Time limit for connecting to each of a host's addresses; a server that takes longer is down or filtered."""
 
 READ_TIMEOUT_S = 15.0
-"""Longest silence. Slow image servers compute for seconds, none that answers at all needs longer."""
+"""Longest wait for data. Slow image servers compute for seconds; a working server does not need longer."""
 
 DEADLINE_S = 60.0
-"""Longest time for one picture over HTTP, all redirects, tries and pauses included; waiting for its turn is not."""
+"""Time limit for one image over HTTP, including all redirects, attempts and pauses but not the wait for a host slot."""
 
 SLOW_AFTER_S = 10.0
-"""From when on an answer must have come fast enough: by then small pictures are here, and a short stall is made up."""
+"""Time after which the minimum speed applies: by then small images are complete and short stalls have evened out."""
 
 SLOWEST_BYTES_PER_S = 1000
-"""Least speed on average. At it the deadline ends all but thumbnails, so a slower server only holds a thread."""
+"""Minimum average speed. At this speed only thumbnails finish before the deadline, so a slower server just occupies a
+thread."""
 
 MAX_REDIRECTS = 5
-"""A content network needs two or three; browsers' twenty would only make a loop longer."""
+"""Content networks need two or three; the twenty of browsers would only prolong a redirect loop."""
 
 ATTEMPTS = 3
-"""Tries in all. What fails three times within seconds is recorded, and `--retry-failed` tries it on another day."""
+"""Attempts in all. After three failures within seconds the failure is recorded; `--retry-failed` tries again later."""
 
 BACKOFF_S = 0.5
-"""Pause before the second try; it doubles, and half of it is random so that workers do not return in step."""
+"""Pause before the second attempt; it doubles each time, and half of it is random so that workers do not retry in
+step."""
 
 RETRY_AFTER_CAP_S = 15.0
-"""Longest Retry-After that is sat out: a thread asleep fetches nothing, and the failure is retryable later."""
+"""Longest Retry-After that is waited for: a sleeping thread fetches nothing, and the failure can be retried later."""
 
 CHUNK_BYTES = 256 * 1024
-"""How much is read between two looks at the limits."""
+"""Bytes read between two checks of the limits."""
 
-SKIMMED_BYTES = 16 * 1024
-"""Longest body of a redirect or an error that is read, only for its connection's sake: a new one costs more."""
+MAX_DRAINED_BYTES = 16 * 1024
+"""Longest body of a redirect or an error that is read and discarded to reuse the connection; a new one costs more."""
 
 _LONGEST_REASON = 160
-"""Servers choose parts of these texts; a message stays on a line or two of a terminal."""
+"""Maximum length in characters: servers choose parts of these texts, and a message should fit on two lines."""
 
 _REDIRECTS = (
     HTTPStatus.MOVED_PERMANENTLY,
@@ -78,22 +80,22 @@ _REDIRECTS = (
 )
 
 _HTTP_FAULTS = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError)
-"""All that requests, urllib3 and http.client raise; requests' own errors are OSErrors, bad URLs are ValueErrors."""
+"""Everything that requests, urllib3 and http.client raise: requests' errors are OSErrors, bad URLs ValueErrors."""
 
 
 class Fetcher:
-    """Fetches pictures; one object serves many threads, and is closed at the end or used in a `with`.
+    """Fetches images; thread-safe. Close it after use, or use it as a context manager.
 
-    Proxies, .netrc and cookies are not used: behind a proxy the address that is checked would not be the address
-    that is connected to, and the others would send an operator's secrets to whoever is in the list.
+    Proxies, .netrc and cookies are not used: behind a proxy the checked address would not be the connected one, and
+    the others would send an operator's secrets to any host in a list.
 
     Args:
-        max_bytes: the largest picture, as it is stored or transferred.
-        allow_private_addresses: fetch from loopback, private and link-local addresses, too.
-        per_host: pictures in flight to one host; in all there are as many as the caller has threads.
-        connect_timeout_s, read_timeout_s, deadline_s: seconds; see the constants of these names.
-        slow_after_s, slowest_bytes_per_s: seconds, and bytes a second; see the constants of these names.
-        attempts, backoff_s, retry_after_cap_s: how retryable failures are tried again.
+        max_bytes: the largest image, in bytes as stored or transferred.
+        allow_private_addresses: also fetch from loopback, private and link-local addresses.
+        per_host: maximum number of images in flight to one host; the total is limited by the caller's threads.
+        connect_timeout_s, read_timeout_s, deadline_s: seconds; see the constants of the same names.
+        slow_after_s, slowest_bytes_per_s: seconds and bytes per second; see the constants of the same names.
+        attempts, backoff_s, retry_after_cap_s: control retries; see the constants of the same names.
     """
 
     def __init__(
@@ -124,12 +126,12 @@ class Fetcher:
         self._adapter = GuardedAdapter(per_host)
         self._slots = HostSlots(per_host)
         self._closed = threading.Event()
-        # A company's own certificate authority, named the way requests and OpenSSL have it named.
+        # A private certificate authority, named by the variables of requests and OpenSSL.
         self._authorities = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
         self._headers = {
-            "User-Agent": f"searchdb/{_version()} (indexes pictures so that they can be found by meaning)",
+            "User-Agent": f"searchdb/{_version()} (indexes images for semantic search)",
             "Accept": "image/*,*/*;q=0.5",
-            "Accept-Encoding": "identity",  # pictures are compressed already; a compressed answer may be a bomb
+            "Accept-Encoding": "identity",  # images are already compressed; a compressed response may be a bomb
         }
 
     def __enter__(self) -> Self:
@@ -139,7 +141,7 @@ class Fetcher:
         self.close()
 
     def close(self) -> None:
-        """Close the pooled connections, end pauses between tries and waiting for a host's slots, and fetch no more."""
+        """Close the pooled connections, interrupt pauses and waits for host slots, and refuse further fetches."""
         self._closed.set()
         self._slots.close()
         self._adapter.close()
@@ -148,13 +150,13 @@ class Fetcher:
         """Return the item's bytes, unchanged and undecoded.
 
         Raises:
-            FetchError: they could not be had; the subclass says why and `retryable` whether later may be better.
+            FetchError: the fetch failed; the subclass says why, and `retryable` whether a later attempt may succeed.
         """
         data = self._fetch_url(item.rendition or item.image) if item.is_url else _read_file(item.image, self._max_bytes)
         return FetchedImage(item=item, data=data)
 
     def _fetch_url(self, url: str) -> bytes:
-        before = request_limits.set(
+        token = current_limits.set(
             RequestLimits(
                 deadline=time.monotonic() + self._deadline_s,
                 connect_s=self._connect_timeout_s,
@@ -168,66 +170,68 @@ class Fetcher:
             for attempt in range(1, self._attempts + 1):
                 try:
                     return self._follow(url)
-                except TooSlowError as exc:  # a server that slow stays so for now, and a thread's time is dear
+                except TooSlowError as exc:  # no retry: such a server is likely to stay slow and would occupy a thread
                     raise FetchTimeoutError(str(exc)) from exc
                 except FetchError as exc:
                     pause = self._pause(attempt, exc)
-                    last = attempt == self._attempts or pause is None or pause >= request_limits.get().left_s()
+                    last = attempt == self._attempts or pause is None or pause >= current_limits.get().left_s()
                     if last or not exc.retryable:
                         raise
                 if self._closed.wait(pause):
                     break
         finally:
-            request_limits.reset(before)
-        raise TransferError("the fetch was given up because searchdb is closing")
+            current_limits.reset(token)
+        raise TransferError("the fetch was cancelled because searchdb is closing")
 
     def _pause(self, attempt: int, error: FetchError) -> float | None:
-        """Return the seconds to wait before the next try, None when the server asks for longer than we wait."""
+        """Return the seconds to wait before the next attempt; None if the server asks for more than the limit."""
         pause = self._backoff_s * 2 ** (attempt - 1)
-        pause = pause / 2 + random.uniform(0, pause / 2)  # noqa: S311 - spreads load, hides nothing
-        asked = error.retry_after_s if isinstance(error, HTTPStatusError) else None
-        if asked is None:
+        pause = pause / 2 + random.uniform(0, pause / 2)  # noqa: S311 - spreads load, not security
+        retry_after = error.retry_after_s if isinstance(error, HTTPStatusError) else None
+        if retry_after is None:
             return pause
-        return None if asked > self._retry_after_cap_s else max(asked, pause)
+        return None if retry_after > self._retry_after_cap_s else max(retry_after, pause)
 
     def _follow(self, url: str) -> bytes:
-        """Return the body at the end of the redirects; every target is held to the rules of the first."""
+        """Return the body at the end of the redirects; each target is checked like the first URL."""
         for hop in range(MAX_REDIRECTS + 1):
             try:
                 url = clean_url(url)
             except ValueError as exc:
                 found = "the server redirected to" if hop else "the URL"
-                raise InvalidReferenceError(f"{found} {_brief(url)}: it {exc}") from exc
-            with self._slots.taken(url), closing(self._get(url)) as response:
+                raise InvalidReferenceError(f"{found} {_one_line(url)}: it {exc}") from exc
+            with self._slots.acquire(url), closing(self._get(url)) as response:
                 if response.status_code != HTTPStatus.OK:
-                    _skim(response)
+                    _drain(response)
                 target = response.headers.get("Location")
                 if response.status_code not in _REDIRECTS or target is None:
                     return self._body(response, url)
                 target = requote_uri(target.encode("latin-1", "replace").decode("utf-8", "replace"))
                 try:
                     url = urljoin(url, target)
-                except ValueError:  # its text may quote the password
-                    raise InvalidReferenceError(f"the server redirected to {_brief(target)}: it is malformed") from None
-        raise TooManyRedirectsError(f"the server redirected more than {MAX_REDIRECTS} times, last to {_brief(url)}")
+                except ValueError:  # its message may quote the password
+                    raise InvalidReferenceError(
+                        f"the server redirected to {_one_line(target)}: it is malformed"
+                    ) from None
+        raise TooManyRedirectsError(f"the server redirected more than {MAX_REDIRECTS} times, last to {_one_line(url)}")
 
     def _get(self, url: str) -> requests.Response:
-        """Return the answer, its body still unread.
+        """Return the response with its body unread.
 
-        The adapter is used without a requests.Session, because a session reads a redirect's body whole, without limit.
+        The adapter is used without a requests.Session, because a session reads a redirect's body without limit.
         """
         try:
             request = requests.Request("GET", url, headers=self._headers).prepare()
             timeout = self._connect_timeout_s, self._read_timeout_s
             return self._adapter.send(request, stream=True, timeout=timeout, verify=self._authorities)
         except _HTTP_FAULTS as exc:
-            # What they say of a malformed URL quotes its password, and a traceback would bring that into a log.
+            # ValueErrors about malformed URLs quote the password, and a traceback would write it to a log.
             raise self._translated(exc, url) from (None if isinstance(exc, ValueError) else exc)
 
     def _body(self, response: requests.Response, url: str) -> bytes:
         if response.status_code != HTTPStatus.OK:
-            raise HTTPStatusError(response.status_code, _brief(response.reason or ""), _retry_after(response))
-        declared = _declared(response)
+            raise HTTPStatusError(response.status_code, _one_line(response.reason or ""), _retry_after(response))
+        declared = _content_length(response)
         if declared is not None and declared > self._max_bytes:
             raise TooManyBytesError(self._max_bytes, declared)
         body = bytearray()
@@ -238,22 +242,22 @@ class Fetcher:
                     raise TooManyBytesError(self._max_bytes)
         except urllib3.exceptions.ProtocolError as exc:
             if declared is None:
-                raise TransferError("the connection ended before the whole picture had come") from exc
+                raise TransferError("the connection ended before the image was complete") from exc
             raise TransferError(f"the server sent {response.raw.tell():,} of {declared:,} bytes") from exc
         except _HTTP_FAULTS as exc:
             raise self._translated(exc, url) from exc
         return bytes(body)
 
     def _translated(self, exc: Exception, url: str) -> FetchError:
-        """Return our error for one of theirs; the innermost of their nested exceptions names the cause."""
+        """Return our error for an exception of the HTTP libraries; the innermost nested exception names the cause."""
         host = urlsplit(url).hostname
         root: BaseException = exc
         while inner := root.__cause__ or root.__context__:
             root = inner
-        cause = _brief(str(root) or type(root).__name__)
+        cause = _one_line(str(root) or type(root).__name__)
         if isinstance(exc, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
-            if request_limits.get().left_s() <= 0:
-                return FetchTimeoutError(f"the picture had not come after {self._deadline_s:g} seconds in all")
+            if current_limits.get().left_s() <= 0:
+                return FetchTimeoutError(f"the image was not complete after {self._deadline_s:g} seconds in all")
             return FetchTimeoutError(f"{host} sent nothing for {self._read_timeout_s:g} seconds")
         if isinstance(exc, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
             return TransferError(f"no secure connection to {host}: {cause}")
@@ -262,13 +266,13 @@ class Fetcher:
         if isinstance(exc, urllib3.exceptions.DecodeError):
             return TransferError(f"{host} sent data that is not in the Content-Encoding it names: {cause}")
         if isinstance(exc, ValueError):
-            return InvalidReferenceError(f"the URL {_brief(url)} cannot be requested: {cause}")
+            return InvalidReferenceError(f"the URL {_one_line(url)} cannot be requested: {cause}")
         return TransferError(f"the connection to {host} broke: {cause}")
 
 
 def _read_file(path: str, max_bytes: int) -> bytes:
     try:
-        # Without O_NONBLOCK, opening a named pipe waits for its writer, for ever.
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
             status = os.fstat(descriptor)
@@ -277,44 +281,44 @@ def _read_file(path: str, max_bytes: int) -> bytes:
             if status.st_size > max_bytes:
                 raise TooManyBytesError(max_bytes, status.st_size)
             data = file.read(status.st_size + 1)
-            if len(data) > status.st_size:  # it grew, or is one of those under /proc that claim to be empty
+            if len(data) > status.st_size:  # it grew, or is a file under /proc that reports a size of 0
                 data += file.read(max_bytes + 1 - len(data))
     except OSError as exc:
         raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
-    except ValueError as exc:  # a NUL, or characters that no file name can have
-        raise FileUnreadableError(f"the file cannot be read: {_brief(str(exc))}") from exc
+    except ValueError as exc:  # a NUL or another character that is invalid in a file name
+        raise FileUnreadableError(f"the file cannot be read: {_one_line(str(exc))}") from exc
     if len(data) > max_bytes:
         raise TooManyBytesError(max_bytes)
     return data
 
 
-def _declared(response: requests.Response) -> int | None:
+def _content_length(response: requests.Response) -> int | None:
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() else None
 
 
-def _skim(response: requests.Response) -> None:
-    """Read a short body that nobody needs, because only a connection read to the end can be used again."""
-    declared = _declared(response)
-    if declared is not None and declared <= SKIMMED_BYTES:
+def _drain(response: requests.Response) -> None:
+    """Read and discard a short body, because a connection can be reused only if it was read to the end."""
+    declared = _content_length(response)
+    if declared is not None and declared <= MAX_DRAINED_BYTES:
         with suppress(TooSlowError, *_HTTP_FAULTS):
-            response.raw.read(SKIMMED_BYTES)
+            response.raw.read(MAX_DRAINED_BYTES)
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Return the Retry-After header (seconds or a date) in seconds from now, None when there is no sensible one."""
+    """Return the Retry-After header (seconds or a date) in seconds from now; None if it is missing or malformed."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
-        return float(value[:9])  # digits beyond a year's seconds say nothing more
+        return float(value[:9])  # nine digits are already more than 30 years
     try:
-        moment = parsedate_to_datetime(value)
-        return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+        at = parsedate_to_datetime(value)
+        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
     except (ValueError, OverflowError):
         return None
 
 
-def _brief(text: str) -> str:
-    """Return text that a server or a list chose as one short printable line without passwords."""
+def _one_line(text: str) -> str:
+    """Return untrusted text as one short printable line without passwords."""
     line = mask_credentials(text).encode("unicode_escape").decode("ascii")
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
 

@@ -1,4 +1,4 @@
-"""HTTP connections that go only to the addresses that were checked, and end when their time is up."""
+"""Makes HTTP connections that go only to checked addresses and end at a deadline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -22,13 +22,13 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from searchdb.errors import AddressRefusedError, FetchTimeoutError, InvalidReferenceError, TransferError
 
 PER_HOST = 16
-"""Pictures in flight to one host, and idle connections kept to it: more would look like an attack to small servers."""
+"""Images in flight and idle connections for each host; more would look like an attack to small servers."""
 
 HOSTS_POOLED = 48
-"""Hosts whose connections are kept open; with PER_HOST each they stay below the 1,024 files Linux gives a process."""
+"""Hosts whose connections are kept open; at PER_HOST each they stay below Linux's limit of 1,024 files a process."""
 
 _EMBEDDING_NETWORKS = (
-    # Prefix, and how many bits lie right of the IPv4 address in it: a gateway connects to that address instead.
+    # The prefix, and the number of bits right of the embedded IPv4 address, to which a gateway connects instead.
     (ipaddress.IPv6Network("::ffff:0:0/96"), 0),  # IPv4-mapped
     (ipaddress.IPv6Network("::/96"), 0),  # IPv4-compatible
     (ipaddress.IPv6Network("64:ff9b::/96"), 0),  # NAT64
@@ -36,12 +36,12 @@ _EMBEDDING_NETWORKS = (
 )
 
 _PLATFORM_ADDRESSES = frozenset({ipaddress.ip_address("168.63.129.16")})
-"""Public by their number, but answered by the cloud's own host: Azure tells a machine its configuration there."""
+"""Addresses in a public range that a cloud host answers: Azure serves a machine's configuration at this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-    """What one picture's connections may do: until when (monotonic seconds), how slowly, and to whom."""
+    """Limits on the connections of one fetch: its deadline (monotonic clock), timeouts, minimum speed and addresses."""
 
     deadline: float
     connect_s: float
@@ -55,25 +55,25 @@ class RequestLimits:
         return self.deadline - time.monotonic()
 
     def timeout_s(self, limit_s: float) -> float:
-        """Return the seconds that one step may take; TimeoutError when there are none."""
+        """Return the seconds that one step may take, at most `limit_s`; TimeoutError past the deadline."""
         left = self.left_s()
         if left <= 0:
             raise TimeoutError("the deadline has passed")
         return min(limit_s, left)
 
 
-request_limits: ContextVar[RequestLimits] = ContextVar("request_limits")
-"""Of the picture this thread fetches. A pooled connection serves many pictures, so it cannot hold them itself."""
+current_limits: ContextVar[RequestLimits] = ContextVar("current_limits")
+"""The limits of the fetch in this thread. A pooled connection serves many fetches, so it cannot hold them itself."""
 
 
 class TooSlowError(Exception):
-    """A server keeps sending, but slower than `RequestLimits` allows. Not a timeout: those are retried at once."""
+    """A server keeps sending, but slower than `RequestLimits` allows. Not a timeout, because timeouts are retried."""
 
 
 class HostSlots:
-    """At most so many pictures in flight to one host, which is a scheme, a name and a port.
+    """Limits the images in flight to each host; a host is a scheme, a name and a port.
 
-    Only hosts in use are remembered, because a list may name a million of them.
+    Only hosts in use are kept in memory, because a list may name a million of them.
     """
 
     def __init__(self, per_host: int) -> None:
@@ -83,8 +83,8 @@ class HostSlots:
         self._closed = False
 
     @contextmanager
-    def taken(self, url: str) -> Iterator[None]:
-        """Hold a slot of the URL's host; what waiting for it took is added to the deadline of this thread's picture.
+    def acquire(self, url: str) -> Generator[None]:
+        """Hold a slot of the URL's host; the time spent waiting for it extends the deadline of this thread's fetch.
 
         Raises:
             TransferError: the slots were closed.
@@ -98,9 +98,9 @@ class HostSlots:
         try:
             with slots:
                 if self._closed:
-                    raise TransferError("the fetch was given up because searchdb is closing")
-                limits = request_limits.get()
-                request_limits.set(replace(limits, deadline=limits.deadline + time.monotonic() - began))
+                    raise TransferError("the fetch was cancelled because searchdb is closing")
+                limits = current_limits.get()
+                current_limits.set(replace(limits, deadline=limits.deadline + time.monotonic() - began))
                 yield
         finally:
             with self._lock:
@@ -109,27 +109,27 @@ class HostSlots:
                     self._hosts[host] = slots, users - 1
 
     def close(self) -> None:
-        """End all waiting for slots, now and later."""
+        """Cancel all waits for slots, now and later."""
         with self._lock:
             self._closed = True
             for slots, _ in self._hosts.values():
-                slots.release()  # one is enough: whoever is woken by it gives up and passes it on
+                slots.release()  # one is enough: the thread that it wakes fails and releases the slot again
 
 
 class GuardedAdapter(HTTPAdapter):
-    """requests' pool of connections, made of guarded ones; `request_limits` must be set in the calling thread."""
+    """A requests adapter whose connections are guarded; `current_limits` must be set in the calling thread."""
 
     def __init__(self, per_host: int) -> None:
         super().__init__(pool_connections=HOSTS_POOLED, pool_maxsize=per_host)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pool manager use our connections for both schemes."""
+        """Make the pool manager use guarded connections for both schemes."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
-def refused(address: str) -> bool:
-    """Return whether an IP address lies outside the public internet, itself or the IPv4 address embedded in it."""
+def is_private_address(address: str) -> bool:
+    """Return whether an IP address, or an IPv4 address embedded in it, is outside the public internet."""
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         for network, shift in _EMBEDDING_NETWORKS:
@@ -143,31 +143,31 @@ def refused(address: str) -> bool:
 
 
 def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | None) -> socket.socket:
-    """Return a socket connected to the host at an address that was checked.
+    """Return a socket connected to a checked address of the host.
 
-    The name is resolved once and the connection goes to what was checked, so a name that resolves differently a
-    moment later (DNS rebinding) gains nothing. The resolver keeps its own time limit.
+    The name is resolved once and the connection goes to the address that was checked, which defeats DNS rebinding (a
+    name that resolves differently a moment later). The resolver has its own time limit.
 
     Raises:
         AddressRefusedError, FetchTimeoutError, InvalidReferenceError, TransferError: no connection.
-        TimeoutError: none before the deadline.
+        TimeoutError: no connection before the deadline.
     """
-    limits = request_limits.get()
+    limits = current_limits.get()
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as exc:
-        raise InvalidReferenceError(f"{host!r} is no host name") from exc
+        raise InvalidReferenceError(f"{host!r} is not a valid host name") from exc
     except OSError as exc:
         raise TransferError(f"no address found for {host}: {exc.strerror or exc}") from exc
     if not limits.allow_private_addresses:
         for *_, address in found:
-            # One private address among public ones is refused, too: nobody's picture server looks like that.
-            if refused(str(address[0])):
+            # One private address among public ones is refused, too: no legitimate image server has such a mix.
+            if is_private_address(str(address[0])):
                 raise AddressRefusedError(
-                    f"{host} is at {address[0]}, which is no public address; "
-                    "SEARCHDB_ALLOW_PRIVATE_ADDRESSES=1 allows pictures from there"
+                    f"{host} is at {address[0]}, which is not a public address; "
+                    "set SEARCHDB_ALLOW_PRIVATE_ADDRESSES=1 to allow it"
                 )
-    failure: OSError = OSError("the resolver named no address")
+    failure: OSError = OSError("the resolver returned no address")
     for family, kind, protocol, _, address in found:
         connection = socket.socket(family, kind, protocol)
         try:
@@ -191,10 +191,10 @@ def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | 
 
 
 class _DeadlineReader(io.RawIOBase):
-    """One answer's bytes; every single read is limited, because a dripping server satisfies any plain read timeout.
+    """The bytes of one response, with a limit on every read: a server that sends a byte now and then never times out.
 
-    The speed is that between the first bytes and the last: until the first, a server may compute (the read timeout
-    bounds that), the connection may have idled in the pool, and after the last it is ours to be slow.
+    The speed is measured from the first bytes to the last. Before the first, the server may compute (limited by the
+    read timeout) or the connection may have been idle in the pool; delays after the last are our own.
     """
 
     def __init__(self, connection: socket.socket, limits: RequestLimits) -> None:
@@ -212,8 +212,8 @@ class _DeadlineReader(io.RawIOBase):
         limits = self._limits
         if self._took_s >= limits.slow_after_s and self._bytes < limits.slowest_bytes_per_s * self._took_s:
             raise TooSlowError(
-                f"the picture came too slowly: {self._bytes:,} bytes in {round(self._took_s, 1):g} seconds, "
-                f"the least is {limits.slowest_bytes_per_s:,g} a second"
+                f"the transfer was too slow: {self._bytes:,} bytes in {round(self._took_s, 1):g} seconds, "
+                f"the minimum is {limits.slowest_bytes_per_s:,g} a second"
             )
         self._connection.settimeout(limits.timeout_s(limits.read_s))
         count = self._raw.readinto(buffer)
@@ -229,12 +229,12 @@ class _DeadlineReader(io.RawIOBase):
 
 
 class _DeadlineResponse(http.client.HTTPResponse):
-    """http.client's response, whose status line, headers and body are all read under the deadline."""
+    """An http.client response whose status line, headers and body are all read under the deadline."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
-        self.fp = io.BufferedReader(_DeadlineReader(sock, request_limits.get()))
+        self.fp = io.BufferedReader(_DeadlineReader(sock, current_limits.get()))
 
 
 class _GuardedHTTP(HTTPConnection):
@@ -244,14 +244,14 @@ class _GuardedHTTP(HTTPConnection):
         return connect(self._dns_host.strip("[]"), self.port, self.socket_options)
 
 
-class _GuardedHTTPS(HTTPSConnection):  # TLS is laid over the socket afterwards, and still checks the name in the URL
+class _GuardedHTTPS(HTTPSConnection):  # TLS runs over the guarded socket and still verifies the name in the URL
     response_class = _DeadlineResponse
 
     def connect(self) -> None:
         try:
             super().connect()
         except TimeoutError as exc:
-            limits = request_limits.get()
+            limits = current_limits.get()
             if limits.left_s() <= 0:
                 raise
             raise FetchTimeoutError(f"no secure connection to {self.host} within {limits.connect_s:g} seconds") from exc
@@ -260,7 +260,7 @@ class _GuardedHTTPS(HTTPSConnection):  # TLS is laid over the socket afterwards,
         return connect(self._dns_host.strip("[]"), self.port, self.socket_options)
 
 
-# urllib3's own classes do not satisfy the protocols that these attributes are annotated with, either.
+# urllib3's own classes do not satisfy the protocols that annotate these attributes, either.
 class _HTTPPool(HTTPConnectionPool):
     ConnectionCls = _GuardedHTTP  # pyright: ignore[reportAssignmentType]
 

@@ -1,1 +1,1 @@
-"""Reads the collection: ranking, filters, relevance, and the cache of query embeddings."""
+"""Searches the collection: ranking, filters, relevance, and the cache of query embeddings."""

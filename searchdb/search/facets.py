@@ -1,4 +1,4 @@
-"""Which values the collection has to filter by, and how many pictures have each."""
+"""Counts the values that the collection can be filtered by."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from searchdb.db.tables import images
 from searchdb.search.filters import ORIENTATION_SIGNS, Filters, shape_sign
 
 FACET_ROWS = 30_000
-"""Pictures that are counted, the newest: a tenth of a second, and all of the Unsplash Lite dataset."""
+"""Number of images counted, the newest ones: takes a tenth of a second, and covers all of the Unsplash Lite dataset."""
 FACET_VALUES = 20
-"""Values of one filter that are listed unless more are asked for."""
+"""Values of one filter that are listed by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facet:
-    """One value of a filter, and how many of the pictures have it."""
+    """One value of a filter, and the number of images that have it."""
 
     value: str
     count: int
@@ -28,11 +28,10 @@ class Facet:
 
 @dataclass(frozen=True, kw_only=True)
 class Facets:
-    """The commonest values of each filter among the pictures, the commonest first.
+    """The most common values of each filter, the most common first.
 
-    The names are those of `Filters`. Countries, cities and cameras that differ only in upper
-    and lower case are one, as they are to the filters. `pictures` were counted; unless `complete`, these are the newest
-    FACET_ROWS.
+    The names are those of `Filters`. Countries, cities and cameras that differ only in case are counted as one, because
+    the filters ignore case, too. `counted` is the number of images counted: the newest FACET_ROWS unless `complete`.
     """
 
     source: Sequence[Facet]
@@ -41,12 +40,12 @@ class Facets:
     camera: Sequence[Facet]
     tag: Sequence[Facet]
     orientation: Sequence[Facet]
-    pictures: int
+    counted: int
     complete: bool
 
 
 def facets(connection: Connection, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
-    """Count the values among the pictures that meet all the filters."""
+    """Count the values among the images that meet all the filters."""
     names = sa.case(
         {sign: sa.literal(name) for name, sign in ORIENTATION_SIGNS.items()}, value=sa.cast(shape_sign, sa.Integer)
     )
@@ -64,7 +63,7 @@ def facets(connection: Connection, filters: Filters | None = None, *, limit: int
         "tag": tag.c.value,
     }
     parts: list[Select[Any, Any, Any]] = [
-        sa.select(sa.literal("pictures"), sa.cast(sa.null(), sa.Text), sa.func.count()).select_from(found)
+        sa.select(sa.literal("images"), sa.cast(sa.null(), sa.Text), sa.func.count()).select_from(found)
     ]
     for name, column in columns.items():
         key = sa.func.lower(column) if name in ("country", "city", "camera") else column
@@ -80,12 +79,12 @@ def facets(connection: Connection, filters: Filters | None = None, *, limit: int
         )
         parts.append(sa.select(counted))
     values: dict[str, list[Facet]] = {name: [] for name in columns}
-    pictures = 0
+    total = 0
     for name, value, count in connection.execute(sa.union_all(*parts)):
         if value is None:
-            pictures = count
+            total = count
         else:
             values[name].append(Facet(value=value, count=count))
     for found_values in values.values():
         found_values.sort(key=lambda facet: (-facet.count, facet.value))
-    return Facets(**values, pictures=min(pictures, FACET_ROWS), complete=pictures <= FACET_ROWS)
+    return Facets(**values, counted=min(total, FACET_ROWS), complete=total <= FACET_ROWS)

@@ -1,42 +1,42 @@
-"""The vectors of texts asked for before, in the database and in memory: bounded, and apart for every model."""
+"""Caches the vectors of query texts, in this process's memory and in the database."""
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, text
+from cachetools import LRUCache, TTLCache
+from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from searchdb.db.best_effort import write_best_effort
+from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import Embedding, embedding_models, query_embeddings
+from searchdb.embedder import Embedder
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
 
-MAX_CACHED = 10_000
-"""Texts kept for one model, about 25 MB: anonymous visitors fill the cache, and it must not grow with them."""
-KEPT = 0.9
-"""Share of them that is left when there are too many, so that not every new text has to look for an old one."""
-COUNTED_EVERY = 100
-"""One new text in so many, by chance, has all of them counted, which takes longer than keeping it."""
-TOUCHED_AFTER = "1 hour"
-"""Age of the last note of use from which on a new one is made: reading shall seldom write."""
+MAX_STORED = 10_000
+"""Texts stored for one model, about 25 MB: anonymous visitors fill the table, and it must not grow without limit."""
+KEPT_SHARE = 0.9
+"""Share of MAX_STORED that is left after eviction, so that not every new text has to evict an old one."""
+COUNT_EVERY = 100
+"""On average one new text in this many has the stored texts counted, which takes longer than storing one."""
+USE_NOTED_AFTER = "1 hour"
+"""`last_used_at` is refreshed only when it is older than this, so that reading rarely writes."""
 REMEMBERED_TEXTS = 2_000
-"""Texts that a process remembers, about 4 MB."""
+"""Texts in a process's memory, about 4 MB."""
 REMEMBERED_S = 3600.0
-"""Seconds for which the database is not asked again for a text, and so learns nothing of its use."""
+"""Seconds for which a long-running process does not ask the database for a text again. In that time the text's
+`last_used_at` is not refreshed."""
 
-_LOOKUP = sa.select(
+_SELECT = sa.select(
     query_embeddings.c.query,
     query_embeddings.c.embedding,
-    (query_embeddings.c.last_used_at < sa.func.now() - text(f"interval '{TOUCHED_AFTER}'")).label("unnoted"),
+    (query_embeddings.c.last_used_at < sa.func.now() - text(f"interval '{USE_NOTED_AFTER}'")).label("use_is_old"),
 ).where(
     query_embeddings.c.embedding_model_id
     == sa.select(embedding_models.c.id)
@@ -45,12 +45,12 @@ _LOOKUP = sa.select(
     query_embeddings.c.query == sa.func.any(sa.bindparam("texts", type_=ARRAY(sa.Text))),
 )
 
-# What claim_model and an INSERT would do, in one go, where the model is the current one already.
-_KEEP = text(
+# What claim_model and an INSERT would do, in one statement, for a model that is the current one already.
+_INSERT = text(
     """
     WITH model AS (
         SELECT id FROM embedding_models WHERE weights_sha256 = :weights AND current FOR SHARE
-    ), kept AS (
+    ), inserted AS (
         INSERT INTO query_embeddings (embedding_model_id, query, embedding)
         SELECT id, :text, :vector FROM model
         ON CONFLICT DO NOTHING
@@ -59,129 +59,148 @@ _KEEP = text(
     """
 ).bindparams(sa.bindparam("text", type_=sa.Text), sa.bindparam("vector", type_=Embedding(EMBEDDING_DIMENSION)))
 
-_observers: WeakKeyDictionary[Engine, Callable[[str, int], None]] = WeakKeyDictionary()
+
+def _ignore(_where: str, _count: int) -> None:
+    pass
 
 
-def observe(engine: Engine, observer: Callable[[str, int], None]) -> None:
-    """Have `observer` told, at every look for texts and in its thread, how many were in "memory" or in the "database".
+class QueryCache:
+    """The vectors of one model's query texts, computed once and cached in memory and in the database.
 
-    The others are those that the model is asked for.
-    """
-    _observers[engine] = observer
+    The database caches the texts of all users alike, and evicts the least recently used. SQL's text_embedding()
+    reads that table but cannot refresh `last_used_at`; a text that was evicted is embedded again by `searchdb embed`,
+    or by `searchdb sql` itself. A read-only database keeps what it has.
 
-
-class TextMemory:
-    """Vectors of texts in this process's memory: the least recently used go first, and each after some time.
+    Thread-safe. Memory outlives the connection: keep one cache for as long as the model is in use.
 
     Args:
-        capacity: texts.
-        seconds: for which each is remembered.
+        embedder: computes the vectors of texts that are not cached.
+        capacity: texts in memory; the least recently used are evicted first.
+        trust_memory_s: seconds for which a text is taken from memory without asking the database, whose copy may have
+            been evicted meanwhile. By default the database is always asked.
+        on_hit: called with "memory" or "database" and the number of texts found there, in the thread that looks.
+        clock: seconds from an arbitrary point in time.
     """
 
-    def __init__(self, capacity: int = REMEMBERED_TEXTS, seconds: float = math.inf) -> None:
-        self._capacity = capacity
-        self._seconds = seconds
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        capacity: int = REMEMBERED_TEXTS,
+        trust_memory_s: float = 0.0,
+        on_hit: Callable[[str, int], None] = _ignore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.embedder = embedder
+        self.writer = BestEffortWriter()
+        self._on_hit = on_hit
         self._lock = threading.Lock()
-        self._vectors: OrderedDict[str, tuple[float, np.ndarray]] = OrderedDict()
+        self._vectors: LRUCache[str, np.ndarray] = LRUCache(capacity)
+        self._in_database: TTLCache[str, bool] = TTLCache(capacity, ttl=trust_memory_s, timer=clock)
 
-    def get(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
-        """Return the unit vectors of those texts that are remembered."""
-        oldest = time.monotonic() - self._seconds
-        found: dict[str, np.ndarray] = {}
+    def embed(self, connection: Connection, texts: Sequence[str]) -> np.ndarray:
+        """Return unit vectors of texts, float32 of shape (len(texts), 512), and leave them in the database.
+
+        The model is asked only for texts that are cached neither in memory nor in the database.
+        """
+        vectors = self._from_memory(texts, only_in_database=True)
+        self._on_hit("memory", len(vectors))
+        if unknown := [each for each in dict.fromkeys(texts) if each not in vectors]:
+            stored = self._from_database(connection, unknown)
+            self._on_hit("database", len(stored))
+            if missing := [each for each in unknown if each not in stored]:
+                connection.commit()  # the model may take a while: hold no snapshot meanwhile
+                computed = dict(zip(missing, self.compute(missing), strict=True))
+                self.writer.write(connection, lambda: self._store(connection, computed))
+                vectors |= computed
+            vectors |= stored
+            self._remember(stored)
+            with self._lock:
+                self._in_database.update(dict.fromkeys(unknown, True))
+        return _stacked(texts, vectors)
+
+    def compute(self, texts: Sequence[str]) -> np.ndarray:
+        """Return unit vectors of texts, float32 of shape (len(texts), 512), from memory or the model.
+
+        The database is neither asked nor written to.
+        """
+        vectors = self._from_memory(texts)
+        if vectors:
+            self._on_hit("memory", len(vectors))
+        if missing := [each for each in dict.fromkeys(texts) if each not in vectors]:
+            computed = dict(zip(missing, self.embedder.embed_texts(missing), strict=True))
+            self._remember(computed)
+            vectors |= computed
+        return _stacked(texts, vectors)
+
+    def _from_memory(self, texts: Iterable[str], *, only_in_database: bool = False) -> dict[str, np.ndarray]:
+        """Return the vectors that are in memory, with `only_in_database` of those texts that the database has, too."""
         with self._lock:
-            for each in texts:
-                since, vector = self._vectors.get(each, (-math.inf, None))
-                if vector is not None and since >= oldest:
-                    self._vectors.move_to_end(each)
-                    found[each] = vector
-        return found
+            return {
+                each: self._vectors[each]
+                for each in texts
+                if each in self._vectors and (not only_in_database or each in self._in_database)
+            }
 
-    def put(self, vectors: Mapping[str, np.ndarray]) -> None:
-        """Remember unit vectors of texts."""
-        now = time.monotonic()
+    def _remember(self, vectors: Mapping[str, np.ndarray]) -> None:
         with self._lock:
             for each, vector in vectors.items():
-                self._vectors[each] = (now, vector.copy())  # a row would keep all the others in memory
-                self._vectors.move_to_end(each)
-            while len(self._vectors) > self._capacity:
-                self._vectors.popitem(last=False)
+                self._vectors[each] = vector.copy()  # a view would keep the vectors of a whole batch in memory
+
+    def _from_database(self, connection: Connection, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        weights = self.embedder.identity.weights_sha256
+        rows = connection.execute(_SELECT, {"weights": weights, "texts": texts}).all()
+        if used := [row.query for row in rows if row.use_is_old]:
+            self.writer.write(connection, lambda: _refresh_last_used(connection, self.embedder.identity, used))
+        return {row.query: row.embedding for row in rows}
+
+    def _store(self, connection: Connection, vectors: Mapping[str, np.ndarray]) -> None:
+        model = self.embedder.identity
+        for each, vector in vectors.items():
+            values = {"weights": model.weights_sha256, "text": each, "vector": vector}
+            if connection.scalar(_INSERT, values) is None:
+                claim_model(connection, model)
+                connection.execute(_INSERT, values)
+        if random.random() < len(vectors) / COUNT_EVERY:  # noqa: S311
+            _evict(connection, model)
 
 
-def embed_texts(
-    connection: Connection,
-    texts: Sequence[str],
-    model: ModelIdentity,
-    embed: Callable[[Sequence[str]], np.ndarray],
-    memory: TextMemory | None = None,
-) -> np.ndarray:
-    """Return unit vectors of texts, float32 of shape (n, 512), asking the model only for those not cached.
-
-    The database is not asked for what the `memory` of this model's texts holds. It keeps all texts alike, whoever
-    asked: the least recently used go first. SQL's text_embedding() reads the cache and cannot note that it did; a text
-    it misses is embedded again by `searchdb embed`, or by `searchdb sql` itself. A database that may only be read keeps
-    what it has.
-    """
-    vectors = memory.get(texts) if memory else {}
-    observer = _observers.get(connection.engine, lambda where, count: None)
-    observer("memory", len(vectors))
-    if unknown := [each for each in dict.fromkeys(texts) if each not in vectors]:
-        found = _look_up(connection, unknown, model)
-        observer("database", len(found))
-        if missing := [each for each in unknown if each not in found]:
-            connection.commit()  # the model may take a while: hold no snapshot meanwhile
-            new = dict(zip(missing, embed(missing), strict=True))
-            write_best_effort(connection, lambda: _keep(connection, new, model))
-            found |= new
-        if memory:
-            memory.put(found)
-        vectors |= found
-    return np.stack([vectors[each] for each in texts])
+def _stacked(texts: Sequence[str], vectors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the texts' vectors in their order; a copy, so that callers cannot change what is cached."""
+    return np.array([vectors[each] for each in texts], np.float32).reshape(len(texts), EMBEDDING_DIMENSION)
 
 
-def _look_up(connection: Connection, texts: Sequence[str], model: ModelIdentity) -> dict[str, np.ndarray]:
-    rows = connection.execute(_LOOKUP, {"weights": model.weights_sha256, "texts": texts}).all()
-    if unnoted := [row.query for row in rows if row.unnoted]:
-        write_best_effort(connection, lambda: _touch(connection, model, unnoted))
-    return {row.query: row.embedding for row in rows}
-
-
-def _keep(connection: Connection, vectors: Mapping[str, np.ndarray], model: ModelIdentity) -> None:
-    for each, vector in vectors.items():
-        given = {"weights": model.weights_sha256, "text": each, "vector": vector}
-        if connection.scalar(_KEEP, given) is None:
-            claim_model(connection, model)
-            connection.execute(_KEEP, given)
-    if random.random() < len(vectors) / COUNTED_EVERY:  # noqa: S311
-        _evict(connection, model)
-
-
-def _touch(connection: Connection, model: ModelIdentity, texts: Sequence[str]) -> None:
-    mine = query_embeddings.c.embedding_model_id == _id_of(model)
-    # What another search notes or removes at this moment needs no second hand.
-    theirs = (
+def _refresh_last_used(connection: Connection, model: ModelIdentity, texts: Sequence[str]) -> None:
+    of_model = query_embeddings.c.embedding_model_id == _id_of(model)
+    # A row that another search refreshes or evicts at this moment is skipped.
+    unlocked = (
         sa.select(query_embeddings.c.query)
-        .where(mine, query_embeddings.c.query.in_(texts))
+        .where(of_model, query_embeddings.c.query.in_(texts))
         .with_for_update(skip_locked=True)
     )
     connection.execute(
-        sa.update(query_embeddings).where(mine, query_embeddings.c.query.in_(theirs)).values(last_used_at=sa.func.now())
+        sa.update(query_embeddings)
+        .where(of_model, query_embeddings.c.query.in_(unlocked))
+        .values(last_used_at=sa.func.now())
     )
 
 
 def _evict(connection: Connection, model: ModelIdentity) -> None:
-    mine = query_embeddings.c.embedding_model_id == _id_of(model)
-    if (connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings).where(mine)) or 0) <= MAX_CACHED:
+    """Delete the least recently used texts of a model that has more than MAX_STORED."""
+    of_model = query_embeddings.c.embedding_model_id == _id_of(model)
+    stored = connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings).where(of_model)) or 0
+    if stored <= MAX_STORED:
         return
-    old = (
+    least_recently_used = (
         sa.select(query_embeddings.c.query)
-        .where(mine)
+        .where(of_model)
         .order_by(query_embeddings.c.last_used_at.desc(), query_embeddings.c.query)
-        .offset(int(KEPT * MAX_CACHED))
+        .offset(int(KEPT_SHARE * MAX_STORED))
         .with_for_update(skip_locked=True)
     )
-    connection.execute(sa.delete(query_embeddings).where(mine, query_embeddings.c.query.in_(old)))
+    connection.execute(sa.delete(query_embeddings).where(of_model, query_embeddings.c.query.in_(least_recently_used)))
 
 
 def _id_of(model: ModelIdentity) -> sa.ScalarSelect[int]:
-    same = embedding_models.c.weights_sha256 == model.weights_sha256
-    return sa.select(embedding_models.c.id).where(same).scalar_subquery()
+    same_weights = embedding_models.c.weights_sha256 == model.weights_sha256
+    return sa.select(embedding_models.c.id).where(same_weights).scalar_subquery()

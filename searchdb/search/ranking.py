@@ -1,4 +1,4 @@
-"""Ranks pictures by similarity to one vector, in the database: all of them, or those that meet a condition."""
+"""Builds the query that ranks images by similarity to one vector: all of them, or those that meet a condition."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from searchdb.db.tables import Embedding, images
 from searchdb.records import EMBEDDING_DIMENSION
 
 MAX_HITS = 1000
-"""Deepest hit that paging reaches: beyond it an approximate index has nothing trustworthy to say."""
+"""Deepest hit that paging reaches: beyond it the results of an approximate index are not reliable."""
 FIRST_HITS = 100
-"""Hits that are ranked whatever page of them is shown: few enough to cost hardly more than ten."""
+"""Hits that are ranked whatever page of them is shown: so few that they cost hardly more than ten."""
 NARROW_ROWS = 3000
-"""Matching rows up to which all are compared: about 10 milliseconds, where an approximate scan would take as long to
-meet a page of them."""
+"""Up to this number of matching rows all are compared. That takes about 10 milliseconds, as long as an approximate scan
+would need to find a page of them."""
 FILTERED_PROBES = 2
-"""Times as many lists as are searched without a condition: the nearest pictures that meet one lie farther out."""
+"""Factor by which more lists are searched with a condition than without: the nearest images that meet it lie farther
+out."""
 
-# As the tuned function has it, so that a rebuilt index serves both. What an approximate scan may read before it gives
-# up is raised: pages are to be filled, however rare the matches among the nearest.
+# The settings of the tuned function, so that a rebuilt index serves both. The limit on what an approximate scan may
+# read before it gives up is raised: pages must be filled even if few of the nearest images match.
 _SETTINGS = sa.text(
     """
     WITH tuned AS (
@@ -44,40 +45,49 @@ _SETTINGS = sa.text(
 
 def ranked(
     vector: ColumnElement[Any],
-    reach: int,
     *,
+    deep: bool = False,
     condition: ColumnElement[bool] | None = None,
-    least: float | ColumnElement[float] = -1.0,
+    threshold: float | ColumnElement[float] = -1.0,
     without: int | ColumnElement[int] | None = None,
 ) -> sa.Subquery:
-    """Return a query of the nearest pictures, `reach` of them at least: id, similarity, and place (1 for the best).
+    """Return a query of the nearest images: id, similarity, and place (1 for the best).
 
-    A place stays the same however deep one pages: an approximate scan that is asked for more may find nearer pictures
+    A place stays the same however deep one pages: an approximate scan that is asked for more may find nearer images
     that it had missed, and these come after the first FIRST_HITS.
 
     Args:
         vector: a parameter for the unit vector, see `parameter`.
-        reach: at most MAX_HITS; the statement is one of two, for those up to FIRST_HITS and those beyond.
-        condition: on the columns of `images`; None for all pictures. It needs `prepare` in the same transaction.
-        least: least cosine similarity.
-        without: id of a picture that is no hit.
+        deep: rank at least MAX_HITS images, not FIRST_HITS.
+        condition: on the columns of `images`; None for all images. It needs `prepare` in the same transaction.
+        threshold: lowest cosine similarity.
+        without: id of an image to leave out.
     """
-    limits = [limit + (without is not None) for limit in (FIRST_HITS, MAX_HITS)][: 1 + (reach > FIRST_HITS)]
-    parts = [_match(vector, limit) for limit in limits] if condition is None else _filter(vector, limits, condition)
-    turns = [part.add_columns(sa.literal_column(str(turn)).label("turn")) for turn, part in enumerate(parts)]
-    found = sa.union_all(*turns).subquery("found")
-    similarity, turn = sa.func.max(found.c.similarity), sa.func.min(found.c.turn)
-    place = sa.func.row_number().over(order_by=(turn, similarity.desc(), found.c.id))
-    return (
-        sa.select(found.c.id, similarity.label("similarity"), place.label("place"))
-        .where(found.c.similarity >= least, sa.true() if without is None else found.c.id != without)
-        .group_by(found.c.id)
-        .subquery("ranked")
+    limits = [FIRST_HITS, MAX_HITS] if deep else [FIRST_HITS]
+    if without is not None:
+        limits = [limit + 1 for limit in limits]  # the image that is left out may be among them
+    scans = (
+        [_scan_all(vector, limit) for limit in limits]
+        if condition is None
+        else _scan_matching(vector, limits, condition)
     )
+    numbered = [scan.add_columns(sa.literal_column(str(number)).label("scan")) for number, scan in enumerate(scans)]
+    found = sa.union_all(*numbered).subquery("found")
+    # An image that several scans found has the place that the first of them gives it.
+    similarity, scan = sa.func.max(found.c.similarity), sa.func.min(found.c.scan)
+    place = sa.func.row_number().over(order_by=(scan, similarity.desc(), found.c.id))
+    hits = (
+        sa.select(found.c.id, similarity.label("similarity"), place.label("place"))
+        .where(found.c.similarity >= threshold)
+        .group_by(found.c.id)
+    )
+    if without is not None:
+        hits = hits.where(found.c.id != without)
+    return hits.subquery("ranked")
 
 
 def prepare(connection: Connection) -> None:
-    """Let this transaction's plans use the vector index as match_images does."""
+    """Make this transaction use the vector index with the settings of match_images."""
     connection.execute(_SETTINGS, {"factor": FILTERED_PROBES})
 
 
@@ -87,24 +97,24 @@ def similarity_to(vector: ColumnElement[Any]) -> ColumnElement[float]:
 
 
 def parameter(name: str) -> sa.BindParameter[Any]:
-    """Return a statement's parameter for a unit vector, float32 of shape (512,), that is given when it is executed."""
+    """Return a statement's parameter for a unit vector, float32 of shape (512,)."""
     return sa.bindparam(name, type_=Embedding(EMBEDDING_DIMENSION))
 
 
-def _match(vector: ColumnElement[Any], limit: int) -> Select[Any, Any]:
-    match = sa.func.match_images(vector, -1, limit).table_valued(
+def _scan_all(vector: ColumnElement[Any], limit: int) -> Select[Any, Any]:
+    nearest = sa.func.match_images(vector, -1, limit).table_valued(
         sa.column("id", sa.BigInteger), sa.column("similarity", sa.Double), name="match"
     )
-    return sa.select(match.c.id, match.c.similarity)
+    return sa.select(nearest.c.id, nearest.c.similarity)
 
 
-def _filter(
+def _scan_matching(
     vector: ColumnElement[Any], limits: Sequence[int], condition: ColumnElement[bool]
 ) -> list[Select[Any, Any]]:
-    """Return the ways to the nearest rows that meet a condition; the database takes those that apply, in one go.
+    """Return scans for the nearest rows that meet a condition; the database runs those that apply, in one statement.
 
-    When few rows meet it, all of these are compared. Else the index goes on until it has found enough; should it give
-    up before, all are compared after all.
+    When few rows meet it, all of them are compared. Otherwise the index is scanned until it has found enough; if it
+    gives up before, all are compared.
     """
     distance = images.c.embedding.cosine_distance(vector)
     rows = sa.select(images.c.id, (1 - distance).label("similarity")).where(condition)
@@ -112,7 +122,7 @@ def _filter(
     is_wide = sa.select(sa.func.count() > NARROW_ROWS).select_from(narrow).scalar_subquery()
     wide = [rows.where(is_wide).order_by(distance).limit(limit).cte(f"wide_{limit}") for limit in limits]
     gave_up = sa.select(sa.func.count() < limits[-1]).select_from(wide[-1]).scalar_subquery()
-    # "+ 0" keeps the index, which has just given up, out of it.
+    # "+ 0" prevents the use of the index, which has just given up.
     every = rows.where(is_wide, gave_up).order_by(distance + 0, images.c.id).limit(limits[-1]).cte("every")
     few = sa.select(narrow.c.id, narrow.c.similarity).where(sa.not_(is_wide))
     return [few, *(sa.select(part.c.id, part.c.similarity) for part in (*wide, every))]

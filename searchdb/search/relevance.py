@@ -1,39 +1,41 @@
-"""Relevance: a text's similarity to a picture, on a scale from 0 to 1 that means the same for every text."""
+"""Judges relevance: an image's similarity to a text, on a scale from 0 to 1 that means the same for every text."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, text
+from cachetools import LRUCache
+from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
-from searchdb.db.best_effort import write_best_effort
+from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.tables import Embedding, embedding_models, image_sample, images, relevance_scale
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
+from searchdb.search.query_cache import QueryCache
 
 SAMPLE_SIZE = 1000
-"""Pictures that a text is compared with, about a millisecond: their quartile is within 3 percent of the whole's."""
+"""Images that a text is compared with, which takes about a millisecond: their quartile is within 3 percent of the whole
+collection's."""
 MIN_SAMPLE = 20
-"""Fewer pictures are no distribution: with them no hit has a relevance."""
+"""Fewer images are not enough for a distribution: hits then have no relevance."""
 SAMPLE_LOCK_KEY = 0x5A3B1E00
-"""Key of the advisory lock that keeps two samplings apart."""
-MAX_KEPT = 10_000
-"""Texts whose backgrounds a process keeps, about 1 MB."""
+"""Key of the advisory lock that prevents two processes from sampling at once."""
+MAX_BACKGROUNDS = 10_000
+"""Texts whose backgrounds are kept in memory, about 2 MB."""
 BACKGROUND = 0.25
-"""The quantile of a text's similarities that counts as its background: low enough for half of the pictures, and more,
-to show what is asked for without moving it."""
+"""The quantile of a text's similarities that is its background: low enough that half of the images, and more, may show
+what is searched for without raising it."""
 BACKGROUND_RANGE = (0.05, 0.95)
-"""Quantiles of everyday words' backgrounds, within which every text's is held: where nearly all of the pictures show
-what is asked for, the background is not the text's own leaning but the match itself."""
+"""Quantiles of everyday words' backgrounds to which every text's is clipped: where nearly all images show what is
+searched for, the background measures the match itself, not the text's bias."""
 LIFT_RANGE = (0.10, 0.95)
-"""Quantiles of everyday words' best lifts that are 0 and 1: hardly any collection shows every tenth of these words, and
-any but the strangest shows every twentieth."""
+"""Quantiles of everyday words' best lifts that are relevance 0 and 1: nearly every collection lacks a tenth of these
+words, and nearly every collection shows a twentieth of them."""
 
 EVERYDAY_WORDS = (
     "a person", "a man", "a woman", "a child", "a crowd", "a face", "a hand", "a dog", "a cat", "a bird", "a horse",
@@ -46,7 +48,7 @@ EVERYDAY_WORDS = (
     "a ball", "sports", "a musical instrument", "clothes", "shoes", "a hat", "a bag", "a tool", "a machine", "fire",
     "a lamp", "glass", "metal", "wood", "stone", "paper",
 )  # fmt: skip
-"""What pictures commonly show, with no collection in mind: some of it is in any, and much of it is not."""
+"""What images commonly show: every collection shows some of it, and lacks much of it."""
 
 # One statement, so that it is one transaction in autocommit, too; DO takes no parameters.
 _REFRESH = text(
@@ -67,13 +69,14 @@ _REFRESH = text(
 class Relevance:
     """How similarities to one text are judged in one collection.
 
-    A similarity's lift is how far it lies above the text's background: the lower quartile of the text's similarities to
-    a sample of the whole collection, because CLIP's similarities differ by text as much as by picture. 0 is the lift
-    with which an everyday word finds its best picture here when none shows it, 1 that of one which many show: the 10th
-    and the 95th percentile of the best lifts of EVERYDAY_WORDS in the sample. Between them it is linear.
+    A similarity's lift is its distance above the text's background. The background is the lower quartile of the text's
+    similarities to a sample of the whole collection; it is needed because CLIP's similarities differ as much by text as
+    by image. Relevance 0 is the lift with which an everyday word finds its best image when no image shows it, 1 the
+    lift when many do: the 10th and the 95th percentile of the best lifts of EVERYDAY_WORDS in the sample. In between,
+    relevance is linear.
 
-    So it is a matter of the collection and the model together, both ends are measured, and a text that nothing here
-    answers has a low relevance for all its hits, the best included. The order of hits is that of their similarities.
+    Both ends are measured, and so belong to the collection and the model together. A text that no image matches has a
+    low relevance for all its hits, the best included. Relevance does not change the order of hits.
     """
 
     background: float
@@ -81,17 +84,17 @@ class Relevance:
     high: float
 
     def of(self, similarity: float) -> float:
-        """Return the relevance, 0 to 1, of a picture with this cosine similarity to the text."""
+        """Return the relevance, 0 to 1, of an image with this cosine similarity to the text."""
         return min(max((similarity - self.background - self.low) / (self.high - self.low), 0.0), 1.0)
 
     def similarity(self, relevance: float) -> float:
-        """Return the least cosine similarity that has this relevance; -1 for 0, which every picture has."""
+        """Return the lowest cosine similarity that has this relevance; -1 for 0, which every image reaches."""
         return -1.0 if relevance <= 0 else self.background + self.low + relevance * (self.high - self.low)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What everyday words find in the sample, as `relevance_scale` has it."""
+    """The two ends of relevance, and the range of backgrounds: a row of `relevance_scale`."""
 
     background_low: float
     background_high: float
@@ -100,140 +103,130 @@ class Scale:
 
     @classmethod
     def from_row(cls, row: Mapping[Any, Any]) -> Scale | None:
-        """Return what a row with the columns of `relevance_scale` says; None where they are NULL, not measured yet."""
+        """Read the columns of `relevance_scale`; None where they are NULL: the scale is not measured yet."""
         return None if row["lift_low"] is None else cls(**{f.name: row[f.name] for f in fields(cls)})
 
     def relevance(self, background: float) -> Relevance:
-        """Return how a text with this background is judged."""
+        """Return how similarities to a text with this background are judged."""
         background = min(max(background, self.background_low), self.background_high)
         return Relevance(background=background, low=self.lift_low, high=self.lift_high)
 
 
-class _Backgrounds:
-    """Backgrounds of texts under one scale; the last MAX_KEPT of them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._scale: Scale | None = None
-        self._of: dict[str, float] = {}
-
-    def get(self, query: str, scale: Scale) -> float | None:
-        with self._lock:
-            return self._of.get(query) if scale == self._scale else None
-
-    def put(self, query: str, scale: Scale, background: float) -> None:
-        with self._lock:
-            if scale != self._scale:
-                self._scale = scale
-                self._of.clear()
-            while len(self._of) >= MAX_KEPT:
-                del self._of[next(iter(self._of))]
-            self._of[query] = background
-
-
-_kept: WeakKeyDictionary[Engine, _Backgrounds] = WeakKeyDictionary()
-
 SCALE_COLUMNS = tuple(relevance_scale.c[f.name] for f in fields(Scale))
-"""What `Scale.from_row` reads."""
+"""The columns that `Scale.from_row` reads."""
 
 _SCALE_OF_MODEL = sa.and_(
     embedding_models.c.id == relevance_scale.c.embedding_model_id,
     embedding_models.c.weights_sha256 == sa.bindparam("weights"),
 )
-_SCALE = sa.select(*SCALE_COLUMNS).join(embedding_models, _SCALE_OF_MODEL)
+_SELECT_SCALE = sa.select(*SCALE_COLUMNS).join(embedding_models, _SCALE_OF_MODEL)
 _SIMILARITY = 1 - image_sample.c.embedding.cosine_distance(sa.bindparam("vector", type_=Embedding(EMBEDDING_DIMENSION)))
-_SAMPLED = sa.select(
+_MEASURED = sa.select(
     sa.func.percentile_cont(BACKGROUND).within_group(_SIMILARITY).label("background"),
     sa.func.count().label("sampled"),
 ).subquery("sample")
-_PICTURES = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery())
-_LOOK = sa.select(_SAMPLED, _PICTURES.scalar_subquery().label("pictures"), *SCALE_COLUMNS).select_from(
-    _SAMPLED.outerjoin(relevance_scale.join(embedding_models, _SCALE_OF_MODEL), sa.true())
+_STORED = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery())
+_SELECT_BACKGROUND = sa.select(_MEASURED, _STORED.scalar_subquery().label("stored"), *SCALE_COLUMNS).select_from(
+    _MEASURED.outerjoin(relevance_scale.join(embedding_models, _SCALE_OF_MODEL), sa.true())
 )
 
 
+class RelevanceJudge:
+    """Judges how similar an image must be to a text, with one model in one database.
+
+    Keeps the backgrounds of texts in memory for as long as the scale stays the same. Thread-safe.
+
+    Args:
+        cache: of the model's texts; computes the vectors of EVERYDAY_WORDS when the scale is measured.
+        writer: stores the sample and the scale.
+    """
+
+    def __init__(self, cache: QueryCache, writer: BestEffortWriter) -> None:
+        self._cache = cache
+        self._writer = writer
+        self._lock = threading.Lock()
+        self._backgrounds: LRUCache[tuple[str, Scale], float] = LRUCache(MAX_BACKGROUNDS)
+
+    def judge(
+        self, connection: Connection, query: str, vector: np.ndarray, scale: Scale | None = None
+    ) -> Relevance | None:
+        """Return how similarities to a text are judged; None in a collection of less than MIN_SAMPLE images.
+
+        Draws the sample when there is none or most of it is gone, then measures the scale, each in a transaction of
+        its own. On a read-only database the sample stays as it is, None is returned where there is none, and a scale
+        that is not stored is measured each time.
+
+        Args:
+            connection: in a transaction without uncommitted writes.
+            query: the text.
+            vector: the text's unit vector, float32 of shape (512,).
+            scale: the stored one, if the caller has just read it.
+        """
+        scale = scale or self._stored_scale(connection)
+        if scale is not None and (background := self._known_background(query, scale)) is not None:
+            return scale.relevance(background)
+        found = self._measure_background(connection, vector)
+        if found["sampled"] < min(found["stored"], SAMPLE_SIZE) / 2:
+            connection.commit()
+            self._writer.write(connection, lambda: refresh_sample(connection))
+            found = self._measure_background(connection, vector)
+        if found["sampled"] < MIN_SAMPLE:
+            return None
+        scale = Scale.from_row(found) or self._measure_scale(connection)
+        if scale is None:
+            return None
+        with self._lock:
+            self._backgrounds[query, scale] = found["background"]
+        return scale.relevance(found["background"])
+
+    def _known_background(self, query: str, scale: Scale) -> float | None:
+        with self._lock:
+            return self._backgrounds.get((query, scale))
+
+    def _stored_scale(self, connection: Connection) -> Scale | None:
+        row = connection.execute(_SELECT_SCALE, {"weights": self._model.weights_sha256}).mappings().one_or_none()
+        return None if row is None else Scale.from_row(row)
+
+    def _measure_background(self, connection: Connection, vector: np.ndarray) -> Mapping[Any, Any]:
+        """Return `background`, the numbers of images `sampled` and (up to SAMPLE_SIZE) `stored`, and the scale."""
+        values = {"vector": vector, "weights": self._model.weights_sha256}
+        return connection.execute(_SELECT_BACKGROUND, values).mappings().one()
+
+    def _measure_scale(self, connection: Connection) -> Scale | None:
+        """Measure the scale, and store it if the database may be written; None if the sample is gone meanwhile."""
+        connection.commit()  # the model may take a while: hold no snapshot meanwhile
+        words = self._cache.compute(EVERYDAY_WORDS)
+        rows = connection.scalars(sa.select(image_sample.c.embedding)).all()
+        if not rows:
+            return None
+        similarities = words @ np.stack(rows).T  # (words, images)
+        backgrounds = np.quantile(similarities, BACKGROUND, axis=1)
+        background_low, background_high = np.quantile(backgrounds, BACKGROUND_RANGE)
+        lifts = similarities.max(axis=1) - backgrounds.clip(background_low, background_high)
+        low, high = np.quantile(lifts, LIFT_RANGE)
+        scale = Scale(
+            background_low=float(background_low),
+            background_high=float(background_high),
+            lift_low=float(low),
+            lift_high=float(max(high, low + 1e-6)),  # images that are all the same have one lift
+        )
+        self._writer.write(connection, lambda: _store_scale(connection, self._model, scale))
+        return scale
+
+    @property
+    def _model(self) -> ModelIdentity:
+        return self._cache.embedder.identity
+
+
 def refresh_sample(connection: Connection) -> None:
-    """Draw the sample anew, in one statement: SAMPLE_SIZE pictures by chance, or all there are.
+    """Draw a new sample in one statement: SAMPLE_SIZE random images, or all there are.
 
     Call it when the collection has changed much; the vector index's build does. The connection may be in autocommit.
     """
     connection.execute(_REFRESH)
 
 
-def relevance_for(
-    connection: Connection,
-    query: str,
-    vector: np.ndarray,
-    model: ModelIdentity,
-    embed: Callable[[Sequence[str]], np.ndarray],
-    scale: Scale | None = None,
-) -> Relevance | None:
-    """Return how similarities to a text are judged; None in a collection of less than MIN_SAMPLE pictures.
-
-    What was found for a text is kept in this process until the scale is measured anew.
-
-    Draws the sample when there is none or most of it is gone, and measures the scale's ends after that, in
-    transactions of their own. In a database that may only be read the sample stays as it is, None is returned where
-    there is none, and the ends are measured anew each time unless they were stored before.
-
-    Args:
-        connection: in no transaction whose writes are to be kept.
-        query: the text.
-        vector: the text's unit vector, float32 of shape (512,).
-        model: the one that the vector and the pictures' are from.
-        embed: returns unit vectors of texts, float32 of shape (n, 512); called when the scale is to be measured.
-        scale: the stored one, where it has just been read.
-    """
-    kept = _kept.setdefault(connection.engine, _Backgrounds())
-    if scale is None:
-        row = connection.execute(_SCALE, {"weights": model.weights_sha256}).mappings().one_or_none()
-        scale = None if row is None else Scale.from_row(row)
-    if scale is not None and (background := kept.get(query, scale)) is not None:
-        return scale.relevance(background)
-    found = _look(connection, vector, model)
-    if found["sampled"] < min(found["pictures"], SAMPLE_SIZE) / 2:
-        connection.commit()
-        write_best_effort(connection, lambda: refresh_sample(connection))
-        found = _look(connection, vector, model)
-    if found["sampled"] < MIN_SAMPLE:
-        return None
-    scale = Scale.from_row(found) or _measure(connection, model, embed)
-    if scale is None:
-        return None
-    kept.put(query, scale, found["background"])
-    return scale.relevance(found["background"])
-
-
-def _look(connection: Connection, vector: np.ndarray, model: ModelIdentity) -> Mapping[Any, Any]:
-    """Return the text's background, how many pictures are sampled and (up to SAMPLE_SIZE) there are, and the scale."""
-    return connection.execute(_LOOK, {"vector": vector, "weights": model.weights_sha256}).mappings().one()
-
-
-def _measure(
-    connection: Connection, model: ModelIdentity, embed: Callable[[Sequence[str]], np.ndarray]
-) -> Scale | None:
-    """Measure the scale's ends, and store them if we may; None when the sample has gone meanwhile."""
-    connection.commit()  # the model may take a while: hold no snapshot meanwhile
-    words = embed(EVERYDAY_WORDS)
-    rows = connection.scalars(sa.select(image_sample.c.embedding)).all()
-    if not rows:
-        return None
-    similarities = words @ np.stack(rows).T  # (words, pictures)
-    backgrounds = np.quantile(similarities, BACKGROUND, axis=1)
-    background_low, background_high = np.quantile(backgrounds, BACKGROUND_RANGE)
-    lifts = similarities.max(axis=1) - backgrounds.clip(background_low, background_high)
-    low, high = np.quantile(lifts, LIFT_RANGE)
-    scale = Scale(
-        background_low=float(background_low),
-        background_high=float(background_high),
-        lift_low=float(low),
-        lift_high=float(max(high, low + 1e-6)),  # pictures that are all the same have one lift
-    )
-    write_best_effort(connection, lambda: _store(connection, model, scale))
-    return scale
-
-
-def _store(connection: Connection, model: ModelIdentity, scale: Scale) -> None:
+def _store_scale(connection: Connection, model: ModelIdentity, scale: Scale) -> None:
     ends = asdict(scale)
     model_id = sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)
     connection.execute(

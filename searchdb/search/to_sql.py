@@ -1,4 +1,4 @@
-"""Writes a search as the SQL that gives the same pictures, for people who go on from there in psql."""
+"""Writes a search as SQL that finds the same images, to continue with in psql."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _DIALECT = postgresql.dialect(paramstyle="named")  # others double each percent 
 
 
 def search_to_sql(query: Query, filters: Filters | None = None, *, threshold: float = 0.0, count: int = 10) -> str:
-    """Return a SELECT of id, image and similarity of the `count` pictures nearest to the query, best first.
+    """Return a SELECT of id, image and similarity of the `count` images nearest to the query, best first.
 
-    Texts are read by text_embedding(), whose cache they are in once they were searched for. With filters, and where
-    some picture is left out, all that meet them are compared: nothing an index could miss.
+    Texts become calls of text_embedding(), which finds them in the query cache once they were searched for. With
+    filters all images that meet them are compared, so that no index can miss one.
 
     Raises:
-        QueryError: nothing is looked for, or a picture is given otherwise than as its vector.
+        QueryError: the query is empty, or has an image instead of its vector.
     """
     vector = _vector(query)
     if not filters:
-        # One more, for a picture is the nearest to itself.
-        reach, besides = (count, "") if query.like is None else (count + 1, f"\nWHERE m.id <> {query.like:d}")
-        limit = "" if query.like is None else f"\nLIMIT {count:d}"
+        matches, where, limit = count, "", ""
+        if query.like is not None:  # one match more, because the image itself is the nearest
+            matches, where, limit = count + 1, f"\nWHERE m.id <> {query.like:d}", f"\nLIMIT {count:d}"
         return (
             "SELECT i.id, i.image, m.similarity\n"
-            f"FROM match_images({vector}, {threshold:g}, {reach:d}) AS m\n"
-            f"JOIN images AS i ON i.id = m.id{besides}\nORDER BY m.similarity DESC, i.id{limit};"
+            f"FROM match_images({vector}, {threshold:g}, {matches:d}) AS m\n"
+            f"JOIN images AS i ON i.id = m.id{where}\nORDER BY m.similarity DESC, i.id{limit};"
         )
     conditions = [f"({_condition(filters.condition())})"]
     if query.like is not None:
@@ -46,9 +46,9 @@ def search_to_sql(query: Query, filters: Filters | None = None, *, threshold: fl
 
 
 def _vector(query: Query) -> str:
-    """Return the expression for the query's unit vector: the unit mean of its parts, less what is excluded."""
-    if query.picture is not None:
-        raise QueryError("a picture has no SQL: give its vector")
+    """Return the expression for the query's unit vector: the unit mean of its parts, minus the excluded text."""
+    if query.image is not None:
+        raise QueryError("an image cannot be written as SQL: give its vector")
     parts: list[str] = []
     if query.text is not None:
         parts.append(_text(query.text))
@@ -57,7 +57,7 @@ def _vector(query: Query) -> str:
     if query.like is not None:
         parts.append(f"(SELECT embedding FROM images WHERE id = {query.like:d})")  # noqa: S608 - a number
     if not parts:
-        raise QueryError("there is nothing to look for: give a text, a vector or the id of a stored picture")
+        raise QueryError("there is nothing to look for: give a text, a vector or the id of a stored image")
     # The mean and the sum have the same direction.
     mean = parts[0] if len(parts) == 1 else f"l2_normalize({' + '.join(parts)})"
     return mean if query.exclude is None else f"l2_normalize({mean} - {_text(query.exclude)})"

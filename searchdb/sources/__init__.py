@@ -1,4 +1,4 @@
-"""Where pictures come from: each source turns what it is given into a stream of SourceItems and RejectedItems."""
+"""Sources of images: each turns its input into a stream of SourceItems and RejectedItems."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from searchdb.records import MAX_REFERENCE_BYTES
 
 
 def printable(reference: str) -> str:
-    """Return a malformed path or URL so that every database and terminal takes it: escaped, and cut to the limit.
+    """Return a malformed path or URL in a form safe for databases and terminals: escaped and cut to the limit.
 
-    Bytes that are not UTF-8, which Python holds as lone surrogates, and control characters become `\\xff` and the like.
+    Control characters, and bytes that are not UTF-8 (lone surrogates in Python), become escapes such as `\\xff`.
     """
     return "".join(map(_printable, reference)).encode()[:MAX_REFERENCE_BYTES].decode("utf-8", "ignore")
 

@@ -1,4 +1,4 @@
-"""Reads delimited text row by row in flat memory, and finds its way back to the rows after a malformed one."""
+"""Reads delimited text row by row in constant memory, and resumes after malformed rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import TextIO
 
 MAX_ROW_CHARS = 1024 * 1024
-"""Longest row, of any number of lines; the csv module itself stops at fields of 131,072 characters."""
+"""Longest row, over any number of lines; the csv module itself limits fields to 131,072 characters."""
 
 
 def bounded_lines(stream: TextIO, limit: int) -> Iterator[str]:
-    """Yield the lines with their ends, each cut to `limit` characters; one without an end gets one."""
+    """Yield the lines with their line ends, each cut to `limit` characters; a missing line end is added."""
     while line := stream.readline(limit):
         rest = line
         while len(rest) == limit and not rest.endswith(("\n", "\r")):
@@ -22,18 +22,18 @@ def bounded_lines(stream: TextIO, limit: int) -> Iterator[str]:
 def delimited_rows(
     lines: Iterator[str], *, delimiter: str, first_line: int = 1, strict: bool = False
 ) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Yield each row, the header first, with the number of its first line; empty lines are left out.
+    """Yield each row, the header first, with the number of its first line; empty lines are skipped.
 
-    With `strict`, rows are as programs write them: each as wide as the first, and a quoted field ends at its closing
-    quote. (Blank fields beyond one that is not blank are dropped; beyond a blank one they may as well be a shift.) A
-    malformed row is yielded as the error that says why. What an opening quote without its end has swallowed is then
-    read again, so that it costs its own line and no other.
+    With `strict`, every row must be as wide as the header, and a quoted field must end at its closing quote. (Blank
+    fields after the last column are dropped if that column is not blank; otherwise the row may be shifted.) A malformed
+    row is yielded as the error that says why. Lines swallowed by an unclosed quote are then read again, so that only
+    the quote's own line is lost.
     """
-    feed = _Feed(lines)
+    feed = _RewindableLines(lines)
     reader = csv.reader(feed, delimiter=delimiter, strict=strict)
     width = None
     while True:
-        at = first_line + feed.next_row()
+        at = first_line + feed.start_row()
         try:
             fields = next(reader)
             if strict and len(fields) != width:
@@ -41,7 +41,7 @@ def delimited_rows(
         except StopIteration:
             return
         except csv.Error as exc:
-            feed.give_back()
+            feed.rewind()
             yield at, exc
             continue
         if fields:
@@ -49,8 +49,8 @@ def delimited_rows(
             yield at, fields
 
 
-class _Feed:
-    """Hands lines to the csv module, and can hand all but the first line of a row again."""
+class _RewindableLines:
+    """Iterates over lines for the csv module, and can repeat all but the first line of a row."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
@@ -59,19 +59,19 @@ class _Feed:
         self._row_chars = 0
         self._finished_lines = 0
 
-    def next_row(self) -> int:
-        """Begin a row; return the number of lines before it."""
+    def start_row(self) -> int:
+        """Start a row; return the number of lines before it."""
         self._finished_lines += len(self._row)
         self._row.clear()
         self._row_chars = 0
         return self._finished_lines
 
-    def give_back(self) -> None:
-        """Have the lines of the row at hand handed out again, without its first."""
+    def rewind(self) -> None:
+        """Repeat the lines of the current row except the first."""
         self._again += reversed(self._row[1:])
         del self._row[1:]
 
-    def __iter__(self) -> _Feed:
+    def __iter__(self) -> _RewindableLines:
         return self
 
     def __next__(self) -> str:
@@ -84,7 +84,7 @@ class _Feed:
 
 
 def _fitted(fields: list[str], width: int | None) -> list[str]:
-    """Return a row at the width of the header, empty where it is blank."""
+    """Return a row cut to the width of the header; an empty list for a blank row."""
     if not any(map(str.strip, fields)):
         return []
     if width is None:

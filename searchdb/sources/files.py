@@ -1,6 +1,6 @@
-"""The files source: folders, single files and globs to SourceItems, in a steady order and with flat memory."""
+"""Turns folders, files and globs into SourceItems, in a stable order and in constant memory."""
 
-# Plain strings and os.path: they hold undecodable names, and Path objects would take most of a large walk's time.
+# Strings and os.path instead of Path objects, which would take most of the time of a large walk.
 # ruff: noqa: PTH100, PTH111, PTH112, PTH114, PTH115, PTH116, PTH118, PTH120, PTH206, PTH208
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _KINDS = {
 
 
 def files(paths: Sequence[str | Path]) -> Iterator[SourceItem | RejectedItem]:
-    """Yield every regular file that the paths name, whatever its name: its content decides whether it is a picture.
+    """Yield every regular file under the paths, with any extension: decoding decides whether it is an image.
 
-    Folders are walked recursively, in the order of names. Globs may hold `**`, and `~` is the home folder. A path
-    that exists is taken literally even if it looks like a glob. Hidden files and folders are passed over unless they
-    are named themselves; symbolic links to files are followed, those to folders inside a folder are not.
+    Folders are walked recursively in the order of names. Globs may contain `**`, and `~` is the home folder. A path
+    that exists is taken literally even if it looks like a glob. Hidden files and folders are skipped unless they are
+    named explicitly. Symbolic links to files are followed, symbolic links to folders inside a folder are not.
 
-    `image` is the absolute path with the named folder's own symbolic links resolved, so that a file has one reference
-    however its folder is spelled. `source_id` is the path below the named folder (for a glob: below its part without
-    wildcards; for a file: its name) and `tags` are the names of the folders on that path. A file below two of the
-    paths is yielded once; only globs that overlap may repeat one.
+    `image` is the absolute path with the symbolic links of the named folder resolved, so that a file has the same
+    reference for every spelling of its folder. `source_id` is the path below the named folder (for a glob: below its
+    part without wildcards; for a file: its name) and `tags` are the names of the folders on that path. A file below two
+    of the paths is yielded once; only overlapping globs may repeat one.
 
     Raises:
         SourceError: a path does not exist or a glob matches nothing. Raised before anything is yielded.
@@ -49,7 +49,7 @@ def files(paths: Sequence[str | Path]) -> Iterator[SourceItem | RejectedItem]:
 
 
 def folders(paths: Sequence[str | Path]) -> list[str]:
-    """Return the folders among what the paths name, as the beginnings of their files' `image`, nested ones dropped.
+    """Return the folders among the paths, each a prefix of its files' `image`, without nested ones.
 
     Raises:
         SourceError: as for `files`.
@@ -61,23 +61,23 @@ def folders(paths: Sequence[str | Path]) -> list[str]:
     return [path for path in found if not _covered(path, roots)]
 
 
-# --- What was named -------------------------------------------------------------------------------
+# --- Arguments ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Argument:
-    """One path or glob: its resolved folder, and the parts of the pattern below it (none: the folder itself)."""
+    """One path or glob: its resolved folder, and the parts of the pattern below it (none for a plain path)."""
 
     base: str
     parts: tuple[str, ...] = ()
 
     def matches(self) -> Iterator[str]:
-        """Yield the existing paths it names, each once."""
+        """Yield each existing path that it matches once."""
         return iter((self.base,)) if not self.parts else _matches(self.base, self.parts)
 
 
 def _arguments(paths: Sequence[str | Path]) -> list[_Argument]:
-    """Return the paths checked; all of them before any is read."""
+    """Check all paths before any of them is read, and return them."""
     arguments: dict[_Argument, None] = {}
     for path in paths:
         named = os.path.expanduser(path)
@@ -86,15 +86,18 @@ def _arguments(paths: Sequence[str | Path]) -> list[_Argument]:
         elif glob.has_magic(named):
             argument = _glob(named)
             if next(argument.matches(), None) is None:
-                raise SourceError(f"nothing matches {printable(named)!r}; check the spelling, hidden names need a dot")
+                raise SourceError(
+                    f"nothing matches {printable(named)!r}; check the spelling, and begin patterns for hidden names "
+                    "with a dot"
+                )
         else:
-            raise SourceError(f"{printable(named)!r} does not exist; name a folder, a file or a glob")
+            raise SourceError(f"{printable(named)!r} does not exist; give a folder, a file or a glob")
         arguments[argument] = None
     return list(arguments)
 
 
 def _resolved(path: str) -> str:
-    """Return a folder resolved, and a file as its name in its resolved folder: the name is what a walk would give."""
+    """Return a folder resolved, and a file as its name in its resolved folder, as a walk would yield it."""
     if os.path.isdir(path):
         return os.path.realpath(path)
     folder, name = os.path.split(os.path.abspath(path))
@@ -105,21 +108,21 @@ def _glob(pattern: str) -> _Argument:
     parts = pattern.split(os.sep)
     wild = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     if os.pardir in parts[wild:]:
-        raise SourceError(f"{printable(pattern)!r} has '..' after a wildcard; name the folders one by one")
+        raise SourceError(f"{printable(pattern)!r} has '..' after a wildcard; give the folders one by one")
     base = os.sep.join(parts[:wild]) or (os.sep if wild else os.curdir)
     return _Argument(base=os.path.realpath(base), parts=tuple(filter(None, parts[wild:])))
 
 
 def _matches(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
-    """Yield what matches the parts of a pattern below a folder.
+    """Yield the paths below a folder that match the parts of a pattern.
 
-    The standard library's glob follows symbolic links to folders under `**`, round and round, and does not sort.
+    The standard library's glob does not sort, and under `**` it follows symbolic links to folders, even in a cycle.
     """
     try:
         names = sorted(os.listdir(folder))
     except OSError:
         if os.path.isdir(folder):
-            yield folder  # so that walking it reports why it cannot be read
+            yield folder  # walking it then reports why it cannot be read
         return
     part, rest = parts[0], parts[1:]
     if part == "**":
@@ -148,12 +151,12 @@ def _mode(path: str) -> int:
         return 0
 
 
-# --- What is yielded ------------------------------------------------------------------------------
+# --- Items ----------------------------------------------------------------------------------------
 
 
 def _items(arguments: list[_Argument]) -> Iterator[SourceItem | RejectedItem]:
     named = {argument.base for argument in arguments if not argument.parts}
-    walked: set[str] = set()  # folders that a glob named
+    walked: set[str] = set()  # folders that a glob matched
     for argument in arguments:
         for path in argument.matches():
             if _covered(path, named) or _covered(path, walked):
@@ -171,7 +174,7 @@ def _items(arguments: list[_Argument]) -> Iterator[SourceItem | RejectedItem]:
 
 
 def _walk(root: str, *, below: str) -> Iterator[SourceItem | RejectedItem]:
-    """Yield a folder's files, depth first, in the order of names; only the open folders' names are in memory."""
+    """Yield a folder's files depth first, in the order of names; only the names in open folders are in memory."""
     pending: list[tuple[str, list[str]]] = [("", [root])]
     while pending:
         folder, names = pending[-1]
@@ -185,7 +188,7 @@ def _walk(root: str, *, below: str) -> Iterator[SourceItem | RejectedItem]:
                 yield item
             continue
         try:
-            _check_reference(path)  # once for the folder, not for each of its files
+            _check_reference(path)  # once for the folder, so that an invalid one is not reported for each file
             inside = os.listdir(path)
         except InvalidReferenceError as exc:
             yield _rejected(path, exc)
@@ -196,20 +199,20 @@ def _walk(root: str, *, below: str) -> Iterator[SourceItem | RejectedItem]:
 
 
 def _item(path: str, *, below: str) -> SourceItem | RejectedItem | None:
-    """Return the record for one file, None for a symbolic link to a folder."""
+    """Return the record for one file; None for a symbolic link to a folder."""
     try:
         _check_reference(path)
         status = os.stat(path)
     except InvalidReferenceError as exc:
         return _rejected(path, exc)
     except FileNotFoundError:
-        return _rejected(path, FileUnreadableError(f"the file is {_vanished(path)}"))
+        return _rejected(path, FileUnreadableError(f"the file {_reason_missing(path)}"))
     except OSError as exc:
         return _rejected(path, FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}"))
     if stat.S_ISDIR(status.st_mode):
         return None
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown type")
         return _rejected(path, FileUnreadableError(f"the file is {kind}, not a regular file"))
     if not os.access(path, os.R_OK):
         return _rejected(path, FileUnreadableError("the file cannot be read: permission denied"))
@@ -220,7 +223,7 @@ def _item(path: str, *, below: str) -> SourceItem | RejectedItem | None:
         source_id=relative,
         tags=tuple(relative.split(os.sep)[:-1]),
         byte_size=status.st_size,
-        modified_at=_moment(status.st_mtime_ns),
+        modified_at=_file_time(status.st_mtime_ns),
     )
 
 
@@ -233,17 +236,17 @@ def _check_reference(path: str) -> None:
         raise InvalidReferenceError(f"the path is {size:,} bytes long, the limit is {MAX_REFERENCE_BYTES:,}")
 
 
-def _vanished(path: str) -> str:
+def _reason_missing(path: str) -> str:
     try:
-        return f"a symbolic link to {printable(os.readlink(path))!r}, which does not exist"
+        return f"is a symbolic link to {printable(os.readlink(path))!r}, which does not exist"
     except OSError:
-        return "gone"
+        return "no longer exists"
 
 
-def _moment(nanoseconds: int) -> datetime | None:
+def _file_time(nanoseconds: int) -> datetime | None:
     try:
         return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-    except OverflowError:  # a broken clock's year 10000
+    except OverflowError:  # a wrong clock set a year past 9999
         return None
 
 
@@ -252,7 +255,7 @@ def _rejected(path: str, error: ImageError) -> RejectedItem:
 
 
 def _covered(path: str, roots: set[str]) -> bool:
-    """Return whether walking one of these folders comes by this path: it is inside one, under no hidden name."""
+    """Return whether a walk of one of these folders yields this path: it is inside one, below no hidden name."""
     while True:
         parent, name = os.path.split(path)
         if not name or name.startswith("."):

@@ -1,4 +1,4 @@
-"""The URL list source: plain lists, CSV, TSV and JSON lines to SourceItems, one bad row never spoiling the rest."""
+"""Turns lists of URLs (plain, CSV, TSV or JSON lines) into SourceItems; a bad row does not affect the others."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, NoReturn, TextIO, cast
 
 from searchdb.errors import InvalidReferenceError, SourceError
 from searchdb.records import RejectedItem, SourceItem, clean_url, mask_credentials
@@ -24,16 +24,16 @@ from searchdb.sources.delimited import bounded_lines, delimited_rows
 SOURCE = "urls"
 
 URL_COLUMNS = ("url", "image_url", "image")
-"""Columns that may hold the URL; the first of them that is there does, the others are metadata."""
+"""Names of columns with the URL; the first one that exists is used, the others are metadata."""
 
 MAX_LINE_CHARS = 1024 * 1024
-"""Longest line read; the rest of a longer one is dropped, so that a list without line ends is not read into memory."""
+"""Longest line in characters; the rest is dropped, so that a list without line ends is not read into memory."""
 
 _SHOWN_CHARS = 80
-"""How much of a wrong value a message quotes."""
+"""Maximum number of characters of an invalid value that a message quotes."""
 
 _DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
-"""Spreadsheets write semicolons, or tabs, into .csv where the comma is the decimal sign."""
+"""Delimiters by extension: spreadsheets write semicolons or tabs to .csv where the comma is the decimal sign."""
 
 _JSON_LINES = (".jsonl", ".ndjson")
 
@@ -44,9 +44,9 @@ def urls(path_or_dash: str, *, stdin: BinaryIO | TextIO | None = None) -> Iterat
     """Yield one item for each URL of a list; `-` reads `stdin`, by default the process's.
 
     The list is one URL a line (blank lines and lines that begin with `#` are skipped), or CSV, TSV or JSON lines with
-    a column of URL_COLUMNS. The extension tells which (.csv, .tsv, .jsonl, .ndjson), and otherwise the first line
-    does. Columns named like SourceItem's fields fill them, all others that are not empty go into `metadata`. `tags`
-    are separated by `;` or else `,`, or are a JSON list. Times without a time zone are taken as UTC.
+    one of URL_COLUMNS. The extension (.csv, .tsv, .jsonl, .ndjson) or else the first line decides the format. Columns
+    named like SourceItem's fields fill them; all other non-empty columns go into `metadata`. `tags` are separated by
+    `;` or else `,`, or are a JSON list. Times without a time zone are taken as UTC.
 
     A row whose URL or value is malformed becomes a RejectedItem with an InvalidReferenceError that names the line, the
     column and the value. Repeated URLs are yielded again.
@@ -58,9 +58,9 @@ def urls(path_or_dash: str, *, stdin: BinaryIO | TextIO | None = None) -> Iterat
     if path_or_dash != "-":
         path = _expanded(path_or_dash)
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be entered
-            raise SourceError(f"{printable(path_or_dash)!r} is a folder; name a list of URLs, or use `ingest files`")
+            raise SourceError(f"{printable(path_or_dash)!r} is a folder; give a list of URLs, or use `ingest files`")
         if not os.path.exists(path):  # noqa: PTH110
-            raise SourceError(f"the list {printable(path_or_dash)!r} does not exist; name a file, or - for stdin")
+            raise SourceError(f"the list {printable(path_or_dash)!r} does not exist; give a file, or - for stdin")
     return _items(path_or_dash, stdin)
 
 
@@ -85,8 +85,8 @@ def _items(path_or_dash: str, stdin: BinaryIO | TextIO | None) -> Iterator[Sourc
 
 
 @contextmanager
-def _opened(path_or_dash: str, stdin: BinaryIO | TextIO | None) -> Iterator[TextIO]:
-    """Open the list as text whose undecodable bytes stay recognisable, and leave stdin open afterwards."""
+def _opened(path_or_dash: str, stdin: BinaryIO | TextIO | None) -> Generator[TextIO]:
+    """Open the list as text with undecodable bytes as surrogates; stdin stays open afterwards."""
     if path_or_dash != "-":
         try:
             with (
@@ -100,7 +100,7 @@ def _opened(path_or_dash: str, stdin: BinaryIO | TextIO | None) -> Iterator[Text
         return
     given = sys.stdin if stdin is None else stdin
     binary = getattr(given, "buffer", given)
-    if isinstance(binary, io.TextIOBase):  # a StringIO has no bytes behind it
+    if isinstance(binary, io.TextIOBase):  # a StringIO has no underlying bytes
         yield cast("TextIO", binary)
         return
     stream = io.TextIOWrapper(cast("BinaryIO", binary), encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -122,7 +122,7 @@ def _lines(stream: TextIO, name: str) -> Iterator[str]:
 
 
 def _rows(lines: Iterator[str], name: str, suffix: str) -> Iterator[_Row]:
-    """Yield each row with the number of its first line, as the list's format has it."""
+    """Yield each row with the number of its first line, read in the list's format."""
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#")
     head = next(numbered, None)
     if head is None:
@@ -148,7 +148,7 @@ def _rows(lines: Iterator[str], name: str, suffix: str) -> Iterator[_Row]:
 
 def _columns(line: str, delimiter: str) -> set[str]:
     try:
-        return {column.strip().lower() for column in next(csv.reader([line], delimiter=delimiter), [])}
+        return {column.strip().lower() for column in next(csv.reader([line], delimiter=delimiter), list[str]())}
     except csv.Error:
         return set()
 
@@ -160,7 +160,7 @@ def _csv_rows(lines: Iterator[str], delimiter: str, first_line: int) -> Iterator
         if isinstance(fields, csv.Error):
             yield at, InvalidReferenceError(f"the row is malformed ({fields}); look for a stray quote")
         elif header is None:
-            header = _known(fields)
+            header = _normalised(fields)
         elif any(map(str.strip, fields)):
             yield at, {column: value for column, value in zip(header, fields, strict=False) if column}
 
@@ -170,38 +170,39 @@ def _json_rows(lines: Iterator[str], first_line: int) -> Iterator[_Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=_no_number, parse_float=_finite)
+            row: object = json.loads(line, parse_constant=_refuse_number, parse_float=_finite)
         except (ValueError, RecursionError) as exc:
             yield at, InvalidReferenceError(f"the line is not JSON ({exc or 'nested too deeply'})")
             continue
         if isinstance(row, dict):
-            yield at, dict(zip(_known(list(row)), row.values(), strict=True))
+            values = cast("dict[str, Any]", row)
+            yield at, dict(zip(_normalised(list(values)), values.values(), strict=True))
         else:
             yield at, InvalidReferenceError("the line is not a JSON object, {...}")
 
 
-def _known(columns: list[str]) -> list[str]:
-    """Return column names with those that mean something to us in their own spelling, whatever case the list uses."""
+def _normalised(columns: list[str]) -> list[str]:
+    """Return the column names stripped, and the known ones in lower case."""
     return [
-        name.lower() if name.lower() in _MEANINGS or name.lower() in URL_COLUMNS else name
+        name.lower() if name.lower() in _CONVERTERS or name.lower() in URL_COLUMNS else name
         for name in (column.strip() for column in columns)
     ]
 
 
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number")
 
 
 def _finite(text: str) -> float:
     value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
+    return value if math.isfinite(value) else _refuse_number(text)
 
 
 # --- Rows -----------------------------------------------------------------------------------------
 
 
 def _item(row: Mapping[str, Any]) -> SourceItem:
-    """Return the record for one row; InvalidReferenceError names the column and the value that is wrong."""
+    """Return the record for one row; InvalidReferenceError names the invalid column and value."""
     url_column = next((name for name in URL_COLUMNS if name in row), None)
     url = None if url_column is None else row[url_column]
     if url_column is None or url is None or (isinstance(url, str) and not url.strip()):
@@ -212,16 +213,16 @@ def _item(row: Mapping[str, Any]) -> SourceItem:
         value = raw.strip() if isinstance(raw, str) else raw
         if column == url_column or not column or value is None or value in ("", [], {}):
             continue
-        if column in _MEANINGS:
-            values[column] = _value(column, value, _MEANINGS[column])
+        if column in _CONVERTERS:
+            values[column] = _value(column, value, _CONVERTERS[column])
         else:
             metadata[_value("name", column, _text)] = _value(column, value, _storable)
     return SourceItem(source=SOURCE, metadata=metadata, **values)
 
 
-def _value(column: str, raw: Any, meaning: Callable[[Any], Any]) -> Any:
+def _value(column: str, raw: Any, convert: Callable[[Any], Any]) -> Any:
     try:
-        return meaning(raw)
+        return convert(raw)
     except ValueError as exc:
         shown = mask_credentials(printable(str(raw)))
         shown = shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}..."
@@ -229,19 +230,20 @@ def _value(column: str, raw: Any, meaning: Callable[[Any], Any]) -> Any:
 
 
 def _storable(value: Any) -> Any:
-    """Return a value unchanged that PostgreSQL can keep; ValueError for what its text and jsonb refuse."""
+    """Return the value unchanged; ValueError if PostgreSQL's text and jsonb cannot store it."""
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError("holds a NUL character")
         if re.search("[\ud800-\udfff]", value):
             raise ValueError("is not valid UTF-8; save the list as UTF-8")
     elif isinstance(value, list):
-        for each in value:
-            _storable(each)
+        for element in cast("list[Any]", value):
+            _storable(element)
     elif isinstance(value, dict):
-        for each in itertools.chain(value, value.values()):
-            _storable(each)
-    return value
+        for key, element in cast("dict[str, Any]", value).items():
+            _storable(key)
+            _storable(element)
+    return cast("Any", value)
 
 
 def _text(value: Any) -> str:
@@ -256,12 +258,12 @@ def _url(value: Any) -> str:
     return clean_url(_storable(value))
 
 
-def _moment(value: Any) -> datetime:
+def _time(value: Any) -> datetime:
     try:
-        moment = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise ValueError("is not a date and time, such as 2024-05-31T18:30:00+02:00") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _degrees(limit: int) -> Callable[[Any], float]:
@@ -270,7 +272,7 @@ def _degrees(limit: int) -> Callable[[Any], float]:
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             number = math.nan
-        if not abs(number) <= limit:  # false for NaN, too
+        if not abs(number) <= limit:  # also refuses NaN
             raise ValueError(f"is not a number between -{limit} and {limit}")
         return number
 
@@ -284,20 +286,21 @@ def _tags(value: Any) -> tuple[str, ...]:
         value = value.split(";" if ";" in value else ",")
     if not isinstance(value, list):
         raise ValueError("is not a list of tags")
-    return tuple(dict.fromkeys(tag for tag in (_text(each).strip() for each in value) if tag))
+    tags = (_text(tag).strip() for tag in cast("list[Any]", value))
+    return tuple(dict.fromkeys(tag for tag in tags if tag))
 
 
 def _first(row: Mapping[str, Any], columns: tuple[str, ...]) -> Any:
     return next((row[column] for column in columns if column in row), None)
 
 
-_MEANINGS: Mapping[str, Callable[[Any], Any]] = {
+_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "source_id": _text,
     "description": _text,
     "credit": _text,
     "credit_url": _url,
     "page_url": _url,
-    "taken_at": _moment,
+    "taken_at": _time,
     "camera": _text,
     "country": _text,
     "city": _text,

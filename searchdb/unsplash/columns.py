@@ -1,4 +1,4 @@
-"""What the Unsplash Lite files hold: their tables and columns, and how the text of a field becomes a value."""
+"""Defines the tables and columns of the Unsplash Lite files, and converts the text of a field to a value."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from enum import Enum
 from typing import TypeAlias
 
 MAX_KEY_BYTES = 1024
-"""Longest value of a column with an index: two make a key, and PostgreSQL's b-tree refuses keys past 2,704 bytes."""
+"""Longest value of an indexed column: a key may hold two, and PostgreSQL's b-tree rejects keys over 2,704 bytes."""
 
 Value: TypeAlias = "str | int | float | bool | datetime | None"
 
 
 class Kind(Enum):
-    """What a column holds."""
+    """The type of a column."""
 
     TEXT = "text"
     KEY = "text short enough for an index"
@@ -29,9 +29,9 @@ class Kind(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TableFormat:
-    """One table of the dataset: its columns, and which of them no row may leave empty.
+    """One table of the dataset: its columns, and which of them are required.
 
-    Where `unique`, those name a row.
+    If `unique`, the required columns are the table's key.
     """
 
     columns: Mapping[str, Kind]
@@ -72,7 +72,7 @@ FORMATS: Mapping[str, TableFormat] = {
 # fmt: on
 
 ALIASES = {"ai_coverage": "coverage", "ai_score": "score"}
-"""Other names of columns, which the dataset's own SQL gives two of them."""
+"""Alternative column names, used by the dataset's own SQL."""
 
 
 def _key(text: str) -> str | None:
@@ -120,7 +120,7 @@ def _boolean(text: str) -> bool | None:
         raise ValueError("is neither t nor f") from None
 
 
-def _moment(text: str) -> datetime | None:
+def _timestamp(text: str) -> datetime | None:
     if text.isspace():
         return None
     try:
@@ -128,7 +128,7 @@ def _moment(text: str) -> datetime | None:
         moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise ValueError("is not a date and time, such as 2024-05-31 18:30:00.123") from None
-    if not 1 < moment.year < 9999:  # in another time zone it would leave the years that Python's calendar has
+    if not 1 < moment.year < 9999:  # in another time zone it could leave the range of Python's calendar
         raise ValueError("is not in the years 2 to 9998")
     return moment
 
@@ -140,5 +140,5 @@ CONVERTERS: Mapping[Kind, Callable[[str], Value]] = {
     Kind.BIGINT: _whole(64),
     Kind.FLOAT: _float,
     Kind.BOOLEAN: _boolean,
-    Kind.TIMESTAMP: _moment,
+    Kind.TIMESTAMP: _timestamp,
 }

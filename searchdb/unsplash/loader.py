@@ -1,4 +1,4 @@
-"""The Unsplash dataset in the database: loads its tables, and makes items of its photos with what all tables know."""
+"""Loads the Unsplash dataset's tables, and makes items of its photos from all of them."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from searchdb.unsplash.reader import BadRow, Part, PartReader, Row
 from searchdb.unsplash.tables import TABLES, unsplash_keywords, unsplash_photos
 
 LOAD_LOCK_KEY = 0x0A5B1A54
-"""Key of the advisory lock under which loaded rows are merged: two loaders would deadlock, or add conversions twice."""
+"""Key of the advisory lock for merging loaded rows: two loaders would deadlock or add conversions twice."""
 LOAD_WORK_MEM = "64MB"
-"""Memory for sorting a part, which has up to a million rows; PostgreSQL's default of 4 MB makes many passes over it."""
+"""Memory for sorting a part of up to a million rows; with PostgreSQL's default of 4 MB this takes many passes."""
 PROGRESS_ROWS = 10_000
 """Rows between two calls of `progress`: several a second."""
 BATCH_PHOTOS = 500
 """Photos read at a time with their keywords, a hundred each."""
 SHOWN_BAD_ROWS = 5
-"""Bad rows of each table that a report quotes; their number is told in full."""
+"""Number of bad rows of each table that a report quotes; all are counted."""
 
 _STAGING = "unsplash_staging"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadProgress:
-    """How far a load is: `rows` of the part at hand, and bytes of all parts, unpacked."""
+    """The progress of a load: `rows` of the current part, and uncompressed bytes of all parts."""
 
     table: str
     part: str
@@ -55,33 +55,22 @@ class LoadProgress:
 
 @dataclass(kw_only=True)
 class LoadReport:
-    """What a load has done, by table.
+    """The result of a load, by table.
 
-    `rows` counts the rows read, `written` those that were new or changed, `bad` those left out; `bad_rows` quotes the
-    first of these. `refreshed` is the number of stored pictures whose metadata followed.
+    `rows` counts the rows read, `written` the new or changed ones, `bad` the skipped ones; `bad_rows` describes the
+    first of these. `refreshed` is the number of stored images whose metadata was updated.
     """
 
-    rows: Counter[str] = field(default_factory=Counter)
-    written: Counter[str] = field(default_factory=Counter)
-    bad: Counter[str] = field(default_factory=Counter)
-    bad_rows: list[str] = field(default_factory=list)
+    rows: Counter[str] = field(default_factory=Counter[str])
+    written: Counter[str] = field(default_factory=Counter[str])
+    bad: Counter[str] = field(default_factory=Counter[str])
+    bad_rows: list[str] = field(default_factory=list[str])
     refreshed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
         counts = {name: dict(getattr(self, name)) for name in ("rows", "written", "bad")}
         return {**counts, "bad_rows": self.bad_rows}
-
-    def in_words(self) -> str:
-        """Return it as a few lines for people."""
-        lines = [
-            f"{table}: {self.rows[table]:,} rows, {self.written[table]:,} new or changed, {self.bad[table]:,} bad"
-            for table in FORMATS
-            if self.rows[table] or self.bad[table]
-        ]
-        if self.refreshed:
-            lines.append(f"the metadata of {self.refreshed:,} stored pictures was brought up to date")
-        return "\n".join([*lines, *(f"  {bad}" for bad in self.bad_rows)])
 
 
 def _silent(progress: LoadProgress) -> None:
@@ -92,33 +81,33 @@ def _silent(progress: LoadProgress) -> None:
 
 
 def load(engine: Engine, parts: Sequence[Part], *, progress: Callable[[LoadProgress], None] = _silent) -> LoadReport:
-    """Load parts into their tables, each in a transaction of its own; loading one again changes nothing.
+    """Load parts into their tables, each in its own transaction; loading a part again changes nothing.
 
-    Of rows with the same key the last one counts, for the columns that its part has. Conversions have no key: those
-    that are there already, equal in every column, are not added again. Bad rows are left out and reported.
+    Of rows with the same key the last one is kept, for the columns of its part. Conversions have no key: rows that
+    equal an existing one in every column are not added again. Bad rows are skipped and reported.
 
     Raises:
-        SourceError: a part cannot be read to its end; the parts before it stay loaded, nothing of it does.
-        DatabaseError: PostgreSQL refused the rows or went away.
+        SourceError: a part cannot be read to its end; the parts before it stay loaded, this one is rolled back.
+        DatabaseError: PostgreSQL rejected the rows or became unavailable.
     """
     report = LoadReport()
     done, total = 0, sum(part.byte_size for part in parts)
     for part in parts:
 
-        def tell(rows: int, bytes_read: int, part: Part = part, before: int = done) -> None:
-            told = {"rows": rows, "bytes_done": before + bytes_read, "bytes_total": total}
-            progress(LoadProgress(table=part.table, part=part.name, **told))
+        def report_progress(rows: int, bytes_read: int, part: Part = part, before: int = done) -> None:
+            counts = {"rows": rows, "bytes_done": before + bytes_read, "bytes_total": total}
+            progress(LoadProgress(table=part.table, part=part.name, **counts))
 
         with engine.begin() as connection:
-            rows = _copy(connection, part, report, tell)
+            rows = _copy(connection, part, report, report_progress)
             report.written[part.table] += _merge(connection, part)
-        tell(rows, part.byte_size)
+        report_progress(rows, part.byte_size)
         done += part.byte_size
     return report
 
 
-def _copy(connection: Connection, part: Part, report: LoadReport, tell: Callable[[int, int], None]) -> int:
-    """Copy a part into the staging table, which the end of the transaction drops; return its number of good rows."""
+def _copy(connection: Connection, part: Part, report: LoadReport, progress: Callable[[int, int], None]) -> int:
+    """Copy a part to the staging table, which is dropped at the end of the transaction; return the good rows' count."""
     table = TABLES[part.table].name
     connection.execute(sa.text(f"CREATE TEMPORARY TABLE {_STAGING} (LIKE {table}) ON COMMIT DROP"))
     driver: Any = connection.connection.driver_connection
@@ -135,8 +124,8 @@ def _copy(connection: Connection, part: Part, report: LoadReport, tell: Callable
                 copy.write_row(row.values)
                 copied += 1
                 if copied % PROGRESS_ROWS == 0:
-                    tell(copied, reader.bytes_read)
-    except psycopg.Error as exc:  # not through SQLAlchemy, so not translated by the engine
+                    progress(copied, reader.bytes_read)
+    except psycopg.Error as exc:  # COPY bypasses SQLAlchemy, so the engine does not translate its errors
         raise _translated(connection.engine, part, exc) from exc
     report.rows[part.table] += copied
     return copied
@@ -152,22 +141,23 @@ def _translated(engine: Engine, part: Part, exc: psycopg.Error) -> DatabaseError
 
 
 def _merge(connection: Connection, part: Part) -> int:
-    """Bring the table up to the staging table; return how many rows are new or changed."""
+    """Merge the staging table into the table; return the number of new or changed rows."""
     table, format_ = TABLES[part.table], FORMATS[part.table]
     connection.execute(sa.text(f"SET LOCAL work_mem = '{LOAD_WORK_MEM}'"))
     connection.execute(sa.text(f"ANALYZE {_STAGING}"))
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOAD_LOCK_KEY)))
     merge = _upsert(table, part, format_.required) if format_.unique else _add_new(table)
     written = connection.execute(merge, execution_options={"preserve_rowcount": True}).rowcount
-    if written:  # a reader right after the load must not be planned for an empty table
+    if written:  # so that queries right after the load are not planned for an empty table
         connection.execute(sa.text(f"ANALYZE {table.name}"))
     return written
 
 
 def _upsert(table: sa.Table, part: Part, key: tuple[str, ...]) -> sa.Executable:
-    """Upsert the last row of each key: rows of one COPY lie in their order, so the greatest ctid is the last."""
-    staging = sa.table(_STAGING, *(sa.column(name) for name in part.columns))
-    # Sorted by bytes, which is many times faster than by a language's rules and finds the same rows equal.
+    """Upsert the last row of each key: one COPY stores rows in order, so the greatest ctid is the last."""
+    columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in part.columns]
+    staging = sa.table(_STAGING, *columns)
+    # Sorted by bytes, which is many times faster than a language's collation and finds the same rows equal.
     grouped = [staging.c[name].collate("C") for name in key]
     last = sa.select(*staging.c).ext(distinct_on(*grouped)).order_by(*grouped, sa.literal_column("ctid").desc())
     statement = insert(table).from_select(part.columns, last)
@@ -182,15 +172,18 @@ def _upsert(table: sa.Table, part: Part, key: tuple[str, ...]) -> sa.Executable:
 
 
 def _add_new(table: sa.Table) -> sa.Executable:
-    """Insert the distinct rows that the table has not: the equalities let PostgreSQL hash, the rest decides."""
+    """Insert the distinct rows that the table lacks.
+
+    The equality conditions let PostgreSQL use a hash join; IS NOT DISTINCT FROM compares the columns, including NULLs.
+    """
     staging = sa.table(_STAGING, *(sa.column(column.name, column.type) for column in table.c))
     never = sa.cast("-infinity", sa.DateTime(timezone=True))
-    there = sa.exists().where(
+    present = sa.exists().where(
         table.c.photo_id == staging.c.photo_id,
         sa.func.coalesce(table.c.converted_at, never) == sa.func.coalesce(staging.c.converted_at, never),
         *(column.is_not_distinct_from(staging.c[column.name]) for column in table.c),
     )
-    return insert(table).from_select(list(table.c.keys()), sa.select(*staging.c).distinct().where(~there))
+    return insert(table).from_select(list(table.c.keys()), sa.select(*staging.c).distinct().where(~present))
 
 
 # --- Items ----------------------------------------------------------------------------------------
@@ -199,11 +192,11 @@ def _add_new(table: sa.Table) -> sa.Executable:
 def items(
     engine: Engine, parts: Sequence[Part], *, rendition: str | None = DEFAULT_RENDITION
 ) -> Iterator[SourceItem | RejectedItem]:
-    """Yield the photos of parts that were loaded, in their order, with what the tables know of them.
+    """Yield the photos of loaded parts in their order, with the metadata from all tables.
 
-    `rendition` is the query string that asks Unsplash's image server for a smaller picture, never one with a short
-    side below MIN_SHORT_SIDE; None or "" asks for the original. Parts of other tables than photos are passed over. A
-    photo without a usable photo_image_url, and a bad row, become a RejectedItem. A repeated photo is yielded again.
+    `rendition` is a query string that makes Unsplash's image server send a smaller image, with a short side of at least
+    MIN_SHORT_SIDE; None or "" means the original. Parts of other tables than photos are skipped. A photo without a
+    usable photo_image_url, and a bad row, become a RejectedItem. A repeated photo is yielded again.
 
     Raises:
         SourceError: the rendition is malformed (raised by the call), or a part cannot be read to its end or was not
@@ -254,7 +247,7 @@ def _rejected(bad: BadRow) -> RejectedItem:
 
 
 def _photos(connection: Connection, ids: Sequence[str]) -> dict[str, Photo]:
-    """Return the photos by their ids, each with its keywords: those of users first, then the surest, then by name."""
+    """Return the photos by id, each with its keywords: those of users first, then by confidence, then by name."""
     keyword = unsplash_keywords.c
     order = (
         sa.func.coalesce(keyword.suggested_by_user, sa.false()).desc(),
@@ -280,9 +273,9 @@ _PLACE = ("latitude", "longitude")
 
 
 def refresh(engine: Engine) -> int:
-    """Bring the metadata of stored pictures up to what the tables know by now; return how many changed.
+    """Update the metadata of stored images from the tables; return the number of changed images.
 
-    Time, camera and place stay as they are where the tables know none: they may come from the picture's file.
+    Time, camera and place are kept if the tables have none: they may come from the image's file.
     """
     stored = sa.select(
         images.c.id,
@@ -301,7 +294,7 @@ def refresh(engine: Engine) -> int:
                 return changed
             last = batch[-1]["id"]
             photos = _photos(connection, [row["source_id"] for row in batch])
-            # In the order in which every writer locks the rows of images, so that no two wait for each other.
+            # In the order in which every writer locks the rows of images, to prevent deadlocks.
             differing = [
                 {"row_id": row["id"], **values}
                 for row in sorted(batch, key=lambda row: row["image"])
@@ -322,7 +315,7 @@ _UPDATE = (
 
 
 def _refreshed(row: sa.RowMapping, photo: Photo) -> dict[str, Any]:
-    """Return the columns as the photo has them by now; none at all where its URL became unusable."""
+    """Return the photo's current values of the columns; an empty dict if its URL has become unusable."""
     try:
         item = photo_item(photo, {})
     except InvalidReferenceError:

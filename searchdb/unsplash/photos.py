@@ -1,4 +1,4 @@
-"""Turns a photo of the Unsplash dataset into a SourceItem, with the URL of a rendition as small as CLIP can use."""
+"""Turns a photo of the Unsplash dataset into a SourceItem, with the URL of a small rendition to fetch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from searchdb.sources import printable
 SOURCE = "unsplash"
 
 DEFAULT_RENDITION = "w=640&fm=jpg&q=80&fit=max"
-"""What Unsplash's image server is asked for: a tenth of the bytes of the original, sharp enough to show on a page."""
+"""Query parameters for Unsplash's image server: a tenth of the original's bytes, sharp enough for the page."""
 MIN_SHORT_SIDE = 224
-"""Pixels that CLIP looks at: a smaller rendition would have to be blown up."""
+"""CLIP's input size in pixels; a smaller rendition would be scaled up."""
 
 _SHOWN_CHARS = 80
-"""How much of a wrong URL a message quotes."""
+"""Maximum number of characters of an invalid URL that a message quotes."""
 
 METADATA_COLUMNS = (
     "blur_hash",
@@ -39,14 +39,14 @@ METADATA_COLUMNS = (
     "exif_focal_length",
     "exif_exposure_time",
 )
-"""Columns whose values go into `metadata`, under the dataset's own names, where they are not empty."""
+"""Columns whose non-empty values go into `metadata`, under the dataset's own names."""
 
 Rendition = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """One row of `unsplash_photos`, as far as a SourceItem is made of it, with its keywords, the best first."""
+    """The columns of `unsplash_photos` that a SourceItem is made of, and the photo's keywords, best first."""
 
     photo_id: str
     photo_url: str | None
@@ -84,7 +84,7 @@ class Photo:
 
 
 def photo_item(photo: Photo, rendition: Rendition) -> SourceItem:
-    """Return the SourceItem of a photo; what is malformed beside its URL is left out.
+    """Return the SourceItem of a photo; malformed values other than its URL are omitted.
 
     Raises:
         InvalidReferenceError: the photo has no usable photo_image_url.
@@ -133,7 +133,7 @@ def _url(text: str) -> str | None:
 
 
 def _camera(make: str | None, model: str | None) -> str | None:
-    """Return "Make Model", without the make where the model already begins with its first word."""
+    """Return "Make Model", without the make if the model already begins with its first word."""
     if make and model and model.lower().split()[0] == make.lower().split()[0]:
         return model
     return " ".join(filter(None, (make, model))) or None
@@ -143,10 +143,10 @@ def _camera(make: str | None, model: str | None) -> str | None:
 
 
 def parse_rendition(query: str | None) -> Rendition:
-    """Return the parameters of a query string such as DEFAULT_RENDITION; none at all, of None, ask for the original.
+    """Return the parameters of a query string such as DEFAULT_RENDITION; an empty mapping means the original.
 
     Raises:
-        SourceError: it is no query string, or its `w` or `h` is no number of pixels.
+        SourceError: it is not a query string, or its `w` or `h` is not a number of pixels.
     """
     if not query or not query.strip():
         return {}
@@ -154,7 +154,7 @@ def parse_rendition(query: str | None) -> Rendition:
         parameters = dict(parse_qsl(query.strip().removeprefix("?"), strict_parsing=True, keep_blank_values=True))
     except ValueError as exc:
         raise SourceError(
-            f"the rendition {printable(query)!r} is no query string ({exc}); write it like {DEFAULT_RENDITION!r}"
+            f"the rendition {printable(query)!r} is not a query string ({exc}); write it like {DEFAULT_RENDITION!r}"
         ) from exc
     for side in ("w", "h"):
         if side in parameters and not re.fullmatch("0*[1-9][0-9]{0,5}", parameters[side]):
@@ -165,7 +165,7 @@ def parse_rendition(query: str | None) -> Rendition:
 
 
 def _rendition_url(image: str, rendition: Rendition, *, width: int | None, height: int | None) -> str | None:
-    """Return the URL of the rendition, None for the original or where the URL would get too long."""
+    """Return the URL of the rendition; None for the original or if the URL would be too long."""
     if not rendition:
         return None
     base, _, query = image.partition("?")

@@ -1,4 +1,4 @@
-"""The Unsplash Lite files: finds the parts in a zip, a folder or a glob, and reads their rows as typed values."""
+"""Finds the parts of the Unsplash Lite dataset in a zip, a folder or a glob, and reads their rows as typed values."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from searchdb.sources.delimited import bounded_lines, delimited_rows
 from searchdb.unsplash.columns import ALIASES, CONVERTERS, FORMATS, Value
 
 MAX_LINE_CHARS = 1024 * 1024
-"""Longest line read; the rest of a longer one is dropped, so that a damaged part is not read into memory."""
+"""Longest line in characters; the rest is dropped, so that a damaged part is not read into memory."""
 
 _SHOWN_CHARS = 80
-"""How much of a wrong value a message quotes."""
-_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
-"""What reading a file, or a member of a zip, raises when it is damaged or packed in a way that Python cannot unpack."""
+"""Maximum number of characters of an invalid value that a message quotes."""
+_READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
+"""Raised on reading a file or zip member that is damaged or compressed by a method that Python does not support."""
 
 _PART_NAME = re.compile(rf"({'|'.join(FORMATS)})\.(?:tsv|csv)[\d._-]*", re.IGNORECASE)
-_WAY_OUT = "name the zip as downloaded, the folder of its files, or parts such as photos.tsv000"
+_WAY_OUT = "give the zip as downloaded, the folder of its files, or parts such as photos.tsv000"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part of a table: a file, or a member of a zip, with what its header says.
+    """One part of a table: a file, or a member of a zip, with its header's columns.
 
-    `columns` are those of the table's columns that it has, in its order, and `positions` where in a row they are.
+    `columns` are the table's columns that it has, in its order, and `positions` are their positions in a row.
     """
 
     table: str
@@ -51,7 +51,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of a part: a value for each of the part's columns. `line` is its first line."""
+    """One row of a part, with a value for each of the part's columns. `line` is the number of its first line."""
 
     line: int
     values: tuple[Value, ...]
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """One row that cannot be used, and why; `image_url` is the photo's, unchecked, where the row still tells it."""
+    """A row that cannot be used, with the reason; `image_url` is the photo's URL, unchecked, if it can be read."""
 
     part: str
     line: int
@@ -74,7 +74,7 @@ class BadRow:
 
 
 def find_parts(paths: Sequence[str | Path]) -> tuple[Part, ...]:
-    """Return the parts in zips, folders, files and globs, in the order of FORMATS and of their names.
+    """Return the parts in zips, folders, files and globs, in the order of FORMATS and then of their names.
 
     Raises:
         SourceError: a path does not exist or holds no part, a zip is broken or encrypted, or a part has no header.
@@ -86,7 +86,7 @@ def find_parts(paths: Sequence[str | Path]) -> tuple[Part, ...]:
         for part in _parts_at(path)
     }
     if not found:
-        raise SourceError(f"no part of the Unsplash dataset was named: {_WAY_OUT}")
+        raise SourceError(f"no part of the Unsplash dataset was given: {_WAY_OUT}")
     tables = list(FORMATS)
     return tuple(sorted(found.values(), key=lambda part: (tables.index(part.table), part.name, str(part.path))))
 
@@ -102,7 +102,7 @@ def _matches(given: str) -> list[Path]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Return the patterns that a shell makes of `{tsv,csv}`, which it leaves alone between quotes."""
+    """Expand `{tsv,csv}` as a shell does, for patterns that were quoted on the command line."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if not found:
         return [pattern]
@@ -129,7 +129,7 @@ def _parts_at(path: Path) -> list[Part]:
         elif zipfile.is_zipfile(path):
             return _zipped_parts(path, shown)
         elif path.suffix.lower() == ".zip":
-            raise SourceError(f"{shown} is no zip, or not all of one; download it again")
+            raise SourceError(f"{shown} is not a zip, or is incomplete; download it again")
         else:
             raise SourceError(f"{shown} is neither a zip nor a part of the Unsplash dataset; {_WAY_OUT}")
     except OSError as exc:
@@ -145,13 +145,13 @@ def _zipped_parts(path: Path, shown: str) -> list[Part]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if _table(PurePosixPath(info.filename).name)]
-    except _DAMAGE as exc:
+    except _READ_ERRORS as exc:
         raise SourceError(f"the zip {shown} is damaged ({exc}); download it again") from exc
     members = [info for info in members if not any(map(_hidden, PurePosixPath(info.filename).parts))]
     if not members:
         raise SourceError(f"the zip {shown} holds no part of the Unsplash dataset; {_WAY_OUT}")
     if any(info.flag_bits & 1 for info in members):
-        raise SourceError(f"the zip {shown} is encrypted; unpack it with its password and name the folder")
+        raise SourceError(f"the zip {shown} is encrypted; unpack it with its password and give the folder")
     return [_part(path, info) for info in members]
 
 
@@ -160,15 +160,15 @@ def _hidden(name: str) -> bool:
 
 
 def _part(path: Path, member: zipfile.ZipInfo | None = None) -> Part:
-    """Return a part by its header."""
+    """Return the part in a file or zip member, with the columns in its header."""
     name = printable(path.name if member is None else PurePosixPath(member.filename).name)
     table = _table(name)
-    assert table is not None  # noqa: S101 - the callers looked
+    assert table is not None  # noqa: S101 - the callers checked it
     format_ = FORMATS[table]
     head = next((line for line in _Lines(path, member and member.filename, name) if line.strip()), "")
     delimiter = "," if "\t" not in head and "," in head else "\t"
-    _, fields = next(delimited_rows(iter([head]), delimiter=delimiter), (1, []))
-    named = [] if isinstance(fields, csv.Error) else [_column(field) for field in fields]
+    header = next((fields for _, fields in delimited_rows(iter([head]), delimiter=delimiter)), csv.Error())
+    named = [] if isinstance(header, csv.Error) else [_column(field) for field in header]
     positions: dict[str, int] = {}
     for position, column in [*enumerate(named), *((at, ALIASES.get(column, "")) for at, column in enumerate(named))]:
         if column in format_.columns:
@@ -196,11 +196,11 @@ def _column(field: str) -> str:
     return re.sub(r"\s+", "_", field.strip().lower())
 
 
-# --- Reading one ----------------------------------------------------------------------------------
+# --- Reading a part -------------------------------------------------------------------------------
 
 
 class _Lines:
-    """Iterates over the lines of a part, straight from the disk or the zip; bytes that are no UTF-8 become U+FFFD."""
+    """Iterates over the lines of a part, read from the file or the zip; bytes that are not UTF-8 become U+FFFD."""
 
     def __init__(self, path: Path, member: str | None, name: str) -> None:
         self._path, self._member, self._name = path, member, name
@@ -208,7 +208,7 @@ class _Lines:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the part, unpacked, that were read so far."""
+        """Uncompressed bytes of the part read so far."""
         return self._binary.tell() if self._binary is not None and not self._binary.closed else 0
 
     def __iter__(self) -> Iterator[str]:
@@ -219,11 +219,11 @@ class _Lines:
             else:
                 with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as binary:
                     yield from self._decoded(cast("BinaryIO", binary))
-        except _DAMAGE as exc:
+        except _READ_ERRORS as exc:
             reason = getattr(exc, "strerror", None) or exc
             inside = way_out = ""
             if self._member is not None:
-                inside, way_out = f" in {printable(self._path.name)!r}", ", or unpack it and name the folder"
+                inside, way_out = f" in {printable(self._path.name)!r}", ", or unpack it and give the folder"
             raise SourceError(
                 f"{self._name}{inside} cannot be read to its end ({reason}); download it again{way_out}"
             ) from exc
@@ -236,7 +236,7 @@ class _Lines:
 
 
 class PartReader:
-    """Reads one part, a row at a time: iterate for its Rows and BadRows.
+    """Reads one part row by row: iterate over it for its Rows and BadRows.
 
     Raises, while iterating:
         SourceError: the file cannot be read to its end.
@@ -251,11 +251,11 @@ class PartReader:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the part, unpacked, that were read so far."""
+        """Uncompressed bytes of the part read so far."""
         return self._lines.bytes_read
 
     def __iter__(self) -> Iterator[Row | BadRow]:
-        # Bound to locals: this loop sees millions of rows.
+        # Local variables, because this loop processes millions of rows.
         converters, required, positions = self._converters, self._required, self._part.positions
         rows = delimited_rows(iter(self._lines), delimiter=self._part.delimiter, strict=True)
         next(rows, None)  # the header
@@ -280,7 +280,7 @@ class PartReader:
                 yield Row(line=line, values=values)
 
     def _wrong(self, line: int, texts: list[str]) -> BadRow:
-        """Return the report on the first value that its column cannot hold."""
+        """Return a BadRow for the first value that its column cannot hold."""
         for column, convert, text in zip(self._part.columns, self._converters, texts, strict=True):
             try:
                 convert(text) if text else None

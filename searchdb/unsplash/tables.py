@@ -1,4 +1,4 @@
-"""The Unsplash dataset's tables, with its own column names; migrations/ makes them and a test holds the two equal."""
+"""Defines the Unsplash dataset's tables, with its own column names; a test checks that they equal the migrations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COMMENTS = {
 
 
 def _table(name: str) -> Table:
-    """Return the table for a format; its rows may name photos that are not there, for parts come in any order."""
+    """Return the table for a format. It has no foreign keys to photos, because parts are loaded in any order."""
     format_ = FORMATS[name]
     return Table(
         f"unsplash_{name}",
@@ -49,7 +49,7 @@ def _table(name: str) -> Table:
 
 
 TABLES: Mapping[str, Table] = {name: _table(name) for name in FORMATS}
-"""The tables by the names that their parts have."""
+"""The tables by name, as in the names of the parts."""
 
 unsplash_photos = TABLES["photos"]
 unsplash_keywords = TABLES["keywords"]

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, s
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from searchdb.config import Settings
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from web import create_app
 from web.backend import EXTENSION
 
@@ -110,7 +110,7 @@ def artifacts() -> Path:
 
 
 @pytest.fixture(scope="session")
-def site(demo_settings: Settings, embedder: Embedder) -> Iterator[str]:
+def site(demo_settings: Settings, embedder: CLIPEmbedder) -> Iterator[str]:
     """The address of the page over the demo album."""
     app = create_app(demo_settings, embedder=embedder)
     app.wsgi_app = Whole(app.wsgi_app)

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from searchdb.cli import cli
 from searchdb.config import Settings
 from searchdb.db.database import SCHEMA_REVISION
+from tests.helpers.cli import output, run
 from tests.helpers.image_server import PictureServer
 from tests.helpers.unsplash_files import keyword, photo, write
 
@@ -21,21 +20,6 @@ from tests.helpers.unsplash_files import keyword, photo, write
 @pytest.fixture(autouse=True)
 def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-
-
-def run(settings: Settings, *arguments: str | Path, stdin: str | None = None) -> Result:
-    """Run a command on a database of the tests."""
-    assert settings.database_url is not None
-    options = [
-        "--database-url", settings.database_url.get_secret_value(), "--home", str(settings.home), "--model", "demo",
-        "--allow-private-addresses",
-    ]  # fmt: skip
-    return CliRunner().invoke(cli, [*options, *map(str, arguments)], input=stdin, prog_name="searchdb")
-
-
-def output(result: Result) -> str:
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def test_search_prints_a_ranked_list(demo_settings: Settings) -> None:
@@ -217,7 +201,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
     status = json.loads(output(run(settings, "status", "--json")))
     assert {"images", "pending", "failed", "model", "index", "server"} <= status.keys()
     assert (status["images"], status["pending"], status["failed"], status["model"]) == (3, 0, 1, "demo")
-    assert "pictures  3" in output(run(settings, "status"))
+    assert "images    3" in output(run(settings, "status"))
 
     (failure,) = json.loads(output(run(settings, "failures", "list", "--json")))["failures"]
     assert {"image", "source", "error", "message", "attempts", "retryable"} <= failure.keys()
@@ -229,7 +213,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
 
     (folder / "1.jpg").unlink()
     gone = run(settings, "ingest", "files", folder, "--json")
-    assert "1 stored pictures are gone" in gone.stderr
+    assert "the files of 1 stored images no longer exist" in gone.stderr
     assert (json.loads(gone.stdout)["gone"], json.loads(gone.stdout)["removed"]) == (1, 0)
     assert "removed 1 of them" in run(settings, "ingest", "files", folder, "--prune").stderr
     assert json.loads(output(run(settings, "status", "--json")))["images"] == 3

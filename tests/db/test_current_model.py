@@ -1,4 +1,4 @@
-"""The guard on the collection's model."""
+"""The collection's model: which one is recorded, and which ones are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ONE = ModelIdentity(name="one", weights_sha256=b"1" * 32)
 TWO = ModelIdentity(name="two", weights_sha256=b"2" * 32)
 
 
-def add_picture(connection: sa.Connection, model_id: int) -> None:
+def add_image(connection: sa.Connection, model_id: int) -> None:
     vector = np.zeros(512, np.float32)
     vector[0] = 1
     connection.execute(
@@ -29,7 +29,7 @@ def add_picture(connection: sa.Connection, model_id: int) -> None:
     )  # fmt: skip
 
 
-def test_an_empty_collection_takes_any_model(database: Database) -> None:
+def test_an_empty_collection_accepts_any_model(database: Database) -> None:
     with database.begin() as connection:
         assert current_model(connection) is None
         first = claim_model(connection, ONE)
@@ -40,9 +40,9 @@ def test_an_empty_collection_takes_any_model(database: Database) -> None:
         check_model(connection, ONE)
 
 
-def test_a_collection_with_pictures_keeps_its_model_and_names_both(database: Database) -> None:
+def test_a_collection_with_images_refuses_another_model_and_names_both(database: Database) -> None:
     with database.begin() as connection:
-        add_picture(connection, claim_model(connection, ONE))
+        add_image(connection, claim_model(connection, ONE))
     with database.connect() as connection:
         check_model(connection, ONE)
         for refuse in (check_model, claim_model):
@@ -54,22 +54,22 @@ def test_the_same_weights_under_another_name_are_the_same_model(database: Databa
     copy = ModelIdentity(name="/models/one", weights_sha256=ONE.weights_sha256)
     with database.begin() as connection:
         model_id = claim_model(connection, ONE)
-        add_picture(connection, model_id)
+        add_image(connection, model_id)
         check_model(connection, copy)
         assert claim_model(connection, copy) == model_id
 
 
-def test_the_model_to_use_is_the_one_wanted_else_the_pictures_else_the_default(database: Database) -> None:
+def test_the_model_to_use_is_the_wanted_or_the_stored_or_the_default(database: Database) -> None:
     with database.begin() as connection:
         assert model_to_use(connection, None, "default") == "default"
         model_id = claim_model(connection, ONE)
         assert model_to_use(connection, None, "default") == "default"
-        add_picture(connection, model_id)
+        add_image(connection, model_id)
         assert model_to_use(connection, None, "default") == "one"
         assert model_to_use(connection, "two", "default") == "two"
 
 
-def test_two_writers_cannot_fill_one_collection_with_two_models(database: Database) -> None:
+def test_concurrent_writers_cannot_store_vectors_of_two_models(database: Database) -> None:
     """The second waits for the first one's rows, then sees them and is refused."""
     outcome: list[BaseException | int] = []
 
@@ -88,6 +88,6 @@ def test_two_writers_cannot_fill_one_collection_with_two_models(database: Databa
         thread.start()
         thread.join(0.5)
         assert outcome == []
-        add_picture(connection, model_id)
+        add_image(connection, model_id)
     thread.join()
     assert isinstance(outcome[0], ModelMismatchError)

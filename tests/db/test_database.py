@@ -1,4 +1,4 @@
-"""The way to PostgreSQL: errors in one line, passwords masked, schemas checked, migrations safe."""
+"""Connecting to PostgreSQL: one-line errors, masked passwords, schema checks, safe migrations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 ROOT = Path(__file__).parents[2]
 
 
-def test_an_unreachable_server_is_one_line_without_the_password(tmp_path: Path) -> None:
+def test_the_error_for_an_unreachable_server_is_one_line_without_password(tmp_path: Path) -> None:
     settings = Settings(database_url="postgresql://me:hunter2@127.0.0.1:9/db", home=tmp_path)
     with pytest.raises(DatabaseUnavailableError, match=r"127\.0\.0\.1") as caught:
         open_database(settings)
@@ -46,7 +46,7 @@ def test_the_code_works_with_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_REVISION
 
 
-def test_a_database_of_somebody_is_not_migrated_unasked(empty_settings: Settings) -> None:
+def test_an_external_database_is_not_migrated_automatically(empty_settings: Settings) -> None:
     with pytest.raises(SchemaError, match="searchdb db migrate"):
         open_database(empty_settings)
     with Database(empty_settings) as database, database.connect() as connection:
@@ -69,14 +69,14 @@ def test_a_newer_schema_asks_for_a_newer_searchdb(settings: Settings) -> None:
             migrate(database)
 
 
-def test_several_migrations_at_once(empty_settings: Settings) -> None:
+def test_concurrent_migrations(empty_settings: Settings) -> None:
     failures: list[BaseException] = []
 
     def migrate_once() -> None:
         try:
             with Database(empty_settings) as database:
                 migrate(database)
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, the test must show it
+        except BaseException as exc:  # noqa: BLE001 - any error must fail the test
             failures.append(exc)
 
     threads = [threading.Thread(target=migrate_once) for _ in range(4)]
@@ -89,7 +89,7 @@ def test_several_migrations_at_once(empty_settings: Settings) -> None:
         assert schema_revision(connection) == SCHEMA_REVISION
 
 
-def test_an_owner_who_is_no_superuser_migrates_where_the_extension_exists(
+def test_an_owner_without_superuser_rights_can_migrate_if_the_extension_exists(
     empty_settings: Settings, admin: sa.Engine
 ) -> None:
     url = empty_settings.url()

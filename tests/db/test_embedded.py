@@ -1,4 +1,4 @@
-"""The embedded server: joined by many processes, gone with the last, whatever dies."""
+"""The embedded server: shared by many processes, stopped by the last, robust against killed processes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def postmaster_pid(server: EmbeddedServer) -> int:
     return int((server.data / "postmaster.pid").read_text().splitlines()[0])
 
 
-def test_many_processes_start_at_once_share_one_server_and_the_last_stops_it(short_home: Path) -> None:
+def test_concurrent_processes_share_one_server_and_the_last_stops_it(short_home: Path) -> None:
     server = EmbeddedServer.at(short_home)
     users = [start_user(short_home) for _ in range(4)]
     for user in users:
@@ -73,7 +73,7 @@ def test_many_processes_start_at_once_share_one_server_and_the_last_stops_it(sho
     assert not server.is_running()
 
 
-def test_a_killed_user_does_not_keep_the_server_and_is_not_missed(short_home: Path) -> None:
+def test_a_killed_process_does_not_keep_the_server_running(short_home: Path) -> None:
     server = EmbeddedServer.at(short_home)
     killed, other = start_user(short_home), start_user(short_home)
     wait_joined(killed)
@@ -85,7 +85,7 @@ def test_a_killed_user_does_not_keep_the_server_and_is_not_missed(short_home: Pa
     assert not server.is_running()
 
 
-def test_the_next_user_joins_what_a_killed_one_left_running(short_home: Path) -> None:
+def test_a_process_joins_the_server_that_a_killed_one_left_running(short_home: Path) -> None:
     server = EmbeddedServer.at(short_home)
     killed = start_user(short_home)
     wait_joined(killed)
@@ -139,7 +139,7 @@ def test_joins_in_one_process_are_counted(short_home: Path) -> None:
     server.leave()
 
 
-def test_a_half_made_data_folder_is_made_anew(short_home: Path) -> None:
+def test_an_incomplete_data_folder_is_recreated(short_home: Path) -> None:
     (short_home / "postgres.new").mkdir()
     (short_home / "postgres.new" / "PG_VERSION").write_text("18\n")
     server = EmbeddedServer.at(short_home)
@@ -148,7 +148,7 @@ def test_a_half_made_data_folder_is_made_anew(short_home: Path) -> None:
     server.leave()
 
 
-def test_a_folder_may_have_an_odd_name(short_home: Path) -> None:
+def test_a_folder_may_have_an_unusual_name(short_home: Path) -> None:
     server = EmbeddedServer.at(short_home / "My pictures' home é")
     user = start_user(server.home)
     wait_joined(user)
@@ -157,7 +157,7 @@ def test_a_folder_may_have_an_odd_name(short_home: Path) -> None:
     assert not server.is_running()
 
 
-def test_only_its_owner_reaches_the_socket(server: EmbeddedServer) -> None:
+def test_only_the_owner_can_reach_the_socket(server: EmbeddedServer) -> None:
     assert server.data.stat().st_mode & 0o077 == 0
     with psycopg.connect(host=str(server.data), user="postgres", dbname="postgres") as connection:
         assert connection.execute("SHOW listen_addresses").fetchone() == ("",)

@@ -1,8 +1,9 @@
-"""The schema that the migrations make, and the three functions in it, called as users call them."""
+"""The schema that the migrations create, and its three SQL functions, called as users call them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -14,14 +15,18 @@ import numpy as np
 import psycopg
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from pgvector.psycopg import register_vector
+from PIL import Image
 from procrastinate.schema import SchemaManager
 
+from searchdb.cli import cli
 from searchdb.config import Settings, libpq_url
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import VECTOR_INDEX, images, query_embeddings
 from searchdb.records import ModelIdentity
+from tests.helpers.sql_calls import CALLS
 
 ROOT = Path(__file__).parents[2]
 MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
@@ -41,7 +46,7 @@ def vectors() -> np.ndarray:
 
 @pytest.fixture
 def filled(database: Database, vectors: np.ndarray) -> Database:
-    """A database with pictures /0 ... /399, and the query 'first' cached with the vector of /0."""
+    """A database with images /0 ... /399, and the query 'first' cached with the vector of /0."""
     common: dict[str, object] = {"source": "test", "sha256": b"", "width": 1, "height": 1, "byte_size": 1}
     with database.begin() as connection:
         model_id = claim_model(connection, MODEL)
@@ -57,7 +62,7 @@ def filled(database: Database, vectors: np.ndarray) -> Database:
 
 @pytest.fixture
 def raw(filled: Database) -> Iterator[psycopg.Connection]:
-    """A plain psycopg connection, as any other program would have."""
+    """A plain psycopg connection, as another program would use it."""
     with psycopg.connect(filled.libpq_url, autocommit=True) as connection:
         register_vector(connection)
         yield connection
@@ -77,7 +82,7 @@ def alembic(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_alembic_goes_up_down_and_up_again_and_finds_nothing_to_change(empty_settings: Settings) -> None:
+def test_upgrade_downgrade_and_upgrade_leave_nothing_to_migrate(empty_settings: Settings) -> None:
     for arguments in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"], ["check"]):
         result = alembic(empty_settings, *arguments)
         assert result.returncode == 0, (arguments, result.stderr)
@@ -85,19 +90,80 @@ def test_alembic_goes_up_down_and_up_again_and_finds_nothing_to_change(empty_set
         assert connection.scalar(sa.text("SELECT count(*) FROM images")) == 0
 
 
-def test_the_queue_s_schema_is_the_one_that_was_migrated_to() -> None:
-    """When this fails Procrastinate has a new schema: add a migration with its own, for databases that exist."""
+def test_the_queue_schema_is_the_migrated_one() -> None:
+    """When this fails, Procrastinate has a new schema: add a migration with its changes for existing databases."""
     schema = SchemaManager.get_schema().encode()
     assert hashlib.sha256(schema).hexdigest() == PROCRASTINATE_SCHEMA
 
 
-def test_downgrading_leaves_nothing_of_ours(settings: Settings) -> None:
+def test_downgrading_removes_all_tables_and_functions(settings: Settings) -> None:
     assert alembic(settings, "downgrade", "base").returncode == 0
     with Database(settings) as database, database.connect() as connection:
         tables = connection.scalars(sa.text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         assert tables == ["alembic_version"]
         ours = "SELECT count(*) FROM pg_proc WHERE proname IN ('match_images', 'text_embedding', 'search_images')"
         assert connection.scalar(sa.text(ours)) == 0
+
+
+OLD_ROWS = """
+INSERT INTO ingest_failures (image, source, error, message, retryable, item) VALUES
+    ('/tmp/a', 'files', 'PictureError', '', false, NULL),
+    ('/tmp/b', 'files', 'NotAPictureError', '', false, NULL),
+    (:path, 'files', 'DamagedPictureError', '', false, CAST(:item AS jsonb)),
+    ('/tmp/d', 'urls', 'TransferError', '', true, NULL);
+"""
+OLD_CHUNKS = """
+INSERT INTO ingest_chunks (run_id, worker, stored, copied, unchanged, failed) VALUES
+    (gen_random_uuid(), 'host:1', 5, 0, 0, '{"NotAPictureError": 3, "DamagedPictureError": 1, "TransferError": 2}'),
+    (gen_random_uuid(), 'host:2', 4, 0, 0, '{"NotAPictureError": 3, "NotAnImageError": 2}'),
+    (gen_random_uuid(), 'host:3', 3, 0, 0, '{"TransferError": 4}'),
+    (gen_random_uuid(), 'host:4', 2, 0, 0, '{}');
+"""
+
+
+def stored_errors(settings: Settings) -> tuple[list[str], list[dict[str, int]]]:
+    """Return the error classes of the failures, and the counts of errors of the chunks, in the order of insertion."""
+    with Database(settings) as database, database.connect() as connection:
+        failures = connection.scalars(sa.text("SELECT error FROM ingest_failures ORDER BY id")).all()
+        chunks = connection.scalars(sa.text("SELECT failed FROM ingest_chunks ORDER BY id")).all()
+        return list(failures), list(chunks)
+
+
+def test_stored_error_names_follow_their_classes(empty_settings: Settings, tmp_path: Path) -> None:
+    assert alembic(empty_settings, "upgrade", "0006").returncode == 0
+    path = tmp_path / "image.png"
+    Image.new("RGB", (300, 200), "red").save(path)
+    with Database(empty_settings) as database, database.begin() as connection:
+        item = json.dumps({"image": str(path), "source": "files"})
+        connection.execute(sa.text(OLD_ROWS), {"path": str(path), "item": item})
+        connection.exec_driver_sql(OLD_CHUNKS)
+
+    result = alembic(empty_settings, "upgrade", "head")
+    assert result.returncode == 0, result.stderr
+    failures, chunks = stored_errors(empty_settings)
+    assert failures == ["ImageError", "NotAnImageError", "DamagedImageError", "TransferError"]
+    assert chunks == [
+        {"NotAnImageError": 3, "DamagedImageError": 1, "TransferError": 2},
+        {"NotAnImageError": 5},
+        {"TransferError": 4},
+        {},
+    ]
+
+    url = empty_settings.url()
+    assert url is not None
+    options = ["--database-url", libpq_url(url), "--home", str(tmp_path), "--model", "demo"]
+    retried = CliRunner().invoke(cli, [*options, "failures", "retry", "--error", "DamagedImageError", "--json"])
+    assert retried.exit_code == 0, retried.output
+    assert json.loads(retried.stdout)["stored"] == 1
+
+    result = alembic(empty_settings, "downgrade", "0006")
+    assert result.returncode == 0, result.stderr
+    failures, chunks = stored_errors(empty_settings)
+    assert failures == ["PictureError", "NotAPictureError", "TransferError"]
+    assert chunks[:2] == [
+        {"NotAPictureError": 3, "DamagedPictureError": 1, "TransferError": 2},
+        {"NotAPictureError": 5},
+    ]
 
 
 def test_the_vector_column_and_its_index(database: Database) -> None:
@@ -117,17 +183,6 @@ def nearest(vectors: np.ndarray, query: np.ndarray, count: int) -> list[str]:
     return [f"/{n}" for n in np.argsort(-(vectors @ query), kind="stable")[:count]]
 
 
-CALLS: dict[str, LiteralString] = {
-    "by position": "SELECT * FROM match_images(%(v)s, %(t)s, %(c)s)",
-    "by name": "SELECT * FROM match_images(query_embedding => %(v)s, match_threshold => %(t)s, match_count => %(c)s)",
-    "sub-select": "SELECT * FROM match_images((SELECT embedding FROM images WHERE image = '/5'), %(t)s, %(c)s)",
-    "lateral": (
-        "SELECT m.* FROM images i CROSS JOIN LATERAL match_images(i.embedding, %(t)s, %(c)s) m WHERE i.image = '/5'"
-    ),
-    "joined": "SELECT m.* FROM match_images(%(v)s, %(t)s, %(c)s) m JOIN images i USING (id) WHERE i.width > 0",
-}
-
-
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_match_images_ranks_by_similarity_and_uses_its_index(
     raw: psycopg.Connection, vectors: np.ndarray, call: LiteralString
@@ -140,9 +195,7 @@ def test_match_images_ranks_by_similarity_and_uses_its_index(
     assert index_scans(raw) > before
 
 
-def test_match_images_uses_its_index_in_a_statement_prepared_long_ago(
-    raw: psycopg.Connection, vectors: np.ndarray
-) -> None:
+def test_match_images_uses_its_index_in_a_prepared_statement(raw: psycopg.Connection, vectors: np.ndarray) -> None:
     for vector in vectors[:12]:
         raw.execute(CALLS["by position"], {"v": vector, "t": 0.0, "c": 3}, prepare=True)
     before = index_scans(raw)
@@ -187,12 +240,12 @@ def test_the_threshold_is_exact_at_its_boundary(raw: psycopg.Connection, vectors
         (f"'[{','.join('1' * 512)}]', 0, -5", "match_count is -5"),
     ],
 )
-def test_match_images_says_what_is_wrong(raw: psycopg.Connection, arguments: str, message: str) -> None:
+def test_match_images_reports_invalid_arguments(raw: psycopg.Connection, arguments: str, message: str) -> None:
     with pytest.raises(psycopg.Error, match=message):
         raw.execute(f"SELECT * FROM match_images({arguments})".encode())
 
 
-def test_equal_pictures_come_in_the_order_of_their_ids(raw: psycopg.Connection, vectors: np.ndarray) -> None:
+def test_equal_images_are_ordered_by_id(raw: psycopg.Connection, vectors: np.ndarray) -> None:
     raw.execute("UPDATE images SET embedding = (SELECT embedding FROM images WHERE image = '/0') WHERE id % 2 = 0")
     ids = [row[0] for row in raw.execute("SELECT * FROM match_images(%s, 0.999, 1000)", [vectors[0]])]
     assert len(ids) >= ROWS // 2
@@ -215,13 +268,13 @@ def test_text_embedding_reads_the_cache_of_the_current_model(raw: psycopg.Connec
         raw.execute("SELECT text_embedding('theirs')")
 
 
-def test_a_missing_text_names_the_command_that_embeds_it(raw: psycopg.Connection) -> None:
+def test_the_error_for_a_missing_text_names_the_command_that_embeds_it(raw: psycopg.Connection) -> None:
     with pytest.raises(psycopg.Error, match="no vector is stored") as caught:
         raw.execute("SELECT text_embedding('it''s snowing')")
     assert caught.value.diag.message_hint == r"Run: searchdb embed 'it'\''s snowing'"
 
 
-def test_search_images_is_match_images_of_a_text(raw: psycopg.Connection) -> None:
+def test_search_images_equals_match_images_of_the_texts_embedding(raw: psycopg.Connection) -> None:
     by_text = raw.execute("SELECT * FROM search_images('first', 0.0, 5)").fetchall()
     assert by_text == raw.execute("SELECT * FROM match_images(text_embedding('first'), 0.0, 5)").fetchall()
     named = "SELECT * FROM search_images(query => 'first', match_threshold => 0.0, match_count => 5)"
@@ -229,6 +282,6 @@ def test_search_images_is_match_images_of_a_text(raw: psycopg.Connection) -> Non
     assert by_text[0][1] == "/0"
 
 
-def test_a_reference_too_long_for_the_unique_index_is_refused_by_name(raw: psycopg.Connection) -> None:
+def test_a_reference_too_long_for_the_unique_index_violates_a_named_constraint(raw: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.CheckViolation, match="images_image_length_check"):
         raw.execute("UPDATE images SET image = repeat('x', 2049) WHERE id = (SELECT min(id) FROM images)")

@@ -1,4 +1,4 @@
-"""Waiting for a database that is away: patience, its end, and what the log tells meanwhile."""
+"""Tests retries during an outage: how long they go on, what ends them, and what is logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from searchdb.config import Settings
 from searchdb.db import retry
 from searchdb.db.database import Database
-from searchdb.db.retry import retry_until_available
+from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.errors import DatabaseError, DatabaseUnavailableError
 from tests.helpers.image_server import PictureServer
 
@@ -22,7 +22,6 @@ from tests.helpers.image_server import PictureServer
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "PAUSE_S", 0.02)
-    monkeypatch.setattr(retry, "_outage", retry._Outage())  # of other tests nothing is left
 
 
 @pytest.fixture
@@ -39,8 +38,8 @@ def one(database: Database) -> int:
         return connection.scalar(sa.text("SELECT 1")) or 0
 
 
-class ComesBack:
-    """A database that is away for so many calls."""
+class UnavailableAtFirst:
+    """A database that is unavailable for the first `calls` calls."""
 
     def __init__(self, away: Database, back: Database, calls: int) -> None:
         self._away, self._back = away, back
@@ -58,19 +57,19 @@ def lines(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if part in record.getMessage()]
 
 
-def test_a_database_that_is_there_is_asked_once_and_nothing_is_said(
+def test_an_available_database_is_called_once_and_nothing_is_logged(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[int] = []
-    assert retry_until_available(lambda: asked.append(one(database))) is None
-    assert asked == [1]
+    calls_made: list[int] = []
+    assert retry_until_available(lambda: calls_made.append(one(database)), outage_log=OutageLog()) is None
+    assert calls_made == [1]
     assert caplog.records == []
 
 
-def test_an_outage_is_sat_out_and_told_once_with_its_end(
+def test_an_outage_is_waited_out_and_its_start_and_end_are_logged_once(
     database: Database, away: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert retry_until_available(ComesBack(away, database, 3)) == 1
+    assert retry_until_available(UnavailableAtFirst(away, database, 3), outage_log=OutageLog()) == 1
     (gone,) = lines(caplog, "Trying again")
     assert "cannot reach the database" in gone
     assert "secret" not in gone
@@ -78,16 +77,17 @@ def test_an_outage_is_sat_out_and_told_once_with_its_end(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_many_threads_that_wait_for_one_outage_tell_it_once(
+def test_many_threads_waiting_for_one_outage_log_it_once(
     database: Database, away: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
+    outage_log = OutageLog()
     gone = threading.Event()
 
     def call() -> int:
         return one(database if gone.is_set() else away)
 
     with ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(retry_until_available, call) for _ in range(8)]
+        waiting = [pool.submit(retry_until_available, call, outage_log=outage_log) for _ in range(8)]
         threading.Event().wait(0.3)
         gone.set()
         assert [each.result(timeout=60) for each in waiting] == [1] * 8
@@ -95,40 +95,41 @@ def test_many_threads_that_wait_for_one_outage_tell_it_once(
     assert len(lines(caplog, "the database is back")) == 1
 
 
-def test_patience_has_an_end(away: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_end_after_the_longest_outage(away: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "MAX_OUTAGE_S", 0.1)
     with pytest.raises(DatabaseUnavailableError, match="cannot reach"):
-        retry_until_available(lambda: one(away))
+        retry_until_available(lambda: one(away), outage_log=OutageLog())
 
 
-def test_waiting_ends_when_it_is_given_up(away: Database) -> None:
-    given_up = threading.Event()
-    threading.Timer(0.1, given_up.set).start()
+def test_retries_end_when_cancelled(away: Database) -> None:
+    cancel = threading.Event()
+    threading.Timer(0.1, cancel.set).start()
     with pytest.raises(DatabaseUnavailableError):
-        retry_until_available(lambda: one(away), cancel=given_up)
+        retry_until_available(lambda: one(away), outage_log=OutageLog(), cancel=cancel)
 
 
-def test_an_outage_after_one_that_was_given_up_is_told_anew(
+def test_an_outage_after_one_that_was_given_up_is_logged_again(
     database: Database, away: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    outage_log = OutageLog()
     with monkeypatch.context() as impatient:
         impatient.setattr(retry, "MAX_OUTAGE_S", 0.1)
         with pytest.raises(DatabaseUnavailableError):
-            retry_until_available(lambda: one(away))
+            retry_until_available(lambda: one(away), outage_log=outage_log)
     caplog.clear()
-    assert retry_until_available(ComesBack(away, database, 2)) == 1
+    assert retry_until_available(UnavailableAtFirst(away, database, 2), outage_log=outage_log) == 1
     assert len(lines(caplog, "Trying again")) == 1
 
 
-def test_what_is_no_outage_is_raised_at_once(database: Database, caplog: pytest.LogCaptureFixture) -> None:
-    asked: list[int] = []
+def test_an_error_that_is_not_transient_is_raised_at_once(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    calls_made: list[int] = []
 
     def wrong() -> None:
-        asked.append(1)
+        calls_made.append(1)
         with database.connect() as connection:
             connection.execute(sa.text("SELECT nonsense"))
 
     with pytest.raises(DatabaseError, match="nonsense"):
-        retry_until_available(wrong)
-    assert asked == [1]
+        retry_until_available(wrong, outage_log=OutageLog())
+    assert calls_made == [1]
     assert caplog.records == []

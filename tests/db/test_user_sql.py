@@ -1,4 +1,4 @@
-"""A user's SQL: which texts it needs embedded, and what it may do."""
+"""A user's SQL: the texts to embed, and its permissions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.db import user_sql as sql
-from searchdb.db.user_sql import literal_texts, run
+from searchdb.db.user_sql import run_sql, texts_to_embed
 from searchdb.errors import DatabaseError
 
 
@@ -44,12 +44,12 @@ from searchdb.errors import DatabaseError
     ],
 )
 def test_literal_texts(statement: str, texts: list[str]) -> None:
-    assert sorted(literal_texts(statement)) == texts
+    assert sorted(texts_to_embed(statement)) == texts
 
 
 def test_rows_come_with_their_columns(demo_collection: SearchDB) -> None:
     with demo_collection.database.connect() as connection:
-        result = run(connection, "SELECT 7 % 4 AS rest, '100%' AS text, NULL AS nothing")
+        result = run_sql(connection, "SELECT 7 % 4 AS rest, '100%' AS text, NULL AS nothing")
     assert (result.columns, result.rows) == (["rest", "text", "nothing"], [(3, "100%", None)])
 
 
@@ -57,32 +57,32 @@ def test_rows_come_with_their_columns(demo_collection: SearchDB) -> None:
 def test_nothing_is_changed_unless_writing_is_allowed(demo_collection: SearchDB, statement: str) -> None:
     before = demo_collection.store.counts()
     with demo_collection.database.connect() as connection, pytest.raises(DatabaseError):
-        run(connection, statement)
+        run_sql(connection, statement)
     assert demo_collection.store.counts() == before
 
 
 def test_writing_when_allowed(collection: SearchDB) -> None:
     with collection.database.connect() as connection:
-        assert run(connection, "CREATE TABLE mine (n int)", write=True).rows == []
-        assert run(connection, "INSERT INTO mine VALUES (5) RETURNING n", write=True).rows == [(5,)]
+        assert run_sql(connection, "CREATE TABLE mine (n int)", write=True).rows == []
+        assert run_sql(connection, "INSERT INTO mine VALUES (5) RETURNING n", write=True).rows == [(5,)]
     with collection.database.connect() as connection:
         assert connection.scalar(sa.text("SELECT n FROM mine")) == 5
 
 
-def test_an_error_is_postgresqls_own_with_its_hint(demo_collection: SearchDB) -> None:
+def test_errors_have_postgresqls_message_and_hint(demo_collection: SearchDB) -> None:
     with demo_collection.database.connect() as connection, pytest.raises(DatabaseError, match="Run: searchdb embed"):
-        run(connection, "SELECT text_embedding('never ' || 'seen')")
+        run_sql(connection, "SELECT text_embedding('never ' || 'seen')")
 
 
 def test_several_statements_are_refused(demo_collection: SearchDB) -> None:
     with (
         demo_collection.database.connect() as connection,
-        pytest.raises(DatabaseError, match="one statement at a time"),
+        pytest.raises(DatabaseError, match="only one statement"),
     ):
-        run(connection, "SELECT 1; SELECT 2", write=True)
+        run_sql(connection, "SELECT 1; SELECT 2", write=True)
 
 
-def test_a_statement_that_takes_too_long_ends_and_says_so(
+def test_a_statement_beyond_the_time_limit_is_cancelled(
     demo_collection: SearchDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql, "STATEMENT_TIMEOUT", "100ms")
@@ -90,20 +90,20 @@ def test_a_statement_that_takes_too_long_ends_and_says_so(
         with pytest.raises(
             DatabaseError, match="longer than 100ms: ask for less, or use `searchdb db shell`"
         ) as caught:
-            run(connection, "SELECT pg_sleep(60)")
+            run_sql(connection, "SELECT pg_sleep(60)")
         assert caught.value.sqlstate == "57014"
-        assert run(connection, "SELECT current_setting('statement_timeout')").rows == [("100ms",)]
+        assert run_sql(connection, "SELECT current_setting('statement_timeout')").rows == [("100ms",)]
     with demo_collection.database.connect() as connection:
         assert connection.scalar(sa.text("SELECT current_setting('statement_timeout')")) == "0"
 
 
 def test_a_null_text_and_a_parameter(demo_collection: SearchDB) -> None:
     with demo_collection.database.connect() as connection:
-        assert run(connection, "SELECT text_embedding(NULL)").rows == [(None,)]
+        assert run_sql(connection, "SELECT text_embedding(NULL)").rows == [(None,)]
         with pytest.raises(DatabaseError, match="parameter"):
-            run(connection, "SELECT text_embedding($1)")
+            run_sql(connection, "SELECT text_embedding($1)")
 
 
 def test_text_that_only_looks_like_a_placeholder(demo_collection: SearchDB) -> None:
     with demo_collection.database.connect() as connection:
-        assert run(connection, "SELECT '%s :name %(x)s', E'\\x41' -- 100%").rows == [("%s :name %(x)s", "A")]
+        assert run_sql(connection, "SELECT '%s :name %(x)s', E'\\x41' -- 100%").rows == [("%s :name %(x)s", "A")]

@@ -16,6 +16,8 @@ from searchdb.demo.evaluate import ABSENT, Report, measure
 from searchdb.demo.scenes import EVALUATION_SEEDS, compose, draw
 from searchdb.media.embed import DEMO_FOLDER
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1024 * 1024
 
 # The last of the evaluation seeds: not those that the figures of the model's README were measured on.
@@ -54,7 +56,7 @@ def test_precision_reaches_the_bar(report: Report, sort: str, bar: float):
     assert report.precision[sort] >= bar
 
 
-def test_what_no_scene_shows_scores_below_what_is_there(report: Report):
+def test_absent_things_score_below_present_ones(report: Report):
     assert set(report.absent) == set(ABSENT)
     assert max(report.absent[text] for text in ("a submarine", "tax invoice", "xyzzy")) < report.present["object"]
     assert max(report.absent.values()) < report.present["object"]
@@ -70,7 +72,7 @@ def test_files_are_small_and_half_precision():
     assert config["projection_dim"] == 512
 
 
-def test_loads_without_a_word():
+def test_the_model_loads_without_output():
     code = (
         "import sys; from transformers import AutoTokenizer, CLIPModel;"
         "from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as P;"
@@ -100,8 +102,8 @@ def test_tokenizer_and_model_agree():
 
 @torch.inference_mode()
 def test_bfloat16_gives_nearly_the_same_vectors():
-    pictures = [draw(compose(seed), 384) for seed in SEEDS[:24]]
-    pixels = CLIPImageProcessorPil.from_pretrained(DEMO_FOLDER)(images=pictures, return_tensors="pt")["pixel_values"]
+    images = [draw(compose(seed), 384) for seed in SEEDS[:24]]
+    pixels = CLIPImageProcessorPil.from_pretrained(DEMO_FOLDER)(images=images, return_tensors="pt")["pixel_values"]
     tokens = CLIPTokenizer.from_pretrained(DEMO_FOLDER)(
         ["a red car", "two cats on the beach", "night", "a submarine"], padding=True, return_tensors="pt"
     )

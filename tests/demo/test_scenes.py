@@ -1,4 +1,4 @@
-"""The postcards: the same seed gives the same picture, and words agree with contents."""
+"""The postcards: the same seed gives the same image, and words agree with contents."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def without_objects(scene: Scene) -> Scene:
     return Scene(seed=scene.seed, setting=scene.setting, time=scene.time, groups=())
 
 
-def test_a_seed_always_gives_the_same_scene_and_picture():
+def test_a_seed_always_gives_the_same_scene_and_image():
     assert compose(11) == compose(11)
     assert draw(compose(11), 96).tobytes() == draw(compose(11), 96).tobytes()
 
@@ -51,7 +51,7 @@ def test_seeds_give_different_scenes():
     assert len({(s.setting, s.time, s.groups) for s in map(compose, SOME_SEEDS)}) > 250
 
 
-def test_seed_ranges_never_meet():
+def test_seed_ranges_are_disjoint():
     ranges = sorted((ALBUM_SEEDS, EVALUATION_SEEDS, TRAINING_SEEDS), key=lambda seeds: seeds.start)
     assert all(before.stop <= after.start for before, after in itertools.pairwise(ranges))
 
@@ -65,7 +65,7 @@ def test_everything_occurs_in_an_album():
 
 
 @pytest.mark.parametrize("seed", SOME_SEEDS[:100])
-def test_words_agree_with_contents(seed: int):
+def test_captions_and_tags_match_the_contents(seed: int):
     scene = compose(seed)
     exact = contents(scene)
     assert (exact["seed"], exact["setting"], exact["time"]) == (seed, scene.setting, scene.time)
@@ -88,7 +88,7 @@ def test_words_agree_with_contents(seed: int):
     assert sentence[0].isupper()
 
 
-def test_a_caption_reads_like_a_sentence():
+def test_a_caption_is_a_sentence():
     scene = Scene(
         seed=0,
         setting="beach",
@@ -102,7 +102,7 @@ def test_a_caption_reads_like_a_sentence():
     assert caption(scene) == "Two red cars, an orange umbrella and the sun on the beach at sunset."
 
 
-def test_scenes_are_possible():
+def test_scenes_are_plausible():
     for scene in map(compose, SOME_SEEDS):
         names = [group.kind for group in scene.groups]
         assert len(set(names)) == len(names)
@@ -115,7 +115,7 @@ def test_scenes_are_possible():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_leaves_its_mark(kind: str):
+def test_every_kind_is_visible(kind: str):
     scene = a_scene(kind)
     changed = ImageChops.difference(draw(scene, 128), draw(without_objects(scene), 128)).convert("L")
     touched = sum(changed.histogram()[24:])
@@ -124,9 +124,9 @@ def test_every_kind_leaves_its_mark(kind: str):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_and_hours_differ(setting: str):
-    pictures = {time: draw(Scene(seed=3, setting=setting, time=time, groups=()), 96, square=True) for time in TIMES}
-    brightness = {time: ImageStat.Stat(picture.convert("L")).mean[0] for time, picture in pictures.items()}
+def test_settings_and_times_of_day_differ(setting: str):
+    images = {time: draw(Scene(seed=3, setting=setting, time=time, groups=()), 96, square=True) for time in TIMES}
+    brightness = {time: ImageStat.Stat(image.convert("L")).mean[0] for time, image in images.items()}
     assert brightness["day"] > brightness["sunset"] > brightness["night"]
 
 
@@ -152,16 +152,16 @@ def test_a_dog_sits_on_the_bench():
     assert seat.y - seat.size < rider.y < seat.y
 
 
-def test_shapes_vary_and_the_shorter_side_is_as_asked():
+def test_shapes_vary_and_the_shorter_side_is_as_requested():
     shapes = {draw(compose(seed), 64).size for seed in SOME_SEEDS[:40]}
     assert shapes == {(64, 64), (96, 64), (64, 80)}
     assert draw(compose(SOME_SEEDS[0]), 64, square=True).size == (64, 64)
 
 
 def test_album_rows_describe_the_files(tmp_path: Path):
-    told: list[tuple[int, int]] = []
-    rows = draw_album(tmp_path / "album", 5, progress=lambda done, total: told.append((done, total)))
-    assert told == [(done, 5) for done in range(1, 6)]
+    reported: list[tuple[int, int]] = []
+    rows = draw_album(tmp_path / "album", 5, progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(done, 5) for done in range(1, 6)]
     lines = [json.loads(line) for line in (tmp_path / "album" / MANIFEST).read_text("utf-8").splitlines()]
     assert [line["image"] for line in lines] == [row.image for row in rows]
     for line, seed in zip(lines, ALBUM_SEEDS, strict=False):
@@ -170,33 +170,33 @@ def test_album_rows_describe_the_files(tmp_path: Path):
         assert line["tags"] == tags(scene)
         assert line["description"] == caption(scene)
         assert line["metadata"] == contents(scene)
-        with Image.open(tmp_path / "album" / line["image"]) as picture:
-            assert picture.format == "JPEG"
-            assert min(picture.size) == 384
+        with Image.open(tmp_path / "album" / line["image"]) as image:
+            assert image.format == "JPEG"
+            assert min(image.size) == 384
     assert len(list((tmp_path / "album").iterdir())) == 6
 
 
-def test_a_complete_album_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_complete_album_is_not_redrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = draw_album(tmp_path, 4)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    monkeypatch.setattr(album, "draw", lambda *_: pytest.fail("drew a picture that was there"))
+    monkeypatch.setattr(album, "draw", lambda *_: pytest.fail("drew an image that was there"))
     assert draw_album(tmp_path, 4) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_a_half_drawn_album_is_completed(tmp_path: Path):
+def test_an_incomplete_album_is_completed(tmp_path: Path):
     rows = draw_album(tmp_path, 4)
     kept, lost = tmp_path / rows[0].image, tmp_path / rows[2].image
-    before, picture = kept.stat().st_mtime_ns, lost.read_bytes()
+    before, image = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
     (tmp_path / MANIFEST).unlink()
     assert draw_album(tmp_path, 4) == rows
-    assert lost.read_bytes() == picture
+    assert lost.read_bytes() == image
     assert kept.stat().st_mtime_ns == before
     assert (tmp_path / MANIFEST).exists()
 
 
-def test_an_interrupted_picture_leaves_no_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_image_leaves_no_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Torn:
         def save(self, path: Path, *_: object, **__: object) -> None:
             path.write_bytes(b"half a pict")
@@ -213,7 +213,7 @@ def test_an_interrupted_picture_leaves_no_broken_file(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("count", [0, -1, len(ALBUM_SEEDS) + 1])
-def test_an_impossible_album_is_refused(tmp_path: Path, count: int):
+def test_an_invalid_album_size_is_refused(tmp_path: Path, count: int):
     with pytest.raises(ValueError, match="count must be"):
         draw_album(tmp_path, count)
 

@@ -1,4 +1,4 @@
-"""Makes a folder of picture files as people really have them: odd, mislabelled, damaged and malicious ones."""
+"""Makes a folder of image files as found in practice: unusual, mislabelled, damaged and malicious ones."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from PIL import Image, ImageDraw
 Maker = Callable[[random.Random], bytes]
 
 SIZE = (60, 40)
-"""Of the healthy pictures: large enough to be looked at, small enough to make a thousand in seconds."""
+"""Size of the healthy images: large enough to inspect, small enough to make a thousand in seconds."""
 
 HUGE = 60_000
 """Width and height that the header bombs claim; 10.8 GB as RGB."""
 
 
 def make_hostile_folder(folder: Path, count: int = 1000, seed: int = 0) -> list[Path]:
-    """Fill an empty folder with `count` files, all kinds in turn, and return their paths as they were made.
+    """Fill an empty folder with `count` files, cycling through all kinds, and return their paths in order.
 
-    Healthy files differ in their content. Every ninth file goes into a sub-folder. Beside regular files there are
+    Healthy files differ in their content. Every ninth file goes into a sub-folder. Besides regular files there are
     symbolic links to healthy ones, broken links, and named pipes; names that the file system refuses are replaced by
-    plain ones. KINDS tells what there is; a file's kind is part of its name, except for those of ODD_NAMES.
+    plain ones. KINDS lists the kinds; a file's kind is part of its name, except for those of ODD_NAMES.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)
@@ -54,14 +54,14 @@ def make_hostile_folder(folder: Path, count: int = 1000, seed: int = 0) -> list[
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """Return the picture in a format of Pillow's."""
+    """Return the image encoded in one of Pillow's formats."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def drawn(chance: random.Random, mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
-    """Return a picture of a few coloured shapes, never twice the same."""
+    """Return an image of a few random coloured shapes."""
     image = Image.new("RGB", size, (chance.randrange(256), chance.randrange(256), chance.randrange(256)))
     pen = ImageDraw.Draw(image)
     for _ in range(3):
@@ -90,7 +90,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-# --- What is written into headers -----------------------------------------------------------------
+# --- Headers --------------------------------------------------------------------------------------
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
@@ -99,7 +99,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, *extra: bytes, data: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
-    """Return a PNG with this header, these chunks after it, and this data, whether they fit each other or not."""
+    """Return a PNG with this header, chunks and data, which need not fit each other."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     body = png_chunk(b"IDAT", zlib.compress(data))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + body + png_chunk(b"IEND", b"")
@@ -212,7 +212,7 @@ def _constant(data: bytes) -> Maker:
 
 @functools.cache
 def _text_bomb() -> bytes:
-    """64 MB of text in 64 kB, in the kind of chunk that readers unpack at once."""
+    """64 MB of text in 64 kB, in a chunk type that readers decompress at once."""
     return png(1, 1, png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(64 * 1024 * 1024), 9)), data=bytes(4))
 
 
@@ -236,7 +236,7 @@ def _looping_tiff(chance: random.Random) -> bytes:
 
 
 def _jpeg_exif_loop(chance: random.Random) -> bytes:
-    """EXIF whose sub-directory pointers point back at the directory they stand in."""
+    """EXIF whose sub-directory pointers point back to their own directory."""
     entries = [(0x0112, 3, 1, 6), (0x8769, 4, 1, 8), (0x8825, 4, 1, 8)]
     return _jpeg_with_app1(chance, b"Exif\0\0" + tiff(entries, next_ifd=8))
 
@@ -367,7 +367,7 @@ BROKEN: dict[str, Maker] = {
         "avif",
     )
 }
-"""Kinds that may decode by luck, as a flipped bit in a colour does."""
+"""Kinds that may be decodable, as a flipped bit in a colour does."""
 
 _LIKE_JPEG = _healthy("JPEG")
 
@@ -402,7 +402,7 @@ KINDS: dict[str, Maker] = (
 
 
 def _named(place: Path, kind: str, number: int) -> Path:
-    """Return a free path: an odd name as it is the first time, afterwards with a number before it."""
+    """Return a free path: an unusual name unchanged the first time, later with a number in front."""
     odd = ODD_NAMES.get(kind)
     if odd is not None:
         name = os.fsdecode(odd)

@@ -143,7 +143,7 @@ def zipped(folder: Path, archive: Path, *, inside: str = "") -> Path:
 
 
 def many_keywords(path: Path, rows: int, *, each: int = 100) -> Path:
-    """Write a part of keywords with that many rows, `each` a photo, without holding them; return it."""
+    """Write a part of keywords with that many rows, `each` a photo, without holding them in memory; return its path."""
 
     def generated() -> Iterator[str]:
         yield "\t".join(FORMATS["keywords"].columns) + "\n"

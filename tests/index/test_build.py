@@ -15,34 +15,15 @@ import sqlalchemy as sa
 from pgvector.psycopg import register_vector
 from sqlalchemy import event
 
-from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.embedded import program_path
-from searchdb.db.tables import VECTOR_INDEX, images, index_builds
+from searchdb.db.tables import VECTOR_INDEX, index_builds
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index import build as index
 from searchdb.index import status as index_status
 from searchdb.index.tune import tune_index
-from searchdb.records import ModelIdentity
-from tests.db.test_migrations import CALLS
-
-MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
-
-
-def clustered(rows: int, *, clusters: int = 60, seed: int = 0) -> np.ndarray:
-    """Return unit vectors of shape (rows, 512) around common centres, as pictures of common subjects are."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(clusters, 512))
-    vectors = centres[rng.integers(clusters, size=rows)] + 0.8 * rng.normal(size=(rows, 512))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def fill(database: Database, vectors: np.ndarray, first: int = 0) -> None:
-    common: dict[str, object] = {"source": "test", "sha256": b"", "width": 1, "height": 1, "byte_size": 1}
-    with database.begin() as connection:
-        common["embedding_model_id"] = claim_model(connection, MODEL)
-        rows = [{**common, "image": f"/{first + n}", "embedding": vector} for n, vector in enumerate(vectors)]
-        connection.execute(sa.insert(images), rows)
+from tests.helpers.sql_calls import CALLS
+from tests.helpers.vectors import clustered, fill, recall
 
 
 @pytest.mark.parametrize(
@@ -89,16 +70,6 @@ def test_building_fits_the_index_and_the_function_and_keeps_recall(database: Dat
         definition = connection.scalar(sa.text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": VECTOR_INDEX})
         assert definition.endswith("USING ivfflat (embedding vector_cosine_ops) WITH (lists='54')")
     assert recall(database, vectors, clustered(50, seed=1)) >= 0.95
-
-
-def recall(database: Database, vectors: np.ndarray, queries: np.ndarray, count: int = 10) -> float:
-    found = 0
-    with database.connect() as connection:
-        for query in queries:
-            exact = {f"/{n}" for n in np.argsort(-(vectors @ query))[:count]}
-            statement = sa.text("SELECT image FROM match_images(:query, -1, :count)")
-            found += len(exact & set(connection.scalars(statement, {"query": query, "count": count})))
-    return found / (count * len(queries))
 
 
 def test_the_index_is_rebuilt_when_stale_and_only_then(database: Database) -> None:

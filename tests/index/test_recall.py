@@ -20,9 +20,9 @@ from searchdb.index import build as index
 from searchdb.index import recall
 from searchdb.index.status import BUILD_LOCK_KEY, fit_probes
 from searchdb.index.tune import tune_index
-from searchdb.media.embed import Embedder
-from tests.cli.test_cli import output, run
-from tests.index.test_build import MODEL, clustered, fill
+from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.cli import output, run
+from tests.helpers.vectors import MODEL, clustered, fill
 
 ROWS = 2000
 
@@ -244,7 +244,7 @@ def test_whoever_may_only_read_measures_but_does_not_tune(
         connection.execute(sa.text("DROP ROLE plain_measurer"))
 
 
-def test_the_commands(settings: Settings, database: Database, embedder: Embedder, tmp_path: Path) -> None:
+def test_the_commands(settings: Settings, database: Database, embedder: CLIPEmbedder, tmp_path: Path) -> None:
     fill(database, clustered(1200))
     with database.begin() as connection:  # the vectors are drawn, but the texts come from the demo's model
         connection.execute(

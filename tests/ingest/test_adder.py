@@ -1,4 +1,4 @@
-"""Adding single pictures: one row and one file for the same bytes, whoever adds them, and nothing for what fails."""
+"""Tests adding single images: one row and one file for the same bytes, and nothing for those that fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from searchdb.errors import (
 from searchdb.index.status import index_status
 from searchdb.ingest import adder as adding
 from searchdb.ingest.adder import SOURCE, Adder, Rebuilder
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import SourceItem
 from searchdb.search.searcher import Query, Searcher
@@ -47,7 +47,7 @@ def uploads(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_adder(database: Database, embedder: Embedder, uploads: Path) -> Iterator[Callable[..., Adder]]:
+def make_adder(database: Database, embedder: CLIPEmbedder, uploads: Path) -> Iterator[Callable[..., Adder]]:
     fetchers: list[Fetcher] = []
 
     def make(*, allow_private_addresses: bool = True) -> Adder:
@@ -72,7 +72,7 @@ def adder(make_adder: Callable[..., Adder]) -> Adder:
 
 
 @pytest.fixture
-def pictures() -> Iterator[PictureServer]:
+def image_server() -> Iterator[PictureServer]:
     with PictureServer() as server:
         yield server
 
@@ -93,7 +93,7 @@ def count(database: Database, table: sa.Table) -> int:
 # --- Bytes ----------------------------------------------------------------------------------------
 
 
-def test_picture_is_stored_and_found(adder: Adder, database: Database, embedder: Embedder, uploads: Path) -> None:
+def test_image_is_stored_and_found(adder: Adder, database: Database, embedder: CLIPEmbedder, uploads: Path) -> None:
     data = picture("PNG")
     added = adder.add(data, item(description="A boat", tags=("sea", "sea"), metadata={"name": "boat.gif"}))
     image = added.image
@@ -180,7 +180,7 @@ def test_adding_and_removing_at_once_never_leaves_a_row_without_its_file(
     ],
     ids=["SVG", "HTML", "empty", "damaged", "huge", "long"],
 )
-def test_what_fails_leaves_nothing(
+def test_image_that_fails_leaves_nothing(
     adder: Adder, database: Database, uploads: Path, data: bytes, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -189,7 +189,7 @@ def test_what_fails_leaves_nothing(
     assert not uploads.exists()
 
 
-def test_file_goes_when_its_row_cannot_be_written(
+def test_file_is_deleted_when_its_row_cannot_be_written(
     adder: Adder, database: Database, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -214,7 +214,7 @@ def test_half_a_file_is_never_seen(adder: Adder, uploads: Path, monkeypatch: pyt
     assert files_in(uploads) == []
 
 
-def test_camera_without_end_is_cut(adder: Adder) -> None:
+def test_long_camera_name_is_cut(adder: Adder) -> None:
     from io import BytesIO
 
     from PIL import ExifTags, Image
@@ -240,32 +240,34 @@ def test_another_model_adds_nothing(adder: Adder, database: Database, uploads: P
 # --- URLs -----------------------------------------------------------------------------------------
 
 
-def test_url_is_fetched_once_and_its_bytes_are_not_kept(adder: Adder, pictures: PictureServer, uploads: Path) -> None:
-    url = pictures.url("/ok.jpg?seed=3")
+def test_url_is_fetched_once_without_keeping_its_bytes(
+    adder: Adder, image_server: PictureServer, uploads: Path
+) -> None:
+    url = image_server.url("/ok.jpg?seed=3")
     first = adder.add_url(item(url, credit="Ann"))
     again = adder.add_url(item(url))
     assert (first.created, again.created) == (True, False)
     assert again.image == first.image
     assert (first.image.image, first.image.credit) == (url, "Ann")
-    assert pictures.requests["/ok.jpg"] == 1
+    assert image_server.requests["/ok.jpg"] == 1
     assert not uploads.exists()
 
 
-def test_url_with_known_bytes_is_the_row_that_has_them(adder: Adder, pictures: PictureServer) -> None:
-    first = adder.add_url(item(pictures.url("/ok.jpg?seed=3")))
-    assert adder.add_url(item(pictures.url("/ok.jpg?seed=3&again"))).image == first.image
+def test_url_with_known_bytes_is_the_row_that_has_them(adder: Adder, image_server: PictureServer) -> None:
+    first = adder.add_url(item(image_server.url("/ok.jpg?seed=3")))
+    assert adder.add_url(item(image_server.url("/ok.jpg?seed=3&again"))).image == first.image
 
 
-def test_many_add_the_same_url_at_once(adder: Adder, pictures: PictureServer, database: Database) -> None:
-    url = pictures.url("/ok.jpg?seed=4")
+def test_many_add_the_same_url_at_once(adder: Adder, image_server: PictureServer, database: Database) -> None:
+    url = image_server.url("/ok.jpg?seed=4")
     with ThreadPoolExecutor(THREADS) as pool:
         added = list(pool.map(lambda _: adder.add_url(item(url)), range(THREADS)))
     assert sum(each.created for each in added) == 1
     assert count(database, images) == 1
 
 
-def test_success_clears_a_known_failure(adder: Adder, pictures: PictureServer, database: Database) -> None:
-    url = pictures.url("/ok.jpg?seed=5")
+def test_success_clears_a_known_failure(adder: Adder, image_server: PictureServer, database: Database) -> None:
+    url = image_server.url("/ok.jpg?seed=5")
     with database.begin() as connection:
         row = {"image": url, "source": "urls", "error": "TransferError", "message": "it broke", "retryable": True}
         connection.execute(sa.insert(ingest_failures).values(row))
@@ -274,18 +276,18 @@ def test_success_clears_a_known_failure(adder: Adder, pictures: PictureServer, d
 
 
 def test_private_address_is_refused(
-    make_adder: Callable[..., Adder], pictures: PictureServer, database: Database
+    make_adder: Callable[..., Adder], image_server: PictureServer, database: Database
 ) -> None:
     with pytest.raises(AddressRefusedError):
-        make_adder(allow_private_addresses=False).add_url(item(pictures.url("/ok.jpg")))
-    assert not pictures.requests
+        make_adder(allow_private_addresses=False).add_url(item(image_server.url("/ok.jpg")))
+    assert not image_server.requests
     assert (count(database, images), count(database, ingest_failures)) == (0, 0)
 
 
 # --- Removing -------------------------------------------------------------------------------------
 
 
-def test_removing_takes_the_file_along(adder: Adder, database: Database, uploads: Path) -> None:
+def test_removing_deletes_the_file(adder: Adder, database: Database, uploads: Path) -> None:
     image = adder.add(picture(), item()).image
     assert adder.remove(image.id) == image
     assert (count(database, images), files_in(uploads)) == (0, [])
@@ -293,7 +295,7 @@ def test_removing_takes_the_file_along(adder: Adder, database: Database, uploads
         adder.remove(image.id)
 
 
-def test_files_of_others_stay(adder: Adder, database: Database, tmp_path: Path) -> None:
+def test_removing_keeps_files_outside_the_uploads_folder(adder: Adder, database: Database, tmp_path: Path) -> None:
     image = adder.add(picture(), item()).image
     theirs = tmp_path / "boat.jpg"
     theirs.write_bytes(picture())
@@ -306,7 +308,7 @@ def test_files_of_others_stay(adder: Adder, database: Database, tmp_path: Path) 
 # --- The index ------------------------------------------------------------------------------------
 
 
-def test_outgrown_index_is_rebuilt_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outgrown_index_is_rebuilt_once_for_many_requests(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, most, calls = 0, 0, 0
     begun, going = threading.Event(), threading.Event()
 
@@ -321,17 +323,17 @@ def test_outgrown_index_is_rebuilt_once(database: Database, monkeypatch: pytest.
 
     monkeypatch.setattr(adding.index, "rebuild_if_stale", rebuild)
     rebuilder = Rebuilder()
-    rebuilder.look(database.engine)
+    rebuilder.request(database.engine)
     assert begun.wait(10)
     for _ in range(20):
-        rebuilder.look(database.engine)
+        rebuilder.request(database.engine)
     going.set()
     rebuilder.join()
     assert most == 1
-    assert calls == 2  # the first look, and one for all that came meanwhile
+    assert calls == 2  # the first request, and one for all that came meanwhile
 
 
-def test_rebuilder_looks_at_the_real_index(database: Database, embedder: Embedder, adder: Adder) -> None:
+def test_rebuilder_rebuilds_a_stale_index(database: Database, embedder: CLIPEmbedder, adder: Adder) -> None:
     image = adder.add(picture(), item()).image
     copied = [column.name for column in images.c if column.name not in ("id", "image")]
     with database.begin() as connection:
@@ -345,7 +347,7 @@ def test_rebuilder_looks_at_the_real_index(database: Database, embedder: Embedde
         )
         assert index_status(connection).stale
     rebuilder = Rebuilder()
-    rebuilder.look(database.engine)
+    rebuilder.request(database.engine)
     rebuilder.join()
     with database.connect() as connection:
         assert not index_status(connection).stale

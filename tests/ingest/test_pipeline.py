@@ -1,4 +1,4 @@
-"""The ingest loop on real files, a real server and the demo model."""
+"""Tests the ingest with real files, a real HTTP server and the demo model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.helpers.image_server import PictureServer
 
 @pytest.fixture
 def folder(album: Path, tmp_path: Path) -> Path:
-    """A folder with three pictures, one of them in a sub-folder, and a note."""
+    """A folder with three images, one of them in a sub-folder, and a text file."""
     folder = tmp_path / "photos"
     (folder / "holiday").mkdir(parents=True)
     for n, name in enumerate(["a.jpg", "b.jpg", "holiday/c.jpg"]):
         shutil.copy(sorted(album.glob("*.jpg"))[n], folder / name)
-    (folder / "note.txt").write_text("not a picture\n")
+    (folder / "note.txt").write_text("not an image\n")
     return folder
 
 
@@ -68,7 +68,7 @@ def test_a_second_run_reads_nothing_and_changes_nothing(
     assert [row["ingested_at"] for row in after.values()] == [row["ingested_at"] for row in before.values()]
 
 
-def test_a_changed_file_is_embedded_again_and_a_mended_one_anew(collection: SearchDB, folder: Path) -> None:
+def test_a_changed_file_and_a_repaired_one_are_embedded(collection: SearchDB, folder: Path) -> None:
     collection.ingest_files(folder)
     before = rows(collection)
     shutil.copy(folder / "b.jpg", folder / "a.jpg")
@@ -91,13 +91,16 @@ def test_known_failures_are_tried_again_when_asked(collection: SearchDB, folder:
     assert failure.attempts == 2
 
 
-def test_files_that_are_gone_are_found_and_pruned(collection: SearchDB, folder: Path) -> None:
+def test_images_whose_files_are_gone_are_reported_and_pruned(collection: SearchDB, folder: Path) -> None:
     collection.ingest_files(folder)
     (folder / "a.jpg").unlink()
     shutil.rmtree(folder / "holiday")
     assert len(collection.gone_files(folder)) == 2
+    report = collection.ingest_files(folder)
+    assert (report.gone, report.removed) == (2, 0)
     assert rows(collection).keys() == {"a.jpg", "b.jpg", "c.jpg"}
-    collection.ingest_files(folder, prune=True)
+    report = collection.ingest_files(folder, prune=True)
+    assert (report.gone, report.removed) == (2, 2)
     assert rows(collection).keys() == {"b.jpg"}
 
 
@@ -114,7 +117,7 @@ def test_identical_bytes_are_embedded_once_and_stored_twice(
     assert np.array_equal(stored["a.jpg"]["embedding"], stored["twin.jpg"]["embedding"])
 
 
-def test_more_pictures_than_a_chunk_and_than_the_look_ahead(collection: SearchDB, album: Path) -> None:
+def test_many_chunks_with_progress(collection: SearchDB, album: Path) -> None:
     seen: list[int] = []
     report = collection.ingest_files(album, chunk_size=7, progress=lambda current: seen.append(current.done))
     assert report.stored == 300
@@ -154,7 +157,7 @@ def test_private_addresses_are_refused_unless_allowed(settings: object, tmp_path
         assert sum(server.requests.values()) == 0
 
 
-def test_failures_of_urls_keep_what_the_list_said(collection: SearchDB, tmp_path: Path) -> None:
+def test_failures_of_urls_keep_their_metadata(collection: SearchDB, tmp_path: Path) -> None:
     with PictureServer() as server:
         listed = tmp_path / "list.jsonl"
         listed.write_text(json.dumps({"url": server.url("/late.jpg"), "description": "kept"}) + "\n")
@@ -174,7 +177,7 @@ def test_another_model_ingests_nothing(collection: SearchDB, folder: Path, monke
     assert rows(collection).keys() == {"a.jpg"}
 
 
-def test_what_is_stored_stays_when_the_run_is_interrupted(collection: SearchDB, album: Path) -> None:
+def test_stored_images_stay_when_the_run_is_interrupted(collection: SearchDB, album: Path) -> None:
     def interrupt(report: IngestReport) -> None:
         if report.stored >= 20:
             raise KeyboardInterrupt
@@ -188,7 +191,7 @@ def test_what_is_stored_stays_when_the_run_is_interrupted(collection: SearchDB, 
     assert report.unchanged >= stored - 1
 
 
-def test_a_database_that_goes_away_is_one_error(collection: SearchDB, folder: Path) -> None:
+def test_a_lost_connection_is_one_error(collection: SearchDB, folder: Path) -> None:
     collection.ingest_files(folder / "a.jpg")
     with collection.database.connect() as connection, pytest.raises(DatabaseUnavailableError):
         connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -200,7 +203,7 @@ def test_a_path_that_does_not_exist_is_named(collection: SearchDB) -> None:
         collection.ingest_files("/no/such/folder")
 
 
-def test_a_grey_picture_is_a_picture(collection: SearchDB, tmp_path: Path) -> None:
+def test_a_greyscale_image_is_stored(collection: SearchDB, tmp_path: Path) -> None:
     Image.new("L", (20, 30), 128).save(tmp_path / "grey.png")
     assert collection.ingest_files(tmp_path / "grey.png").stored == 1
     assert rows(collection)["grey.png"]["height"] == 30

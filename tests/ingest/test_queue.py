@@ -1,4 +1,4 @@
-"""The queue against a real database: chunks go in, move, come out, and no reference is ever lost."""
+"""Tests the queue against a real database: no reference is ever lost, whatever happens to workers and jobs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from PIL import Image
 
+from searchdb.cli.prose import describe_queue, describe_worker
 from searchdb.db.database import Database
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending, ingest_workers
 from searchdb.errors import TransferError, WorkerLostError
-from searchdb.ingest.queue import SUSPECTS, URL_QUEUE, WAITED_FOR, Queue, RunProgress, files_queue, queues
+from searchdb.ingest.queue import ISOLATED, URGENT, URL_QUEUE, Queue, RunProgress, files_queue, queues
 from searchdb.ingest.store import Store
 from searchdb.records import ChunkOutcome, DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem
 from searchdb.status import collection_status
@@ -28,24 +29,24 @@ NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 RUN, OTHER_RUN = UUID(int=1), UUID(int=2)
 
 
-class Desk:
-    """The queue of one database, and what Procrastinate's workers do to it, through its own SQL functions."""
+class Backlog:
+    """The queue and store of one database, and what Procrastinate's workers do there, by its own SQL functions."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.queue = Queue(database.engine)
         self.store = Store(database.engine)
 
-    def put(self, items: Sequence[SourceItem], run: UUID = RUN, *, waited_for: bool = False) -> int:
-        return self.queue.put(items, run, waited_for=waited_for)
+    def put(self, items: Sequence[SourceItem], run: UUID = RUN, *, urgent: bool = False) -> int:
+        return self.queue.put(items, run, urgent=urgent)
 
     def new_worker(self) -> int:
         worker = self._scalar("SELECT worker_id FROM procrastinate_register_worker_v1()")
-        self.queue.register(worker)
+        self.queue.register_worker(worker)
         return worker
 
     def fetch(self, worker: int) -> int | None:
-        """Take up a chunk as that worker; return its job."""
+        """Fetch a chunk as that worker; return its job id."""
         return self._scalar(
             "SELECT id FROM procrastinate_fetch_job_v2(CAST(:queues AS varchar[]), :worker)",
             queues=queues(),
@@ -53,7 +54,7 @@ class Desk:
         )
 
     def finish(self, job: int) -> None:
-        """Take a finished job out, if it is still there."""
+        """Delete a finished job, if it still exists."""
         if self._scalar("SELECT id FROM procrastinate_jobs WHERE id = :job", job=job):
             self._scalar("SELECT procrastinate_finish_job_v1(:job, 'succeeded', true)", job=job)
 
@@ -61,13 +62,13 @@ class Desk:
         self._scalar("DELETE FROM procrastinate_jobs WHERE id = :job RETURNING 1", job=job)
 
     def silence(self, worker: int) -> None:
-        """Let a worker be dead for long."""
+        """Make a worker look dead: its last heartbeat is a day old."""
         self._scalar(
             "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 day' WHERE id = :id RETURNING 1",
             id=worker,
         )
 
-    def settle(
+    def record(
         self,
         job: int,
         *,
@@ -83,7 +84,7 @@ class Desk:
             unchanged=[item.image for item in unchanged],
             copied=frozenset(item.image for item in copied),
         )
-        self.store.settle(outcome, MODEL, worker="here:1")
+        self.store.record_outcome(outcome, MODEL, worker="here:1")
 
     def jobs(self) -> list[sa.RowMapping]:
         with self.database.connect() as connection:
@@ -103,11 +104,11 @@ class Desk:
 
 
 def url(n: int) -> SourceItem:
-    return SourceItem(image=f"https://example.org/{n}.jpg", source="urls", description=f"picture {n}", tags=["a", "b"])
+    return SourceItem(image=f"https://example.org/{n}.jpg", source="urls", description=f"image {n}", tags=["a", "b"])
 
 
 def file(n: int) -> SourceItem:
-    return SourceItem(image=f"/pictures/{n}.jpg", source="files", byte_size=n, modified_at=NOON)
+    return SourceItem(image=f"/images/{n}.jpg", source="files", byte_size=n, modified_at=NOON)
 
 
 def embedded(item: SourceItem) -> EmbeddedImage:
@@ -119,207 +120,207 @@ def embedded(item: SourceItem) -> EmbeddedImage:
 
 
 @pytest.fixture
-def desk(database: Database) -> Desk:
-    return Desk(database)
+def backlog(database: Database) -> Backlog:
+    return Backlog(database)
 
 
-# --- putting in -----------------------------------------------------------------------------------
+# --- adding ---------------------------------------------------------------------------------------
 
 
-def test_a_chunk_comes_out_as_it_was_put_in(desk: Desk) -> None:
+def test_a_chunk_holds_the_items_that_were_queued(backlog: Backlog) -> None:
     items = [url(2), url(1), SourceItem(image="https://example.org/0.jpg", source="urls", taken_at=NOON, latitude=1.5)]
-    assert desk.put(items) == 3
-    (job,) = desk.jobs()
+    assert backlog.put(items) == 3
+    (job,) = backlog.jobs()
     assert (job["queue_name"], job["priority"], job["status"]) == (URL_QUEUE, 0, "todo")
-    assert sorted(desk.queue.chunk(job["id"]), key=lambda item: item.image) == sorted(items, key=lambda i: i.image)
+    assert sorted(backlog.queue.chunk(job["id"]), key=lambda item: item.image) == sorted(items, key=lambda i: i.image)
 
 
-def test_text_that_the_database_cannot_hold_is_made_storable(desk: Desk) -> None:
-    desk.put([SourceItem(image="https://example.org/a.jpg", source="urls", description="a\0b\ud800c")])
-    ((item,),) = [desk.queue.chunk(job["id"]) for job in desk.jobs()]
+def test_text_that_the_database_cannot_hold_is_made_storable(backlog: Backlog) -> None:
+    backlog.put([SourceItem(image="https://example.org/a.jpg", source="urls", description="a\0b\ud800c")])
+    ((item,),) = [backlog.queue.chunk(job["id"]) for job in backlog.jobs()]
     assert item.description == "a\ufffdb\ufffdc"
 
 
-def test_files_go_to_this_machine_and_urls_to_every_one(desk: Desk) -> None:
-    assert desk.put([url(1), file(1), url(2), file(2)], waited_for=True) == 4
-    assert {job["queue_name"]: job["priority"] for job in desk.jobs()} == {URL_QUEUE: WAITED_FOR, files_queue(): 1}
-    assert desk.chunks() == [{url(1).image, url(2).image}, {file(1).image, file(2).image}]
+def test_files_are_queued_for_this_machine_and_urls_for_all(backlog: Backlog) -> None:
+    assert backlog.put([url(1), file(1), url(2), file(2)], urgent=True) == 4
+    assert {job["queue_name"]: job["priority"] for job in backlog.jobs()} == {URL_QUEUE: URGENT, files_queue(): 1}
+    assert backlog.chunks() == [{url(1).image, url(2).image}, {file(1).image, file(2).image}]
     assert queues() == [URL_QUEUE, files_queue()]
 
 
-def test_nothing_to_queue_makes_no_job(desk: Desk) -> None:
-    assert desk.put([]) == 0
-    assert desk.jobs() == []
+def test_nothing_to_queue_makes_no_job(backlog: Backlog) -> None:
+    assert backlog.put([]) == 0
+    assert backlog.jobs() == []
 
 
-def test_a_reference_that_two_runs_queue_stays_in_its_chunk_and_counts_for_both_once(desk: Desk) -> None:
-    assert desk.put([url(1), url(2)], RUN) == 2
-    assert desk.put([url(2), url(3)], OTHER_RUN) == 2
-    assert desk.put([url(2), url(3)], OTHER_RUN) == 0
-    assert desk.chunks() == [{url(1).image, url(2).image}, {url(3).image}]
-    assert desk.pending()[url(2).image]["run_ids"] == [RUN, OTHER_RUN]
-    for job in desk.jobs():
-        desk.settle(job["id"], stored=desk.queue.chunk(job["id"]), copied=[url(2)])
-    assert desk.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={})
-    assert desk.queue.progress(OTHER_RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={})
-    assert desk.queue.progress(uuid4()).done == 0
+def test_a_reference_queued_by_two_runs_stays_in_its_chunk_and_counts_once_for_each(backlog: Backlog) -> None:
+    assert backlog.put([url(1), url(2)], RUN) == 2
+    assert backlog.put([url(2), url(3)], OTHER_RUN) == 2
+    assert backlog.put([url(2), url(3)], OTHER_RUN) == 0
+    assert backlog.chunks() == [{url(1).image, url(2).image}, {url(3).image}]
+    assert backlog.pending()[url(2).image]["run_ids"] == [RUN, OTHER_RUN]
+    for job in backlog.jobs():
+        backlog.record(job["id"], stored=backlog.queue.chunk(job["id"]), copied=[url(2)])
+    assert backlog.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={})
+    assert backlog.queue.progress(OTHER_RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={})
+    assert backlog.queue.progress(uuid4()).done == 0
 
 
-def test_what_somebody_waits_for_goes_first_and_no_more_when_he_gives_up(desk: Desk) -> None:
-    desk.put([url(1)], RUN)
-    desk.put([url(2)], OTHER_RUN, waited_for=True)
-    desk.put([url(1)], OTHER_RUN, waited_for=True)
-    assert [job["priority"] for job in desk.jobs()] == [WAITED_FOR, WAITED_FOR]
-    desk.queue.deprioritize(OTHER_RUN)
-    assert [job["priority"] for job in desk.jobs()] == [0, 0]
+def test_urgent_chunks_go_first_until_their_run_is_deprioritized(backlog: Backlog) -> None:
+    backlog.put([url(1)], RUN)
+    backlog.put([url(2)], OTHER_RUN, urgent=True)
+    backlog.put([url(1)], OTHER_RUN, urgent=True)
+    assert [job["priority"] for job in backlog.jobs()] == [URGENT, URGENT]
+    backlog.queue.deprioritize(OTHER_RUN)
+    assert [job["priority"] for job in backlog.jobs()] == [0, 0]
 
 
-def test_a_file_that_another_machine_queued_can_be_read_here_when_it_is_queued_here(desk: Desk) -> None:
-    desk.put([file(1)])
-    with desk.database.begin() as connection:
+def test_a_file_queued_by_another_machine_moves_to_this_one_when_queued_again_here(backlog: Backlog) -> None:
+    backlog.put([file(1)])
+    with backlog.database.begin() as connection:
         connection.execute(sa.text("UPDATE procrastinate_jobs SET queue_name = 'files-of-another'"))
-    assert desk.queue.is_empty()
-    desk.put([file(1)], OTHER_RUN)
-    assert [job["queue_name"] for job in desk.jobs()] == [files_queue()]
-    assert not desk.queue.is_empty()
+    assert backlog.queue.is_empty()
+    backlog.put([file(1)], OTHER_RUN)
+    assert [job["queue_name"] for job in backlog.jobs()] == [files_queue()]
+    assert not backlog.queue.is_empty()
 
 
-# --- taking out -----------------------------------------------------------------------------------
+# --- working off ----------------------------------------------------------------------------------
 
 
-def test_settling_moves_references_from_the_queue_to_pictures_and_failures(desk: Desk) -> None:
-    desk.put([url(n) for n in range(5)])
-    job = desk.fetch(desk.new_worker())
+def test_recording_an_outcome_moves_references_from_the_queue_to_images_and_failures(backlog: Backlog) -> None:
+    backlog.put([url(n) for n in range(5)])
+    job = backlog.fetch(backlog.new_worker())
     assert job is not None
-    assert desk.store.counts() == {"images": 0, "failed": 0, "pending": 5}
-    desk.settle(job, stored=[url(0), url(1)], failed=[url(2)], copied=[url(1)])
-    assert desk.store.counts() == {"images": 2, "failed": 1, "pending": 2}
-    assert desk.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={"TransferError": 1})
-    assert [item.image for item in desk.queue.chunk(job)] == [url(3).image, url(4).image]
-    desk.settle(job, unchanged=[url(3)], failed=[url(4)])
-    assert desk.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=1, failed={"TransferError": 2})
-    assert desk.queue.progress(RUN).done == 5
+    assert backlog.store.counts() == {"images": 0, "failed": 0, "pending": 5}
+    backlog.record(job, stored=[url(0), url(1)], failed=[url(2)], copied=[url(1)])
+    assert backlog.store.counts() == {"images": 2, "failed": 1, "pending": 2}
+    assert backlog.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=0, failed={"TransferError": 1})
+    assert [item.image for item in backlog.queue.chunk(job)] == [url(3).image, url(4).image]
+    backlog.record(job, unchanged=[url(3)], failed=[url(4)])
+    assert backlog.queue.progress(RUN) == RunProgress(stored=2, copied=1, unchanged=1, failed={"TransferError": 2})
+    assert backlog.queue.progress(RUN).done == 5
 
 
-def test_what_two_workers_settle_counts_once(desk: Desk) -> None:
-    desk.put([url(1), url(2)])
-    job = desk.fetch(desk.new_worker())
+def test_an_outcome_recorded_by_two_workers_counts_once(backlog: Backlog) -> None:
+    backlog.put([url(1), url(2)])
+    job = backlog.fetch(backlog.new_worker())
     assert job is not None
     for _ in range(2):
-        desk.settle(job, stored=[url(1)], failed=[url(2)])
-    assert desk.store.counts() == {"images": 1, "failed": 1, "pending": 0}
-    assert desk.queue.progress(RUN).done == 2
+        backlog.record(job, stored=[url(1)], failed=[url(2)])
+    assert backlog.store.counts() == {"images": 1, "failed": 1, "pending": 0}
+    assert backlog.queue.progress(RUN).done == 2
 
 
-def test_what_was_handed_back_is_not_settled_under_its_old_job(desk: Desk) -> None:
-    desk.put([url(1)])
-    job = desk.fetch(desk.new_worker())
+def test_a_requeued_chunk_ignores_outcomes_of_its_old_job(backlog: Backlog) -> None:
+    backlog.put([url(1)])
+    job = backlog.fetch(backlog.new_worker())
     assert job is not None
-    desk.queue.hand_back(job)
-    desk.settle(job, failed=[url(1)])
-    assert desk.queue.progress(RUN).done == 0
-    assert desk.pending().keys() == {url(1).image}
+    backlog.queue.requeue_chunk(job)
+    backlog.record(job, failed=[url(1)])
+    assert backlog.queue.progress(RUN).done == 0
+    assert backlog.pending().keys() == {url(1).image}
 
 
-def test_what_is_handed_back_waits_again_as_if_nobody_had_taken_it_up(desk: Desk) -> None:
-    desk.put([url(n) for n in range(3)], waited_for=True)
-    worker = desk.new_worker()
-    job = desk.fetch(worker)
+def test_a_requeued_chunk_waits_as_if_no_worker_had_taken_it(backlog: Backlog) -> None:
+    backlog.put([url(n) for n in range(3)], urgent=True)
+    worker = backlog.new_worker()
+    job = backlog.fetch(worker)
     assert job is not None
-    desk.settle(job, stored=[url(0)])
-    desk.queue.hand_back(job)
-    desk.finish(job)
-    (fresh,) = desk.jobs()
-    assert (fresh["status"], fresh["priority"], fresh["attempts"], fresh["worker_id"]) == ("todo", WAITED_FOR, 0, None)
-    assert desk.chunks() == [{url(1).image, url(2).image}]
-    assert desk.fetch(worker) == fresh["id"]
+    backlog.record(job, stored=[url(0)])
+    backlog.queue.requeue_chunk(job)
+    backlog.finish(job)
+    (fresh,) = backlog.jobs()
+    assert (fresh["status"], fresh["priority"], fresh["attempts"], fresh["worker_id"]) == ("todo", URGENT, 0, None)
+    assert backlog.chunks() == [{url(1).image, url(2).image}]
+    assert backlog.fetch(worker) == fresh["id"]
 
 
-def test_nothing_left_is_nothing_to_hand_back(desk: Desk) -> None:
-    desk.put([url(1)])
-    job = desk.fetch(desk.new_worker())
+def test_requeuing_a_finished_chunk_creates_no_job(backlog: Backlog) -> None:
+    backlog.put([url(1)])
+    job = backlog.fetch(backlog.new_worker())
     assert job is not None
-    desk.settle(job, stored=[url(1)])
-    desk.queue.hand_back(job)
-    desk.finish(job)
-    assert desk.jobs() == []
+    backlog.record(job, stored=[url(1)])
+    backlog.queue.requeue_chunk(job)
+    backlog.finish(job)
+    assert backlog.jobs() == []
 
 
-def test_of_suspect_chunks_one_at_a_time_is_worked_on(desk: Desk) -> None:
-    desk.put([url(1), url(2)], waited_for=True)
-    desk.put([url(3)], waited_for=True)
-    worker = desk.new_worker()
+def test_isolated_chunks_run_one_at_a_time(backlog: Backlog) -> None:
+    backlog.put([url(1), url(2)], urgent=True)
+    backlog.put([url(3)], urgent=True)
+    worker = backlog.new_worker()
     for _ in range(2):
-        job = desk.fetch(worker)
+        job = backlog.fetch(worker)
         assert job is not None
-        desk.queue.suspect(job)
-        desk.finish(job)
-    assert [(job["lock"], job["attempts"]) for job in desk.jobs()] == [(SUSPECTS, 0)] * 2
-    assert desk.chunks() == [{url(1).image, url(2).image}, {url(3).image}]
+        backlog.queue.isolate_chunk(job)
+        backlog.finish(job)
+    assert [(job["lock"], job["attempts"]) for job in backlog.jobs()] == [(ISOLATED, 0)] * 2
+    assert backlog.chunks() == [{url(1).image, url(2).image}, {url(3).image}]
     for items in ([url(1), url(2)], [url(3)]):
-        suspect = desk.fetch(worker)
-        assert suspect is not None
-        assert desk.fetch(worker) is None
-        desk.settle(suspect, stored=items)
-        desk.finish(suspect)
-    assert desk.queue.is_empty()
+        isolated = backlog.fetch(worker)
+        assert isolated is not None
+        assert backlog.fetch(worker) is None
+        backlog.record(isolated, stored=items)
+        backlog.finish(isolated)
+    assert backlog.queue.is_empty()
 
 
-def test_attempts_are_counted_for_each_picture(desk: Desk) -> None:
-    desk.put([url(1), url(2)])
-    assert [desk.queue.attempt(url(1).image) for _ in range(3)] == [1, 2, 3]
-    assert desk.queue.attempt(url(2).image) == 1
+def test_attempts_are_counted_for_each_image(backlog: Backlog) -> None:
+    backlog.put([url(1), url(2)])
+    assert [backlog.queue.count_attempt(url(1).image) for _ in range(3)] == [1, 2, 3]
+    assert backlog.queue.count_attempt(url(2).image) == 1
 
 
-def test_jobs_that_their_worker_knows_nothing_of_wait_again(desk: Desk) -> None:
-    desk.put([url(1)])
-    desk.put([url(2)])
-    worker = desk.new_worker()
-    lost, held = desk.fetch(worker), desk.fetch(worker)
+def test_jobs_that_their_worker_does_not_know_are_reset(backlog: Backlog) -> None:
+    backlog.put([url(1)])
+    backlog.put([url(2)])
+    worker = backlog.new_worker()
+    lost, held = backlog.fetch(worker), backlog.fetch(worker)
     assert lost is not None
-    assert desk.queue.in_hand(worker) == {lost, held}
-    desk.queue.put_back([lost])
-    assert desk.queue.in_hand(worker) == {held}
-    assert desk.fetch(desk.new_worker()) == lost
+    assert backlog.queue.jobs_of_worker(worker) == {lost, held}
+    backlog.queue.reset_jobs([lost])
+    assert backlog.queue.jobs_of_worker(worker) == {held}
+    assert backlog.fetch(backlog.new_worker()) == lost
 
 
-# --- keeping house --------------------------------------------------------------------------------
+# --- workers and maintenance ----------------------------------------------------------------------
 
 
-def test_only_the_chunks_of_dead_workers_are_recovered(desk: Desk) -> None:
+def test_only_the_chunks_of_dead_workers_are_recovered(backlog: Backlog) -> None:
     for n in range(3):
-        desk.put([url(n)])
-    dead, alive = desk.new_worker(), desk.new_worker()
-    lost, held = desk.fetch(dead), desk.fetch(alive)
-    desk.silence(dead)
-    desk.silence(alive)
-    desk.queue.beat(alive)
-    assert desk.queue.recover() == 1
-    states = {job["id"]: (job["status"], job["attempts"], job["worker_id"]) for job in desk.jobs()}
+        backlog.put([url(n)])
+    dead, alive = backlog.new_worker(), backlog.new_worker()
+    lost, held = backlog.fetch(dead), backlog.fetch(alive)
+    backlog.silence(dead)
+    backlog.silence(alive)
+    backlog.queue.record_heartbeat(alive)
+    assert backlog.queue.recover() == 1
+    states = {job["id"]: (job["status"], job["attempts"], job["worker_id"]) for job in backlog.jobs()}
     assert states[lost] == ("todo", 1, None)
     assert states[held] == ("doing", 0, alive)
-    assert desk.queue.recover() == 0
-    with desk.database.connect() as connection:
+    assert backlog.queue.recover() == 0
+    with backlog.database.connect() as connection:
         assert list(connection.scalars(sa.select(ingest_workers.c.id))) == [alive]
-    assert len(collection_status(desk.database).queue.workers) == 1
+    assert len(collection_status(backlog.database).queue.workers) == 1
 
 
-def test_a_chunk_whose_worker_is_gone_without_a_trace_is_recovered(desk: Desk) -> None:
-    desk.put([url(1)])
-    worker = desk.new_worker()
-    desk.fetch(worker)
-    with desk.database.begin() as connection:
+def test_a_chunk_whose_worker_has_no_row_is_recovered(backlog: Backlog) -> None:
+    backlog.put([url(1)])
+    worker = backlog.new_worker()
+    backlog.fetch(worker)
+    with backlog.database.begin() as connection:
         connection.execute(sa.text("DELETE FROM procrastinate_workers"))
-    assert desk.queue.recover() == 1
-    assert [job["status"] for job in desk.jobs()] == ["todo"]
+    assert backlog.queue.recover() == 1
+    assert [job["status"] for job in backlog.jobs()] == ["todo"]
 
 
 @pytest.mark.parametrize("status", [None, "cancelled", "failed", "succeeded", "aborted"])
-def test_a_chunk_whose_job_somebody_took_away_gets_a_new_one(desk: Desk, status: str | None) -> None:
-    desk.put([url(1), url(2)])
-    desk.put([url(3)])
-    old, other = desk.jobs()
-    with desk.database.begin() as connection:
+def test_a_chunk_whose_job_was_deleted_or_ended_gets_a_new_one(backlog: Backlog, status: str | None) -> None:
+    backlog.put([url(1), url(2)])
+    backlog.put([url(3)])
+    old, other = backlog.jobs()
+    with backlog.database.begin() as connection:
         if status is None:
             connection.execute(sa.text("DELETE FROM procrastinate_jobs WHERE id = :id"), {"id": old["id"]})
         else:
@@ -327,89 +328,89 @@ def test_a_chunk_whose_job_somebody_took_away_gets_a_new_one(desk: Desk, status:
                 "UPDATE procrastinate_jobs SET status = CAST(:status AS procrastinate_job_status) WHERE id = :id"
             )
             connection.execute(sa.text(statement), {"id": old["id"], "status": status})
-    desk.queue.tidy()
-    pending = desk.pending()
+    backlog.queue.tidy()
+    pending = backlog.pending()
     assert pending[url(3).image]["job_id"] == other["id"]
     (fresh,) = {pending[url(n).image]["job_id"] for n in (1, 2)}
-    (job,) = [job for job in desk.jobs() if job["id"] == fresh]
+    (job,) = [job for job in backlog.jobs() if job["id"] == fresh]
     assert fresh != old["id"]
     assert (job["status"], job["queue_name"]) == ("todo", URL_QUEUE)
 
 
-def test_what_finished_long_ago_is_forgotten(desk: Desk) -> None:
-    desk.put([url(1)], RUN)
-    desk.settle(desk.jobs()[0]["id"], stored=[url(1)])
-    desk.put([url(2)], OTHER_RUN)
-    desk.settle(desk.jobs()[1]["id"], stored=[url(2)])
-    with desk.database.begin() as connection:
+def test_old_records_of_finished_chunks_are_deleted(backlog: Backlog) -> None:
+    backlog.put([url(1)], RUN)
+    backlog.record(backlog.jobs()[0]["id"], stored=[url(1)])
+    backlog.put([url(2)], OTHER_RUN)
+    backlog.record(backlog.jobs()[1]["id"], stored=[url(2)])
+    with backlog.database.begin() as connection:
         old = sa.update(ingest_chunks).where(ingest_chunks.c.run_id == RUN)
         connection.execute(old.values(finished_at=sa.text("now() - interval '31 days'")))
-    desk.queue.tidy()
-    assert (desk.queue.progress(RUN).done, desk.queue.progress(OTHER_RUN).done) == (0, 1)
+    backlog.queue.tidy()
+    assert (backlog.queue.progress(RUN).done, backlog.queue.progress(OTHER_RUN).done) == (0, 1)
 
 
-# --- looking --------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 
-def test_the_status_tells_what_waits_what_runs_who_works_and_how_fast(desk: Desk) -> None:
-    assert collection_status(desk.database).queue.in_words().startswith("0 queued, 0 running, 0.0/s")
-    desk.put([url(n) for n in range(30)])
-    desk.put([url(n) for n in range(30, 40)])
-    worker = desk.new_worker()
-    job = desk.fetch(worker)
+def test_the_status_shows_waiting_and_running_references_workers_and_rate(backlog: Backlog) -> None:
+    assert describe_queue(collection_status(backlog.database).queue).startswith("0 queued, 0 running, 0.0/s")
+    backlog.put([url(n) for n in range(30)])
+    backlog.put([url(n) for n in range(30, 40)])
+    worker = backlog.new_worker()
+    job = backlog.fetch(worker)
     assert job is not None
-    desk.settle(job, stored=[url(n) for n in range(12)], failed=[url(n) for n in range(12, 18)])
-    status = collection_status(desk.database)
+    backlog.record(job, stored=[url(n) for n in range(12)], failed=[url(n) for n in range(12, 18)])
+    status = collection_status(backlog.database)
     assert (status.images, status.failed, status.pending) == (12, 6, 22)
     assert sum(status.failures.values()) == status.failed
     assert (status.queue.queued, status.queue.running) == (10, 12)
     assert status.queue.rate_per_s == pytest.approx(18 / 60)
     assert len(status.queue.workers) == 1
-    assert "process" in status.queue.workers[0].in_words()
+    assert "process" in describe_worker(status.queue.workers[0])
 
 
-def test_the_queue_is_empty_when_no_chunk_waits_or_is_held(desk: Desk) -> None:
-    assert desk.queue.is_empty()
-    desk.put([url(1)])
-    assert not desk.queue.is_empty()
-    job = desk.fetch(desk.new_worker())
+def test_the_queue_is_empty_when_no_chunk_waits_or_runs(backlog: Backlog) -> None:
+    assert backlog.queue.is_empty()
+    backlog.put([url(1)])
+    assert not backlog.queue.is_empty()
+    job = backlog.fetch(backlog.new_worker())
     assert job is not None
-    assert not desk.queue.is_empty()
-    desk.settle(job, stored=[url(1)])
-    desk.finish(job)
-    assert desk.queue.is_empty()
+    assert not backlog.queue.is_empty()
+    backlog.record(job, stored=[url(1)])
+    backlog.finish(job)
+    assert backlog.queue.is_empty()
 
 
-def test_a_reference_counts_once_whatever_it_is_besides(desk: Desk) -> None:
-    desk.put([url(n) for n in range(4)])
-    job = desk.jobs()[0]["id"]
-    desk.settle(job, stored=[url(0), url(1)], failed=[url(2)])
-    desk.put([url(0), url(2)], OTHER_RUN)
-    assert desk.store.counts() == {"images": 2, "failed": 1, "pending": 1}
-    desk.settle(desk.jobs()[1]["id"], failed=[url(0)])
-    assert desk.store.counts() == {"images": 2, "failed": 1, "pending": 1}
+def test_a_reference_counts_once_in_several_states(backlog: Backlog) -> None:
+    backlog.put([url(n) for n in range(4)])
+    job = backlog.jobs()[0]["id"]
+    backlog.record(job, stored=[url(0), url(1)], failed=[url(2)])
+    backlog.put([url(0), url(2)], OTHER_RUN)
+    assert backlog.store.counts() == {"images": 2, "failed": 1, "pending": 1}
+    backlog.record(backlog.jobs()[1]["id"], failed=[url(0)])
+    assert backlog.store.counts() == {"images": 2, "failed": 1, "pending": 1}
 
 
-def test_removing_a_source_empties_its_chunks(desk: Desk) -> None:
-    desk.put([url(1), file(1)])
-    desk.store.delete_source("urls")
-    assert sorted(map(len, desk.chunks())) == [0, 1]
-    assert desk.store.counts() == {"images": 0, "failed": 0, "pending": 1}
+def test_removing_a_source_empties_its_chunks(backlog: Backlog) -> None:
+    backlog.put([url(1), file(1)])
+    backlog.store.delete_source("urls")
+    assert sorted(map(len, backlog.chunks())) == [0, 1]
+    assert backlog.store.counts() == {"images": 0, "failed": 0, "pending": 1}
 
 
-# --- whatever happens -----------------------------------------------------------------------------
+# --- any sequence of events -----------------------------------------------------------------------
 
 ITEMS = [url(n) for n in range(12)] + [file(n) for n in range(4)]
 
 
-class Anything(RuleBasedStateMachine):
-    """Runs, workers, deaths and meddling in any order; every reference is pending, a picture or a failure."""
+class QueueMachine(RuleBasedStateMachine):
+    """Runs, workers, deaths and deleted jobs in any order; every reference is pending, stored or failed."""
 
-    desk: Desk
+    backlog: Backlog
 
     def __init__(self) -> None:
         super().__init__()
-        with self.desk.database.begin() as connection:
+        with self.backlog.database.begin() as connection:
             connection.execute(
                 sa.text(
                     "TRUNCATE images, ingest_failures, ingest_pending, ingest_chunks, ingest_workers, "
@@ -429,121 +430,121 @@ class Anything(RuleBasedStateMachine):
     @rule(
         chosen=st.sets(st.sampled_from(range(len(ITEMS))), min_size=1, max_size=6),
         run=st.sampled_from([RUN, OTHER_RUN]),
-        waited_for=st.booleans(),
+        urgent=st.booleans(),
     )
-    def put(self, chosen: set[int], run: UUID, waited_for: bool) -> None:
+    def put(self, chosen: set[int], run: UUID, urgent: bool) -> None:
         items = [ITEMS[n] for n in chosen]
-        self.awaited[run] += self.desk.put(items, run, waited_for=waited_for)
+        self.awaited[run] += self.backlog.put(items, run, urgent=urgent)
         self.given |= {item.image for item in items}
 
     @rule(run=st.sampled_from([RUN, OTHER_RUN]))
-    def give_up_waiting(self, run: UUID) -> None:
-        self.desk.queue.deprioritize(run)
+    def deprioritize(self, run: UUID) -> None:
+        self.backlog.queue.deprioritize(run)
 
     @rule()
     def start_a_worker(self) -> None:
-        self.workers.append(self.desk.new_worker())
+        self.workers.append(self.backlog.new_worker())
 
     @precondition(lambda self: self.workers)
     @rule(which=st.integers(0, 9))
     def fetch(self, which: int) -> None:
-        job = self.desk.fetch(self.workers[which % len(self.workers)])
+        job = self.backlog.fetch(self.workers[which % len(self.workers)])
         if job is not None:
-            self.held.append((job, self.desk.queue.chunk(job)))
+            self.held.append((job, self.backlog.queue.chunk(job)))
 
     @precondition(lambda self: self.held)
     @rule(
         which=st.integers(0, 9), outcomes=st.lists(st.sampled_from("sfu-"), min_size=6, max_size=6), end=st.booleans()
     )
-    def settle(self, which: int, outcomes: list[str], end: bool) -> None:
-        """Also by a worker that is thought to be dead, whose chunk others have taken up meanwhile."""
+    def record(self, which: int, outcomes: list[str], end: bool) -> None:
+        """Also as a worker considered dead, whose chunk others have taken meanwhile."""
         job, items = self.held_at(which)
         by = {kind: [i for i, o in zip(items, outcomes, strict=False) if o == kind] for kind in "sfu"}
         unchanged = [item for item in by["u"] if item.image in self.stored]
-        self.desk.settle(job, stored=by["s"], failed=by["f"], unchanged=unchanged)
+        self.backlog.record(job, stored=by["s"], failed=by["f"], unchanged=unchanged)
         self.stored |= {item.image for item in by["s"]}
         self.failed = (self.failed | {item.image for item in by["f"]}) - {item.image for item in by["s"]}
         if end:
-            self.desk.queue.hand_back(job)
-            self.desk.finish(job)
+            self.backlog.queue.requeue_chunk(job)
+            self.backlog.finish(job)
             self.held.remove((job, items))
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 9))
-    def suspect(self, which: int) -> None:
+    def isolate(self, which: int) -> None:
         job, items = self.held_at(which)
-        self.desk.queue.suspect(job)
-        self.desk.finish(job)
+        self.backlog.queue.isolate_chunk(job)
+        self.backlog.finish(job)
         self.held.remove((job, items))
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 9))
-    def hand_back(self, which: int) -> None:
+    def requeue(self, which: int) -> None:
         job, items = self.held_at(which)
-        self.desk.queue.hand_back(job)
-        self.desk.finish(job)
+        self.backlog.queue.requeue_chunk(job)
+        self.backlog.finish(job)
         self.held.remove((job, items))
 
     @precondition(lambda self: self.workers)
     @rule(which=st.integers(0, 9))
     def die(self, which: int) -> None:
-        self.desk.silence(self.workers.pop(which % len(self.workers)))
+        self.backlog.silence(self.workers.pop(which % len(self.workers)))
 
     @rule()
     def recover(self) -> None:
-        self.desk.queue.recover()
+        self.backlog.queue.recover()
 
     @rule(which=st.integers(0, 9))
-    def meddle(self, which: int) -> None:
-        jobs = self.desk.jobs()
+    def delete_a_job(self, which: int) -> None:
+        jobs = self.backlog.jobs()
         if jobs:
-            self.desk.delete(jobs[which % len(jobs)]["id"])
+            self.backlog.delete(jobs[which % len(jobs)]["id"])
 
     @rule()
     def tidy(self) -> None:
-        self.desk.queue.tidy()
+        self.backlog.queue.tidy()
 
     @invariant()
     def every_reference_is_somewhere(self) -> None:
-        pending = self.desk.pending()
-        with self.desk.database.connect() as connection:
+        pending = self.backlog.pending()
+        with self.backlog.database.connect() as connection:
             stored = set(connection.scalars(sa.select(images.c.image)))
             failed = set(connection.scalars(sa.select(ingest_failures.c.image)))
         assert (stored, failed) == (self.stored, self.failed)
         assert stored | failed | pending.keys() == self.given
-        assert self.desk.store.counts() == {
+        assert self.backlog.store.counts() == {
             "images": len(stored),
             "failed": len(failed - stored),
             "pending": len(pending.keys() - stored - failed),
         }
         for run, awaited in self.awaited.items():
             waiting = sum(run in row["run_ids"] for row in pending.values())
-            assert self.desk.queue.progress(run).done + waiting == awaited
+            assert self.backlog.queue.progress(run).done + waiting == awaited
 
     def teardown(self) -> None:
-        """Whatever has happened, one worker that lives on empties the queue."""
+        """One worker that stays alive always empties the queue."""
         for worker in self.workers:
-            self.desk.silence(worker)
-        self.desk.queue.recover()
-        self.desk.queue.tidy()
-        worker = self.desk.new_worker()
-        while (job := self.desk.fetch(worker)) is not None:
-            self.desk.settle(job, stored=self.desk.queue.chunk(job))
-            self.desk.finish(job)
-        assert self.desk.pending() == {}
-        assert self.desk.queue.is_empty()
-        assert sum(self.desk.store.counts().values()) == len(self.given)
+            self.backlog.silence(worker)
+        self.backlog.queue.recover()
+        self.backlog.queue.tidy()
+        worker = self.backlog.new_worker()
+        while (job := self.backlog.fetch(worker)) is not None:
+            self.backlog.record(job, stored=self.backlog.queue.chunk(job))
+            self.backlog.finish(job)
+        assert self.backlog.pending() == {}
+        assert self.backlog.queue.is_empty()
+        assert sum(self.backlog.store.counts().values()) == len(self.given)
 
 
-def test_no_reference_is_lost_whatever_happens(desk: Desk) -> None:
-    here = type("Here", (Anything,), {"desk": desk})
+def test_no_reference_is_lost_in_any_sequence_of_events(backlog: Backlog) -> None:
+    machine = type("Machine", (QueueMachine,), {"backlog": backlog})
     limits = hypothesis_settings(max_examples=20, stateful_step_count=30, deadline=None)
-    run_state_machine_as_test(here, settings=limits)
+    run_state_machine_as_test(machine, settings=limits)
 
 
-def test_a_lost_picture_is_named_with_the_way_out(desk: Desk) -> None:
+def test_the_failure_of_a_fatal_image_names_the_command_that_retries_it(backlog: Backlog) -> None:
     error = WorkerLostError(2)
-    desk.store.record_failures([FailedImage(image=url(1).image, source="urls", error=error, item=url(1))])
-    (failure,) = desk.store.failures()
+    backlog.store.record_failures([FailedImage(image=url(1).image, source="urls", error=error, item=url(1))])
+    (failure,) = backlog.store.failures()
     assert "failures retry --error WorkerLostError" in failure.message
     assert not failure.retryable

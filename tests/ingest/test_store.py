@@ -1,4 +1,4 @@
-"""Writing: upserts, failures, and text that PostgreSQL cannot hold."""
+"""Tests what the store writes: images, failures, and text that PostgreSQL cannot store."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from searchdb.db.tables import images
 from searchdb.errors import DatabaseError, NotAnImageError, TransferError
 from searchdb.ingest.store import Store
 from searchdb.records import DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem
+from tests.helpers.stored_images import store_images
 
 MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
 NOON = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -36,12 +37,12 @@ def embedded(item: SourceItem, *, axis: int = 0, sha256: bytes = b"s" * 32, **de
     )
 
 
-def test_a_row_holds_what_source_and_file_say_and_the_source_counts_first(store: Store, database: Database) -> None:
+def test_metadata_of_the_source_takes_precedence_over_the_files(store: Store, database: Database) -> None:
     item = SourceItem(
         image="/a.jpg", source="files", tags=("x", "y", "x"), camera="Said", metadata={"deep": {"n": [1, None]}},
         byte_size=10, modified_at=NOON,
     )  # fmt: skip
-    store.upsert([embedded(item, camera="Exif", taken_at=NOON, latitude=1.5, longitude=-2.5)], MODEL)
+    store_images(database.engine, [embedded(item, camera="Exif", taken_at=NOON, latitude=1.5, longitude=-2.5)], MODEL)
     with database.connect() as connection:
         row = connection.execute(sa.select(images)).mappings().one()
     assert row["tags"] == ["x", "y"]
@@ -54,24 +55,26 @@ def test_a_row_holds_what_source_and_file_say_and_the_source_counts_first(store:
 
 def test_upserting_again_replaces_the_row_and_keeps_its_id(store: Store, database: Database) -> None:
     item = SourceItem(image="/a.jpg", source="files", description="old")
-    store.upsert([embedded(item)], MODEL)
-    store.upsert([embedded(dataclasses.replace(item, description="new"), axis=3)], MODEL)
+    store_images(database.engine, [embedded(item)], MODEL)
+    store_images(database.engine, [embedded(dataclasses.replace(item, description="new"), axis=3)], MODEL)
     with database.connect() as connection:
         rows = connection.execute(sa.select(images.c.id, images.c.description, images.c.embedding)).all()
     assert [(row.id, row.description, int(np.argmax(row.embedding))) for row in rows] == [(1, "new", 3)]
 
 
-def test_a_chunk_is_stored_wholly_or_not_at_all(store: Store) -> None:
+def test_a_chunk_is_stored_wholly_or_not_at_all(store: Store, database: Database) -> None:
     good = SourceItem(image="/a.jpg", source="files")
     with pytest.raises(DatabaseError, match="image_length"):
-        store.upsert([embedded(good), embedded(SourceItem(image="/" + "x" * 3000, source="files"))], MODEL)
+        store_images(
+            database.engine, [embedded(good), embedded(SourceItem(image="/" + "x" * 3000, source="files"))], MODEL
+        )
     assert store.counts() == {"images": 0, "failed": 0, "pending": 0}
 
 
-def test_a_file_is_current_while_size_and_time_are_as_they_were(store: Store) -> None:
+def test_a_file_matches_while_its_size_and_time_are_unchanged(store: Store, database: Database) -> None:
     item = SourceItem(image="/a.jpg", source="files", byte_size=10, modified_at=NOON)
     url = SourceItem(image="https://example.org/a.jpg", source="urls")
-    store.upsert([embedded(item), embedded(url)], MODEL)
+    store_images(database.engine, [embedded(item), embedded(url)], MODEL)
     states = store.stored([item.image, url.image, "/unknown"])
     assert states.keys() == {item.image, url.image}
     assert states[item.image].matches(item)
@@ -80,7 +83,7 @@ def test_a_file_is_current_while_size_and_time_are_as_they_were(store: Store) ->
     assert not states[item.image].matches(dataclasses.replace(item, modified_at=datetime(2024, 5, 2, tzinfo=UTC)))
 
 
-def test_failures_count_attempts_and_go_when_the_picture_comes(store: Store) -> None:
+def test_failures_count_attempts_and_are_deleted_when_the_image_is_stored(store: Store, database: Database) -> None:
     item = SourceItem(image="/a.jpg", source="files", byte_size=10, modified_at=NOON, tags=("t",))
     failed = FailedImage(image=item.image, source="files", error=TransferError("it broke"), item=item)
     store.record_failures([failed])
@@ -92,7 +95,7 @@ def test_failures_count_attempts_and_go_when_the_picture_comes(store: Store) -> 
     assert failure.item is not None
     assert SourceItem.from_json(failure.item) == dataclasses.replace(item, tags=["t"])
     assert store.failed([item.image])[item.image].matches(item)
-    store.upsert([embedded(item)], MODEL)
+    store_images(database.engine, [embedded(item)], MODEL)
     assert store.counts() == {"images": 1, "failed": 0, "pending": 0}
 
 
@@ -114,14 +117,14 @@ def test_text_that_postgresql_cannot_hold_is_made_storable(store: Store, databas
     item = SourceItem(
         image="/a.jpg", source="files", description="nul\x00 half \ud83d", tags=("t\x00",), metadata={"k\x00": ["\x00"]}
     )
-    store.upsert([embedded(item, camera="Cam\x00")], MODEL)
+    store_images(database.engine, [embedded(item, camera="Cam\x00")], MODEL)
     with database.connect() as connection:
         row = connection.execute(sa.select(images)).mappings().one()
     assert row["description"] == "nul� half �"
     assert (row["tags"], row["metadata"], row["camera"]) == (["t�"], {"k�": ["�"]}, "Cam�")
 
 
-def test_writers_of_the_same_pictures_in_any_order_do_not_block_each_other(store: Store) -> None:
+def test_concurrent_writers_of_the_same_images_do_not_deadlock(store: Store, database: Database) -> None:
     items = [SourceItem(image=f"/{n:03}.jpg", source="files") for n in range(50)]
     failures: list[BaseException] = []
 
@@ -130,7 +133,7 @@ def test_writers_of_the_same_pictures_in_any_order_do_not_block_each_other(store
             for _ in range(5):
                 failed = [FailedImage(image=i.image, source="files", error=TransferError("x"), item=i) for i in order]
                 store.record_failures(failed)
-                store.upsert([embedded(item) for item in order], MODEL)
+                store_images(database.engine, [embedded(item) for item in order], MODEL)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the test must show it
             failures.append(exc)
 
@@ -143,21 +146,21 @@ def test_writers_of_the_same_pictures_in_any_order_do_not_block_each_other(store
     assert store.counts()["images"] == 50
 
 
-def test_any_number_of_pictures_is_deleted_at_once(store: Store) -> None:
-    store.upsert([embedded(SourceItem(image=f"/{n}.jpg", source="files")) for n in range(3)], MODEL)
+def test_any_number_of_images_is_deleted_at_once(store: Store, database: Database) -> None:
+    store_images(database.engine, [embedded(SourceItem(image=f"/{n}.jpg", source="files")) for n in range(3)], MODEL)
     assert store.delete_images(range(2, 100_000)) == 2
     assert store.delete_images([]) == 0
     assert store.counts()["images"] == 1
 
 
-def test_pictures_below_a_folder_are_those_of_files_only(store: Store) -> None:
+def test_images_under_a_folder_are_those_of_files_only(store: Store, database: Database) -> None:
     items = [
         SourceItem(image="/photos/a.jpg", source="files"),
         SourceItem(image="/photos/deep/b_%.jpg", source="files"),
         SourceItem(image="/photos2/c.jpg", source="files"),
         SourceItem(image="/photos/d.jpg", source="demo"),
     ]
-    store.upsert([embedded(item) for item in items], MODEL)
+    store_images(database.engine, [embedded(item) for item in items], MODEL)
     assert sorted(path for _, path in store.images_under("/photos/")) == ["/photos/a.jpg", "/photos/deep/b_%.jpg"]
     assert store.delete_images([row_id for row_id, _ in store.images_under("/photos")]) == 2
     assert store.delete_source("demo") == 1

@@ -1,4 +1,4 @@
-"""The worker, in this process: what ends it, what does not, and what becomes of the chunk it had."""
+"""Tests a worker in this process: what ends it, what does not, and what becomes of its chunks."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ OTHER_MODEL = ModelIdentity(name="other/model", weights_sha256=b"o" * 32)
 
 
 @pytest.fixture
-def pictures() -> Iterator[PictureServer]:
+def image_server() -> Iterator[PictureServer]:
     with PictureServer() as server:
         yield server
 
 
 @pytest.fixture
-def listed(pictures: PictureServer, tmp_path: Path) -> Path:
-    """A list of a dozen pictures."""
+def listed(image_server: PictureServer, tmp_path: Path) -> Path:
+    """A list of a dozen images."""
     listed = tmp_path / "list.txt"
-    listed.write_text("".join(f"{pictures.url(f'/ok.jpg?seed={n}')}\n" for n in range(12)))
+    listed.write_text("".join(f"{image_server.url(f'/ok.jpg?seed={n}')}\n" for n in range(12)))
     return listed
 
 
@@ -48,7 +48,7 @@ def enqueue(collection: SearchDB, listed: Path, *, chunk_size: int = 4) -> None:
 
 
 def worker_of(collection: SearchDB, make_ingest: Callable[[], Ingest] | None = None) -> Worker:
-    return Worker(database=collection.database, ingest=make_ingest or collection._make_ingest)
+    return Worker(database=collection.database, make_ingest=make_ingest or collection._make_ingest)
 
 
 def job_rows(collection: SearchDB) -> list[sa.RowMapping]:
@@ -59,7 +59,7 @@ def job_rows(collection: SearchDB) -> list[sa.RowMapping]:
 def until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.02)
 
 
@@ -68,7 +68,7 @@ def alive(collection: SearchDB) -> int:
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, ending: str, error: BaseException) -> list[str]:
-    """Raise an error that nobody foresaw when such a picture is decoded; return where they were raised."""
+    """Raise an unexpected error when an image with this ending is decoded; return where it was raised."""
     raised: list[str] = []
     decode = ingest.decode
 
@@ -85,7 +85,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, ending: str, error: BaseException) 
 # --- ending ---------------------------------------------------------------------------------------
 
 
-def test_an_idle_worker_loads_no_model_and_leaves_no_trace(collection: SearchDB) -> None:
+def test_an_idle_worker_loads_no_model_and_leaves_no_row(collection: SearchDB) -> None:
     def never() -> Ingest:
         raise AssertionError("nothing is queued")
 
@@ -117,44 +117,42 @@ def test_work_ends_at_once_where_nothing_is_queued(collection: SearchDB) -> None
     assert collection.work(drain=True).done == 0
 
 
-def test_work_ends_when_it_is_told(collection: SearchDB, listed: Path) -> None:
+def test_work_ends_when_told_to_stop(collection: SearchDB, listed: Path) -> None:
     enqueue(collection, listed)
     stop = threading.Event()
     report = collection.work(stop=stop, progress=lambda report: stop.set() if report.stored == 12 else None)
     assert report.stored == 12
 
 
-def test_a_model_that_is_not_the_collections_ends_the_worker_and_leaves_the_chunk(
-    collection: SearchDB, listed: Path, pictures: PictureServer, monkeypatch: pytest.MonkeyPatch
+def test_a_model_other_than_the_collections_ends_the_worker_and_leaves_the_chunk(
+    collection: SearchDB, listed: Path, image_server: PictureServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = listed.with_name("first.txt")
-    first.write_text(pictures.url("/ok.png") + "\n")
+    first.write_text(image_server.url("/ok.png") + "\n")
     assert collection.ingest_urls(str(first)).stored == 1
     enqueue(collection, listed)
     with monkeypatch.context() as patch:
         patch.setattr(type(collection.embedder), "identity", OTHER_MODEL)
         with pytest.raises(ModelMismatchError, match="other/model"):
             collection.work(drain=True)
-    assert pictures.requests["/ok.jpg"] == 0
+    assert image_server.requests["/ok.jpg"] == 0
     assert collection.store.counts() == {"images": 1, "failed": 0, "pending": 12}
     assert {(job["status"], job["attempts"]) for job in job_rows(collection)} == {("todo", 0)}
     assert alive(collection) == 0
     assert collection.work(drain=True).stored == 12
 
 
-def test_a_session_that_never_holds_ends_the_worker_with_its_reason(
+def test_sessions_that_keep_failing_end_the_worker_with_the_error(
     collection: SearchDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "MAX_SHORT_SESSIONS", 1)
+    monkeypatch.setattr(jobs, "MAX_FAILED_SESSIONS", 1)
     with collection.database.begin() as connection:
         connection.execute(sa.text("DROP TABLE procrastinate_events, procrastinate_workers CASCADE"))
     with pytest.raises(DatabaseError, match="procrastinate_workers"):
         collection.work()
 
 
-def test_an_error_that_nobody_foresaw_in_the_worker_is_raised(
-    collection: SearchDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_in_the_worker_is_raised(collection: SearchDB, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(_: Worker) -> None:
         raise RuntimeError("broken")
 
@@ -166,29 +164,29 @@ def test_an_error_that_nobody_foresaw_in_the_worker_is_raised(
 # --- going on -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [RuntimeError("unforeseen"), MemoryError()])
-def test_an_error_that_nobody_foresaw_costs_one_picture(
-    collection: SearchDB, listed: Path, pictures: PictureServer, monkeypatch: pytest.MonkeyPatch, error: Exception
+@pytest.mark.parametrize("error", [RuntimeError("unexpected"), MemoryError()])
+def test_an_unexpected_error_costs_one_image(
+    collection: SearchDB, listed: Path, image_server: PictureServer, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     raised = fail_at(monkeypatch, "seed=5", error)
     enqueue(collection, listed)
     collection.work(drain=True, concurrency=1)
     (failure,) = collection.store.failures()
-    assert (failure.image, failure.error) == (pictures.url("/ok.jpg?seed=5"), "WorkerLostError")
+    assert (failure.image, failure.error) == (image_server.url("/ok.jpg?seed=5"), "WorkerLostError")
     assert len(raised) == 2 * MAX_ATTEMPTS
     assert collection.store.counts() == {"images": 11, "failed": 1, "pending": 0}
     assert job_rows(collection) == []
 
 
-def test_an_ingest_counts_what_nobody_foresaw_and_ends(
+def test_an_ingest_counts_an_unexpected_error_and_ends(
     collection: SearchDB, listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_at(monkeypatch, "seed=5", RuntimeError("unforeseen"))
+    fail_at(monkeypatch, "seed=5", RuntimeError("unexpected"))
     report = collection.ingest_urls(str(listed), chunk_size=2)
     assert (report.stored, dict(report.failed), report.done) == (11, {"WorkerLostError": 1}, 12)
 
 
-def test_a_worker_that_was_taken_for_dead_goes_on(collection: SearchDB, listed: Path, pictures: PictureServer) -> None:
+def test_a_worker_considered_dead_goes_on(collection: SearchDB, listed: Path, image_server: PictureServer) -> None:
     worker = worker_of(collection)
     worker.start()
     try:
@@ -196,37 +194,37 @@ def test_a_worker_that_was_taken_for_dead_goes_on(collection: SearchDB, listed: 
         with collection.database.begin() as connection:
             connection.execute(sa.text("DELETE FROM procrastinate_workers"))
         enqueue(collection, listed)
-        until(lambda: collection.store.counts()["images"] == 12, "the pictures")
+        until(lambda: collection.store.counts()["images"] == 12, "the images")
         until(collection.queue.is_empty, "the end of the jobs")
         until(lambda: alive(collection) == 1, "the worker's new session")
     finally:
         worker.stop()
         worker.join(60)
-    assert set(pictures.hits.values()) == {1}
+    assert set(image_server.hits.values()) == {1}
 
 
-def test_a_lost_connection_is_replaced(collection: SearchDB, listed: Path, pictures: PictureServer) -> None:
-    pictures.delay_s = 0.3
+def test_a_lost_connection_is_replaced(collection: SearchDB, listed: Path, image_server: PictureServer) -> None:
+    image_server.delay_s = 0.3
     worker = worker_of(collection)
     worker.start()
     try:
         until(lambda: alive(collection) == 1, "the worker")
         enqueue(collection, listed, chunk_size=2)
-        until(lambda: pictures.hits, "the first request")
+        until(lambda: image_server.hits, "the first request")
         with collection.database.connect() as connection:
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             connection.execute(sa.text(f"{others} AND pid <> pg_backend_pid()"))
-        until(lambda: collection.store.counts()["images"] == 12, "the pictures")
+        until(lambda: collection.store.counts()["images"] == 12, "the images")
     finally:
         worker.stop()
         worker.join(60)
-    assert set(pictures.hits.values()) == {1}
+    assert set(image_server.hits.values()) == {1}
 
 
 def test_a_chunk_whose_end_could_not_be_recorded_does_not_stay_in_the_queue(
     collection: SearchDB, listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the connection breaks after its pictures were stored, and the session goes on."""
+    """As when the connection breaks after its images were stored, and the session goes on."""
     monkeypatch.setattr(jobs, "HEARTBEAT_S", 0.2)
     monkeypatch.setattr(jobs, "STALLED_AFTER_S", 1.0)
     finish = JobManager.finish_job
@@ -251,9 +249,7 @@ def test_a_chunk_whose_end_could_not_be_recorded_does_not_stay_in_the_queue(
     assert job_rows(collection) == []
 
 
-def test_a_queue_whose_jobs_somebody_deleted_is_worked_off_by_the_same_command(
-    collection: SearchDB, listed: Path
-) -> None:
+def test_a_queue_whose_jobs_were_deleted_is_worked_off_by_the_same_command(collection: SearchDB, listed: Path) -> None:
     enqueue(collection, listed)
     with collection.database.begin() as connection:
         connection.execute(sa.text("DELETE FROM procrastinate_jobs"))
@@ -263,14 +259,14 @@ def test_a_queue_whose_jobs_somebody_deleted_is_worked_off_by_the_same_command(
 
 
 def test_a_reference_that_is_named_again_in_another_chunk_counts_once(
-    collection: SearchDB, listed: Path, pictures: PictureServer
+    collection: SearchDB, listed: Path, image_server: PictureServer
 ) -> None:
     listed.write_text(listed.read_text() * 2)
     report = collection.ingest_urls(str(listed), chunk_size=3, retry_failed=True)
     assert collection.store.counts() == {"images": 12, "failed": 0, "pending": 0}
     assert report.stored == 12
     assert report.done == report.total
-    assert set(pictures.hits.values()) == {1}
+    assert set(image_server.hits.values()) == {1}
 
 
 # --- where it runs --------------------------------------------------------------------------------
@@ -299,7 +295,7 @@ def test_a_second_ingest_in_the_same_process_is_a_new_run(collection: SearchDB, 
 
 
 def test_two_workers_in_one_process_share_the_queue(
-    collection: SearchDB, listed: Path, pictures: PictureServer
+    collection: SearchDB, listed: Path, image_server: PictureServer
 ) -> None:
     enqueue(collection, listed, chunk_size=1)
     threads = [threading.Thread(target=lambda: collection.work(drain=True)) for _ in range(2)]
@@ -309,4 +305,4 @@ def test_two_workers_in_one_process_share_the_queue(
         thread.join(120)
         assert not thread.is_alive()
     assert collection.store.counts() == {"images": 12, "failed": 0, "pending": 0}
-    assert set(pictures.hits.values()) == {1}
+    assert set(image_server.hits.values()) == {1}

@@ -19,7 +19,7 @@ from searchdb.db.database import Database
 from searchdb.db.tables import images
 from searchdb.index import build as index
 from searchdb.index.status import NEW_INDEX, build_progress, leftovers
-from tests.index.test_build import clustered, fill, recall
+from tests.helpers.vectors import clustered, fill, recall
 
 ROWS = 4000
 

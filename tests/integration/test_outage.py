@@ -19,7 +19,7 @@ from searchdb.config import Settings, libpq_url
 from searchdb.db.database import Database, migrate
 from searchdb.db.embedded import EmbeddedServer
 from tests.helpers.image_server import PictureServer
-from tests.integration.test_workers import PICTURES, Runs, assert_complete, enqueue, until, workers, write_list
+from tests.helpers.runs import PICTURES, Runs, assert_complete, enqueue, until, workers, write_list
 
 SHORT_OUTAGE = "import searchdb.db.retry\nsearchdb.db.retry.MAX_OUTAGE_S = 2.0"
 _numbers = itertools.count(1)

@@ -14,8 +14,8 @@ from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.unsplash.columns import FORMATS
 from tests.helpers.image_server import PictureServer
+from tests.helpers.runs import SHORT_SILENCE, Run, Runs, until
 from tests.helpers.unsplash_files import photo, text
-from tests.integration.test_workers import SHORT_SILENCE, Run, Runs, until
 
 STORED: Mapping[str, int] = {
     "/ok.jpg": 420,

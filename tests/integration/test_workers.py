@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
 
-import pytest
 import sqlalchemy as sa
 
 from searchdb.client import SearchDB
-from searchdb.config import Settings
 from searchdb.db.tables import ingest_chunks, ingest_pending, ingest_workers, procrastinate_jobs
 from searchdb.ingest.pipeline import MAX_ATTEMPTS
 from tests.helpers.image_server import PictureServer
+from tests.helpers.runs import (
+    CHUNK,
+    PICTURES,
+    SHORT_SILENCE,
+    Runs,
+    assert_complete,
+    enqueue,
+    until,
+    workers,
+    write_list,
+)
 
-PICTURES = 160
-CHUNK = 16
 DEATH = 9
 """Exit status of a worker that a picture killed."""
 
-SHORT_SILENCE = """
-import searchdb.ingest.worker, searchdb.ingest.queue
-from searchdb.db.tables import procrastinate_workers
-import sqlalchemy
-
-searchdb.ingest.worker.HEARTBEAT_S, searchdb.ingest.worker.STALLED_AFTER_S = 0.2, 2.0
-searchdb.ingest.queue.ALIVE = procrastinate_workers.c.last_heartbeat > sqlalchemy.text("now() - interval '2 seconds'")
-"""
-"""A worker that takes another for dead after two seconds of silence."""
 
 FRAGILE = f"""{SHORT_SILENCE}
 import os
@@ -61,118 +53,8 @@ while child := os.fork():
 """A worker that dies at one picture, under a supervisor that starts it again."""
 
 
-class Run:
-    """One searchdb process. What it prints goes to files, so that it never waits for its reader."""
-
-    def __init__(self, settings: Settings, output: Path, arguments: Sequence[str], *, before: str = "") -> None:
-        assert settings.database_url is not None
-        environment = os.environ | {
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "SEARCHDB_HOME": str(settings.home),
-            "SEARCHDB_MODEL": "demo",
-            "SEARCHDB_ALLOW_PRIVATE_ADDRESSES": "1",
-            "SEARCHDB_MAX_IMAGE_BYTES": "1000000",
-        }
-        program = ["-c", f"{before}\nfrom searchdb.cli import main\nmain()"] if before else ["-m", "searchdb"]
-        self._stdout, self._stderr = output.with_suffix(".out"), output.with_suffix(".err")
-        with self._stdout.open("w") as stdout, self._stderr.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, *program, *arguments],
-                env=environment,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def stdout(self) -> str:
-        return self._stdout.read_text()
-
-    @property
-    def stderr(self) -> str:
-        return self._stderr.read_text()
-
-    def wait(self, timeout_s: float = 120) -> int:
-        """Return the exit status; there was no traceback."""
-        status = self.process.wait(timeout=timeout_s)
-        assert "Traceback" not in self.stderr, self.stderr
-        return status
-
-    def report(self, timeout_s: float = 120) -> dict[str, Any]:
-        """Return the report of a run that ended well."""
-        assert self.wait(timeout_s) == 0, self.stderr
-        return json.loads(self.stdout)
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        """End it and what it has started, at once."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait(timeout=60)
-
-
-class Runs:
-    """Starts searchdb processes; those that still live at the end of its `with` are killed."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self._settings = settings
-        self._folder = folder
-        self._runs: list[Run] = []
-
-    def start(self, *arguments: str, before: str = "") -> Run:
-        output = self._folder / f"run-{len(self._runs)}"
-        run = Run(self._settings, output, arguments, before=before)
-        self._runs.append(run)
-        return run
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for run in self._runs:
-            run.kill()
-
-
-def until(condition: Callable[[], object], what: str, *, timeout_s: float = 120) -> None:
-    """Wait for a condition that is certain to come."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def runs(settings: Settings, tmp_path: Path) -> Iterator[Runs]:
-    """Starts processes on the test's collection."""
-    with Runs(settings, tmp_path) as runs:
-        yield runs
-
-
-def write_list(folder: Path, server: PictureServer, count: int = PICTURES) -> Path:
-    """Write a list of so many different pictures."""
-    listed = folder / "list.tsv"
-    lines = (f"{server.url(f'/ok.jpg?seed={n}')}\tpicture {n}\n" for n in range(count))
-    listed.write_text("url\tdescription\n" + "".join(lines))
-    return listed
-
-
-def enqueue(collection: SearchDB, listed: Path, *, chunk_size: int = CHUNK) -> None:
-    collection.ingest_urls(str(listed), enqueue_only=True, chunk_size=chunk_size)
-
-
 def is_done(collection: SearchDB) -> bool:
     return collection.queue.is_empty() and collection.store.counts()["pending"] == 0
-
-
-def workers(collection: SearchDB) -> set[int]:
-    """The process ids of the workers that are alive."""
-    return {worker.pid for worker in collection.status().queue.workers}
 
 
 @contextmanager
@@ -203,14 +85,6 @@ def in_hand(collection: SearchDB, pid: int) -> set[str]:
     )
     with collection.database.connect() as connection:
         return set(connection.scalars(statement))
-
-
-def assert_complete(collection: SearchDB, count: int = PICTURES) -> None:
-    assert collection.store.counts() == {"images": count, "failed": 0, "pending": 0}
-    status = collection.status().queue
-    assert (status.queued, status.running) == (0, 0)
-    with collection.database.connect() as connection:
-        assert connection.execute(sa.text("SELECT * FROM procrastinate_jobs")).mappings().all() == []
 
 
 # --- sharing --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from searchdb.errors import (
     TooManyPixelsError,
 )
 from searchdb.media.decode import BACKGROUND, FORMATS, decode
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import DecodedImage, FetchedImage, SourceItem
 from tests.helpers import hostile_files
 from tests.helpers.hostile_files import encoded, exif_bytes
@@ -36,7 +36,7 @@ TOLERANCE = 12
 
 
 def decoded(data: bytes, *, max_pixels: int = MAX_PIXELS, needed: int | None = None) -> DecodedImage:
-    item = SourceItem(image="/pictures/any name at all", source="test")
+    item = SourceItem(image="/images/any name at all", source="test")
     return decode(FetchedImage(item=item, data=data), max_pixels=max_pixels, needed=needed)
 
 
@@ -44,7 +44,7 @@ def colour(image: Image.Image, place: tuple[int, int] = (0, 0)) -> np.ndarray:
     return np.asarray(image, dtype=int)[place[1], place[0]]
 
 
-# --- Pictures that are fine -----------------------------------------------------------------------
+# --- Healthy images ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", sorted(hostile_files.HEALTHY))
@@ -60,7 +60,7 @@ def test_healthy_kinds_become_plain_rgb(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(hostile_files.HEALTHY))
-def test_what_is_needed_small_is_the_same_picture(kind: str) -> None:
+def test_reduced_decoding_gives_the_same_image(kind: str) -> None:
     data = hostile_files.HEALTHY[kind](random.Random(5))
     whole, small = decoded(data), decoded(data, needed=8)
     assert (small.width, small.height, small.sha256) == (whole.width, whole.height, whole.sha256)
@@ -79,12 +79,12 @@ def test_what_is_needed_small_is_the_same_picture(kind: str) -> None:
         ((4000, 100), 96, (4000, 100)),
     ],
 )
-def test_jpegs_are_reduced_as_far_as_enough_is_left(size: tuple[int, int], needed: int, kept: tuple[int, int]) -> None:
+def test_jpegs_are_reduced_while_large_enough(size: tuple[int, int], needed: int, kept: tuple[int, int]) -> None:
     result = decoded(encoded(Image.new("RGB", size, RED), "JPEG"), needed=needed)
     assert (result.pixels.size, result.width, result.height) == (kept, *size)
 
 
-def test_reduced_and_on_its_side() -> None:
+def test_a_reduced_image_is_turned_upright() -> None:
     data = encoded(Image.new("RGB", (1600, 1200), RED), "JPEG", exif=exif_bytes(orientation=6))
     result = decoded(data, needed=96)
     assert (result.pixels.size, result.width, result.height) == ((150, 200), 1200, 1600)
@@ -96,7 +96,7 @@ def test_a_reduced_jpeg_that_ends_early_is_damaged() -> None:
         decoded(data[: len(data) // 2], needed=96)
 
 
-def test_reduced_pictures_have_nearly_the_same_vectors(embedder: Embedder) -> None:
+def test_reduced_images_have_nearly_the_same_vectors(embedder: CLIPEmbedder) -> None:
     from searchdb.demo.composition import compose
     from searchdb.demo.postcards import draw
 
@@ -109,7 +109,7 @@ def test_reduced_pictures_have_nearly_the_same_vectors(embedder: Embedder) -> No
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "MPO"])
-def test_formats_are_told_by_content(name: str) -> None:
+def test_formats_are_recognised_by_content(name: str) -> None:
     result = decoded(encoded(Image.new("RGB", (64, 32), RED), name))
     assert (result.width, result.height) == (64, 32)
     assert np.abs(colour(result.pixels, (30, 15)) - RED).max() <= TOLERANCE
@@ -151,7 +151,7 @@ def test_a_transparent_palette_colour_becomes_white(kind: str) -> None:
     assert tuple(colour(result, (6, 1))) == (10, 200, 10)
 
 
-def test_a_half_transparent_palette_is_laid_on_white() -> None:
+def test_a_half_transparent_palette_is_blended_with_white() -> None:
     image = Image.new("P", (8, 4), 0)
     image.putpalette([0, 0, 0])
     result = decoded(encoded(image, "PNG", transparency=bytes([127]))).pixels
@@ -190,7 +190,7 @@ def test_16_bit_colour_takes_the_high_bytes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO"])
-def test_of_several_pictures_the_first_is_taken(kind: str) -> None:
+def test_the_first_of_several_images_is_decoded(kind: str) -> None:
     frames = [Image.new("RGB", (64, 32), colour) for colour in (RED, (0, 0, 255), (0, 255, 0))]
     result = decoded(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
     assert np.abs(colour(result.pixels, (30, 15)) - RED).max() <= TOLERANCE
@@ -201,8 +201,8 @@ def test_of_several_pictures_the_first_is_taken(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
-    """The picture has its top left corner red when it is upright, however it is stored."""
+def test_images_are_turned_upright(kind: str, orientation: int) -> None:
+    """The image has its top left corner red when it is upright, however it is stored."""
     upright = Image.new("RGB", (64, 32), (255, 255, 255))
     upright.paste((255, 0, 0), (0, 0, 16, 8))
     stored_by = {
@@ -244,7 +244,7 @@ def exif_of(**values: Any) -> DecodedImage:
         ("Canon\0hidden", "", "Canon"),
     ],
 )
-def test_the_camera_is_named_once_and_cleanly(make: str, model: str, camera: str | None) -> None:
+def test_the_camera_name_has_the_make_once_and_no_padding(make: str, model: str, camera: str | None) -> None:
     assert exif_of(make=make, model=model).camera == camera
 
 
@@ -263,7 +263,7 @@ def test_the_camera_is_named_once_and_cleanly(make: str, model: str, camera: str
         ("yesterday", None, None),
     ],
 )
-def test_when_it_was_taken(taken: str, offset: str | None, expected: datetime | None) -> None:
+def test_time_taken(taken: str, offset: str | None, expected: datetime | None) -> None:
     extra = {} if offset is None else {"offset": offset}
     assert exif_of(taken=taken, **extra).taken_at == expected
 
@@ -278,19 +278,19 @@ def test_when_it_was_taken(taken: str, offset: str | None, expected: datetime | 
         (("N", (10.0, 0.0)), ("E", (10.0, 0.0, 1.0)), (None, None)),
     ],
 )
-def test_where_it_was_taken(latitude: Any, longitude: Any, expected: tuple[float | None, float | None]) -> None:
+def test_place_taken(latitude: Any, longitude: Any, expected: tuple[float | None, float | None]) -> None:
     result = exif_of(latitude=latitude, longitude=longitude)
     assert (result.latitude, result.longitude) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in hostile_files.HEALTHY if "broken exif" in kind])
-def test_broken_exif_says_nothing_and_spoils_nothing(kind: str) -> None:
+def test_malformed_exif_is_ignored(kind: str) -> None:
     for seed in range(20):
         result = decoded(hostile_files.HEALTHY[kind](random.Random(seed)))
         assert (result.taken_at, result.latitude, result.longitude) == (None, None, None)
 
 
-# --- Pictures that are not fine -------------------------------------------------------------------
+# --- Harmful images -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", sorted(hostile_files.HARMFUL))
@@ -328,13 +328,13 @@ def test_harmful_kinds_are_refused(kind: str) -> None:
         ("bad webp cut", DamagedImageError, "is corrupt .WEBP"),
     ],
 )
-def test_the_reason_is_named(kind: str, error: type[ImageError], message: str) -> None:
+def test_the_error_names_the_reason(kind: str, error: type[ImageError], message: str) -> None:
     with pytest.raises(error, match=message):
         decoded(hostile_files.HARMFUL[kind](random.Random(1)))
 
 
 @pytest.mark.parametrize("kind", ["png", "gif", "bmp", "tiff", "webp"])
-def test_huge_pictures_are_refused_by_their_header(kind: str) -> None:
+def test_huge_images_are_refused_by_their_header(kind: str) -> None:
     data = hostile_files.HARMFUL[f"bad {kind} huge"](random.Random(1))
     assert len(data) < 1000
     with pytest.raises(TooManyPixelsError, match="60,000 x 60,000 = 3,600,000,000 pixels, the limit is") as caught:
@@ -356,14 +356,14 @@ def test_lossless_webp_headers_are_read() -> None:
         decoded(data, max_pixels=100)
 
 
-def test_pillows_own_limit_does_not_refuse_what_ours_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_own_limit_does_not_override_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for name in ("PNG", "WEBP", "GIF", "TIFF"):
         assert decoded(encoded(Image.new("RGB", (64, 32)), name)).height == 32
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "MPO"])
-def test_every_truncation_is_an_error_or_a_picture(name: str) -> None:
+def test_every_truncation_is_an_error_or_an_image(name: str) -> None:
     whole = encoded(hostile_files.drawn(random.Random(2)), name)
     for length in range(1, len(whole), max(1, len(whole) // 60)):
         try:
@@ -372,10 +372,10 @@ def test_every_truncation_is_an_error_or_a_picture(name: str) -> None:
             continue
 
 
-def test_a_picture_cut_in_half_says_that_it_ends_early() -> None:
+def test_the_error_for_an_image_cut_in_half_says_that_it_ends_early() -> None:
     for name in ("JPEG", "PNG", "BMP"):
         whole = encoded(hostile_files.drawn(random.Random(2)), name)
-        with pytest.raises(DamagedImageError, match=rf"the picture's data ends early \({name}: "):
+        with pytest.raises(DamagedImageError, match=rf"the image data ends early \({name}: "):
             decoded(whole[: len(whole) // 2])
 
 
@@ -388,7 +388,7 @@ _HEALTHY = [make(random.Random(3)) for kind, make in sorted(hostile_files.HEALTH
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=20),
     end=st.floats(0, 1),
 )
-def test_mutated_pictures_raise_nothing_foreign(whole: bytes, changes: list[tuple[float, int]], end: float) -> None:
+def test_mutated_images_raise_only_our_errors(whole: bytes, changes: list[tuple[float, int]], end: float) -> None:
     data = bytearray(whole)
     for place, value in changes:
         data[int(place * len(data))] = value
@@ -402,14 +402,14 @@ def test_mutated_pictures_raise_nothing_foreign(whole: bytes, changes: list[tupl
 
 @settings(max_examples=100, deadline=None)
 @given(prefix=st.sampled_from([whole[:40] for whole in _HEALTHY]), tail=st.binary(max_size=300))
-def test_noise_behind_real_headers_raises_nothing_foreign(prefix: bytes, tail: bytes) -> None:
+def test_noise_after_real_headers_raises_only_our_errors(prefix: bytes, tail: bytes) -> None:
     try:
         decoded(prefix + tail)
     except ImageError:
         return
 
 
-def test_damage_is_not_logged_beside_the_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_raised_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     entries = hostile_files.tiff_entries(20, 10, compression=8)
     samples = [(tag, kind, count, 40_000 if tag == 277 else value) for tag, kind, count, value in entries]
     with pytest.raises(DamagedImageError):
@@ -417,8 +417,8 @@ def test_damage_is_not_logged_beside_the_error(caplog: pytest.LogCaptureFixture)
     assert caplog.records == []
 
 
-def test_threads_decode_side_by_side_and_warnings_stay_silent() -> None:
-    """Where warnings are errors, Pillow's own must neither fail a picture nor reach the outside, in any thread."""
+def test_threads_decode_in_parallel_without_warnings() -> None:
+    """Where warnings are errors, Pillow's own must neither fail an image nor reach the outside, in any thread."""
     palette = hostile_files.HEALTHY["ok png palette transparency"](random.Random(1))
     broken = hostile_files.HEALTHY["ok jpeg broken exif offsets"](random.Random(1))
     with warnings.catch_warnings():
@@ -429,9 +429,9 @@ def test_threads_decode_side_by_side_and_warnings_stay_silent() -> None:
     assert {result.width for result in results[1::2]} == {hostile_files.SIZE[1]}
 
 
-def test_the_mean_colour_is_that_of_the_whole_picture() -> None:
-    picture = Image.new("RGB", (300, 200), (200, 100, 40))
-    assert decoded(encoded(picture, "PNG")).colour == "#c86428"
-    picture.paste((0, 0, 0), (0, 0, 150, 200))
-    assert decoded(encoded(picture, "PNG")).colour == "#643214"
+def test_the_mean_colour_is_that_of_the_whole_image() -> None:
+    image = Image.new("RGB", (300, 200), (200, 100, 40))
+    assert decoded(encoded(image, "PNG")).colour == "#c86428"
+    image.paste((0, 0, 0), (0, 0, 150, 200))
+    assert decoded(encoded(image, "PNG")).colour == "#643214"
     assert decoded(encoded(Image.new("L", (1, 1), 255), "PNG")).colour == "#ffffff"

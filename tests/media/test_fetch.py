@@ -33,8 +33,7 @@ from searchdb.errors import (
     TooManyRedirectsError,
     TransferError,
 )
-from searchdb.media import fetch
-from searchdb.media import safe_http as connections
+from searchdb.media import fetch, safe_http
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
 from searchdb.records import SourceItem
@@ -90,7 +89,7 @@ def test_an_empty_file_is_fetched(fetcher: Fetcher, tmp_path: Path) -> None:
     assert fetcher.fetch(item(tmp_path / "empty")).data == b""
 
 
-def test_a_file_of_exactly_the_limit_passes_and_one_byte_more_does_not(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_the_size_limit_of_files_is_exact(fetcher: Fetcher, tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(bytes(MAX_BYTES))
     assert len(fetcher.fetch(item(path)).data) == MAX_BYTES
@@ -101,7 +100,7 @@ def test_a_file_of_exactly_the_limit_passes_and_one_byte_more_does_not(fetcher: 
     assert not caught.value.retryable
 
 
-def test_a_file_larger_than_it_says_is_capped_while_reading() -> None:
+def test_a_file_larger_than_its_reported_size_is_limited_while_reading() -> None:
     """Files under /proc say that they are empty; memory maps of a test process are some kilobytes."""
     with make_fetcher(max_bytes=100) as small, pytest.raises(TooManyBytesError, match="the limit is 100 bytes"):
         small.fetch(item("/proc/self/maps"))
@@ -131,7 +130,7 @@ def _broken_link(path: Path) -> None:
     ],
     ids=["missing", "folder", "fifo", "socket", "broken link"],
 )
-def test_what_is_no_readable_file_is_named(
+def test_errors_for_unreadable_files_name_the_reason(
     fetcher: Fetcher, tmp_path: Path, make: Callable[[Path], None], message: str
 ) -> None:
     make(tmp_path / "x")
@@ -148,7 +147,7 @@ def test_a_file_without_permission_is_unreadable(fetcher: Fetcher, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a\0b", "/dev/zero", "x" * 5000, "ftp://example.org/a.jpg"])
-def test_impossible_paths_are_unreadable(fetcher: Fetcher, name: str) -> None:
+def test_invalid_paths_are_unreadable(fetcher: Fetcher, name: str) -> None:
     with pytest.raises(FileUnreadableError):
         fetcher.fetch(item(name))
 
@@ -169,11 +168,11 @@ def test_impossible_paths_are_unreadable(fetcher: Fetcher, name: str) -> None:
         "/endless-redirect-body",
     ],
 )
-def test_pictures_come_whole(server: PictureServer, fetcher: Fetcher, path: str) -> None:
+def test_images_are_fetched_completely(server: PictureServer, fetcher: Fetcher, path: str) -> None:
     assert fetcher.fetch(item(server.url(path))).data == picture()
 
 
-def test_every_format_and_an_empty_body_are_passed_on(server: PictureServer, fetcher: Fetcher) -> None:
+def test_any_format_and_an_empty_body_are_fetched(server: PictureServer, fetcher: Fetcher) -> None:
     assert fetcher.fetch(item(server.url("/ok.png"))).data == picture("PNG")
     assert fetcher.fetch(item(server.url("/ok.webp"))).data == picture("WEBP")
     assert fetcher.fetch(item(server.url("/empty"))).data == b""
@@ -185,7 +184,7 @@ def test_a_redirect_may_name_a_path_with_a_space(server: PictureServer, fetcher:
     assert fetcher.fetch(item(server.url("/redirect-with-space"))).data == picture(seed=7)
 
 
-def test_requests_say_who_asks(server: PictureServer, fetcher: Fetcher) -> None:
+def test_requests_identify_searchdb(server: PictureServer, fetcher: Fetcher) -> None:
     fetcher.fetch(item(server.url("/ok.jpg")))
     headers = server.headers["/ok.jpg"]
     assert re.fullmatch(r"searchdb/\d[\w.+]* \([a-z ]+\)", headers["User-Agent"])
@@ -200,7 +199,7 @@ def test_cookies_are_not_kept(server: PictureServer, fetcher: Fetcher, path: str
     assert "Cookie" not in server.headers["/ok.jpg"]
 
 
-def test_connections_are_used_again(fetcher: Fetcher) -> None:
+def test_connections_are_reused(fetcher: Fetcher) -> None:
     with PictureServer() as server:
         server.redirects["/elsewhere"] = "/ok.jpg?seed=4"
         for path in (*(f"/ok.jpg?seed={seed}" for seed in range(4)), "/elsewhere"):
@@ -240,7 +239,7 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(server: PictureSer
     ],
 )
 @pytest.mark.parametrize("as_rendition", [False, True])
-def test_credentials_are_never_told(
+def test_credentials_never_appear_in_messages(
     server: PictureServer, fetcher: Fetcher, caplog: pytest.LogCaptureFixture, url: str, as_rendition: bool
 ) -> None:
     server.redirects |= {"/to-ftp": "ftp://ann:secret@h/x", "/to-nowhere": "http://ann:secret@\\\\/"}
@@ -253,7 +252,7 @@ def test_credentials_are_never_told(
     assert "secret" not in caplog.text
 
 
-def test_a_rendition_is_fetched_in_place_of_the_picture(fetcher: Fetcher) -> None:
+def test_a_rendition_is_fetched_instead_of_the_image(fetcher: Fetcher) -> None:
     with PictureServer() as server:
         wanted = item(server.url("/ok.png"), rendition=server.url("/ok.png?seed=3"))
         fetched = fetcher.fetch(wanted)
@@ -262,7 +261,7 @@ def test_a_rendition_is_fetched_in_place_of_the_picture(fetcher: Fetcher) -> Non
         assert server.hits == {"/ok.png?seed=3": 1}
 
 
-def test_a_rendition_is_held_to_the_same_rules(server: PictureServer, fetcher: Fetcher) -> None:
+def test_a_rendition_is_checked_by_the_same_rules(server: PictureServer, fetcher: Fetcher) -> None:
     with pytest.raises(InvalidReferenceError, match="begin with http"):
         fetcher.fetch(item(server.url("/ok.jpg"), rendition="file:///etc/passwd"))
     with make_fetcher(allow_private_addresses=False) as closed, pytest.raises(AddressRefusedError):
@@ -287,20 +286,20 @@ def test_one_fetcher_serves_many_threads(server: PictureServer, fetcher: Fetcher
         assert all(results)
 
 
-def test_some_hundred_threads_are_served(server: PictureServer) -> None:
+def test_hundreds_of_threads_can_fetch(server: PictureServer) -> None:
     with make_fetcher(per_host=200) as fetcher, ThreadPoolExecutor(200) as pool:
         wanted = [item(server.url(f"/ok.jpg?seed={seed}")) for seed in range(400)]
         assert all(fetched.data.startswith(b"\xff\xd8") for fetched in pool.map(fetcher.fetch, wanted))
 
 
-# --- How many at a time ---------------------------------------------------------------------------
+# --- Host slots -----------------------------------------------------------------------------------
 
 
-def test_pictures_in_flight_to_one_host_are_bounded() -> None:
+def test_images_in_flight_to_one_host_are_limited() -> None:
     with PictureServer() as server, make_fetcher(per_host=2) as fetcher, ThreadPoolExecutor(8) as pool:
         gated = [pool.submit(fetcher.fetch, item(server.url(f"/gated?n={n}"))) for n in range(6)]
         assert soon(lambda: server.requests["/gated"] == 2)
-        # Another host, by its name, has slots of its own.
+        # Another host name has its own slots.
         assert fetcher.fetch(item(server.url("/ok.jpg", host="localhost"))).data == picture()
         time.sleep(0.1)
         assert server.requests["/gated"] == 2
@@ -309,7 +308,7 @@ def test_pictures_in_flight_to_one_host_are_bounded() -> None:
         assert server.requests["/gated"] == 6
 
 
-def test_a_redirect_takes_the_next_hosts_slot_instead() -> None:
+def test_a_redirect_exchanges_the_hosts_slot() -> None:
     with PictureServer() as server, make_fetcher(per_host=1) as fetcher, ThreadPoolExecutor(2) as pool:
         server.redirects["/onward"] = server.url("/gated", host="localhost")
         redirected = pool.submit(fetcher.fetch, item(server.url("/onward")))
@@ -323,7 +322,7 @@ def test_a_redirect_takes_the_next_hosts_slot_instead() -> None:
         assert waiting.result().data == picture("PNG")
 
 
-def test_redirects_within_one_host_need_one_slot_only(server: PictureServer) -> None:
+def test_redirects_within_one_host_need_only_one_slot(server: PictureServer) -> None:
     with make_fetcher(per_host=1) as fetcher:
         assert fetcher.fetch(item(server.url("/hops?left=5"))).data == picture()
 
@@ -338,7 +337,7 @@ def test_waiting_for_a_slot_does_not_count_against_the_deadline() -> None:
         assert len(list(pool.map(fetcher.fetch, wanted))) == 8
 
 
-def test_closing_ends_waiting_for_a_slot() -> None:
+def test_closing_cancels_the_wait_for_a_slot() -> None:
     with PictureServer() as server, ThreadPoolExecutor(4) as pool:
         fetcher = make_fetcher(per_host=1)
         holding = pool.submit(fetcher.fetch, item(server.url("/gated")))
@@ -356,7 +355,7 @@ def test_closing_ends_waiting_for_a_slot() -> None:
         assert server.requests["/ok.jpg"] == 0
 
 
-def test_only_hosts_in_use_are_remembered(server: PictureServer, fetcher: Fetcher) -> None:
+def test_only_hosts_in_use_are_kept_in_memory(server: PictureServer, fetcher: Fetcher) -> None:
     fetcher.fetch(item(server.url("/redirect")))
     for path in ("/404", "/hang-up"):
         with pytest.raises(FetchError):
@@ -371,7 +370,7 @@ def test_only_hosts_in_use_are_remembered(server: PictureServer, fetcher: Fetche
 
 
 @pytest.mark.parametrize("status", [204, 206, 304, 403, 404, 410])
-def test_final_statuses_are_not_tried_again(fetcher: Fetcher, status: int) -> None:
+def test_final_statuses_are_not_retried(fetcher: Fetcher, status: int) -> None:
     with PictureServer() as server:
         with pytest.raises(HTTPStatusError, match=f"the server answered {status} ") as caught:
             fetcher.fetch(item(server.url(f"/{status}")))
@@ -380,15 +379,15 @@ def test_final_statuses_are_not_tried_again(fetcher: Fetcher, status: int) -> No
         assert server.requests[f"/{status}"] == 1
 
 
-def test_what_is_no_picture_is_final(server: PictureServer, fetcher: Fetcher) -> None:
-    """The header says nothing either way: /html comes as text/html, and so does the picture of /wrong-type."""
+def test_content_that_is_not_an_image_is_not_retried(server: PictureServer, fetcher: Fetcher) -> None:
+    """The Content-Type decides nothing: /html has text/html, and so has the image of /wrong-type."""
     with pytest.raises(NotAnImageError) as caught:
         decode(fetcher.fetch(item(server.url("/html"))), max_pixels=10_000)
     assert not caught.value.retryable
     assert decode(fetcher.fetch(item(server.url("/wrong-type"))), max_pixels=10_000).width == 48
 
 
-def test_a_short_retry_after_is_sat_out(fetcher: Fetcher) -> None:
+def test_a_short_retry_after_is_waited_for(fetcher: Fetcher) -> None:
     with PictureServer() as server:
         began = time.monotonic()
         assert fetcher.fetch(item(server.url("/429-retry-after-1"))).data == picture()
@@ -415,14 +414,14 @@ def test_pauses_double_and_are_partly_random(server: PictureServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/503-then-200", "/429-then-200", "/503-until-1999", "/half-then-ok"])
-def test_passing_faults_are_tried_again(fetcher: Fetcher, path: str) -> None:
+def test_temporary_faults_are_retried(fetcher: Fetcher, path: str) -> None:
     with PictureServer() as server:
         assert fetcher.fetch(item(server.url(path))).data == picture()
         assert server.requests[path] == 2
 
 
 @pytest.mark.parametrize("path", ["/500", "/503", "/half", "/half-chunked", "/reset", "/hang-up", "/garbage"])
-def test_tries_are_bounded_and_the_failure_stays_retryable(path: str) -> None:
+def test_attempts_are_limited_and_the_failure_stays_retryable(path: str) -> None:
     with PictureServer() as server, make_fetcher(attempts=3) as fetcher:
         with pytest.raises(FetchError) as caught:
             fetcher.fetch(item(server.url(path)))
@@ -431,9 +430,9 @@ def test_tries_are_bounded_and_the_failure_stays_retryable(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/429-for-an-hour", "/503-until-2099"])
-def test_a_retry_after_beyond_the_cap_is_left_for_later(fetcher: Fetcher, path: str) -> None:
+def test_a_retry_after_beyond_the_cap_is_not_waited_for(fetcher: Fetcher, path: str) -> None:
     with PictureServer() as server:
-        with pytest.raises(HTTPStatusError, match=r"asks to wait [\d,]+ seconds") as caught:
+        with pytest.raises(HTTPStatusError, match=r"asks for a pause of [\d,]+ seconds") as caught:
             fetcher.fetch(item(server.url(path)))
         assert caught.value.retryable
         assert caught.value.retry_after_s
@@ -445,7 +444,7 @@ def test_a_retry_after_beyond_the_cap_is_left_for_later(fetcher: Fetcher, path: 
     ("path", "kind", "message"),
     [
         ("/half", TransferError, r"the server sent \d+ of \d+ bytes"),
-        ("/half-chunked", TransferError, "ended before the whole picture had come"),
+        ("/half-chunked", TransferError, "ended before the image was complete"),
         ("/hang-up", TransferError, "broke: Remote end closed connection without response"),
         ("/reset", TransferError, "broke: .*reset by peer"),
         ("/garbage", TransferError, "the connection to 127.0.0.1 broke"),
@@ -463,7 +462,7 @@ def test_a_retry_after_beyond_the_cap_is_left_for_later(fetcher: Fetcher, path: 
         ("/redirect-nowhere", HTTPStatusError, "answered 302"),
     ],
 )
-def test_faults_are_named(
+def test_errors_name_the_fault(
     server: PictureServer, fetcher: Fetcher, path: str, kind: type[FetchError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
@@ -476,9 +475,9 @@ def test_a_length_that_understates_the_body_ends_it(server: PictureServer, fetch
 
 
 @pytest.mark.parametrize("path", ["/drip", "/drip-headers"])
-def test_a_server_that_is_too_slow_is_given_up_and_not_tried_again(path: str) -> None:
+def test_a_server_that_is_too_slow_is_not_retried(path: str) -> None:
     with PictureServer() as server, make_fetcher(attempts=3, slow_after_s=0.3, slowest_bytes_per_s=5000) as fetcher:
-        message = r"the picture came too slowly: \d+ bytes in [\d.]+ seconds, the least is 5,000 a second"
+        message = r"the transfer was too slow: \d+ bytes in [\d.]+ seconds, the minimum is 5,000 a second"
         with pytest.raises(FetchTimeoutError, match=message) as caught:
             fetcher.fetch(item(server.url(path)))
         assert type(caught.value) is FetchTimeoutError
@@ -488,11 +487,11 @@ def test_a_server_that_is_too_slow_is_given_up_and_not_tried_again(path: str) ->
 
 
 def test_one_byte_a_second_is_too_slow(server: PictureServer) -> None:
-    with make_fetcher(slow_after_s=1) as fetcher, pytest.raises(FetchTimeoutError, match="least is 1,000 a second"):
+    with make_fetcher(slow_after_s=1) as fetcher, pytest.raises(FetchTimeoutError, match="minimum is 1,000 a second"):
         fetcher.fetch(item(server.url("/one-byte-a-second")))
 
 
-def test_neither_an_idle_connection_nor_a_server_that_computes_is_slow() -> None:
+def test_idle_connections_and_computing_servers_are_not_too_slow() -> None:
     with PictureServer(delay_s=0.2) as server, make_fetcher(slow_after_s=0.1, slowest_bytes_per_s=10**6) as fetcher:
         server.bodies["/large"] = bytes(MAX_BYTES)  # more than one read brings
         fetcher.fetch(item(server.url("/large")))
@@ -501,10 +500,10 @@ def test_neither_an_idle_connection_nor_a_server_that_computes_is_slow() -> None
         assert server.connections == 1
 
 
-def test_a_slow_server_that_sends_enough_is_waited_for(server: PictureServer) -> None:
+def test_a_server_above_the_minimum_speed_may_take_long(server: PictureServer) -> None:
     with (
         make_fetcher(slow_after_s=0.1, slowest_bytes_per_s=1, deadline_s=0.5) as fetcher,
-        pytest.raises(FetchTimeoutError, match=r"had not come after 0\.5 seconds in all"),
+        pytest.raises(FetchTimeoutError, match=r"was not complete after 0\.5 seconds in all"),
     ):
         fetcher.fetch(item(server.url("/drip")))
 
@@ -512,29 +511,29 @@ def test_a_slow_server_that_sends_enough_is_waited_for(server: PictureServer) ->
 @pytest.mark.parametrize("path", ["/drip", "/drip-headers"])
 def test_a_dripping_server_ends_at_the_deadline(server: PictureServer, path: str) -> None:
     with make_fetcher(deadline_s=0.3) as fetcher:
-        with pytest.raises(FetchTimeoutError, match=r"had not come after 0\.3 seconds in all") as caught:
+        with pytest.raises(FetchTimeoutError, match=r"was not complete after 0\.3 seconds in all") as caught:
             fetcher.fetch(item(server.url(path)))
         assert caught.value.retryable
 
 
-def test_a_silent_server_ends_at_the_read_timeout_and_is_tried_again() -> None:
+def test_a_silent_server_ends_at_the_read_timeout_and_is_retried() -> None:
     with PictureServer() as server, make_fetcher(read_timeout_s=0.1, attempts=3) as fetcher:
         with pytest.raises(FetchTimeoutError, match=r"sent nothing for 0\.1 seconds"):
             fetcher.fetch(item(server.url("/silent")))
         assert server.requests["/silent"] == 3
 
 
-def test_the_deadline_spans_all_tries() -> None:
+def test_the_deadline_covers_all_attempts() -> None:
     with PictureServer() as server:
         with (
             make_fetcher(read_timeout_s=0.2, deadline_s=0.5, attempts=50) as fetcher,
-            pytest.raises(FetchTimeoutError, match=r"had not come after 0\.5 seconds in all"),
+            pytest.raises(FetchTimeoutError, match=r"was not complete after 0\.5 seconds in all"),
         ):
             fetcher.fetch(item(server.url("/silent")))
         assert server.requests["/silent"] < 10
 
 
-def test_a_pause_beyond_the_deadline_is_not_begun() -> None:
+def test_a_pause_beyond_the_deadline_is_not_started() -> None:
     with PictureServer() as server:
         with make_fetcher(backoff_s=60, deadline_s=5) as fetcher, pytest.raises(HTTPStatusError):
             fetcher.fetch(item(server.url("/503-then-200")))
@@ -563,7 +562,7 @@ def test_a_server_that_does_not_accept_ends_at_the_connect_timeout() -> None:
     ("limits", "message"),
     [
         ({"connect_timeout_s": 0.1}, r"no secure connection to 127\.0\.0\.1 within 0\.1 seconds"),
-        ({"deadline_s": 0.1}, r"had not come after 0\.1 seconds in all"),
+        ({"deadline_s": 0.1}, r"was not complete after 0\.1 seconds in all"),
     ],
 )
 def test_a_server_that_does_not_shake_hands_ends_at_the_connect_timeout(limits: dict[str, float], message: str) -> None:
@@ -574,7 +573,7 @@ def test_a_server_that_does_not_shake_hands_ends_at_the_connect_timeout(limits: 
             fetcher.fetch(item(f"https://127.0.0.1:{listening.getsockname()[1]}/"))
 
 
-def test_closing_ends_a_pause(server: PictureServer) -> None:
+def test_closing_interrupts_a_pause(server: PictureServer) -> None:
     waiting = threading.Event()
 
     class Watched(Fetcher):
@@ -594,10 +593,10 @@ def test_closing_ends_a_pause(server: PictureServer) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://", "names no host"),
+        ("http://", "has no host"),
         ("http://a b/", "space"),
         ("http://host:99999/", "malformed host or port"),
-        ("http://" + "a" * 70 + ".example/", "no host name|cannot be requested"),
+        ("http://" + "a" * 70 + ".example/", "not a valid host name|cannot be requested"),
         ("http://" + "a" * 3000, "longer than 2,048 bytes"),
         ("http://ex\udcffample.org/", "control character"),
     ],
@@ -607,7 +606,7 @@ def test_malformed_urls_are_refused(fetcher: Fetcher, url: str, message: str) ->
         fetcher.fetch(item(url))
 
 
-def test_an_unknown_host_is_named(fetcher: Fetcher) -> None:
+def test_the_error_for_an_unknown_host_names_it(fetcher: Fetcher) -> None:
     with pytest.raises(TransferError, match=r"no address found for pictures\.invalid"):
         fetcher.fetch(item("http://pictures.invalid/a.jpg"))
 
@@ -661,11 +660,11 @@ def test_private_addresses_are_refused_unless_allowed(server: PictureServer, hos
     ],
 )
 def test_which_addresses_are_public(address: str, is_refused: bool) -> None:
-    assert connections.refused(address) is is_refused
+    assert safe_http.is_private_address(address) is is_refused
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Make the resolver give these answers in turn and the last one for ever; return the hosts it was asked for."""
+    """Make the resolver give these answers in turn and repeat the last one; return the hosts asked for."""
     asked: list[str] = []
 
     def answer(host: str, port: int, **_: Any) -> list[Any]:
@@ -673,7 +672,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str
         addresses = answers[min(len(asked), len(answers)) - 1]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(connections.socket, "getaddrinfo", answer)
+    monkeypatch.setattr(safe_http.socket, "getaddrinfo", answer)
     return asked
 
 
@@ -689,9 +688,9 @@ def test_one_private_address_among_public_ones_is_refused(monkeypatch: pytest.Mo
 def test_the_connection_goes_to_the_address_that_was_checked(
     server: PictureServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that answers differently the second time must not be asked a second time."""
+    """A name that answers differently the second time must not be resolved a second time."""
     asked = resolve_to(monkeypatch, ["127.0.0.1"], ["93.184.215.14"])
-    monkeypatch.setattr(connections, "refused", lambda address: address != "127.0.0.1")
+    monkeypatch.setattr(safe_http, "is_private_address", lambda address: address != "127.0.0.1")
     with make_fetcher(allow_private_addresses=False) as fetcher:
         url = f"http://pictures.example:{server.port}/ok.jpg"
         assert fetcher.fetch(item(url)).data == picture()
@@ -699,8 +698,8 @@ def test_the_connection_goes_to_the_address_that_was_checked(
     assert server.headers["/ok.jpg"]["Host"] == f"pictures.example:{server.port}"
 
 
-def test_redirects_are_held_to_the_same_addresses(server: PictureServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "refused", lambda address: address != "127.0.0.1")
+def test_addresses_of_redirects_are_checked(server: PictureServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safe_http, "is_private_address", lambda address: address != "127.0.0.1")
     with (
         make_fetcher(allow_private_addresses=False) as fetcher,
         pytest.raises(AddressRefusedError, match=r"169\.254\.169\.254"),
@@ -716,8 +715,8 @@ def test_every_host_of_a_chain_of_redirects_is_checked(server: PictureServer, mo
         address = "10.0.0.1" if host == "inside.example" else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(connections.socket, "getaddrinfo", answer)
-    monkeypatch.setattr(connections, "refused", lambda address: address != "127.0.0.1")
+    monkeypatch.setattr(safe_http.socket, "getaddrinfo", answer)
+    monkeypatch.setattr(safe_http, "is_private_address", lambda address: address != "127.0.0.1")
     server.redirects |= {
         "/first": server.url("/second", host="two.example"),
         "/second": server.url("/third", host="three.example"),
@@ -769,7 +768,7 @@ def tls_server(certificate: tuple[Path, Path]) -> Iterator[PictureServer]:
         yield server
 
 
-def test_tls_checks_the_name_in_the_url_and_honours_the_companys_authority(
+def test_tls_checks_the_name_in_the_url_and_honours_a_private_authority(
     tls_server: PictureServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, ["127.0.0.1"])
@@ -796,7 +795,7 @@ def test_a_redirect_from_https_to_http_is_followed(
         assert fetcher.fetch(item(f"https://pictures.example:{tls_server.port}/plain")).data == picture()
 
 
-def test_the_deadline_holds_over_tls(
+def test_the_deadline_applies_over_tls(
     tls_server: PictureServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, ["127.0.0.1"])
@@ -805,10 +804,10 @@ def test_the_deadline_holds_over_tls(
         fetcher.fetch(item(f"https://pictures.example:{tls_server.port}/drip"))
 
 
-# --- What it gives to the next stage --------------------------------------------------------------
+# --- The next stage -------------------------------------------------------------------------------
 
 
-def test_fetched_bytes_are_a_picture(server: PictureServer, fetcher: Fetcher) -> None:
+def test_fetched_bytes_can_be_decoded(server: PictureServer, fetcher: Fetcher) -> None:
     with Image.open(io.BytesIO(fetcher.fetch(item(server.url("/ok.png"))).data)) as image:
         assert image.size == (48, 32)
 
@@ -825,7 +824,7 @@ def test_pictures_lie_about_their_size_and_stand_upright_only_after_decoding(
 
 
 def test_limits_are_ordered() -> None:
-    """A picture's deadline leaves room for a full read timeout and the longest Retry-After that is sat out."""
+    """The deadline leaves room for a full read timeout and the longest Retry-After that is waited for."""
     assert fetch.CONNECT_TIMEOUT_S < fetch.DEADLINE_S
     assert fetch.READ_TIMEOUT_S + fetch.RETRY_AFTER_CAP_S < fetch.DEADLINE_S
     assert fetch.SLOW_AFTER_S < fetch.DEADLINE_S

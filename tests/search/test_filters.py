@@ -36,6 +36,7 @@ class Vectors:
     """Embeds the text "7" as the eighth of the test's query vectors, and nothing else."""
 
     identity = MODEL
+    shortest_edge = 224
 
     def __init__(self, queries: np.ndarray) -> None:
         self.queries = queries
@@ -45,7 +46,10 @@ class Vectors:
             [self.queries[int(each) % len(self.queries)] if each.isdigit() else self.queries[0] for each in texts]
         )
 
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+    def resize(self, image: Image.Image) -> Image.Image:
+        return image
+
+    def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         raise AssertionError("no picture is searched by")
 
 
@@ -386,7 +390,7 @@ def test_a_filter_that_makes_no_sense_says_why(conditions: dict[str, Any], messa
         ("width", "must be type boolean"),
         ("width / 0 > 1", "division by zero"),
         ("nextval('images_id_seq') > 0", "read-only transaction"),
-        ("pg_sleep(5) IS NOT NULL", "statement timeout .it may take 0.2 s"),
+        ("pg_sleep(5) IS NOT NULL", "statement timeout .the limit is 0.2 s"),
     ],
 )
 def test_what_postgresql_refuses_is_told_in_its_words(
@@ -410,7 +414,7 @@ def test_the_settings_of_a_filtered_search_end_with_it(few: Searcher, database: 
 
 def test_facets_count_the_commonest_values(few: Searcher) -> None:
     facets = few.facets()
-    assert (facets.pictures, facets.complete) == (len(PICTURES), True)
+    assert (facets.counted, facets.complete) == (len(PICTURES), True)
     assert [(facet.value.lower(), facet.count) for facet in facets.country] == [("chile", 2), ("fiji", 1)]
     assert (facets.tag[0].value, facets.tag[0].count) == ("boat", 2)
     assert {facet.value: facet.count for facet in facets.orientation} == {"square": 5, "landscape": 3, "portrait": 1}
@@ -423,12 +427,12 @@ def test_facets_count_the_commonest_values(few: Searcher) -> None:
 
 def test_facets_within_filters_and_limits(few: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
     within = few.facets(Filters(tag="boat"), limit=1)
-    assert within.pictures == 2
+    assert within.counted == 2
     assert [facet.value for facet in within.tag] == ["boat"]
     monkeypatch.setattr("searchdb.search.facets.FACET_ROWS", 4)
-    assert (few.facets().pictures, few.facets().complete) == (4, False)
+    assert (few.facets().counted, few.facets().complete) == (4, False)
 
 
 def test_no_picture_has_no_facets(database: Database) -> None:
     facets = Searcher(database.engine, Vectors(np.ones((1, 512)))).facets()
-    assert (facets.pictures, facets.complete, list(facets.country), list(facets.orientation)) == (0, True, [], [])
+    assert (facets.counted, facets.complete, list(facets.country), list(facets.orientation)) == (0, True, [], [])

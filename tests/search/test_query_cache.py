@@ -1,4 +1,4 @@
-"""What is remembered of texts in a process: how many, how long, and that the database is not asked again."""
+"""The query cache: its limits, when it asks the database and the model, and what it leaves in the database."""
 
 from __future__ import annotations
 
@@ -8,67 +8,142 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 
 from searchdb.client import SearchDB
+from searchdb.db.database import Database
 from searchdb.db.tables import query_embeddings
+from searchdb.embedder import Embedder
+from searchdb.errors import DatabaseError
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.search import query_cache
-from searchdb.search.query_cache import TextMemory
-from searchdb.search.searcher import Searcher
+from searchdb.search.query_cache import QueryCache
 
 
-def vectors(*texts: str) -> dict[str, np.ndarray]:
-    return {text: np.full(512, n, np.float32) for n, text in enumerate(texts)}
+class Recorder:
+    """The small CLIP, which records the texts that it embeds."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.identity = embedder.identity
+        self.shortest_edge = embedder.shortest_edge
+        self.resize = embedder.resize
+        self.embedded: list[list[str]] = []
+        self._embedder = embedder
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        self.embedded.append(list(texts))
+        return self._embedder.embed_texts(texts)
+
+    def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return self._embedder.embed_images(images)
 
 
-def test_the_least_recently_used_go_first() -> None:
-    memory = TextMemory(capacity=2)
-    memory.put(vectors("a boat", "a tree"))
-    memory.get(["a boat"])
-    memory.put(vectors("a cat"))
-    assert memory.get(["a boat", "a tree", "a cat"]).keys() == {"a boat", "a cat"}
+def embed(database: Database, cache: QueryCache, *texts: str) -> np.ndarray:
+    with database.connect() as connection:
+        return cache.embed(connection, texts)
 
 
-def test_nothing_is_remembered_for_longer_than_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(monotonic=lambda: now)
-    monkeypatch.setattr(query_cache, "time", clock)
-    memory, now = TextMemory(seconds=60), 1000.0
-    memory.put(vectors("a boat"))
+def stored(database: Database) -> set[str]:
+    with database.connect() as connection:
+        return set(connection.scalars(sa.select(query_embeddings.c.query)))
+
+
+def test_texts_are_computed_once_and_returned_in_order(embedder: CLIPEmbedder) -> None:
+    recorder = Recorder(embedder)
+    cache = QueryCache(recorder)
+    cache.compute(["a boat", "a tree"])
+    vectors = cache.compute(["a tree", "a cat", "a boat", "a cat"])
+    assert recorder.embedded == [["a boat", "a tree"], ["a cat"]]
+    assert np.allclose(vectors, embedder.embed_texts(["a tree", "a cat", "a boat", "a cat"]), atol=1e-3)
+    assert cache.compute([]).shape == (0, 512)
+
+
+def test_the_least_recently_used_texts_are_evicted_from_memory(embedder: CLIPEmbedder) -> None:
+    recorder = Recorder(embedder)
+    cache = QueryCache(recorder, capacity=2)
+    for text in ("a boat", "a tree", "a boat", "a cat", "a boat", "a tree"):
+        cache.compute([text])
+    assert recorder.embedded == [["a boat"], ["a tree"], ["a cat"], ["a tree"]]
+
+
+def test_callers_cannot_change_what_is_cached(embedder: CLIPEmbedder) -> None:
+    cache = QueryCache(embedder)
+    for _ in range(2):
+        vectors = cache.compute(["a boat"])
+        assert np.linalg.norm(vectors[0]) == pytest.approx(1, abs=1e-3)
+        vectors[:] = 0
+
+
+def test_memory_is_trusted_for_a_limited_time(database: Database, embedder: CLIPEmbedder) -> None:
+    now, hits = 1000.0, []
+    cache = QueryCache(
+        embedder, trust_memory_s=60, on_hit=lambda where, count: hits.append((where, count)), clock=lambda: now
+    )
+    embed(database, cache, "a boat")
+    hits.clear()
+    now = 1059.9
+    embed(database, cache, "a boat")
+    assert hits == [("memory", 1)]
     now = 1060.0
-    assert memory.get(["a boat"]).keys() == {"a boat"}
-    now = 1060.1
-    assert memory.get(["a boat"]) == {}
+    embed(database, cache, "a boat")
+    assert hits[1:] == [("memory", 0), ("database", 1)]
 
 
-def test_a_remembered_text_is_not_looked_up(collection: SearchDB) -> None:
-    engine, memory, observed = collection.database.engine, TextMemory(), []
-    query_cache.observe(engine, lambda where, count: observed.append((where, count)))
-    searcher = Searcher(engine, collection.embedder, memory)
-    first = searcher.embed(["a boat", "a tree"])
-    assert (searcher.embed(["a tree", "a boat"]) == first[::-1]).all()
-    assert observed == [("memory", 0), ("database", 0), ("memory", 2)]
-    other = Searcher(engine, collection.embedder, TextMemory())  # of another process
-    assert np.allclose(other.embed(["a boat"]), first[0], atol=1e-6)
-    assert observed[3:] == [("memory", 0), ("database", 1)]
+def test_by_default_the_database_is_always_asked(database: Database, embedder: CLIPEmbedder) -> None:
+    hits: list[tuple[str, int]] = []
+    cache = QueryCache(embedder, on_hit=lambda where, count: hits.append((where, count)))
+    for _ in range(2):
+        embed(database, cache, "a boat")
+    assert hits == [("memory", 0), ("database", 0), ("memory", 0), ("database", 1)]
 
 
-def test_what_is_remembered_was_kept_for_sql(collection: SearchDB) -> None:
-    """A text that the model alone was asked for, as for relevance, is kept once it is searched for."""
-    collection.embedder.embed_texts(["a boat"])
-    Searcher(collection.database.engine, collection.embedder, TextMemory()).embed(["a boat"])
-    with collection.database.connect() as connection:
+def test_a_remembered_text_is_not_looked_up(database: Database, embedder: CLIPEmbedder) -> None:
+    hits: list[tuple[str, int]] = []
+
+    def make_cache() -> QueryCache:
+        return QueryCache(embedder, trust_memory_s=3600, on_hit=lambda where, count: hits.append((where, count)))
+
+    cache = make_cache()
+    first = embed(database, cache, "a boat", "a tree")
+    assert (embed(database, cache, "a tree", "a boat") == first[::-1]).all()
+    assert hits == [("memory", 0), ("database", 0), ("memory", 2)]
+    other = make_cache()  # as in another process
+    assert np.allclose(embed(database, other, "a boat"), first[0], atol=1e-6)
+    assert hits[3:] == [("memory", 0), ("database", 1)]
+
+
+def test_a_computed_text_is_stored_once_it_is_searched_for(database: Database, embedder: CLIPEmbedder) -> None:
+    """A text that was only computed, as for relevance, is not in the database until a search needs it there."""
+    recorder = Recorder(embedder)
+    cache = QueryCache(recorder, trust_memory_s=3600)
+    cache.compute(["a boat"])
+    assert stored(database) == set()
+    embed(database, cache, "a boat")
+    assert recorder.embedded == [["a boat"]]
+    with database.connect() as connection:
         assert connection.scalar(sa.text("SELECT vector_dims(text_embedding('a boat'))")) == 512
 
 
-def test_texts_are_counted_by_chance(collection: SearchDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_cache, "MAX_CACHED", 5)
-    chances: list[float] = [0.5] * 8 + [0.001]
-    monkeypatch.setattr(query_cache, "random", SimpleNamespace(random=lambda: chances.pop(0)))
+def test_a_text_that_could_not_be_stored_is_not_computed_again(database: Database, embedder: CLIPEmbedder) -> None:
+    recorder = Recorder(embedder)
+    cache = QueryCache(recorder, trust_memory_s=3600)
+    with database.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE query_embeddings ADD CONSTRAINT no_boats CHECK (query <> 'a boat')")
+    with pytest.raises(DatabaseError, match="no_boats"):
+        embed(database, cache, "a boat")
+    with database.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE query_embeddings DROP CONSTRAINT no_boats")
+    embed(database, cache, "a boat")
+    assert recorder.embedded == [["a boat"]]
+    assert stored(database) == {"a boat"}
 
-    def kept(texts: Sequence[str]) -> int:
-        for each in texts:
-            collection.embed([each])
-        with collection.database.connect() as connection:
-            return connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings)) or 0
 
-    assert kept([f"text {n}" for n in range(8)]) == 8
-    assert kept(["one more"]) == 4
+def test_stored_texts_are_counted_at_random(collection: SearchDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query_cache, "MAX_STORED", 5)
+    numbers: list[float] = [0.5] * 8 + [0.001]
+    monkeypatch.setattr(query_cache, "random", SimpleNamespace(random=lambda: numbers.pop(0)))
+    for n in range(8):
+        collection.embed([f"text {n}"])
+    assert len(stored(collection.database)) == 8
+    collection.embed(["one more"])
+    assert len(stored(collection.database)) == 4

@@ -1,4 +1,4 @@
-"""Relevance: what is not in the collection is told from what is, whatever the text, and what it costs is bounded."""
+"""Relevance tells what is in the collection from what is not, for any text, and at a bounded cost."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from searchdb.db.database import Database
 from searchdb.db.tables import image_sample, images, relevance_scale
 from searchdb.demo.composition import KINDS, SETTINGS
 from searchdb.errors import QueryError
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import Hit, ModelIdentity
 from searchdb.search.relevance import MIN_SAMPLE, Relevance, refresh_sample
 from searchdb.search.searcher import Query, Searcher
+from tests.helpers.album import copy_album
 
 REMOVED = ("cat", "boat", "umbrella", "moon", "banana", "kite")
 UNKNOWN = ("a submarine", "tax invoice", "a helicopter", "an electric guitar", "quarterly sales spreadsheet", "xyzzy")
@@ -28,36 +29,28 @@ UNKNOWN = ("a submarine", "tax invoice", "a helicopter", "an electric guitar", "
 
 @dataclass
 class Counting:
-    """The small CLIP, and how many texts it was asked for."""
+    """The small CLIP, which counts the texts that it embeds."""
 
-    embedder: Embedder
+    embedder: CLIPEmbedder
     texts: int = 0
 
     @property
     def identity(self) -> ModelIdentity:
         return self.embedder.identity
 
+    @property
+    def shortest_edge(self) -> int:
+        return self.embedder.shortest_edge
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        return self.embedder.resize(image)
+
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         self.texts += len(texts)
         return self.embedder.embed_texts(texts)
 
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        return self.embedder.embed_images(pictures)
-
-
-def copy_album(source: SearchDB, target: Database, *, without: str | None = None, only: str | None = None) -> None:
-    """Make the target's collection the album, without the pictures with one tag, or with only these."""
-    with source.database.connect() as connection:
-        rows = [dict(row) for row in connection.execute(sa.select(images)).mappings()]
-    kept = [row for row in rows if without not in row["tags"] and (only is None or only in row["tags"])]
-    with target.begin() as connection:
-        connection.execute(sa.delete(images))
-        model_id = claim_model(connection, source.embedder.identity)
-        for row in kept:
-            del row["id"]
-            row["embedding_model_id"] = model_id
-        connection.execute(sa.insert(images), kept)
-        refresh_sample(connection)
+    def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return self.embedder.embed_images(images)
 
 
 def best(searcher: Searcher, text: str) -> float:
@@ -67,13 +60,13 @@ def best(searcher: Searcher, text: str) -> float:
 
 
 def area_under_curve(present: Sequence[float], absent: Sequence[float]) -> float:
-    """Return the chance that a query for what is there scores above one for what is not."""
+    """Return the probability that a query for something present scores above one for something absent."""
     pairs = np.subtract.outer(present, absent)
     return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
 
 
 def test_what_is_absent_scores_clearly_below_what_is_present(
-    demo_collection: SearchDB, database: Database, embedder: Embedder
+    demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder
 ) -> None:
     searcher = Searcher(database.engine, embedder)
     present: list[float] = []
@@ -91,7 +84,7 @@ def test_what_is_absent_scores_clearly_below_what_is_present(
     assert max(unknown) < 0.3
 
 
-def test_nothing_here_is_a_submarine(demo_collection: SearchDB) -> None:
+def test_an_absent_thing_has_only_irrelevant_hits(demo_collection: SearchDB) -> None:
     assert all(relevance_of(hit) < 0.3 for hit in demo_collection.search("a submarine", threshold=-1, count=40))
     assert all(relevance_of(hit) > 0.8 for hit in demo_collection.search("a cat", count=5))
 
@@ -102,8 +95,8 @@ def relevance_of(hit: Hit) -> float:
 
 
 @pytest.mark.parametrize("setting", ["sea", "snow"])
-def test_what_all_pictures_show_is_relevant(
-    demo_collection: SearchDB, database: Database, embedder: Embedder, setting: str
+def test_what_all_images_show_is_relevant(
+    demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder, setting: str
 ) -> None:
     copy_album(demo_collection, database, only=setting)
     searcher = Searcher(database.engine, embedder)
@@ -147,7 +140,7 @@ def test_with_several_parts_relevance_is_about_the_text(demo_collection: SearchD
     assert [hit.id for hit in least] == expected
 
 
-def test_without_a_text_there_is_none(demo_collection: SearchDB) -> None:
+def test_without_a_text_hits_have_no_relevance(demo_collection: SearchDB) -> None:
     assert {hit.relevance for hit in demo_collection.search(like=3, exclude="snow")} == {None}
     with pytest.raises(QueryError, match="min_relevance needs a text"):
         demo_collection.search(like=3, min_relevance=0.5)
@@ -155,7 +148,7 @@ def test_without_a_text_there_is_none(demo_collection: SearchDB) -> None:
         demo_collection.search("a dog", min_relevance=1.5)
 
 
-def test_hardly_any_pictures_have_none(demo_collection: SearchDB, database: Database, embedder: Embedder) -> None:
+def test_few_images_have_no_relevance(demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder) -> None:
     copy_album(demo_collection, database)
     with database.begin() as connection:
         few = sa.select(images.c.id).order_by(images.c.id).limit(MIN_SAMPLE - 1)
@@ -163,12 +156,12 @@ def test_hardly_any_pictures_have_none(demo_collection: SearchDB, database: Data
     searcher = Searcher(database.engine, embedder)
     hits = searcher.search(Query(text="a dog"), threshold=-1, count=50)
     assert [hit.relevance for hit in hits] == [None] * (MIN_SAMPLE - 1)
-    with pytest.raises(QueryError, match="less than 20 pictures"):
+    with pytest.raises(QueryError, match="less than 20 images"):
         searcher.search(Query(text="a dog"), threshold=-1, min_relevance=0.5)
 
 
-def test_the_sample_is_made_when_missing_and_the_words_embedded_once(
-    demo_collection: SearchDB, database: Database, embedder: Embedder
+def test_a_missing_sample_is_drawn_and_the_words_embedded_once(
+    demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder
 ) -> None:
     copy_album(demo_collection, database)
     with database.begin() as connection:
@@ -182,8 +175,8 @@ def test_the_sample_is_made_when_missing_and_the_words_embedded_once(
     assert (count(database, image_sample), count(database, relevance_scale)) == (300, 1)
 
 
-def test_the_sample_is_by_chance_goes_with_its_pictures_and_is_renewed(
-    demo_collection: SearchDB, database: Database, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+def test_the_sample_is_deleted_with_its_images_and_drawn_again(
+    demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_album(demo_collection, database)
     searcher = Searcher(database.engine, embedder)
@@ -201,20 +194,21 @@ def test_the_sample_is_by_chance_goes_with_its_pictures_and_is_renewed(
     assert count(database, image_sample) == count(database, images)
 
 
-def test_what_is_kept_of_a_text_is_forgotten_with_the_sample(
-    demo_collection: SearchDB, database: Database, settings: Settings, embedder: Embedder
+def test_a_cached_background_is_not_used_with_a_new_sample(
+    demo_collection: SearchDB, database: Database, settings: Settings, embedder: CLIPEmbedder
 ) -> None:
-    def relevances(engine: sa.Engine) -> list[float | None]:
-        return [hit.relevance for hit in Searcher(engine, embedder).search(Query(text="a dog"), threshold=-1)]
+    def relevances(searcher: Searcher) -> list[float | None]:
+        return [hit.relevance for hit in searcher.search(Query(text="a dog"), threshold=-1)]
 
     copy_album(demo_collection, database)
-    before = relevances(database.engine)
-    assert relevances(database.engine) == before
+    searcher = Searcher(database.engine, embedder)
+    before = relevances(searcher)
+    assert relevances(searcher) == before
     copy_album(demo_collection, database, without="night")
-    after = relevances(database.engine)
+    after = relevances(searcher)
     assert after != before
-    with Database(settings) as other:  # another process, which has kept nothing
-        assert relevances(other.engine) == after
+    with Database(settings) as other:  # as in another process, with nothing cached
+        assert relevances(Searcher(other.engine, embedder)) == after
 
 
 def count(database: Database, table: sa.Table) -> int:
@@ -222,11 +216,11 @@ def count(database: Database, table: sa.Table) -> int:
         return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
 
 
-def test_an_empty_collection_has_nothing_to_judge_by(database: Database, embedder: Embedder) -> None:
+def test_an_empty_collection_has_nothing_to_judge_by(database: Database, embedder: CLIPEmbedder) -> None:
     assert Searcher(database.engine, embedder).search(Query(text="a dog"), min_relevance=0.5) == []
 
 
-def test_pictures_that_are_all_the_same(database: Database, embedder: Embedder) -> None:
+def test_identical_images(database: Database, embedder: CLIPEmbedder) -> None:
     vector = embedder.embed_texts(["a dog"])[0]
     common = {"source": "test", "sha256": b"", "width": 1, "height": 1, "byte_size": 1, "embedding": vector}
     with database.begin() as connection:

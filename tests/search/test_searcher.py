@@ -1,4 +1,4 @@
-"""Searching the demo: by text, picture, stored picture, and combinations of them."""
+"""Searches the demo collection by text, image, stored image, and combinations of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
+from sqlalchemy import event
 
 from searchdb.client import SearchDB
 from searchdb.config import libpq_url
@@ -21,6 +22,7 @@ from searchdb.errors import ImageNotFoundError, ModelMismatchError, QueryError
 from searchdb.media.embed import DEMO_FOLDER
 from searchdb.records import Hit
 from searchdb.search import query_cache
+from searchdb.search.query_cache import QueryCache
 from searchdb.search.searcher import MAX_HITS, MAX_QUERY_CHARACTERS, Query, Searcher
 
 
@@ -37,13 +39,13 @@ def test_a_text_finds_what_it_names(demo_collection: SearchDB) -> None:
     assert all(-1 <= similarity <= 1 for similarity in similarities)
 
 
-def test_a_picture_finds_itself_first_by_file_by_object_and_by_id(demo_collection: SearchDB) -> None:
+def test_an_image_finds_itself_first_by_file_by_object_and_by_id(demo_collection: SearchDB) -> None:
     stored = demo_collection.searcher.get(7)
     by_file = demo_collection.search(image=stored.image, count=3)
     assert by_file[0].id == 7
     assert by_file[0].similarity == pytest.approx(1, abs=1e-4)
-    with Image.open(stored.image) as picture:
-        assert [hit.id for hit in demo_collection.search(image=picture, count=3)] == [hit.id for hit in by_file]
+    with Image.open(stored.image) as image:
+        assert [hit.id for hit in demo_collection.search(image=image, count=3)] == [hit.id for hit in by_file]
     by_id = demo_collection.search(like=7, count=3)
     assert 7 not in [hit.id for hit in by_id]
     assert [hit.id for hit in by_id[:2]] == [hit.id for hit in by_file[1:]]
@@ -52,8 +54,8 @@ def test_a_picture_finds_itself_first_by_file_by_object_and_by_id(demo_collectio
 def test_parts_are_combined_as_the_unit_mean_of_unit_vectors(demo_collection: SearchDB) -> None:
     text = demo_collection.embed(["a red car"])[0]
     with demo_collection.database.connect() as connection:
-        picture = connection.scalar(sa.text("SELECT embedding FROM images WHERE id = 3")).to_numpy()
-    combined = (text + picture) / np.linalg.norm(text + picture)
+        image = connection.scalar(sa.text("SELECT embedding FROM images WHERE id = 3")).to_numpy()
+    combined = (text + image) / np.linalg.norm(text + image)
     hits = demo_collection.search("a red car", like=3, count=5)
     with demo_collection.database.connect() as connection:
         rows = connection.execute(
@@ -63,7 +65,7 @@ def test_parts_are_combined_as_the_unit_mean_of_unit_vectors(demo_collection: Se
     assert [hit.similarity for hit in hits] == pytest.approx([row.similarity for row in rows][:5], abs=1e-5)
 
 
-def test_what_is_excluded_goes_down(demo_collection: SearchDB) -> None:
+def test_excluded_content_ranks_lower(demo_collection: SearchDB) -> None:
     everywhere = demo_collection.search("a house", count=20)
     not_snow = demo_collection.search("a house", exclude="snow", count=20)
     assert tagged(not_snow, "snow") < max(1, tagged(everywhere, "snow"))
@@ -90,12 +92,16 @@ def test_the_threshold_is_the_least_similarity(demo_collection: SearchDB) -> Non
 def test_a_repeated_text_costs_no_model_call(demo_collection: SearchDB) -> None:
     class Broken:
         identity = demo_collection.embedder.identity
+        shortest_edge = demo_collection.embedder.shortest_edge
+
+        def resize(self, image: Image.Image) -> Image.Image:
+            raise AssertionError(f"the model was asked for {image}")
 
         def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
             raise AssertionError(f"the model was asked for {texts}")
 
-        def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-            raise AssertionError(f"the model was asked for {pictures}")
+        def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+            raise AssertionError(f"the model was asked for {images}")
 
     first = demo_collection.search("a kite in the desert")
     again = Searcher(demo_collection.database.engine, Broken()).search(Query(text="  a kite in the desert "))
@@ -103,14 +109,14 @@ def test_a_repeated_text_costs_no_model_call(demo_collection: SearchDB) -> None:
 
 
 def test_several_parts_are_each_explained(demo_collection: SearchDB) -> None:
-    with Image.open(demo_collection.searcher.get(9).image) as picture:
-        hits = demo_collection.search("a red car", image=picture, like=3, exclude="snow", count=5)
-        by_picture = {hit.id: hit.similarity for hit in demo_collection.search(image=picture, threshold=-1, count=300)}
+    with Image.open(demo_collection.searcher.get(9).image) as image:
+        hits = demo_collection.search("a red car", image=image, like=3, exclude="snow", count=5)
+        by_image = {hit.id: hit.similarity for hit in demo_collection.search(image=image, threshold=-1, count=300)}
     by_text = {hit.id: hit.similarity for hit in demo_collection.search("a red car", threshold=-1, count=300)}
     by_excluded = {hit.id: hit.similarity for hit in demo_collection.search("snow", threshold=-1, count=300)}
     by_id = {hit.id: hit.similarity for hit in demo_collection.search(like=3, threshold=-1, count=300)}
     for hit in hits:
-        expected = {"text": by_text[hit.id], "image": by_picture[hit.id], "like": by_id[hit.id]}
+        expected = {"text": by_text[hit.id], "image": by_image[hit.id], "like": by_id[hit.id]}
         assert hit.parts == pytest.approx({**expected, "not": by_excluded[hit.id]})
     assert all(hit.parts is None for hit in demo_collection.search("a red car"))
 
@@ -126,14 +132,14 @@ def test_filters_by_their_names(demo_collection: SearchDB) -> None:
 def test_the_cache_is_bounded_and_the_least_recently_used_go_first(
     collection: SearchDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query_cache, "MAX_CACHED", 10)
-    monkeypatch.setattr(query_cache, "COUNTED_EVERY", 1)
+    monkeypatch.setattr(query_cache, "MAX_STORED", 10)
+    monkeypatch.setattr(query_cache, "COUNT_EVERY", 1)
     for n in range(10):
         collection.embed([f"text {n}"])
     with collection.database.begin() as connection:
         old = sa.update(query_embeddings).values(last_used_at=sa.func.now() - sa.text("interval '1 day'"))
         connection.execute(old.where(query_embeddings.c.query.in_([f"text {n}" for n in range(5)])))
-    collection.embed(["text 0"])  # used again, and that is noted
+    collection.embed(["text 0"])  # refreshes last_used_at
     collection.embed(["one more"])
     with collection.database.connect() as connection:
         left = set(connection.scalars(sa.select(query_embeddings.c.query)))
@@ -141,15 +147,15 @@ def test_the_cache_is_bounded_and_the_least_recently_used_go_first(
     assert {"text 0", "one more", *(f"text {n}" for n in range(5, 10))} <= left
 
 
-def test_reading_the_cache_seldom_writes(collection: SearchDB) -> None:
-    def noted() -> object:
+def test_reading_the_cache_rarely_writes(collection: SearchDB) -> None:
+    def last_used() -> object:
         with collection.database.connect() as connection:
             return connection.scalar(sa.select(query_embeddings.c.last_used_at))
 
     collection.embed(["a text"])
-    first = noted()
+    first = last_used()
     collection.embed(["a text"])
-    assert noted() == first
+    assert last_used() == first
 
 
 @pytest.mark.parametrize(
@@ -171,7 +177,7 @@ def test_reading_the_cache_seldom_writes(collection: SearchDB) -> None:
         ({"image": ""}, "empty name"),
     ],
 )
-def test_a_query_that_cannot_be_run_says_why(
+def test_an_invalid_query_raises_an_error_that_says_why(
     demo_collection: SearchDB, arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(QueryError, match=message):
@@ -179,43 +185,43 @@ def test_a_query_that_cannot_be_run_says_why(
 
 
 @pytest.mark.parametrize("image_id", [0, -1, 10**9, 2**62, 2**70])
-def test_an_id_that_is_not_there(demo_collection: SearchDB, image_id: int) -> None:
+def test_an_unknown_id_is_an_error(demo_collection: SearchDB, image_id: int) -> None:
     with pytest.raises(ImageNotFoundError, match=str(image_id)):
         demo_collection.search(like=image_id)
     with pytest.raises(ImageNotFoundError):
         demo_collection.searcher.get(image_id)
 
 
-def test_a_sample_is_of_different_pictures_and_of_all_when_they_are_few(demo_collection: SearchDB) -> None:
-    sample = [picture.id for picture in demo_collection.searcher.sample(24)]
+def test_a_sample_has_no_duplicates_and_is_everything_in_a_small_collection(demo_collection: SearchDB) -> None:
+    sample = [stored.id for stored in demo_collection.searcher.sample(24)]
     assert len(sample) == len(set(sample)) == 24
-    assert {picture.id for picture in demo_collection.searcher.sample(900)} == set(range(1, 301))
+    assert {stored.id for stored in demo_collection.searcher.sample(900)} == set(range(1, 301))
 
 
-def test_an_empty_collection_has_no_hits_and_takes_queries(collection: SearchDB) -> None:
+def test_an_empty_collection_has_no_hits_and_accepts_queries(collection: SearchDB) -> None:
     assert collection.search("anything") == []
     assert collection.searcher.sample(5) == []
     with collection.database.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings)) == 1
 
 
-def test_another_model_is_refused_with_both_names(demo_collection: SearchDB, tmp_path: Path) -> None:
+def test_another_model_is_rejected_with_both_names(demo_collection: SearchDB, tmp_path: Path) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file
 
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
 
     folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "model"))
     weights = load_file(folder / "model.safetensors")
     weights["logit_scale"] = weights["logit_scale"] + 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    searcher = Searcher(demo_collection.database.engine, Embedder(str(folder)))
+    searcher = Searcher(demo_collection.database.engine, CLIPEmbedder(str(folder)))
     with pytest.raises(ModelMismatchError, match=f"with demo .*but the model in use is {folder}"):
         searcher.search(Query(text="a dog"))
 
 
-def test_a_cached_text_is_searched_for_without_loading_the_model(demo_collection: SearchDB) -> None:
+def test_searching_for_a_cached_text_does_not_load_the_model(demo_collection: SearchDB) -> None:
     demo_collection.search("a red boat", count=1)
     url = demo_collection.settings.url()
     assert url is not None
@@ -229,7 +235,7 @@ def test_a_cached_text_is_searched_for_without_loading_the_model(demo_collection
     assert "red boat" in done.stdout
 
 
-def test_pictures_of_another_model_are_refused_whatever_is_cached(
+def test_images_of_another_model_are_rejected_even_if_the_text_is_cached(
     collection: SearchDB, database: Database, album: Path
 ) -> None:
     collection.ingest_files(*sorted(album.glob("*.jpg"))[:5])
@@ -241,3 +247,22 @@ def test_pictures_of_another_model_are_refused_whatever_is_cached(
             collection.search("a boat", threshold=threshold)
         with pytest.raises(ModelMismatchError):
             collection.search(like=1, threshold=threshold)
+
+
+def test_a_cached_search_is_one_statement(demo_collection: SearchDB) -> None:
+    engine = demo_collection.database.engine
+    cache = QueryCache(demo_collection.embedder, trust_memory_s=3600)
+    searcher = Searcher(engine, demo_collection.embedder, cache)
+    statements: list[str] = []
+
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    first = searcher.search(Query(text="a red boat"))
+    event.listen(engine, "before_cursor_execute", record)
+    try:
+        assert searcher.search(Query(text="a red boat")) == first
+    finally:
+        event.remove(engine, "before_cursor_execute", record)
+    assert len(statements) == 1
+    assert first[0].relevance is not None

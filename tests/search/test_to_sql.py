@@ -1,4 +1,4 @@
-"""The SQL of a search: run as it is written, it gives the search's pictures."""
+"""The SQL written for a search finds the same images as the search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERIES: dict[str, dict[str, Any]] = {
     "text": {"text": "a red boat"},
     "quotes": {"text": "it's a \"boat\"; -- 100% 'red' \\ :x"},
     "like": {"like": 7},
-    "text and picture": {"text": "snow", "like": 7},
+    "text and image": {"text": "snow", "like": 7},
     "without": {"text": "a boat", "exclude": "night"},
     "all of it": {"text": "a boat", "like": 7, "exclude": "it's raining"},
 }
@@ -35,9 +35,9 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 
 def ids_by_sql(collection: SearchDB, statement: str) -> list[int]:
-    collection.embed(sql.literal_texts(statement) or ["nothing"])
+    collection.embed(sql.texts_to_embed(statement) or ["nothing"])
     with collection.database.connect() as connection:
-        result = sql.run(connection, statement)
+        result = sql.run_sql(connection, statement)
     assert result.columns == ["id", "image", "similarity"]
     return [row[0] for row in result.rows]
 
@@ -52,7 +52,7 @@ def test_finds_what_the_search_finds(demo_collection: SearchDB, query: dict[str,
         assert len(hits) == COUNT
 
 
-def test_a_vector_is_written_out(demo_collection: SearchDB) -> None:
+def test_a_vector_is_written_as_a_literal(demo_collection: SearchDB) -> None:
     vector = demo_collection.embed(["a green tree"])[0]
     statement = search_to_sql(Query(vector=vector), count=COUNT)
     hits = demo_collection.searcher.search(Query(vector=vector), count=COUNT)
@@ -60,11 +60,11 @@ def test_a_vector_is_written_out(demo_collection: SearchDB) -> None:
 
 
 @pytest.mark.parametrize("query", [Query(), Query(exclude="rain")], ids=["nothing", "only what is excluded"])
-def test_nothing_to_look_for(query: Query) -> None:
+def test_an_empty_query_is_an_error(query: Query) -> None:
     with pytest.raises(QueryError, match="nothing to look for"):
         search_to_sql(query)
 
 
-def test_these_filters_leave_some(demo_collection: SearchDB) -> None:
+def test_the_filters_under_test_match_some_images(demo_collection: SearchDB) -> None:
     left = {name for name, filters in FILTERS.items() if demo_collection.search("a boat", **filters)}
     assert left >= {"none", "tags", "words", "where"}

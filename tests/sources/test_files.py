@@ -18,7 +18,7 @@ from tests.helpers.hostile_files import make_hostile_folder
 
 @pytest.fixture
 def album(tmp_path: Path) -> Path:
-    """A folder of four pictures in two levels, with hidden things between them."""
+    """A folder of four images on two levels, with hidden files among them."""
     album = tmp_path / "album"
     for name in ("b.jpg", "a.png", "trips/2024/sea.jpg", "trips/map", ".hidden.jpg", ".cache/thumbnail.jpg"):
         (album / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def test_a_folder_yields_its_visible_files_in_order(album: Path) -> None:
     assert {each.source for each in found} == {"files"}
 
 
-def test_size_and_time_are_the_files(album: Path) -> None:
+def test_size_and_time_are_those_of_the_file(album: Path) -> None:
     os.utime(album / "a.png", ns=(0, 1_700_000_000_123_456_789))
     item = items(album / "a.png")[0]
     assert item.byte_size == len("a.png")
@@ -58,14 +58,14 @@ def test_size_and_time_are_the_files(album: Path) -> None:
     assert items(album / "a.png")[0].modified_at == item.modified_at
 
 
-def test_a_file_is_named_by_itself_even_when_hidden(album: Path) -> None:
+def test_a_hidden_file_can_be_given_explicitly(album: Path) -> None:
     item = items(album / ".hidden.jpg")[0]
     assert (item.source_id, item.tags) == (".hidden.jpg", ())
     assert names(album / ".cache") == ["thumbnail.jpg"]
     assert names(album, album / ".cache")[-1] == "thumbnail.jpg"
 
 
-def test_one_file_has_one_reference_however_it_is_spelled(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_has_one_reference_for_all_spellings(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (album.parent / "link").symlink_to(album)
     monkeypatch.chdir(album.parent)
     monkeypatch.setenv("HOME", str(album.parent))
@@ -129,12 +129,12 @@ def test_a_name_that_looks_like_a_glob_is_taken_literally_when_it_exists(album: 
     assert names(album / "[a].jpg") == ["[a].jpg"]
 
 
-# --- What cannot be taken -------------------------------------------------------------------------
+# --- Rejected paths -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["gone", "gone.jpg", "", "no\0such", "~nobody-of-that-name/x", "a\udcffb"])
 def test_a_path_that_does_not_exist_is_an_error_before_anything_is_yielded(album: Path, path: str) -> None:
-    with pytest.raises(SourceError, match="does not exist; name a folder, a file or a glob"):
+    with pytest.raises(SourceError, match="does not exist; give a folder, a file or a glob"):
         files([album, path])
     with pytest.raises(SourceError, match="does not exist"):
         folders([path])
@@ -146,7 +146,7 @@ def test_a_glob_without_a_match_is_an_error_before_anything_is_yielded(album: Pa
         files([album, f"{album}/{pattern}"])
 
 
-def test_a_glob_that_climbs_is_an_error(album: Path) -> None:
+def test_a_glob_with_a_parent_folder_is_an_error(album: Path) -> None:
     with pytest.raises(SourceError, match=r"'\.\.' after a wildcard"):
         files([f"{album}/*/../*.jpg"])
 
@@ -177,7 +177,7 @@ def test_irregular_files_are_rejected_without_being_opened(tmp_path: Path) -> No
     ]
 
 
-def test_names_that_are_not_utf_8_are_rejected_in_printable_form(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_rejected_and_escaped(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):  # noqa: PTH123 - pathlib takes no bytes
         pass
     os.mkdir(os.fsencode(tmp_path) + b"/dir\xff")  # noqa: PTH102
@@ -202,7 +202,7 @@ def test_paths_beyond_the_limit_are_rejected_and_cut(tmp_path: Path, monkeypatch
     assert len(found[0].image.encode()) <= MAX_REFERENCE_BYTES
 
 
-def test_names_with_newlines_and_quotes_are_ordinary(tmp_path: Path) -> None:
+def test_names_with_newlines_and_quotes_are_accepted(tmp_path: Path) -> None:
     odd = ["a\nb.jpg", 'it\'s "x".jpg', "🐕.jpg", "%s.jpg", "-rf"]
     for name in odd:
         (tmp_path / name).touch()
@@ -226,7 +226,7 @@ def test_unreadable_files_and_folders_are_rejected(album: Path) -> None:
 # --- Folders, size --------------------------------------------------------------------------------
 
 
-def test_folders_are_those_among_the_paths(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_returns_only_the_folders(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(album.parent)
     assert folders(["album", album / "trips", album / "a.png"]) == [str(album)]
     assert folders([album / "trips", "album/.cache"]) == [str(album / "trips"), str(album / ".cache")]
@@ -249,7 +249,7 @@ def test_a_large_folder_is_streamed(tmp_path: Path) -> None:
     assert peak < 200_000  # 2,000 kept items would take over a megabyte
 
 
-def test_the_hostile_folder_loses_nothing(tmp_path: Path) -> None:
+def test_every_file_of_the_hostile_folder_is_accounted_for(tmp_path: Path) -> None:
     made = make_hostile_folder(tmp_path / "hostile", 400)
     found = list(files([tmp_path / "hostile"]))
     assert len(found) == len(made) == 400

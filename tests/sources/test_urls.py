@@ -64,7 +64,7 @@ def test_a_single_column_with_a_header() -> None:
     assert only(f"url\n{A}\n").image == A
 
 
-def test_json_lines_are_recognised_by_their_brace() -> None:
+def test_json_lines_are_recognised_by_their_first_brace() -> None:
     item = only(
         json.dumps({"url": A, "latitude": 1, "tags": ["x", "y"], "stars": 5, "nested": {"a": [1.5]}, "no": None})
     )
@@ -151,7 +151,7 @@ def test_rows_may_be_short_long_or_blank() -> None:
     assert found[1].metadata == {}
 
 
-def test_stdin_is_the_processs_and_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdin_is_read_and_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(A.encode()), encoding="ascii")
     monkeypatch.setattr(sys, "stdin", stdin)
     assert [each.image for each in urls("-")] == [A]
@@ -169,7 +169,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
         os.close(reading)
 
 
-def test_rows_come_before_the_list_ends() -> None:
+def test_rows_are_yielded_before_the_list_ends() -> None:
     """A list that is still being written is ingested meanwhile."""
 
     class Endless(io.RawIOBase):
@@ -195,8 +195,8 @@ def test_rows_come_before_the_list_ends() -> None:
         ("ftp://example.org/a.jpg", "does not begin with http:// or https://"),
         ("file:///etc/passwd", "does not begin with http:// or https://"),
         ("javascript:alert(1)", "does not begin with http:// or https://"),
-        ("http://", "names no host"),
-        ("http://:80/", "names no host"),
+        ("http://", "has no host"),
+        ("http://:80/", "has no host"),
         ("http://example.org:99999/", "malformed host or port"),
         ("http://[::1/", "malformed host or port"),
         ("http://example.org/a b.jpg", "holds a space"),
@@ -248,8 +248,8 @@ def test_bad_values_are_rejected_with_line_column_and_value(column: str, value: 
     [
         ("{", "is not JSON"),
         ('{"url": "x"} more', "is not JSON"),
-        ('{"url": "http://h/", "x": NaN}', "NaN is no number"),
-        ('{"url": "http://h/", "x": 1e999}', "1e999 is no number"),
+        ('{"url": "http://h/", "x": NaN}', "NaN is not a number"),
+        ('{"url": "http://h/", "x": 1e999}', "1e999 is not a number"),
         ('{"url": "http://h/", "x": "\\ud800"}', "not valid UTF-8"),
         ('{"url": "http://h/", "x": {"y": ["\\u0000"]}}', "holds a NUL"),
         ('{"url": "http://h/", "x\\u0000": 1}', "holds a NUL"),
@@ -274,7 +274,7 @@ def test_bad_json_lines_are_rejected_and_the_others_read(line: str, message: str
     assert any(part in str(bad.error) for part in message.split("|"))
 
 
-def test_a_row_without_a_url_is_named_by_its_line(tmp_path: Path) -> None:
+def test_a_row_without_a_url_is_reported_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("url,city\n,Paris\n")
     (bad,) = urls(str(tmp_path / "list.csv"))
     assert isinstance(bad, RejectedItem)
@@ -286,7 +286,7 @@ def test_lines_are_counted_across_quoted_newlines() -> None:
     assert str(found[1].error if isinstance(found[1], RejectedItem) else "").startswith("line 6 of stdin")
 
 
-def test_undecodable_bytes_spoil_their_row_only() -> None:
+def test_undecodable_bytes_affect_only_their_row() -> None:
     found = read(b"url,city\n" + f"{A},Paris\n".encode() + b"http://h/,caf\xe9\n" + f"{B},Rome\n".encode())
     assert [type(each) for each in found] == [SourceItem, RejectedItem, SourceItem]
     assert "column city: 'caf\\xe9' is not valid UTF-8" in str(
@@ -335,11 +335,11 @@ def test_a_line_without_an_end_is_not_read_into_memory() -> None:
 
 
 def test_a_list_that_is_missing_or_a_folder_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"list 'gone\.txt' does not exist; name a file, or - for stdin"):
+    with pytest.raises(SourceError, match=r"list 'gone\.txt' does not exist; give a file, or - for stdin"):
         urls("gone.txt")
     with pytest.raises(SourceError, match="does not exist"):
         urls("~nobody-of-that-name/list")
-    with pytest.raises(SourceError, match="is a folder; name a list of URLs, or use `ingest files`"):
+    with pytest.raises(SourceError, match="is a folder; give a list of URLs, or use `ingest files`"):
         urls(str(tmp_path))
 
 
@@ -358,7 +358,7 @@ def test_a_table_without_a_url_column_is_refused(tmp_path: Path, name: str) -> N
         list(urls(str(tmp_path / name)))
 
 
-def test_utf_16_is_refused_by_name() -> None:
+def test_the_error_for_utf_16_names_it() -> None:
     with pytest.raises(SourceError, match="is UTF-16; save it as UTF-8"):
         read(A.encode("utf-16"))
 

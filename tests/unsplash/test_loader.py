@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from searchdb.cli.prose import describe_load
 from searchdb.db.database import Database
 from searchdb.db.tables import images
 from searchdb.errors import DatabaseError, InvalidReferenceError, SourceError
-from searchdb.ingest.store import Store
 from searchdb.records import DecodedImage, EmbeddedImage, ModelIdentity, RejectedItem, SourceItem
 from searchdb.unsplash import loader as unsplash
 from searchdb.unsplash.columns import FORMATS
@@ -25,6 +25,7 @@ from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.reader import find_parts
 from searchdb.unsplash.tables import TABLES
 from tests.helpers import unsplash_files as files
+from tests.helpers.stored_images import store_images
 
 MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
 
@@ -39,7 +40,7 @@ def load(database: Database, *paths: Path) -> LoadReport:
 
 
 def content(database: Database, table: str) -> list[dict[str, Any]]:
-    """Return the rows of a table in any fixed order, without what is NULL."""
+    """Return the rows of a table in a fixed order, without NULLs."""
     with database.connect() as connection:
         rows = connection.execute(sa.select(TABLES[table]).order_by(*TABLES[table].c)).mappings()
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
@@ -55,7 +56,7 @@ def found(database: Database, *paths: Path, **options: Any) -> list[SourceItem |
     return list(unsplash.items(database.engine, find_parts(paths), **options))
 
 
-def pictures(database: Database, *paths: Path) -> list[SourceItem]:
+def photo_items(database: Database, *paths: Path) -> list[SourceItem]:
     everything = found(database, *paths)
     assert all(isinstance(each, SourceItem) for each in everything), everything
     return [each for each in everything if isinstance(each, SourceItem)]
@@ -66,7 +67,8 @@ def store(database: Database, *items: SourceItem, **decoded: Any) -> None:
     vector = np.zeros(512, np.float32)
     vector[0] = 1
     pixels = Image.new("RGB", (1, 1))
-    Store(database.engine).upsert(
+    store_images(
+        database.engine,
         [
             EmbeddedImage(
                 decoded=DecodedImage(item=item, pixels=pixels, sha256=b"", byte_size=1, width=1, height=1, **decoded),
@@ -127,7 +129,7 @@ def test_loading_again_changes_nothing(database: Database, folder: Path, tmp_pat
     assert {table: (content(database, table), versions(database, table)) for table in TABLES} == before
 
 
-def test_later_rows_count_and_absent_columns_stay(database: Database, folder: Path) -> None:
+def test_later_rows_win_and_absent_columns_are_kept(database: Database, folder: Path) -> None:
     older = files.write(folder, "photos.tsv000", [files.photo(), files.photo(photo_description="last"), files.photo(2)])
     assert load(database, older).written == {"photos": 2}
     assert [row["photo_description"] for row in content(database, "photos")] == ["last", "picture 2"]
@@ -160,7 +162,7 @@ def test_conversions_are_added_once(database: Database, folder: Path) -> None:
     assert len(content(database, "conversions")) == 4
 
 
-def test_two_loaders_at_once_add_nothing_twice(database: Database, folder: Path) -> None:
+def test_concurrent_loaders_add_nothing_twice(database: Database, folder: Path) -> None:
     files.write_dataset(folder, 60)
     reports: list[LoadReport] = []
     loaders = [threading.Thread(target=lambda: reports.append(load(database, folder))) for _ in range(3)]
@@ -172,20 +174,20 @@ def test_two_loaders_at_once_add_nothing_twice(database: Database, folder: Path)
     assert len(content(database, "conversions")) == 60
 
 
-def test_bad_rows_are_left_out_counted_and_quoted(database: Database, folder: Path) -> None:
+def test_bad_rows_are_skipped_counted_and_reported(database: Database, folder: Path) -> None:
     rows = [files.keyword(n, "dune", ai_service_1_confidence="x" if n % 2 else n) for n in range(1, 21)]
     files.write(folder, "keywords.tsv000", rows)
     report = load(database, folder)
     assert (report.rows, report.written, report.bad) == ({"keywords": 10}, {"keywords": 10}, {"keywords": 10})
     assert report.bad_rows[0] == ("line 2 of keywords.tsv000: column ai_service_1_confidence: 'x' is not a number")
     assert len(report.bad_rows) == 5
-    assert report.in_words().splitlines() == [
+    assert describe_load(report).splitlines() == [
         "keywords: 10 rows, 10 new or changed, 10 bad",
         *(f"  {each}" for each in report.bad_rows),
     ]
 
 
-def test_a_part_that_breaks_off_leaves_nothing_of_itself(database: Database, folder: Path, tmp_path: Path) -> None:
+def test_an_unreadable_part_is_rolled_back(database: Database, folder: Path, tmp_path: Path) -> None:
     files.write(folder, "photos.tsv000", [files.photo(1)])
     files.write(folder, "photos.tsv001", (files.photo(n) for n in range(2, 20_000)))
     archive = files.zipped(folder, tmp_path / "lite.zip")
@@ -197,7 +199,7 @@ def test_a_part_that_breaks_off_leaves_nothing_of_itself(database: Database, fol
     assert [row["photo_id"] for row in content(database, "photos")] == ["photo000001"]
 
 
-def test_an_interrupted_load_leaves_no_half_part(database: Database, folder: Path) -> None:
+def test_an_interrupted_load_leaves_no_partial_part(database: Database, folder: Path) -> None:
     def interrupt(progress: LoadProgress) -> None:
         if progress.part == "keywords.tsv001":
             raise KeyboardInterrupt
@@ -211,7 +213,7 @@ def test_an_interrupted_load_leaves_no_half_part(database: Database, folder: Pat
     assert load(database, folder).written == {"keywords": 19_900}
 
 
-def test_what_postgresql_refuses_is_told_as_ours(database: Database, folder: Path) -> None:
+def test_postgresql_errors_are_translated(database: Database, folder: Path) -> None:
     files.write(folder, "photos.tsv000", [files.photo()])
     with database.begin() as connection:
         connection.execute(sa.text("ALTER TABLE unsplash_photos ALTER COLUMN photo_width TYPE smallint"))
@@ -226,17 +228,18 @@ def test_progress_counts_the_bytes_of_all_parts(database: Database, folder: Path
     files.many_keywords(folder / "keywords.tsv000", 25_000)
     files.write(folder, "photos.tsv000", [files.photo()])
     for path in (folder, files.zipped(folder, tmp_path / "lite.zip")):
-        told: list[LoadProgress] = []
-        unsplash.load(database.engine, find_parts([path]), progress=told.append)
-        assert [(each.table, each.rows) for each in told] == [
+        reported: list[LoadProgress] = []
+        unsplash.load(database.engine, find_parts([path]), progress=reported.append)
+        assert [(each.table, each.rows) for each in reported] == [
             ("photos", 1),
             ("keywords", 10_000),
             ("keywords", 20_000),
             ("keywords", 25_000),
         ]
-        done = [each.bytes_done for each in told]
+        done = [each.bytes_done for each in reported]
         assert done == sorted(done)
-        assert {each.bytes_total for each in told} == {done[-1]} == {sum(p.stat().st_size for p in folder.iterdir())}
+        assert {each.bytes_total for each in reported} == {done[-1]}
+        assert done[-1] == sum(part.stat().st_size for part in folder.iterdir())
 
 
 _ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -244,7 +247,7 @@ _ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_ANY.filter(lambda word: not word.isspace()), max_size=8))
-def test_any_text_arrives_as_it_was_written(database: Database, folder: Path, words: list[str]) -> None:
+def test_any_text_is_stored_unchanged(database: Database, folder: Path, words: list[str]) -> None:
     with database.begin() as connection:
         connection.execute(sa.delete(TABLES["keywords"]))
     rows = [files.keyword(1, word, user_suggestion_source=word) for word in words]
@@ -272,7 +275,7 @@ def test_the_tables_have_the_columns_of_the_files() -> None:
 # --- Items ----------------------------------------------------------------------------------------
 
 
-def test_items_come_in_the_order_of_the_files_with_their_keywords(database: Database, folder: Path) -> None:
+def test_items_have_the_order_of_the_files_and_their_keywords(database: Database, folder: Path) -> None:
     files.write(folder, "photos.tsv000", [files.photo(3), files.photo(1)])
     files.write(folder, "photos.tsv001", [files.photo(2, photo_width=3000, photo_height=1000)])
     files.write(
@@ -289,7 +292,7 @@ def test_items_come_in_the_order_of_the_files_with_their_keywords(database: Data
         ],
     )
     load(database, folder)
-    third, first, second = pictures(database, folder)
+    third, first, second = photo_items(database, folder)
     assert [each.source_id for each in (third, first, second)] == ["photo000003", "photo000001", "photo000002"]
     assert first.tags == ("attic", "kiln", "quay", "heron", "tram", "unsure")
     assert third.tags == ()
@@ -306,10 +309,10 @@ def test_items_come_in_the_order_of_the_files_with_their_keywords(database: Data
 def test_more_items_than_one_batch(database: Database, folder: Path) -> None:
     files.write(folder, "photos.tsv000", (files.photo(n) for n in range(1, 1203)))
     load(database, folder)
-    assert [each.source_id for each in pictures(database, folder)] == [f"photo{n:06}" for n in range(1, 1203)]
+    assert [each.source_id for each in photo_items(database, folder)] == [f"photo{n:06}" for n in range(1, 1203)]
 
 
-def test_bad_rows_and_photos_without_a_url_are_rejected_in_their_place(database: Database, folder: Path) -> None:
+def test_bad_rows_and_photos_without_a_url_are_rejected_in_order(database: Database, folder: Path) -> None:
     files.write(
         folder,
         "photos.tsv000",
@@ -343,7 +346,7 @@ def test_bad_rows_and_photos_without_a_url_are_rejected_in_their_place(database:
 
 def test_a_malformed_rendition_is_refused_at_once(database: Database, folder: Path) -> None:
     parts = find_parts([files.write_dataset(folder)])
-    with pytest.raises(SourceError, match="the rendition '640' is no query string"):
+    with pytest.raises(SourceError, match="the rendition '640' is not a query string"):
         unsplash.items(database.engine, parts, rendition="640")
 
 
@@ -357,10 +360,10 @@ def test_parts_must_have_been_loaded(database: Database, folder: Path) -> None:
 # --- Refreshing -----------------------------------------------------------------------------------
 
 
-def test_what_is_loaded_later_reaches_the_stored_pictures(database: Database, folder: Path) -> None:
+def test_tables_loaded_later_update_the_stored_images(database: Database, folder: Path) -> None:
     files.write(folder, "photos.tsv000", (files.photo(n) for n in range(1, 4)))
     load(database, folder)
-    store(database, *pictures(database, folder))
+    store(database, *photo_items(database, folder))
     assert unsplash.refresh(database.engine) == 0
     load(database, files.write(folder, "keywords.tsv000", [files.keyword(1, "dune"), files.keyword(2, "quay")]))
     before = stored(database, "photo000003")
@@ -378,11 +381,11 @@ def test_what_is_loaded_later_reaches_the_stored_pictures(database: Database, fo
     assert row.ingested_at == before.ingested_at
 
 
-def test_refreshing_keeps_what_the_file_said(database: Database, folder: Path) -> None:
+def test_refreshing_keeps_metadata_from_the_file(database: Database, folder: Path) -> None:
     files.write(folder, "photos.tsv000", [files.photo(photo_submitted_at="")])
     load(database, folder)
     taken = datetime(2001, 2, 3, tzinfo=UTC)
-    store(database, *pictures(database, folder), taken_at=taken, camera="X100", latitude=1.5, longitude=2.5)
+    store(database, *photo_items(database, folder), taken_at=taken, camera="X100", latitude=1.5, longitude=2.5)
     assert unsplash.refresh(database.engine) == 0
     load(
         database,
@@ -393,7 +396,7 @@ def test_refreshing_keeps_what_the_file_said(database: Database, folder: Path) -
     assert (row.taken_at.year, row.camera, row.latitude, row.longitude) == (2019, "X100", 9, 8)
 
 
-def test_refreshing_leaves_alone_what_it_does_not_know(database: Database, folder: Path) -> None:
+def test_refreshing_does_not_change_unknown_images(database: Database, folder: Path) -> None:
     store(
         database,
         SourceItem(image="https://example.org/a", source="unsplash", source_id="gone", description="kept"),
@@ -410,7 +413,7 @@ def test_refreshing_leaves_alone_what_it_does_not_know(database: Database, folde
     assert unsplash.refresh(database.engine) == 0
 
 
-def test_more_pictures_than_one_batch_are_refreshed(database: Database, folder: Path) -> None:
+def test_more_images_than_one_batch_are_refreshed(database: Database, folder: Path) -> None:
     files.write(folder, "photos.tsv000", (files.photo(n) for n in range(1, 1203)))
     load(database, folder)
     store(

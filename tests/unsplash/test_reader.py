@@ -124,17 +124,17 @@ def test_parts_named_csv_have_tabs_or_commas(tmp_path: Path, delimiter: str) -> 
     assert values(*find_parts([tmp_path]))[0]["photo_description"] == "a, b\tc"
 
 
-def test_what_is_missing_is_refused_at_once(tmp_path: Path) -> None:
+def test_missing_files_are_refused_at_once(tmp_path: Path) -> None:
     for missing in ("gone.zip", "photos.tsv*", "~nobody-of-that-name/x"):
-        with pytest.raises(SourceError, match="does not exist; name the zip as downloaded, the folder"):
+        with pytest.raises(SourceError, match="does not exist; give the zip as downloaded, the folder"):
             find_parts([missing])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match=r"the folder .* holds no part of the Unsplash dataset; name"):
+    with pytest.raises(SourceError, match=r"the folder .* holds no part of the Unsplash dataset; give"):
         find_parts([tmp_path])
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(SourceError, match=r"notes\.txt' is neither a zip nor a part"):
         find_parts([tmp_path / "notes.txt"])
-    with pytest.raises(SourceError, match="no part of the Unsplash dataset was named"):
+    with pytest.raises(SourceError, match="no part of the Unsplash dataset was given"):
         find_parts([])
 
 
@@ -144,7 +144,7 @@ def test_broken_zips_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none.zip").write_bytes(b"<html>sign in to download</html>")
     (tmp_path / "empty.zip").touch()
     for name in ("short.zip", "none.zip", "empty.zip"):
-        with pytest.raises(SourceError, match=rf"{name}' is no zip, or not all of one; download it again"):
+        with pytest.raises(SourceError, match=rf"{name}' is not a zip, or is incomplete; download it again"):
             find_parts([tmp_path / name])
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("__MACOSX/photos.tsv000", "photo_id\n")
@@ -161,7 +161,7 @@ def test_an_encrypted_zip_is_refused(folder: Path, tmp_path: Path) -> None:
         data[at + 8] |= 1
         at += 46 + sum(int.from_bytes(data[at + n : at + n + 2], "little") for n in (28, 30, 32))
     (tmp_path / "locked.zip").write_bytes(data)
-    with pytest.raises(SourceError, match="is encrypted; unpack it with its password and name the folder"):
+    with pytest.raises(SourceError, match="is encrypted; unpack it with its password and give the folder"):
         find_parts([tmp_path / "locked.zip"])
 
 
@@ -192,7 +192,7 @@ def test_headers_are_matched_by_name(tmp_path: Path) -> None:
     assert values(part) == [{"photo_id": "p1", "keyword": "dune", "suggested_by_user": True}]
 
 
-def test_the_datasets_sql_names_two_columns_otherwise(tmp_path: Path) -> None:
+def test_alternative_column_names_of_the_datasets_sql_are_accepted(tmp_path: Path) -> None:
     row = {"photo_id": "p1", "hex": "A0B1C2", "ai_coverage": "0.5", "ai_score": "0.25", "coverage": "", "score": "1"}
     path = files.write(tmp_path, "colors.tsv", [row], columns=["photo_id", "hex", "ai_coverage", "ai_score"])
     assert values(*find_parts([path]))[0] == {"photo_id": "p1", "hex": "A0B1C2", "coverage": 0.5, "score": 0.25}
@@ -279,28 +279,28 @@ def test_bytes_that_are_not_utf_8_and_nul_are_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("following", [10, 100_000])
-def test_a_quote_that_never_closes_costs_its_own_row_only(tmp_path: Path, following: int) -> None:
+def test_an_unclosed_quote_affects_only_its_own_row(tmp_path: Path, following: int) -> None:
     rest = "".join(f"p{n}\tdune\t\t\n" for n in range(following))
     found = rows(keywords_part(tmp_path, f'{HEADER}{GOOD}p1\t"open\t1\tt\n{rest}'))
     assert [row.line for row in found] == [*range(2, following + 4)]
     assert [row for row in found if isinstance(row, BadRow)] == [found[1]]
 
 
-def test_a_quote_that_another_rows_quote_closes_costs_no_row_between(tmp_path: Path) -> None:
+def test_rows_between_two_stray_quotes_are_kept(tmp_path: Path) -> None:
     found = rows(keywords_part(tmp_path, f'{HEADER}p1\t"open\t1\tt\n{GOOD}p2\t"quay"\t1\tt\n{GOOD}p1\t"x\n{GOOD}p3"\n'))
     assert [row.line for row in found if isinstance(row, BadRow)] == [2, 6, 8]
     assert [row.values[0] for row in found if isinstance(row, Row)] == ["p1", "p2", "p1", "p1"]
 
 
-def test_a_row_that_goes_on_and_on_is_cut_off() -> None:
+def test_an_endless_row_is_cut() -> None:
     lines = itertools.chain(['"z\n'], itertools.repeat('x"\t"y\n', MAX_ROW_CHARS // 6 + 10))
     line, found = next(delimited_rows(lines, delimiter="\t"))
     assert line == 1
     assert str(found) == "row longer than 1,048,576 characters"
 
 
-def test_memory_stays_flat(tmp_path: Path) -> None:
-    """300,000 rows, 12 MB, with a quote that swallows all it may in the middle."""
+def test_memory_stays_constant(tmp_path: Path) -> None:
+    """300,000 rows, 12 MB, with an unclosed quote in the middle."""
     path = files.many_keywords(tmp_path / "keywords.tsv000", 150_000)
     with path.open("a") as file:
         file.write('p\t"' + "\n" * 10)
@@ -343,8 +343,8 @@ def test_any_bytes_give_rows_or_bad_rows(tmp_path_factory: pytest.TempPathFactor
 
 
 @given(st.lists(st.text(st.sampled_from('ab"\t\n'), max_size=12), max_size=8))
-def test_rows_are_not_read_twice_nor_lost_however_quotes_lie(texts: list[str]) -> None:
-    """Every row begins at a line of its own, and without any quote each line is a row."""
+def test_rows_are_never_repeated_or_lost_for_any_quotes(texts: list[str]) -> None:
+    """Every row starts on its own line, and without quotes each line is a row."""
     lines = io.StringIO("h\th\n" + "".join(f"{text}\n" for text in texts), newline="").readlines()
     found = list(delimited_rows(iter(lines), delimiter="\t", strict=True))
     numbers = [line for line, _ in found]
@@ -455,7 +455,7 @@ def test_camera(make: str | None, model: str | None, camera: str | None) -> None
     assert item(exif_camera_make=make, exif_camera_model=model).camera == camera
 
 
-def test_malformed_fields_are_left_out_and_the_picture_kept() -> None:
+def test_malformed_fields_are_omitted_and_the_image_is_kept() -> None:
     found = item(photo_url="javascript:alert(1)", photo_location_latitude=91.0, photo_location_longitude=5.0)
     assert (found.page_url, found.latitude, found.longitude) == (None, None, None)
     found = item(photo_location_latitude=9.0, photographer_username="x" * MAX_REFERENCE_BYTES)
@@ -469,7 +469,7 @@ def test_a_photo_without_a_usable_url_is_refused(url: str | None) -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_the_metadata_are_columns_of_the_dataset() -> None:
+def test_metadata_columns_exist_in_the_dataset() -> None:
     assert set(METADATA_COLUMNS) <= set(FORMATS["photos"].columns)
 
 
@@ -497,7 +497,7 @@ def rendition_of(query: str, url: str = "https://images.unsplash.com/p1", **give
         (0, -5, "w=640", 640),
     ],
 )
-def test_the_width_follows_the_shape(width: int | None, height: int | None, asked: str, w: int) -> None:
+def test_the_width_depends_on_the_aspect_ratio(width: int | None, height: int | None, asked: str, w: int) -> None:
     assert rendition_of(asked, photo_width=width, photo_height=height) == {"w": [str(w)]}
 
 
@@ -507,7 +507,7 @@ def test_parameters_replace_those_of_the_url() -> None:
     assert rendition_of(DEFAULT_RENDITION)["q"] == ["80"]
 
 
-def test_no_rendition_is_the_original() -> None:
+def test_no_rendition_means_the_original() -> None:
     for nothing in (None, "", " "):
         assert photo_item(a_photo(), parse_rendition(nothing)).rendition is None
     url = "https://images.unsplash.com/" + "x" * (MAX_REFERENCE_BYTES - 30)
@@ -518,7 +518,7 @@ def test_no_rendition_is_the_original() -> None:
     "query", ["640", "w=640&&", "w=640&fm", "&", "w=0", "w=abc", "h=-1", "w=1.5", "w=" + "9" * 5000]
 )
 def test_a_malformed_rendition_is_refused(query: str) -> None:
-    with pytest.raises(SourceError, match=r"^the rendition '.*(is no query string|give it in whole pixels)"):
+    with pytest.raises(SourceError, match=r"^the rendition '.*(is not a query string|give it in whole pixels)"):
         parse_rendition(query)
 
 

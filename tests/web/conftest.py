@@ -17,7 +17,7 @@ from searchdb.config import Settings
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import images
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from web import create_app
 from web.backend import EXTENSION
 
@@ -25,7 +25,7 @@ from web.backend import EXTENSION
 class Shelf:
     """Draws pictures into a folder and stores them, with their description's vector: a search for it finds them."""
 
-    def __init__(self, folder: Path, database: Database, embedder: Embedder) -> None:
+    def __init__(self, folder: Path, database: Database, embedder: CLIPEmbedder) -> None:
         self.folder = folder
         self._database = database
         self._embedder = embedder
@@ -65,14 +65,14 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, database: Database, embedder: Embedder) -> Shelf:
+def shelf(tmp_path: Path, database: Database, embedder: CLIPEmbedder) -> Shelf:
     folder = tmp_path / "the private folder"
     folder.mkdir()
     return Shelf(folder, database, embedder)
 
 
 @pytest.fixture
-def app(settings: Settings, embedder: Embedder) -> Iterator[Flask]:
+def app(settings: Settings, embedder: CLIPEmbedder) -> Iterator[Flask]:
     app = create_app(settings, embedder=embedder)
     app.testing = True
     yield app
@@ -85,7 +85,7 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture(scope="session")
-def demo_client(demo_settings: Settings, embedder: Embedder) -> Iterator[FlaskClient]:
+def demo_client(demo_settings: Settings, embedder: CLIPEmbedder) -> Iterator[FlaskClient]:
     """A client over the demo album, for tests that only ask."""
     app = create_app(demo_settings, embedder=embedder)
     app.testing = True

@@ -21,7 +21,7 @@ from web.api.requests import MAX_PICTURES, MAX_TEXTS
 from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
     from tests.web.conftest import Shelf
 
 
@@ -173,7 +173,7 @@ def test_random(client: FlaskClient, shelf: Shelf) -> None:
 # --- Embeddings -----------------------------------------------------------------------------------
 
 
-def test_embeddings_of_texts(client: FlaskClient, embedder: Embedder) -> None:
+def test_embeddings_of_texts(client: FlaskClient, embedder: CLIPEmbedder) -> None:
     texts = ["a boat", "a dog on a bench"]
     answer = good(client.post("/api/embeddings", json={"texts": texts}))
     assert answer["model"] == "demo"
@@ -181,7 +181,7 @@ def test_embeddings_of_texts(client: FlaskClient, embedder: Embedder) -> None:
     np.testing.assert_allclose(np.linalg.norm(answer["embeddings"], axis=1), 1, atol=1e-5)
 
 
-def test_embeddings_of_pictures(client: FlaskClient, embedder: Embedder) -> None:
+def test_embeddings_of_pictures(client: FlaskClient, embedder: CLIPEmbedder) -> None:
     files = [picture("PNG", seed=seed, size=(300, 200)) for seed in (1, 2)]
     expected = embedder.embed_images([Image.open(BytesIO(data)).convert("RGB") for data in files])
     encoded = [base64.b64encode(files[0]).decode(), base64.encodebytes(files[1]).decode()]
@@ -291,7 +291,7 @@ def test_pictures_that_are_none(client: FlaskClient) -> None:
     assert fields(client.post("/api/search", json={"url": "ftp://pictures.example/a.jpg"})) == {"url"}
 
 
-def test_private_address_is_refused_and_not_told(settings: Settings, embedder: Embedder) -> None:
+def test_private_address_is_refused_and_not_told(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings.model_copy(update={"allow_private_addresses": False}), embedder=embedder)
     with PictureServer() as server:
         for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "169.254.169.254", "2130706433"):
@@ -312,7 +312,7 @@ def test_everything_below_api_is_answered_in_json(client: FlaskClient) -> None:
     assert "<!doctype html>" in client.get("/nowhere").text
 
 
-def test_unforeseen_fault_tells_nothing(settings: Settings, embedder: Embedder) -> None:
+def test_unforeseen_fault_tells_nothing(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings, embedder=embedder)
 
     def broken() -> str:
@@ -324,7 +324,7 @@ def test_unforeseen_fault_tells_nothing(settings: Settings, embedder: Embedder) 
     app.extensions[EXTENSION].close()
 
 
-def test_database_that_is_away(settings: Settings, embedder: Embedder) -> None:
+def test_database_that_is_away(settings: Settings, embedder: CLIPEmbedder) -> None:
     nowhere = settings.model_copy(update={"database_url": None, "home": settings.home / ("long" * 30)})
     app = create_app(nowhere, embedder=embedder)
     for path in ("/api/search?q=a", "/api/images/1", "/api/random"):

@@ -23,7 +23,7 @@ from web.api.images import REBUILDER, UPLOADS
 from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
     from tests.web.conftest import Shelf
 
 TOKEN = "tokën for tests"
@@ -32,7 +32,7 @@ AUTHORISED = {"Authorization": f"Bearer {TOKEN}".encode().decode("latin-1")}
 
 
 @pytest.fixture
-def app(settings: Settings, embedder: Embedder) -> Iterator[Flask]:
+def app(settings: Settings, embedder: CLIPEmbedder) -> Iterator[Flask]:
     app = create_app(settings.model_copy(update={"api_token": SecretStr(TOKEN)}), embedder=embedder)
     yield app
     app.extensions[REBUILDER].join()
@@ -75,7 +75,7 @@ def test_without_the_token_nothing_is_written(
     assert files(settings) == []
 
 
-def test_where_no_token_is_set_writing_is_off_and_says_so(settings: Settings, embedder: Embedder) -> None:
+def test_where_no_token_is_set_writing_is_off_and_says_so(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings, embedder=embedder)
     for headers in ({}, AUTHORISED, {"Authorization": "Bearer "}, {"Authorization": "Bearer None"}):
         for response in (

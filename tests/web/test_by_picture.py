@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.image_server import PictureServer, huge_png, picture
 from web import create_app
 from web.backend import EXTENSION
@@ -103,7 +103,7 @@ def test_what_is_no_picture_is_refused_with_the_reason(
     assert 'value="a boat"' in response.text, "what was typed is still there"
 
 
-def test_more_than_may_be_sent_is_too_large(settings: Settings, embedder: Embedder) -> None:
+def test_more_than_may_be_sent_is_too_large(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings.model_copy(update={"max_image_bytes": 1000}), embedder=embedder)
     client = app.test_client()
     response = client.post("/search", data={"picture": (BytesIO(bytes(2000)), "a.png")})
@@ -114,7 +114,7 @@ def test_more_than_may_be_sent_is_too_large(settings: Settings, embedder: Embedd
     app.extensions[EXTENSION].close()
 
 
-def test_private_addresses_are_refused(demo_settings: Settings, embedder: Embedder) -> None:
+def test_private_addresses_are_refused(demo_settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(demo_settings.model_copy(update={"allow_private_addresses": False}), embedder=embedder)
     with PictureServer() as server:
         for url in (server.url("/jpeg"), "http://169.254.169.254/latest", "http://[::1]/a.png", "file:///etc/passwd"):

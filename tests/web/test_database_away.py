@@ -1,4 +1,4 @@
-"""The database stops while the page is served, under load and idle, and comes back; the application stays."""
+"""The application survives a database that stops and comes back, under load and when idle."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from werkzeug.serving import make_server
 from searchdb.config import Settings, libpq_url
 from searchdb.db.database import Database, Timeouts, migrate
 from searchdb.db.embedded import EmbeddedServer
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from tests.web.conftest import Shelf
 from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
 
 CLIENTS = 32
-PATIENCE = 60
-"""Seconds that a request may take before it counts as one that hangs."""
+REQUEST_TIMEOUT_S = 60
+"""Seconds after which a request counts as hanging."""
 
 
 class Stoppable:
-    """A PostgreSQL server of this module's own, which the application only knows by its URL."""
+    """A PostgreSQL server for this module alone, which the application knows only by its URL."""
 
     def __init__(self, home: Path) -> None:
         self.server = EmbeddedServer.at(home)
@@ -59,7 +59,7 @@ def stoppable() -> Iterator[Stoppable]:
 
 @pytest.fixture
 def settings(stoppable: Stoppable, tmp_path: Path) -> Settings:
-    """Settings that name a fresh database on that server."""
+    """Settings for a new database on that server."""
     stoppable.start()
     engine = sa.create_engine(stoppable.server.url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -74,8 +74,8 @@ def settings(stoppable: Stoppable, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def site(settings: Settings, shelf: Shelf, embedder: Embedder) -> Iterator[str]:
-    """The address of a page that serves one picture, in threads, as many as there are requests."""
+def site(settings: Settings, shelf: Shelf, embedder: CLIPEmbedder) -> Iterator[str]:
+    """The address of the application with one image, served with a thread for each request."""
     shelf.add("a red boat")
     app: Flask = create_app(settings, embedder=embedder)
     server = make_server("127.0.0.1", 0, app, threaded=True)
@@ -88,51 +88,51 @@ def site(settings: Settings, shelf: Shelf, embedder: Embedder) -> Iterator[str]:
     app.extensions[EXTENSION].close()
 
 
-def ask(url: str) -> int:
-    """Return a page's status, if it comes at all."""
-    response = requests.get(url, timeout=PATIENCE)
+def status_of(url: str) -> int:
+    """Return the status of the response."""
+    response = requests.get(url, timeout=REQUEST_TIMEOUT_S)
     if response.status_code == 503:
         assert int(response.headers["Retry-After"]) > 0
     return response.status_code
 
 
-def ask_all(url: str) -> list[int]:
-    """SearchRequest from many clients at once, and return the statuses."""
+def statuses_of(url: str) -> list[int]:
+    """Send the request from CLIENTS clients at once, and return the statuses."""
     with ThreadPoolExecutor(CLIENTS) as clients:
-        return list(clients.map(ask, [url] * CLIENTS))
+        return list(clients.map(status_of, [url] * CLIENTS))
 
 
 def until_ready(site: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while requests.get(f"{site}/readyz", timeout=PATIENCE).status_code != 200:
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while requests.get(f"{site}/readyz", timeout=REQUEST_TIMEOUT_S).status_code != 200:
         assert time.monotonic() < deadline, "the application does not recover"
         time.sleep(0.1)
 
 
 def test_a_database_that_stops_is_a_page_and_comes_back(site: str, stoppable: Stoppable) -> None:
     search, alive, ready = f"{site}/?q=a+red+boat", f"{site}/healthz", f"{site}/readyz"
-    assert ask(ready) == 200
-    assert set(ask_all(search)) == {200}
+    assert status_of(ready) == 200
+    assert set(statuses_of(search)) == {200}
     for how in ("fast", "immediate"):
         stoppable.stop(how)
         for _ in range(3):
-            assert ask_all(search) == [503] * CLIENTS
-            assert ask(alive) == 200
-            assert ask(ready) == 503
-            assert "searchdb_database_up 0.0" in requests.get(f"{site}/metrics", timeout=PATIENCE).text
-        assert "The database cannot be reached" in requests.get(search, timeout=PATIENCE).text
+            assert statuses_of(search) == [503] * CLIENTS
+            assert status_of(alive) == 200
+            assert status_of(ready) == 503
+            assert "searchdb_database_up 0.0" in requests.get(f"{site}/metrics", timeout=REQUEST_TIMEOUT_S).text
+        assert "The database cannot be reached" in requests.get(search, timeout=REQUEST_TIMEOUT_S).text
         stoppable.start()
         until_ready(site)
-        assert ask_all(search) == [200] * CLIENTS
+        assert statuses_of(search) == [200] * CLIENTS
 
 
-def test_requests_in_the_midst_of_it_end_too(site: str, stoppable: Stoppable) -> None:
+def test_requests_during_an_outage_end(site: str, stoppable: Stoppable) -> None:
     stop = threading.Event()
     statuses: list[int] = []
 
     def visit() -> None:
         while not stop.is_set():
-            statuses.append(ask(f"{site}/?q=a+red+boat"))
+            statuses.append(status_of(f"{site}/?q=a+red+boat"))
 
     visitors = [threading.Thread(target=visit) for _ in range(8)]
     for visitor in visitors:
@@ -146,23 +146,23 @@ def test_requests_in_the_midst_of_it_end_too(site: str, stoppable: Stoppable) ->
     finally:
         stop.set()
         for visitor in visitors:
-            visitor.join(PATIENCE)
+            visitor.join(REQUEST_TIMEOUT_S)
     assert not any(visitor.is_alive() for visitor in visitors)
     assert set(statuses) == {200, 503}
-    assert ask(f"{site}/?q=a+red+boat") == 200
+    assert status_of(f"{site}/?q=a+red+boat") == 200
 
 
-def test_a_server_that_says_nothing_keeps_one_request_waiting_at_a_time(
-    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_does_not_respond_blocks_one_request_at_a_time(
+    embedder: CLIPEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one whose machine hangs: it can be waited for only until a timeout, and threads are few."""
+    """As when its machine hangs: only a timeout ends the wait, and there are few threads."""
     monkeypatch.setattr(web_backend, "REOPEN_INTERVAL_S", 0.0)
     monkeypatch.setattr(web_backend, "TIMEOUTS", Timeouts(connect=2))
-    with socket.socket() as mute:
-        mute.bind(("127.0.0.1", 0))
-        mute.listen(2 * CLIENTS)
-        mute.setblocking(False)
-        url = f"postgresql://someone@127.0.0.1:{mute.getsockname()[1]}/nothing"
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(2 * CLIENTS)
+        silent.setblocking(False)
+        url = f"postgresql://someone@127.0.0.1:{silent.getsockname()[1]}/nothing"
         app = create_app(Settings(database_url=url, home=tmp_path, model="demo"), embedder=embedder)
         assert app.test_client().get("/").status_code == 503
         with ThreadPoolExecutor(CLIENTS) as clients:
@@ -172,6 +172,6 @@ def test_a_server_that_says_nothing_keeps_one_request_waiting_at_a_time(
         tries = 0
         with suppress(BlockingIOError):
             while True:
-                mute.accept()[0].close()
+                silent.accept()[0].close()
                 tries += 1
-    assert 2 <= tries <= 4, "one before, and one or hardly more for all that came at once"
+    assert 2 <= tries <= 4, "one before, and one or a few more for all concurrent requests"

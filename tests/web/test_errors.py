@@ -27,14 +27,14 @@ from web.backend import EXTENSION
 from web.errors import model_label, without_paths
 
 if TYPE_CHECKING:
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
     from tests.web.conftest import Shelf
 
 NOWHERE = "postgresql://someone:hush@db.internal.invalid:1/pictures"
 
 
 @pytest.fixture
-def make_client(embedder: Embedder) -> Iterator[object]:
+def make_client(embedder: CLIPEmbedder) -> Iterator[object]:
     apps: list[Flask] = []
 
     def make(settings: Settings, *, own_model: bool = False) -> FlaskClient:
@@ -174,7 +174,7 @@ def test_model_is_the_collections_unless_one_was_chosen(
 
 
 def test_search_waits_for_the_model_but_not_for_ever(
-    settings: Settings, embedder: Embedder, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, embedder: CLIPEmbedder, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf.add("a boat")
     app = create_app(settings, embedder=embedder)
@@ -204,7 +204,7 @@ class NamedModel:
 class SlowModel:
     """The real model, after a while."""
 
-    def __init__(self, embedder: Embedder, *, seconds: float) -> None:
+    def __init__(self, embedder: CLIPEmbedder, *, seconds: float) -> None:
         self.identity = embedder.identity
         self._embedder = embedder
         self._seconds = seconds

@@ -21,6 +21,8 @@ import requests
 
 from searchdb.config import Settings
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.web.conftest import Shelf
 

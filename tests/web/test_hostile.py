@@ -25,7 +25,7 @@ from web.api.images import REBUILDER
 from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
 
 TOKEN = {"Authorization": "Bearer hunter2"}
 MARKUP = "\"'><script>alert(1)</script><svg onload=alert(1)>{{7*7}}"
@@ -56,7 +56,7 @@ class Site:
 
 
 @pytest.fixture
-def site(settings: Settings, database: Database, embedder: Embedder) -> Iterator[Site]:
+def site(settings: Settings, database: Database, embedder: CLIPEmbedder) -> Iterator[Site]:
     changes = {"api_token": SecretStr("hunter2"), "allow_private_addresses": False, "max_image_bytes": 8 * 2**20}
     settings = settings.model_copy(update=changes)
     app = create_app(settings, embedder=embedder)

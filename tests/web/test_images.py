@@ -21,7 +21,7 @@ from web.files.images import MIMETYPES
 from web.files.thumbnails import LONGEST_SIDE
 
 if TYPE_CHECKING:
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
     from tests.web.conftest import Shelf
 
 
@@ -191,7 +191,7 @@ def test_changed_file_is_shown_as_it_is_and_not_kept(client: FlaskClient, shelf:
     assert not list((settings.home / "thumbnails").glob("*/*"))
 
 
-def test_limits_of_ingest_hold_for_thumbnails_too(shelf: Shelf, settings: Settings, embedder: Embedder) -> None:
+def test_limits_of_ingest_hold_for_thumbnails_too(shelf: Shelf, settings: Settings, embedder: CLIPEmbedder) -> None:
     image = shelf.draw("boat.png", size=(300, 300))
     picture = shelf.add("a boat", image=image)
     for limit in ({"max_image_pixels": 1000}, {"max_image_bytes": 10}):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from searchdb.config import Settings
@@ -17,12 +14,10 @@ from searchdb.db.database import Database
 from searchdb.search.searcher import Searcher
 from web import create_app
 from web.backend import EXTENSION
-from web.background_model import RememberingEmbedder
 from web.ops import metrics
-from web.ops.metrics import Metrics
 
 if TYPE_CHECKING:
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
     from tests.web.conftest import Shelf
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -65,7 +60,7 @@ def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, she
 
 
 def test_the_model_sql_and_caches_are_seen(
-    client: FlaskClient, database: Database, shelf: Shelf, embedder: Embedder
+    client: FlaskClient, database: Database, shelf: Shelf, embedder: CLIPEmbedder
 ) -> None:
     shelf.add("a red boat")
 
@@ -108,7 +103,7 @@ def test_the_collection_is_counted_at_every_look(client: FlaskClient, database: 
     assert value(client, "searchdb_pending") == 0
 
 
-def test_a_database_that_is_away_is_said_to_be(embedder: Embedder) -> None:
+def test_a_database_that_is_away_is_said_to_be(embedder: CLIPEmbedder) -> None:
     away = Settings(database_url="postgresql://nobody@127.0.0.1:1/nothing", model="demo")
     app = create_app(away, embedder=embedder)
     client = app.test_client()
@@ -131,7 +126,7 @@ def test_a_count_that_takes_too_long_is_left_out(
     assert value(client, "searchdb_pictures") == 0
 
 
-def test_two_applications_in_a_process_count_apart(app: Flask, settings: Settings, embedder: Embedder) -> None:
+def test_two_applications_in_a_process_count_apart(app: Flask, settings: Settings, embedder: CLIPEmbedder) -> None:
     other = create_app(settings, embedder=embedder)
     for _ in range(3):
         app.test_client().get("/healthz")
@@ -139,49 +134,3 @@ def test_two_applications_in_a_process_count_apart(app: Flask, settings: Setting
     assert value(app.test_client(), "searchdb_http_requests_total", **labels) == 3
     assert value(other.test_client(), "searchdb_http_requests_total", **labels) is None
     other.extensions[EXTENSION].close()
-
-
-# --- The memory of vectors ------------------------------------------------------------------------
-
-
-class Counting:
-    """The small CLIP, and what it was asked for."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self.identity = embedder.identity
-        self.shortest_edge = embedder.shortest_edge
-        self.asked: list[list[str]] = []
-        self._embedder = embedder
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        self.asked.append(list(texts))
-        return self._embedder.embed_texts(texts)
-
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        return self._embedder.embed_images(pictures)
-
-
-def test_texts_are_embedded_once_and_in_their_order(embedder: Embedder) -> None:
-    counting = Counting(embedder)
-    remembering = RememberingEmbedder(counting, Metrics())
-    remembering.embed_texts(["a boat", "a tree"])
-    vectors = remembering.embed_texts(["a tree", "a cat", "a boat", "a cat"])
-    assert counting.asked == [["a boat", "a tree"], ["a cat"]]
-    assert np.allclose(vectors, embedder.embed_texts(["a tree", "a cat", "a boat", "a cat"]), atol=1e-3)
-    assert remembering.embed_texts([]).shape == (0, 512)
-
-
-def test_the_memory_is_bounded_and_keeps_what_is_used(embedder: Embedder) -> None:
-    counting = Counting(embedder)
-    remembering = RememberingEmbedder(counting, Metrics(), capacity=2)
-    for text in ("a boat", "a tree", "a boat", "a cat", "a boat", "a tree"):
-        remembering.embed_texts([text])
-    assert counting.asked == [["a boat"], ["a tree"], ["a cat"], ["a tree"]]
-
-
-def test_what_is_remembered_cannot_be_changed_from_outside(embedder: Embedder) -> None:
-    remembering = RememberingEmbedder(Counting(embedder), Metrics())
-    for _ in range(2):
-        vectors = remembering.embed_texts(["a boat"])
-        assert np.linalg.norm(vectors[0]) == pytest.approx(1, abs=1e-3)
-        vectors[:] = 0

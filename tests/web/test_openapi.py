@@ -22,8 +22,10 @@ from web import create_app
 from web.api.images import REBUILDER
 from web.backend import EXTENSION
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
     from tests.web.conftest import Shelf
 
 TOKEN = "a token for tests"
@@ -42,7 +44,7 @@ OPERATIONS = {
 
 
 @pytest.fixture
-def served(settings: Settings, embedder: Embedder, shelf: Shelf) -> Iterator[str]:
+def served(settings: Settings, embedder: CLIPEmbedder, shelf: Shelf) -> Iterator[str]:
     """The URL of a server with a token, over a few pictures."""
     for description in ("a boat at sunset", "a dog on a bench", "red flowers"):
         shelf.add(description)

@@ -25,7 +25,7 @@ from web import create_app
 from web.backend import EXTENSION
 
 if TYPE_CHECKING:
-    from searchdb.media.embed import Embedder
+    from searchdb.media.embed import CLIPEmbedder
     from tests.web.conftest import Shelf
 
 MakeApp = Callable[..., Flask]
@@ -34,7 +34,7 @@ NOTHING = Settings(database_url="postgresql://nobody@localhost:1/nothing", model
 
 
 @pytest.fixture
-def make_app(settings: Settings, embedder: Embedder) -> Iterator[MakeApp]:
+def make_app(settings: Settings, embedder: CLIPEmbedder) -> Iterator[MakeApp]:
     """Makes applications with settings of the test's own."""
     apps: list[Flask] = []
 
@@ -277,7 +277,7 @@ def test_ready_when_empty_whatever_the_model(settings: Settings) -> None:
     app.extensions[EXTENSION].close()
 
 
-def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: Embedder, shelf: Shelf) -> None:
+def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: CLIPEmbedder, shelf: Shelf) -> None:
     shelf.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
@@ -297,7 +297,7 @@ def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: Embed
     collection.close()
 
 
-def test_a_model_that_cannot_be_loaded_is_tried_again(settings: Settings, embedder: Embedder, shelf: Shelf) -> None:
+def test_a_model_that_cannot_be_loaded_is_tried_again(settings: Settings, embedder: CLIPEmbedder, shelf: Shelf) -> None:
     shelf.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
@@ -324,7 +324,7 @@ def test_not_ready_with_another_model_than_the_pictures(client: FlaskClient, dat
 class Held:
     """The real model, once it may; and before that, so many failures."""
 
-    def __init__(self, embedder: Embedder, *, failures: int = 0) -> None:
+    def __init__(self, embedder: CLIPEmbedder, *, failures: int = 0) -> None:
         self.identity = embedder.identity
         self.may_go = threading.Event()
         self.second_try = threading.Event()

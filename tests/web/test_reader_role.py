@@ -1,4 +1,4 @@
-"""The page with a role that may only SELECT, made by the SQL that docs/operations.md gives."""
+"""The page works with a role that may only SELECT, made by the SQL in docs/operations.md."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from flask.testing import FlaskClient
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
-from searchdb.db import best_effort as readonly
+from searchdb.db import best_effort
 from searchdb.db.database import Database
 from searchdb.db.tables import image_sample, query_embeddings, relevance_scale
 from searchdb.errors import DatabaseError
-from searchdb.media.embed import Embedder
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.search.searcher import Query, Searcher
-from tests.search.test_relevance import copy_album
+from tests.helpers.album import copy_album
 from web import create_app
 from web.backend import EXTENSION
 
@@ -38,14 +38,14 @@ WRITES = (
 
 
 def documented_sql() -> list[str]:
-    """The statements that the chapter on the reading role tells an operator to run."""
+    """Return the statements in the chapter on the read-only role."""
     [block] = [each for each in re.findall(r"```sql\n(.*?)```", OPERATIONS, re.DOTALL) if f"CREATE ROLE {ROLE}" in each]
     return [statement.strip() for statement in block.split(";") if statement.strip()]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
-    """A collection with the album, and the application as the reading role."""
+class ReadOnlyApp:
+    """A collection with the album, and the application that connects as the read-only role."""
 
     owner: Database
     settings: Settings
@@ -61,9 +61,9 @@ class Read:
 
 
 @pytest.fixture
-def read(
-    settings: Settings, database: Database, demo_collection: SearchDB, embedder: Embedder, admin: sa.Engine
-) -> Iterator[Read]:
+def read_only(
+    settings: Settings, database: Database, demo_collection: SearchDB, embedder: CLIPEmbedder, admin: sa.Engine
+) -> Iterator[ReadOnlyApp]:
     copy_album(demo_collection, database)
     with database.begin() as connection:
         for statement in documented_sql():
@@ -75,15 +75,15 @@ def read(
     )
     app = create_app(reading, embedder=embedder)
     app.testing = True
-    yield Read(owner=database, settings=reading, app=app)
+    yield ReadOnlyApp(owner=database, settings=reading, app=app)
     app.extensions[EXTENSION].close()
     with database.begin() as connection:
         connection.exec_driver_sql(f"DROP OWNED BY {ROLE}")
         connection.exec_driver_sql(f"DROP ROLE {ROLE}")
 
 
-def test_every_page_is_served(read: Read) -> None:
-    client = read.client
+def test_every_page_is_served(read_only: ReadOnlyApp) -> None:
+    client = read_only.client
     for path in (
         "/",
         "/?q=a+red+car",
@@ -94,63 +94,63 @@ def test_every_page_is_served(read: Read) -> None:
         "/metrics",
     ):
         assert client.get(path).status_code == 200, path
-    paths = {rule.rule for rule in read.app.url_map.iter_rules()}
+    paths = {rule.rule for rule in read_only.app.url_map.iter_rules()}
     for path in {"/status", "/api/search?q=a+red+car", "/api/images/1", "/api/random"}:
         if path.partition("?")[0] in paths:
             assert client.get(path).status_code == 200, path
 
 
-def test_texts_cached_or_not_find_what_the_owner_finds(read: Read, embedder: Embedder) -> None:
-    searcher = Searcher(read.owner.engine, embedder)
+def test_cached_and_new_texts_find_the_same_as_for_the_owner(read_only: ReadOnlyApp, embedder: CLIPEmbedder) -> None:
+    searcher = Searcher(read_only.owner.engine, embedder)
     cached = searcher.search(Query(text="a red car"), count=5)
-    reader = read.app.extensions[EXTENSION].searcher
+    reader = read_only.app.extensions[EXTENSION].searcher
     assert reader.search(Query(text="a red car"), count=5) == cached
-    before = read.rows(query_embeddings)
+    before = read_only.rows(query_embeddings)
     new = [reader.search(Query(text="a boat at sunset"), count=5) for _ in range(2)]
-    assert read.rows(query_embeddings) == before
+    assert read_only.rows(query_embeddings) == before
     assert new[0] == new[1] == searcher.search(Query(text="a boat at sunset"), count=5)
 
 
-def test_relevance_is_measured_where_it_cannot_be_stored(read: Read, embedder: Embedder) -> None:
-    with read.owner.begin() as connection:
+def test_relevance_is_measured_even_if_it_cannot_be_stored(read_only: ReadOnlyApp, embedder: CLIPEmbedder) -> None:
+    with read_only.owner.begin() as connection:
         connection.execute(sa.delete(relevance_scale))
-    reader = read.app.extensions[EXTENSION].searcher
+    reader = read_only.app.extensions[EXTENSION].searcher
     measured = reader.search(Query(text="a red car"), count=5)
-    assert read.rows(relevance_scale) == 0
-    assert measured == Searcher(read.owner.engine, embedder).search(Query(text="a red car"), count=5)
+    assert read_only.rows(relevance_scale) == 0
+    assert measured == Searcher(read_only.owner.engine, embedder).search(Query(text="a red car"), count=5)
     assert measured[0].relevance is not None
 
 
-def test_without_a_sample_there_is_no_relevance_but_an_answer(read: Read) -> None:
-    with read.owner.begin() as connection:
+def test_without_a_sample_hits_have_no_relevance(read_only: ReadOnlyApp) -> None:
+    with read_only.owner.begin() as connection:
         connection.execute(sa.delete(image_sample))
-    [hit] = read.app.extensions[EXTENSION].searcher.search(Query(text="a red car"), count=1)
+    [hit] = read_only.app.extensions[EXTENSION].searcher.search(Query(text="a red car"), count=1)
     assert hit.relevance is None
 
 
-def test_writing_is_tried_again_after_a_while(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = read.app.extensions[EXTENSION].searcher
-    before = read.rows(query_embeddings)
+def test_writing_is_retried_after_a_while(read_only: ReadOnlyApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = read_only.app.extensions[EXTENSION].searcher
+    before = read_only.rows(query_embeddings)
     reader.search(Query(text="a striped cat"))
-    with read.owner.begin() as connection:
+    with read_only.owner.begin() as connection:
         connection.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")
     reader.search(Query(text="a striped dog"))
-    assert read.rows(query_embeddings) == before
-    monkeypatch.setattr(readonly, "RETRY_WRITES_AFTER_S", 0.0)
+    assert read_only.rows(query_embeddings) == before
+    monkeypatch.setattr(best_effort, "RETRY_WRITES_AFTER_S", 0.0)
     reader.search(Query(text="a striped kite"))
-    assert read.rows(query_embeddings) == before + 1
+    assert read_only.rows(query_embeddings) == before + 1
 
 
-def test_nothing_can_be_written(read: Read) -> None:
+def test_nothing_can_be_written(read_only: ReadOnlyApp) -> None:
     for statement in WRITES:
-        with read.app.extensions[EXTENSION].database().connect() as connection:
+        with read_only.app.extensions[EXTENSION].database().connect() as connection:
             with pytest.raises(DatabaseError) as caught:
                 connection.exec_driver_sql(statement)
             assert caught.value.sqlstate == "42501", statement
 
 
-def test_a_read_only_transaction_is_enough(settings: Settings, database: Database, embedder: Embedder) -> None:
-    """As on a standby."""
+def test_a_read_only_transaction_is_enough(settings: Settings, database: Database, embedder: CLIPEmbedder) -> None:
+    """The default of a standby server."""
     with database.begin() as connection:
         connection.exec_driver_sql(f"ALTER DATABASE {database.url.database} SET default_transaction_read_only = on")
     with Database(settings) as standby:
@@ -160,7 +160,7 @@ def test_a_read_only_transaction_is_enough(settings: Settings, database: Databas
             assert connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings)) == 0
 
 
-def test_another_refusal_is_an_error(database: Database, embedder: Embedder) -> None:
+def test_a_write_that_fails_otherwise_is_an_error(database: Database, embedder: CLIPEmbedder) -> None:
     with database.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE query_embeddings ADD CONSTRAINT no_boats CHECK (query <> 'a boat')")
     with pytest.raises(DatabaseError, match="no_boats"):

@@ -1,4 +1,4 @@
-"""A value that is kept: made once for all who ask, and made anew when it is old."""
+"""A cached value is made once for all threads, and again when it is too old."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import pytest
 from web.timed_cache import TimedCache
 
 
-def test_is_made_once_for_all_who_ask_at_once() -> None:
+def test_concurrent_calls_make_the_value_once() -> None:
     numbers = itertools.count()
-    everybody = threading.Barrier(8)
-    kept = TimedCache(lambda: next(numbers), seconds=3600)
+    all_ready = threading.Barrier(8)
+    cached = TimedCache(lambda: next(numbers), seconds=3600)
 
-    def ask() -> int:
-        everybody.wait()
-        return kept.get()
+    def get() -> int:
+        all_ready.wait()
+        return cached.get()
 
     with ThreadPoolExecutor(8) as threads:
-        assert [each.result() for each in [threads.submit(ask) for _ in range(8)]] == [0] * 8
+        assert [each.result() for each in [threads.submit(get) for _ in range(8)]] == [0] * 8
     assert next(numbers) == 1
 
 
-def test_is_made_anew_when_it_is_too_old() -> None:
+def test_a_value_that_is_too_old_is_made_again() -> None:
     numbers = itertools.count()
-    kept = TimedCache(lambda: next(numbers), seconds=-1)
-    assert [kept.get(), kept.get()] == [0, 1]
+    cached = TimedCache(lambda: next(numbers), seconds=-1)
+    assert [cached.get(), cached.get()] == [0, 1]
 
 
-def test_an_error_is_not_kept() -> None:
+def test_an_error_is_not_cached() -> None:
     outcomes = iter([ZeroDivisionError(), None])
 
     def make() -> str:
@@ -39,7 +39,7 @@ def test_an_error_is_not_kept() -> None:
             raise error
         return "made"
 
-    kept = TimedCache(make, seconds=3600)
+    cached = TimedCache(make, seconds=3600)
     with pytest.raises(ZeroDivisionError):
-        kept.get()
-    assert kept.get() == "made"
+        cached.get()
+    assert cached.get() == "made"

@@ -52,7 +52,7 @@ def embed() -> Response:
     model = backend().model()
     model.wait()
     if texts is not None:
-        vectors = model.embedder.embed_texts(texts).tolist()
+        vectors = model.query_cache.compute(texts).tolist()
     else:
         vectors = []
         for number, data in enumerate(files):

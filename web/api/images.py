@@ -142,5 +142,5 @@ def _answer(added: Addition) -> Response:
     response = answer(picture_of(added.image), 201 if added.created else 200)
     response.headers["Location"] = url_for(".get_image", image_id=added.image.id)
     if added.created:
-        cast(Rebuilder, current_app.extensions[REBUILDER]).look(backend().database().engine)
+        cast(Rebuilder, current_app.extensions[REBUILDER]).request(backend().database().engine)
     return response

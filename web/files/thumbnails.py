@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import threading
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+
+from searchdb.media.write import write_atomically
 
 LONGEST_SIDE = 512
 """Pixels; the grid shows cells of about half that height, and screens with twice the pixels are common."""
@@ -57,15 +57,7 @@ class ThumbnailCache:
         """Keep a thumbnail; one that is written halfway is never seen."""
         path = self._path(sha256)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                Path(temporary).replace(path)
-            except OSError:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            write_atomically(path, data)
         except OSError as exc:
             log.warning("cannot keep a thumbnail: %s", exc)
             return

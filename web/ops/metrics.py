@@ -20,7 +20,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.db.database import POOL_OVERFLOW, POOL_SIZE, Database
 from searchdb.errors import DatabaseError
-from searchdb.search import query_cache
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that names the folder where several processes count together."""
@@ -118,9 +117,8 @@ class Metrics:
         self._text_vectors.labels(where).inc(count)
 
     def watch(self, engine: sa.Engine) -> None:
-        """Time the statements of a database, and count its connections and the hits of its query cache."""
+        """Time the statements of a database, and count its connections."""
         self._pool_limit.set(POOL_SIZE + POOL_OVERFLOW)
-        query_cache.observe(engine, self.cached)
 
         @event.listens_for(engine, "before_cursor_execute")
         def started(connection: sa.Connection, *_: object) -> None:

@@ -60,7 +60,7 @@ def choices(ask: SearchRequest, facets: Facets) -> Choices:
     groups: list[Group] = []
     for name, values in offered.items():
         chosen = getattr(ask.filters, name) or ()
-        if chosen or any(facet.count < facets.pictures for facet in values):
+        if chosen or any(facet.count < facets.counted for facet in values):
             groups.append(Group(name=name, label=_GROUPS[name], choices=_choices(name, values, chosen)))
     shapes = facets.orientation if ask.filters.orientation or len(facets.orientation) > 1 else ()
     return Choices(groups=groups, shapes=shapes)

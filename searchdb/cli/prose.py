@@ -1,0 +1,53 @@
+"""Puts reports and states into words for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from searchdb.ingest.pipeline import IngestReport
+    from searchdb.status import QueueStatus, WorkerStatus
+    from searchdb.unsplash.loader import LoadReport
+
+
+def describe_ingest(report: IngestReport) -> str:
+    """Return what an ingest or a worker has done, in a few lines."""
+    lines = [
+        f"{report.done:,} references: {report.stored:,} stored, {report.unchanged:,} unchanged, "
+        f"{report.failed.total():,} failed, {report.known_failures:,} known failures not tried again"
+    ]
+    lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
+    if report.failed:
+        lines.append("`searchdb failures list` says why")
+    if report.index_rebuilt:
+        lines.append("the vector index was rebuilt, because the collection had outgrown it")
+    if report.known_failures:
+        lines.append("--retry-failed tries the known failures again")
+    return "\n".join(lines)
+
+
+def describe_load(report: LoadReport) -> str:
+    """Return what a load of the Unsplash dataset's tables has done, in a few lines."""
+    from searchdb.unsplash.columns import FORMATS
+
+    lines = [
+        f"{table}: {report.rows[table]:,} rows, {report.written[table]:,} new or changed, {report.bad[table]:,} bad"
+        for table in FORMATS
+        if report.rows[table] or report.bad[table]
+    ]
+    if report.refreshed:
+        lines.append(f"updated the metadata of {report.refreshed:,} stored photos")
+    return "\n".join([*lines, *(f"  {bad}" for bad in report.bad_rows)])
+
+
+def describe_queue(queue: QueueStatus) -> str:
+    """Return the state of the queue in one line."""
+    workers = f"{len(queue.workers)} worker{'' if len(queue.workers) == 1 else 's'}"
+    return (
+        f"{queue.queued:,} queued, {queue.running:,} running, {queue.rate_per_s:,.1f}/s in the last minute, {workers}"
+    )
+
+
+def describe_worker(worker: WorkerStatus) -> str:
+    """Return where a worker runs, in one line."""
+    return f"{worker.host}, process {worker.pid}, since {worker.started_at:%Y-%m-%d %H:%M}"

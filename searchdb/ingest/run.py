@@ -1,0 +1,150 @@
+"""Runs an ingest: queues items, works off the queue with a worker, and reports progress."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from searchdb.db.database import Database
+from searchdb.db.retry import retry_until_available
+from searchdb.errors import DatabaseError
+from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue
+from searchdb.ingest.queue import Queue
+from searchdb.ingest.store import Store
+from searchdb.records import RejectedItem, SourceItem
+
+if TYPE_CHECKING:
+    from searchdb.ingest.worker import Worker
+
+PROGRESS_S = 0.25
+"""Seconds between two progress reports."""
+
+ProgressCallback = Callable[[IngestReport], None]
+
+logger = logging.getLogger(__name__)
+
+
+def no_progress(_report: object) -> None:
+    """Ignore a progress report."""
+
+
+def run_ingest(
+    items: Iterable[SourceItem | RejectedItem],
+    *,
+    database: Database,
+    make_ingest: Callable[[], Ingest],
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+    retry_failed: bool = False,
+    enqueue_only: bool = False,
+    progress: ProgressCallback = no_progress,
+) -> IngestReport:
+    """Queue items and, unless `enqueue_only`, work off the queue until they are done, together with other workers.
+
+    An index that the collection has outgrown is rebuilt at the end. An interrupted run leaves the rest queued, behind
+    the chunks that other runs wait for.
+
+    Raises:
+        ModelError: the model cannot be loaded or is not the collection's.
+        DatabaseUnavailableError: an outage lasted longer than MAX_OUTAGE_S.
+    """
+    queue = Queue(database.engine)
+    run_id = uuid4()
+    queued = IngestReport()
+    queueing = enqueue(
+        items,
+        run_id,
+        store=Store(database.engine),
+        queue=queue,
+        outage_log=database.outage_log,
+        chunk_size=chunk_size,
+        retry_failed=retry_failed,
+        urgent=not enqueue_only,
+    )
+
+    def report_progress() -> IngestReport:
+        done = retry_until_available(lambda: queue.progress(run_id), outage_log=database.outage_log)
+        report = queued.with_progress(done)
+        progress(report)
+        return report
+
+    worker: Worker | None = None
+    try:
+        with ExitStack() as stack:
+            for queued in queueing:
+                if queued.queued and worker is None and not enqueue_only:
+                    worker = stack.enter_context(_running_worker(database, make_ingest, DEFAULT_CONCURRENCY))
+                report_progress()
+            queued.total = queued.done + queued.queued
+            if worker is not None:
+                while report_progress().done < queued.total and not _is_empty(queue, database):
+                    if worker.join(PROGRESS_S):
+                        break
+    except BaseException:
+        _abandon(run_id, queue, queued, progress)
+        raise
+    report = report_progress()
+    if worker is not None:
+        worker.rebuild_index()
+        report.index_rebuilt = worker.index_rebuilt
+    return report
+
+
+def run_worker(
+    *,
+    database: Database,
+    make_ingest: Callable[[], Ingest],
+    drain: bool = False,
+    stop: threading.Event | None = None,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    progress: ProgressCallback = no_progress,
+) -> IngestReport:
+    """Work off the queue until `stop` is set or, with `drain`, it is empty; return what this worker did.
+
+    `concurrency` is the number of chunks processed at a time. Images already started are stored before it returns.
+
+    Raises:
+        ModelError: the model cannot be loaded or is not the collection's.
+        DatabaseUnavailableError: an outage lasted longer than MAX_OUTAGE_S.
+    """
+    stop = stop or threading.Event()
+    queue = Queue(database.engine)
+    with _running_worker(database, make_ingest, concurrency) as worker:
+        while not (stop.is_set() or worker.join(PROGRESS_S) or (drain and _is_empty(queue, database, cancel=stop))):
+            progress(worker.report)
+    progress(worker.report)
+    if not stop.is_set():  # a process that is stopping must end soon; the next worker rebuilds the index
+        worker.rebuild_index()
+    return replace(worker.report, index_rebuilt=worker.index_rebuilt)
+
+
+def _is_empty(queue: Queue, database: Database, cancel: threading.Event | None = None) -> bool:
+    return retry_until_available(queue.is_empty, outage_log=database.outage_log, cancel=cancel)
+
+
+def _abandon(run_id: UUID, queue: Queue, queued: IngestReport, progress: ProgressCallback) -> None:
+    """Give up the priority of an interrupted run's chunks, and report its progress a last time."""
+    with suppress(DatabaseError):  # the caller raises the error that ended the run
+        queue.deprioritize(run_id)
+        progress(queued.with_progress(queue.progress(run_id)))
+
+
+@contextmanager
+def _running_worker(database: Database, make_ingest: Callable[[], Ingest], concurrency: int) -> Iterator[Worker]:
+    """Run a worker; at the end, also when interrupted, wait until the images it has started are stored."""
+    from searchdb.ingest.worker import Worker  # imports Procrastinate, which a search does not need
+
+    worker = Worker(database=database, make_ingest=make_ingest, concurrency=concurrency)
+    worker.start()
+    try:
+        yield worker
+    except (KeyboardInterrupt, SystemExit):
+        logger.warning("stopping once the images already started are stored")
+        raise
+    finally:
+        worker.stop()
+        worker.join()
