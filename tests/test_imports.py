@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-BASE = {"errors", "records", "config", "embedder", "companions"}
+BASE = {"errors", "records", "config", "companions", "embedder"}
 """What every package may import."""
 PACKAGES: dict[str, set[str]] = {
     "sources": set(),
@@ -30,8 +30,8 @@ FILES: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
     "config": {"errors"},
-    "embedder": {"records"},
     "companions": set(),
+    "embedder": {"records"},
     "media.fetch": {"media.safe_http"},
     "media.safe_http": set(),
     "media.decode": {"media.exif"},
