@@ -190,7 +190,7 @@ def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command
         counts = collection.store.counts()
         assert counts == {"images": stored, "failed": 0, "pending": counts["pending"]}
         assert 0 < counts["pending"] <= PICTURES - stored
-        assert re.search(r"stopped; \d+ pictures were stored before that and stay", interrupted.stderr)
+        assert re.search(r"stopped: \d+ images are stored", interrupted.stderr)
         assert "the same command" in interrupted.stderr
         assert collection.status().queue.running == 0
         with collection.database.connect() as connection:
