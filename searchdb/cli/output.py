@@ -97,13 +97,22 @@ def progress_bar(label: str) -> Iterator[Callable[[IngestReport], None]]:
         TextColumn("{task.fields[failed]:,} failed"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=None, failed=0)
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(label, total=None, failed=0)
+    started = False
 
-        def show(report: IngestReport) -> None:
-            progress.update(task, completed=report.done, total=report.total, failed=report.failed.total())
+    def show(report: IngestReport) -> None:
+        nonlocal started
+        if not started:  # only now: an error in the arguments is one line, without a bar
+            started = True
+            progress.start()
+        progress.update(task, completed=report.done, total=report.total, failed=report.failed.total())
 
+    try:
         yield show
+    finally:
+        if started:
+            progress.stop()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_search_prints_a_ranked_list(demo_settings: Settings) -> None:
     lines = output(run(demo_settings, "search", "a red car", "--count", "3")).splitlines()
     assert lines[0] == "Ranked results for: a red car"
-    assert lines[1].split() == ["rank", "similarity", "relevance", "picture", "caption"]
+    assert lines[1].split() == ["rank", "similarity", "relevance", "image", "caption"]
     assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3"]
     similarities = [float(line.split()[1]) for line in lines[2:]]
     assert similarities == sorted(similarities, reverse=True)
@@ -78,7 +78,7 @@ def test_every_filter_is_an_option() -> None:
 
 def test_search_by_several_parts_lists_them(demo_settings: Settings) -> None:
     lines = output(run(demo_settings, "search", "a red car", "--like", "3", "--not", "snow")).splitlines()
-    assert lines[1].split() == ["rank", "similarity", "relevance", "text", "like", "not", "picture", "caption"]
+    assert lines[1].split() == ["rank", "similarity", "relevance", "text", "like", "not", "image", "caption"]
     assert "relevance" not in output(run(demo_settings, "search", "--like", "3")).splitlines()[1]
 
 

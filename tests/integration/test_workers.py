@@ -74,7 +74,7 @@ def stored_by(collection: SearchDB) -> Counter[int]:
     return stored
 
 
-def in_hand(collection: SearchDB, pid: int) -> set[str]:
+def references_held(collection: SearchDB, pid: int) -> set[str]:
     """The references in the chunks that a worker holds."""
     jobs = procrastinate_jobs.c
     statement = (
@@ -190,7 +190,7 @@ def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command
         counts = collection.store.counts()
         assert counts == {"images": stored, "failed": 0, "pending": counts["pending"]}
         assert 0 < counts["pending"] <= PICTURES - stored
-        assert re.search(r"stopped; \d+ pictures were stored before that and stay", interrupted.stderr)
+        assert re.search(r"stopped: \d+ images are stored", interrupted.stderr)
         assert "the same command" in interrupted.stderr
         assert collection.status().queue.running == 0
         with collection.database.connect() as connection:
@@ -214,14 +214,14 @@ def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: Search
 
         def stopped_in_the_midst() -> bool:
             victim.send(signal.SIGSTOP)
-            if stored_by(collection)[victim.pid] and in_hand(collection, victim.pid):
+            if stored_by(collection)[victim.pid] and references_held(collection, victim.pid):
                 return True
             victim.send(signal.SIGCONT)
             return False
 
         until(stopped_in_the_midst, "a chunk in the victim's hands")
         victim.kill()
-        lost = in_hand(collection, victim.pid)
+        lost = references_held(collection, victim.pid)
         assert lost
         until(lambda: is_done(collection), "the others", timeout_s=120)
         assert stored_by(collection).keys() == {run.pid for run in started}
