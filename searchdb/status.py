@@ -20,7 +20,7 @@ from searchdb.db.tables import (
     procrastinate_jobs,
     procrastinate_workers,
 )
-from searchdb.index import build as index
+from searchdb.index.status import IndexStatus, index_status
 from searchdb.ingest.queue import ALIVE, seconds
 from searchdb.ingest.store import NOT_STORED, Store
 
@@ -61,7 +61,7 @@ class CollectionStatus:
     failures: Mapping[str, int]
     queue: QueueStatus
     model: str | None
-    index: index.IndexStatus
+    index: IndexStatus
     server: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def collection_status(database: Database) -> CollectionStatus:
             failures={row["error"]: row["count"] for row in failures},
             queue=queue_status(connection),
             model=None if model is None else model.name,
-            index=index.index_status(connection),
+            index=index_status(connection),
             server={
                 "version": connection.exec_driver_sql("SHOW server_version").scalar_one(),
                 "embedded": database.embedded,

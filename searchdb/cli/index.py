@@ -1,4 +1,4 @@
-"""`searchdb index`."""
+"""The commands of `searchdb index`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from searchdb.cli import open_collection
+from searchdb.cli.index_prose import index_details, index_summary, recall_line, tuning_summary
 from searchdb.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ _measuring = [
     click.option(
         "--queries",
         type=click.File(encoding="utf-8", errors="replace"),
-        help="texts to search for, one a line; - reads standard input [default: those searched for last]",
+        help="texts to search for, one per line; - reads standard input [default: the texts searched for last]",
     ),
     click.option(
         "--sample",
         type=click.IntRange(1, 10_000),
         default=200,
         show_default=True,
-        help="stored pictures to search by, and stored texts at most",
+        help="number of stored images, and at most of stored texts, to search by",
     ),
     click.option(
         "--count", type=click.IntRange(1, 1000), default=10, show_default=True, help="hits compared, the k of recall@k"
@@ -46,15 +47,15 @@ def _with_measuring_options(command: Any) -> Any:
 
 @click.group("index")
 def index_command() -> None:
-    """Look after the vector index."""
+    """Show, build, measure and tune the vector index."""
 
 
 @index_command.command("status")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
-def index_status(ctx: click.Context, as_json: bool) -> None:
-    """Show method, parameters, size, use, recall, and the rows at the last build and now."""
-    from searchdb.index.build import index_status
+def status_command(ctx: click.Context, as_json: bool) -> None:
+    """Show the index: method, parameters, size, use, recall, and rows at the last build and now."""
+    from searchdb.index.status import index_status
 
     with open_collection(ctx).database.connect() as connection:
         _show(index_status(connection), as_json)
@@ -66,25 +67,25 @@ def index_status(ctx: click.Context, as_json: bool) -> None:
     type=click.Choice(["ivfflat", "hnsw"]),
     default="ivfflat",
     show_default=True,
-    help="ivfflat builds and takes pictures fast; hnsw searches faster",
+    help="ivfflat builds and adds images faster; hnsw searches faster",
 )
 @click.option("--lists", type=click.IntRange(1, 32768), help="ivfflat lists [default: fitted to the rows]")
 @click.option("--m", type=click.IntRange(2, 100), help="hnsw neighbours of each element [default: 16]")
 @click.option(
     "--ef-construction",
     type=click.IntRange(4, 1000),
-    help="hnsw candidates when an element is put in, at least 2 m [default: 128]",
+    help="hnsw candidates when an element is inserted, at least 2 m [default: 128]",
 )
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
-def index_build(
+def build_command(
     ctx: click.Context, method: str, lists: int | None, m: int | None, ef_construction: int | None, as_json: bool
 ) -> None:
-    """Build the index anew to fit the rows; searches and ingest go on meanwhile."""
+    """Rebuild the index to fit the rows; searches and ingest continue meanwhile."""
     if method == "ivfflat" and (m is not None or ef_construction is not None):
-        raise click.UsageError("--m and --ef-construction go with --method hnsw")
+        raise click.UsageError("--m and --ef-construction need --method hnsw")
     if method == "hnsw" and lists is not None:
-        raise click.UsageError("--lists goes with --method ivfflat")
+        raise click.UsageError("--lists needs --method ivfflat")
     if m is not None and ef_construction is not None and ef_construction < 2 * m:
         raise click.UsageError(f"--ef-construction must be at least twice --m, here {2 * m}")
     from searchdb.cli.measuring import building_bar
@@ -101,13 +102,13 @@ def index_build(
 @index_command.command("recall")
 @_with_measuring_options
 @click.pass_context
-def index_recall(ctx: click.Context, queries: TextIO | None, sample: int, count: int, as_json: bool) -> None:
-    """Compare match_images with an exact scan, for text queries and for stored pictures."""
+def recall_command(ctx: click.Context, queries: TextIO | None, sample: int, count: int, as_json: bool) -> None:
+    """Compare match_images with an exact scan, for text queries and for stored images."""
     from searchdb.cli.measuring import measuring_bar
     from searchdb.index.recall import measure_recall
 
     collection = open_collection(ctx)
-    texts = _embedded(collection, queries)
+    texts = _embed(collection, queries)
     with measuring_bar() as progress:
         report = measure_recall(collection.database.engine, count=count, sample=sample, texts=texts, progress=progress)
     if as_json:
@@ -128,15 +129,15 @@ def index_recall(ctx: click.Context, queries: TextIO | None, sample: int, count:
 )
 @_with_measuring_options
 @click.pass_context
-def index_tune(
+def tune_command(
     ctx: click.Context, target: float, queries: TextIO | None, sample: int, count: int, as_json: bool
 ) -> None:
-    """Find how deep searches must go for a recall, and make every client's go so deep."""
+    """Find the least search depth that reaches a recall, and set it for every client."""
     from searchdb.cli.measuring import measuring_bar
     from searchdb.index.tune import tune_index
 
     collection = open_collection(ctx)
-    texts = _embedded(collection, queries)
+    texts = _embed(collection, queries)
     with measuring_bar() as progress:
         report = tune_index(
             collection.database.engine, target=target, count=count, sample=sample, texts=texts, progress=progress
@@ -148,19 +149,19 @@ def index_tune(
     else:
         _show_recalls(report.chosen)
         if report.reached:
-            click.echo(report.in_words())
+            click.echo(tuning_summary(report))
         _show_notes(report.notes)
     if not report.reached:
-        raise click.ClickException(report.in_words())
+        raise click.ClickException(tuning_summary(report))
 
 
-def _embedded(collection: SearchDB, queries: TextIO | None) -> np.ndarray | None:
-    """Return the vectors of the texts in a file, None without one."""
+def _embed(collection: SearchDB, queries: TextIO | None) -> np.ndarray | None:
+    """Return the vectors of the texts in a file; None without a file."""
     if queries is None:
         return None
     texts = list(dict.fromkeys(line.strip() for line in queries if line.strip()))
     if not texts:
-        raise click.UsageError("there is no text among the queries")
+        raise click.UsageError("--queries contains no text")
     return collection.embed(texts)
 
 
@@ -168,14 +169,14 @@ def _show(status: IndexStatus, as_json: bool) -> None:
     if as_json:
         print_json(status.to_json())
         return
-    click.echo(status.in_words())
-    for name, value in status.in_detail():
+    click.echo(index_summary(status))
+    for name, value in index_details(status):
         click.echo(f"{name:9} {value}")
 
 
 def _show_recalls(report: RecallReport) -> None:
     for recall in report.recalls:
-        click.echo(f"{recall.kind:9} {recall.in_words()}")
+        click.echo(f"{recall.kind:9} {recall_line(recall)}")
 
 
 def _show_notes(notes: list[str]) -> None:

@@ -1,9 +1,9 @@
-"""Progress bars of `searchdb index`, on standard error: how far a build is, and how far a measurement."""
+"""Shows the progress bars of `searchdb index` on standard error: of a build, and of a measurement."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,44 +13,44 @@ from searchdb.index.status import build_progress
 if TYPE_CHECKING:
     from searchdb.db.database import Database
 
-LOOK_S = 0.25
-"""Seconds between two looks at how far the build is."""
+POLL_S = 0.25
+"""Seconds between two queries for the progress of the build."""
 
 
 @contextmanager
-def building_bar(database: Database) -> Iterator[None]:
-    """Show how far a build is, as PostgreSQL's own progress view tells it, while the caller waits for it."""
-    ended = threading.Event()
-    with _bar("building the index") as move:
+def building_bar(database: Database) -> Generator[None]:
+    """Show the progress of a build, from PostgreSQL's progress view, while the caller waits for it."""
+    finished = threading.Event()
+    with _bar("building the index") as update:
 
         def watch() -> None:
-            while not ended.wait(LOOK_S):
+            while not finished.wait(POLL_S):
                 try:
                     with database.connect() as connection:
                         progress = build_progress(connection)
                 except DatabaseError:
-                    return  # the build itself will say so
+                    return  # the build itself reports the error
                 if progress is not None:
-                    move(progress.phase, progress.done, progress.total)
+                    update(progress.phase, progress.done, progress.total)
 
         watcher = threading.Thread(target=watch, name="searchdb-build-progress", daemon=True)
         watcher.start()
         try:
             yield
         finally:
-            ended.set()
+            finished.set()
             watcher.join()
 
 
 @contextmanager
-def measuring_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far a measurement is. Yields what moves it: what is being measured, done, total."""
-    with _bar("measuring") as move:
-        yield move
+def measuring_bar() -> Generator[Callable[[str, int, int], None]]:
+    """Show the progress of a measurement; yield the callback that updates it: what is measured, done, total."""
+    with _bar("measuring") as update:
+        yield update
 
 
 @contextmanager
-def _bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
+def _bar(label: str) -> Generator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -59,7 +59,7 @@ def _bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None)
 
-        def move(what: str, done: int, total: int) -> None:
+        def update(what: str, done: int, total: int) -> None:
             progress.update(task, description=f"{label}: {what}", completed=done, total=total or None)
 
-        yield move
+        yield update

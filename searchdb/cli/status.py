@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from searchdb.cli import open_collection
+from searchdb.cli.index_prose import index_summary
 from searchdb.cli.output import print_json
 from searchdb.cli.prose import describe_queue, describe_worker
 
@@ -28,5 +29,5 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     for worker in status.queue.workers:
         click.echo(f"worker    {describe_worker(worker)}")
     click.echo(f"model     {status.model or 'none yet'}")
-    click.echo(f"index     {status.index.in_words()}")
+    click.echo(f"index     {index_summary(status.index)}")
     click.echo(f"server    {server} at {status.server['url']}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,8 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import DatabaseError, ImageNotFoundError, TooManyBytesError
-from searchdb.index import build as index
+from searchdb.errors import ImageNotFoundError, TooManyBytesError
 from searchdb.ingest.store import Store, upsert_images
 from searchdb.media.decode import decode, format_of
 from searchdb.media.fetch import Fetcher
@@ -39,8 +36,6 @@ _SUFFIXES = {
     "AVIF": ".avif",
 }
 _COLUMNS = [images.c[f.name] for f in fields(StoredImage)]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,41 +168,6 @@ class Adder:
     def _path(self, sha256: bytes, data: bytes) -> Path:
         name = sha256.hex()
         return self._uploads / name[:2] / f"{name}{_SUFFIXES[format_of(data)]}"
-
-
-class Rebuilder:
-    """Rebuilds the vector index in a background thread when additions have outgrown it, one rebuild at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._engine: Engine | None = None
-        self._thread: threading.Thread | None = None
-
-    def request(self, engine: Engine) -> None:
-        """Check soon whether the collection has outgrown its index; return at once."""
-        with self._lock:
-            self._engine = engine
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="rebuild-index", daemon=True)
-                self._thread.start()
-
-    def join(self) -> None:
-        """Wait until all requests are done."""
-        thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                engine, self._engine = self._engine, None
-                if engine is None:
-                    self._thread = None
-                    return
-            try:
-                index.rebuild_if_stale(engine)
-            except DatabaseError as exc:  # the next addition tries again
-                logger.warning("the vector index was not rebuilt: %s", exc)
 
 
 def _lock(connection: Connection, kind: int, sha256: bytes) -> None:

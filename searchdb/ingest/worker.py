@@ -20,7 +20,7 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 from searchdb.db.database import Database
 from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, ModelError
-from searchdb.index import build as index
+from searchdb.index import rebuild as index
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.ingest.queue import ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
 

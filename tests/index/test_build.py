@@ -1,4 +1,4 @@
-"""The vector index: fitted to the rows, rebuilt in time, honest about its state."""
+"""Builds of the vector index, and its state."""
 
 from __future__ import annotations
 
@@ -15,42 +15,17 @@ import sqlalchemy as sa
 from pgvector.psycopg import register_vector
 from sqlalchemy import event
 
+from searchdb.cli.index_prose import index_details, index_summary
 from searchdb.db.database import Database
 from searchdb.db.embedded import program_path
 from searchdb.db.tables import VECTOR_INDEX, index_builds
 from searchdb.errors import ConfigError, DatabaseError
-from searchdb.index import build as index
-from searchdb.index import status as index_status
+from searchdb.index.build import build_index
+from searchdb.index.rebuild import rebuild_if_stale
+from searchdb.index.status import MATCH_IMAGES, IndexStatus, index_status
 from searchdb.index.tune import tune_index
 from tests.helpers.sql_calls import CALLS
 from tests.helpers.vectors import clustered, fill, recall
-
-
-@pytest.mark.parametrize(
-    ("rows", "rows_at_build", "expected"),
-    [
-        (0, 0, False),
-        (999, 0, False),
-        (1000, 0, True),
-        (1000, 1000, False),
-        (1999, 1000, False),
-        (2000, 1000, True),
-        (2000, 1500, False),
-        (500, 2000, False),
-        (5_000_000, 2_500_000, True),
-    ],
-)
-def test_a_rebuild_is_due_when_the_rows_have_at_least_doubled(rows: int, rows_at_build: int, expected: bool) -> None:
-    assert index_status.needs_rebuild(rows, rows_at_build) is expected
-
-
-def test_lists_and_probes_grow_with_the_rows() -> None:
-    assert index_status.fit_lists(0) == index_status.fit_lists(999) == 1
-    assert index_status.fit_lists(1000) == 31
-    assert index_status.fit_lists(25_000) == 158
-    assert index_status.fit_lists(2_500_000) == 2500
-    assert index_status.fit_lists(50_000_000) == 3000
-    assert [index_status.fit_probes(lists) for lists in (1, 31, 158, 4000)] == [1, 31, 40, 159]
 
 
 def test_an_unbuilt_index_is_exact(database: Database) -> None:
@@ -62,7 +37,7 @@ def test_an_unbuilt_index_is_exact(database: Database) -> None:
 def test_building_fits_the_index_and_the_function_and_keeps_recall(database: Database) -> None:
     vectors = clustered(3000)
     fill(database, vectors)
-    built = index.build_index(database.engine)
+    built = build_index(database.engine)
     assert built is not None
     assert (built.method, built.lists, built.probes, built.valid) == ("ivfflat", 54, 40, True)
     assert (built.rows, built.rows_at_build, built.stale) == (3000, 3000, False)
@@ -72,47 +47,34 @@ def test_building_fits_the_index_and_the_function_and_keeps_recall(database: Dat
     assert recall(database, vectors, clustered(50, seed=1)) >= 0.95
 
 
-def test_the_index_is_rebuilt_when_stale_and_only_then(database: Database) -> None:
-    assert not index.rebuild_if_stale(database.engine)
-    fill(database, clustered(1000))
-    assert index.rebuild_if_stale(database.engine)
-    assert not index.rebuild_if_stale(database.engine)
-    fill(database, clustered(999, seed=1), first=1000)
-    assert not index.rebuild_if_stale(database.engine)
-    fill(database, clustered(1, seed=2), first=1999)
-    assert index.rebuild_if_stale(database.engine)
-    with database.connect() as connection:
-        assert index.index_status(connection).rows_at_build == 2000
-
-
 def test_two_builds_at_once_are_one(database: Database) -> None:
     fill(database, clustered(3000))
-    results: list[index.IndexStatus | None] = []
-    threads = [threading.Thread(target=lambda: results.append(index.build_index(database.engine))) for _ in range(3)]
+    results: list[IndexStatus | None] = []
+    threads = [threading.Thread(target=lambda: results.append(build_index(database.engine))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert any(result is not None for result in results)
     with database.connect() as connection:
-        assert index.index_status(connection).valid
+        assert index_status(connection).valid
         invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
         assert connection.scalar(sa.text(invalid)) == 0
 
 
 @pytest.mark.parametrize("suffix", ["new", "old", "ccnew", "ccnew1", "ccold"])
-def test_what_a_killed_build_left_is_shown_and_cleaned_up(database: Database, suffix: str) -> None:
+def test_leftovers_of_a_killed_build_are_shown_and_dropped(database: Database, suffix: str) -> None:
     name = f"{VECTOR_INDEX}_{suffix}"
     with database.begin() as connection:
         connection.execute(sa.text(f"CREATE INDEX {name} ON images (width)"))
         connection.execute(sa.text(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{name}'::regclass"))
     with database.connect() as connection:
-        state = index.index_status(connection)
+        state = index_status(connection)
     assert state.leftovers == (name,)
-    assert ("leftover", f"{name}, of a build that was killed: it slows writing, and the next build drops it") in (
-        state.in_detail()
+    assert ("leftover", f"{name}, from a build that was killed: it slows down writes; the next build drops it") in (
+        index_details(state)
     )
-    built = index.build_index(database.engine)
+    built = build_index(database.engine)
     assert built is not None
     assert built.leftovers == ()
     with database.connect() as connection:
@@ -123,17 +85,15 @@ def test_a_build_that_fails_leaves_the_old_index_and_nothing_else(database: Data
     vectors = clustered(300)
     fill(database, vectors)
     with pytest.raises(DatabaseError, match="ef_construction must be greater than or equal to 2"):
-        index.build_index(database.engine, method="hnsw", m=50, ef_construction=4)
+        build_index(database.engine, method="hnsw", m=50, ef_construction=4)
     with database.connect() as connection:
-        state = index.index_status(connection)
+        state = index_status(connection)
     assert (state.method, state.lists, state.valid, state.leftovers, state.building) == ("ivfflat", 1, True, (), None)
     assert recall(database, vectors, clustered(5, seed=1)) == 1
 
 
-def test_short_of_shared_memory_a_build_goes_on_in_one_process(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The fault is forced: a real /dev/shm of 64 MB takes a container."""
+def test_short_of_shared_memory_a_build_uses_one_process(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """The fault is forced, because a /dev/shm of 64 MB needs a container."""
     fill(database, clustered(300))
     attempts: list[str] = []
 
@@ -147,7 +107,7 @@ def test_short_of_shared_memory_a_build_goes_on_in_one_process(
                 raise error
 
     event.listen(database.engine, "before_cursor_execute", fail_once)
-    built = index.build_index(database.engine, method="hnsw")
+    built = build_index(database.engine, method="hnsw")
     event.remove(database.engine, "before_cursor_execute", fail_once)
     assert built is not None
     assert built.method == "hnsw"
@@ -159,21 +119,21 @@ def test_short_of_shared_memory_a_build_goes_on_in_one_process(
     ("options", "message"),
     [
         ({"method": "flat"}, "no index method 'flat'"),
-        ({"method": "hnsw", "lists": 3}, "lists are a parameter of ivfflat"),
+        ({"method": "hnsw", "lists": 3}, "lists is a parameter of ivfflat"),
         ({"m": 8}, "parameters of hnsw"),
         ({"ef_construction": 80}, "parameters of hnsw"),
         ({"lists": 32768}, "MB of memory to build"),
     ],
 )
-def test_parameters_that_cannot_be_are_refused(database: Database, options: dict[str, Any], message: str) -> None:
+def test_impossible_parameters_are_refused(database: Database, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        index.build_index(database.engine, **options)
+        build_index(database.engine, **options)
 
 
 def test_many_lists_get_the_memory_they_need(database: Database) -> None:
-    """With the default of 64 MB pgvector refuses: 600 lists take about 140 MB."""
+    """With the default of 64 MB pgvector fails: 600 lists need about 140 MB."""
     fill(database, clustered(1000))
-    built = index.build_index(database.engine, lists=600)
+    built = build_index(database.engine, lists=600)
     assert built is not None
     assert built.lists == 600
 
@@ -188,8 +148,8 @@ def test_only_the_owner_builds(database: Database, admin: sa.Engine, caplog: pyt
     engine = sa.create_engine(database.url.set(username="plain_reader"))
     try:
         with pytest.raises(DatabaseError, match=r"only the owner .* connect as postgres"):
-            index.build_index(engine)
-        assert not index.rebuild_if_stale(engine)
+            build_index(engine)
+        assert not rebuild_if_stale(engine)
         assert "run `searchdb index build` as postgres" in caplog.text
     finally:
         engine.dispose()
@@ -202,11 +162,11 @@ def test_only_the_owner_builds(database: Database, admin: sa.Engine, caplog: pyt
 def test_hnsw_is_built_in_place_of_ivfflat_and_back(database: Database) -> None:
     vectors = clustered(3000)
     fill(database, vectors)
-    built = index.build_index(database.engine, method="hnsw", m=12)
+    built = build_index(database.engine, method="hnsw", m=12)
     assert built is not None
     assert (built.method, built.m, built.ef_construction, built.ef_search) == ("hnsw", 12, 128, 100)
     assert (built.lists, built.valid, built.stale, built.leftovers) == (None, True, False, ())
-    assert "hnsw, m 12, ef_construction 128, ef_search 100; 3,000 rows now" in built.in_words()
+    assert "hnsw, m 12, ef_construction 128, ef_search 100; 3,000 rows now" in index_summary(built)
     assert definition(database).endswith(
         "USING hnsw (embedding vector_cosine_ops) WITH (m='12', ef_construction='128')"
     )
@@ -214,44 +174,44 @@ def test_hnsw_is_built_in_place_of_ivfflat_and_back(database: Database) -> None:
     with database.connect() as connection:
         row = connection.execute(sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)).one()
         assert (row.method, row.lists, row.m, row.ef_construction, row.row_count) == ("hnsw", None, 12, 128, 3000)
-    back = index.build_index(database.engine)
+    back = build_index(database.engine)
     assert back is not None
     assert (back.method, back.lists, back.probes) == ("ivfflat", 54, 40)
 
 
-def test_hnsw_learns_with_each_row_and_is_not_rebuilt(database: Database) -> None:
-    index.build_index(database.engine, method="hnsw")
+def test_hnsw_adapts_to_new_rows_and_is_not_rebuilt(database: Database) -> None:
+    build_index(database.engine, method="hnsw")
     vectors = clustered(1500)
     fill(database, vectors)
-    assert not index.rebuild_if_stale(database.engine)
+    assert not rebuild_if_stale(database.engine)
     assert recall(database, vectors, clustered(20, seed=1)) >= 0.9
     with database.connect() as connection:
-        assert index.index_status(connection).method == "hnsw"
+        assert index_status(connection).method == "hnsw"
 
 
-def test_a_missing_index_is_told_and_built(database: Database) -> None:
+def test_a_missing_index_is_reported_and_built(database: Database) -> None:
     vectors = clustered(1000)
     fill(database, vectors)
     with database.begin() as connection:
         connection.execute(sa.text(f"DROP INDEX {VECTOR_INDEX}"))
-        state = index.index_status(connection)
-    assert state.in_words() == "none, every search reads all 1,000 rows: run `searchdb index build`"
+        state = index_status(connection)
+    assert index_summary(state) == "none, every search reads all 1,000 rows: run `searchdb index build`"
     assert state.stale
     assert recall(database, vectors, clustered(5, seed=1)) == 1
-    assert index.rebuild_if_stale(database.engine)
+    assert rebuild_if_stale(database.engine)
     with database.connect() as connection:
-        assert index.index_status(connection).valid
+        assert index_status(connection).valid
 
 
 @pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
 def test_pages_are_full_and_thresholds_exact(database: Database, method: str) -> None:
     fill(database, clustered(3000))
-    index.build_index(database.engine, method=method)
+    build_index(database.engine, method=method)
     query = clustered(1, seed=1)[0]
     statement = sa.text("SELECT similarity FROM match_images(:query, :threshold, :count)")
     with database.begin() as connection:
         for setting in ("ivfflat.probes", "hnsw.ef_search"):
-            connection.execute(sa.text(f"ALTER FUNCTION {index_status.MATCH_IMAGES} SET {setting} = 1"))
+            connection.execute(sa.text(f"ALTER FUNCTION {MATCH_IMAGES} SET {setting} = 1"))
         for count in (1, 10, 100, 500, 1000):
             found = connection.scalars(statement, {"query": query, "threshold": -1, "count": count}).all()
             assert len(found) == count
@@ -266,13 +226,13 @@ def test_pages_are_full_and_thresholds_exact(database: Database, method: str) ->
 def test_match_images_uses_its_index_however_it_is_called(database: Database, method: str) -> None:
     vectors = clustered(1500)
     fill(database, vectors)
-    index.build_index(database.engine, method=method)
+    build_index(database.engine, method=method)
     value = {"v": vectors[5], "t": -1.0, "c": 7}
 
     def searched(search: Callable[[], object]) -> None:
         before = scans(database)
         search()
-        deadline = time.monotonic() + 30  # a session that has just ended tells its use a moment later
+        deadline = time.monotonic() + 30  # a session that has just ended reports its use a moment later
         while scans(database) == before and time.monotonic() < deadline:
             time.sleep(0.02)
         assert scans(database) > before
@@ -314,7 +274,7 @@ def test_match_images_uses_its_index_however_it_is_called(database: Database, me
 
 def scans(database: Database) -> int:
     with database.connect() as connection:
-        return index.index_status(connection).scans
+        return index_status(connection).scans
 
 
 def definition(database: Database) -> str:
@@ -324,41 +284,28 @@ def definition(database: Database) -> str:
 
 def test_a_build_keeps_the_share_of_lists_that_was_tuned(database: Database) -> None:
     fill(database, clustered(1000))
-    index.build_index(database.engine, lists=20)
+    build_index(database.engine, lists=20)
     report = tune_index(database.engine, target=0.8, texts=clustered(30, seed=1), sample=30)
     assert report is not None
     probes = report.chosen.recalls[0].setting
     assert probes < 20
-    built = index.build_index(database.engine, lists=40)
+    built = build_index(database.engine, lists=40)
     assert built is not None
     assert built.probes == 2 * probes
     assert not built.tuned_since_build
-    assert "not since the last build, which kept the share" in dict(built.in_detail())["tuned"]
-    again = index.build_index(database.engine, lists=20)
+    assert "not since the last build, which kept the share" in dict(index_details(built))["tuned"]
+    again = build_index(database.engine, lists=20)
     assert again is not None
     assert again.probes == probes
 
 
-@pytest.mark.parametrize(("name", "lists", "setting", "fitted"), [
-    ("tuned on one list, which says nothing of many", 1, 1, 40),
-    ("a tenth", 100, 10, 16),
-    ("all", 100, 100, 158),
-])  # fmt: skip
-def test_fitting_to_what_was_tuned(name: str, lists: int, setting: int, fitted: int) -> None:
-    tuned = index_status.Recall(
-        kind="text", method="ivfflat", lists=lists, setting=setting, row_count=1, queries=1, match_count=10, recall=1,
-        p50_ms=1, p95_ms=1, exact_p50_ms=1, exact_p95_ms=1,
-    )  # fmt: skip
-    assert index_status.fit_setting("ivfflat", 158, tuned) == fitted
-
-
-def test_the_status_is_told_in_words(database: Database) -> None:
+def test_the_summary_says_whether_the_index_fits(database: Database) -> None:
     with database.connect() as connection:
-        status = index.index_status(connection)
-    assert "every search is exact" in status.in_words()
+        status = index_status(connection)
+    assert "every search is exact" in index_summary(status)
     fill(database, clustered(1000))
     with database.connect() as connection:
-        assert "stale: run `searchdb index build`" in index.index_status(connection).in_words()
-    built = index.build_index(database.engine, lists=10)
+        assert "stale: run `searchdb index build`" in index_summary(index_status(connection))
+    built = build_index(database.engine, lists=10)
     assert built is not None
-    assert "10 lists, 10 probed; 1,000 rows now, built at 1,000 rows: fits" in built.in_words()
+    assert "10 lists, 10 probed; 1,000 rows now, built at 1,000 rows: fits" in index_summary(built)

@@ -1,4 +1,4 @@
-"""Recall and tuning: measured against an exact scan, on texts and pictures apart, and stored for every client."""
+"""Recall and tuning, against an exact scan, on texts and stored images separately."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import pytest
 import sqlalchemy as sa
 from pgvector.psycopg import register_vector
 
+from searchdb.cli.index_prose import index_details, recall_line, tuning_summary
 from searchdb.config import Settings
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import images, index_recalls, query_embeddings
 from searchdb.errors import ConfigError, DatabaseError, QueryError
-from searchdb.index import build as index
-from searchdb.index import recall
-from searchdb.index.status import BUILD_LOCK_KEY, fit_probes
+from searchdb.index.build import build_index
+from searchdb.index.policy import fit_probes
+from searchdb.index.recall import measure_recall
+from searchdb.index.status import BUILD_LOCK_KEY, index_status
 from searchdb.index.tune import tune_index
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.cli import output, run
@@ -28,7 +30,7 @@ ROWS = 2000
 
 
 def off_manifold(count: int, *, seed: int = 1) -> np.ndarray:
-    """Return unit vectors of shape (count, 512) far from the clusters, as texts are from pictures."""
+    """Return unit vectors of shape (count, 512) far from the clusters, as texts are from images."""
     near = clustered(count, seed=seed)
     noise = np.random.default_rng(seed).normal(size=near.shape) / np.sqrt(512)
     vectors = near + 1.5 * noise
@@ -37,15 +39,15 @@ def off_manifold(count: int, *, seed: int = 1) -> np.ndarray:
 
 @pytest.fixture
 def vectors(database: Database) -> np.ndarray:
-    """The vectors of the pictures in `database`, whose index was built on them."""
+    """The vectors of the images in `database`, whose index was built on them."""
     vectors = clustered(ROWS)
     fill(database, vectors)
-    index.build_index(database.engine)
+    build_index(database.engine)
     return vectors
 
 
 def cache(database: Database, queries: np.ndarray) -> None:
-    """Put vectors of texts into the query cache."""
+    """Store vectors of texts in the query cache."""
     with database.begin() as connection:
         model_id = claim_model(connection, MODEL)
         rows = [
@@ -56,7 +58,7 @@ def cache(database: Database, queries: np.ndarray) -> None:
 
 
 def true_recall(database: Database, vectors: np.ndarray, queries: np.ndarray, count: int = 10) -> float:
-    """Recall as another client finds it, with numpy's ranking as the truth."""
+    """Return the recall that another client gets, with numpy's ranking as the truth."""
     found = 0
     with psycopg.connect(database.libpq_url) as raw:
         register_vector(raw)
@@ -73,13 +75,13 @@ def set_depth(database: Database, setting: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("probes", [1, 3, 44])
-def test_the_recall_is_the_true_one_for_texts_and_pictures_apart(
+def test_recall_is_measured_separately_for_texts_and_images(
     database: Database, vectors: np.ndarray, probes: int
 ) -> None:
     texts = off_manifold(40)
     cache(database, texts)
     set_depth(database, "ivfflat.probes", probes)
-    report = recall.measure_recall(database.engine, sample=40)
+    report = measure_recall(database.engine, sample=40)
     text, pictures = report.recalls
     assert (text.kind, text.queries, text.setting, text.lists, text.match_count) == ("text", 40, probes, 44, 10)
     assert text.recall == pytest.approx(true_recall(database, vectors, texts), abs=1e-9)
@@ -93,32 +95,32 @@ def test_the_recall_is_the_true_one_for_texts_and_pictures_apart(
 
 def test_the_last_measurement_is_in_the_status(database: Database, vectors: np.ndarray) -> None:
     cache(database, off_manifold(5))
-    recall.measure_recall(database.engine, sample=3, count=7)
+    measure_recall(database.engine, sample=3, count=7)
     with database.connect() as connection:
-        state = index.index_status(connection)
+        state = index_status(connection)
     assert [(seen.kind, seen.queries, seen.match_count) for seen in state.recalls] == [
         ("text", 3, 7),
         ("pictures", 3, 7),
     ]
-    assert dict(state.in_detail())["text"].startswith("recall@7 ")
+    assert dict(index_details(state))["text"].startswith("recall@7 ")
 
 
-def test_equal_pictures_are_no_misses(database: Database) -> None:
+def test_equal_images_are_no_misses(database: Database) -> None:
     fill(database, np.repeat(clustered(30), 50, axis=0))
-    index.build_index(database.engine, lists=5)
+    build_index(database.engine, lists=5)
     set_depth(database, "ivfflat.probes", 1)
-    report = recall.measure_recall(database.engine, sample=20)
+    report = measure_recall(database.engine, sample=20)
     assert report.recalls[0].recall == 1
 
 
-def test_few_texts_and_none_are_said(database: Database, vectors: np.ndarray) -> None:
-    report = recall.measure_recall(database.engine, sample=5)
+def test_notes_warn_about_few_or_no_texts(database: Database, vectors: np.ndarray) -> None:
+    report = measure_recall(database.engine, sample=5)
     assert [seen.kind for seen in report.recalls] == ["pictures"]
-    assert "stored pictures alone flatter the index" in report.notes[0]
+    assert "stored images alone overstate the recall" in report.notes[0]
     assert report.to_json()["text"] is None
     cache(database, off_manifold(3))
-    report = recall.measure_recall(database.engine, sample=5)
-    assert "3 text queries make a rough figure" in report.notes[0]
+    report = measure_recall(database.engine, sample=5)
+    assert "3 text queries give only a rough figure" in report.notes[0]
 
 
 def test_texts_of_another_model_are_no_queries(database: Database, vectors: np.ndarray) -> None:
@@ -132,30 +134,30 @@ def test_texts_of_another_model_are_no_queries(database: Database, vectors: np.n
                 "SELECT m.id, 'theirs', i.embedding FROM embedding_models m, images i WHERE m.name = 'other' LIMIT 1"
             )
         )
-    assert [seen.kind for seen in recall.measure_recall(database.engine, sample=5).recalls] == ["pictures"]
+    assert [seen.kind for seen in measure_recall(database.engine, sample=5).recalls] == ["pictures"]
 
 
 def test_an_empty_collection_cannot_be_measured(database: Database) -> None:
-    with pytest.raises(QueryError, match="no pictures"):
-        recall.measure_recall(database.engine)
+    with pytest.raises(QueryError, match="no images"):
+        measure_recall(database.engine)
 
 
-def test_without_an_index_everything_is_found_and_nothing_tuned(database: Database) -> None:
+def test_without_an_index_recall_is_1_and_tuning_fails(database: Database) -> None:
     fill(database, clustered(50))
     with database.begin() as connection:
         connection.execute(sa.text("DROP INDEX images_embedding_idx"))
-    report = recall.measure_recall(database.engine, sample=5)
+    report = measure_recall(database.engine, sample=5)
     assert report.recalls[0].recall == 1
-    assert "no index" in report.recalls[0].in_words()
+    assert "no index" in recall_line(report.recalls[0])
     with pytest.raises(DatabaseError, match="no index to tune"):
         tune_index(database.engine, target=0.9)
 
 
 @pytest.mark.parametrize(("method", "setting"), [("ivfflat", "ivfflat.probes"), ("hnsw", "hnsw.ef_search")])
-def test_tuning_finds_the_least_that_reaches_the_target_for_every_client(
+def test_tuning_sets_the_smallest_setting_that_reaches_the_target_for_every_client(
     database: Database, vectors: np.ndarray, method: str, setting: str
 ) -> None:
-    index.build_index(database.engine, method=method)
+    build_index(database.engine, method=method)
     texts = off_manifold(60)
     cache(database, texts)
     report = tune_index(database.engine, target=0.95, sample=60)
@@ -165,44 +167,44 @@ def test_tuning_finds_the_least_that_reaches_the_target_for_every_client(
     assert true_recall(database, vectors, texts) == pytest.approx(report.chosen.recalls[0].recall, abs=1e-9)
     assert report.chosen.recalls[0].recall >= 0.95
     with database.connect() as connection:
-        state = index.index_status(connection)
+        state = index_status(connection)
         config = connection.scalar(sa.text("SELECT proconfig FROM pg_proc WHERE proname = 'match_images'"))
     assert f"{setting}={chosen}" in config
     assert state.setting == chosen
     assert state.tuned_since_build
-    assert dict(state.in_detail())["tuned"].startswith("to recall 0.95 on ")
-    assert f"at {ROWS:,} rows" in dict(state.in_detail())["tuned"]
-    assert "in every client" in report.in_words()
+    assert dict(index_details(state))["tuned"].startswith("to recall 0.95 on ")
+    assert f"at {ROWS:,} rows" in dict(index_details(state))["tuned"]
+    assert "in every client" in tuning_summary(report)
     if method == "ivfflat":
         assert chosen > 1
         set_depth(database, setting, chosen - 1)
         assert true_recall(database, vectors, texts) < 0.95
         with database.connect() as connection:
-            assert "changed by hand since" in dict(index.index_status(connection).in_detail())["tuned"]
+            assert "changed by hand since" in dict(index_details(index_status(connection)))["tuned"]
 
 
-def test_a_target_out_of_reach_is_said_and_nothing_changed(database: Database, vectors: np.ndarray) -> None:
-    index.build_index(database.engine, method="hnsw", m=2, ef_construction=4)
+def test_a_target_out_of_reach_is_reported_and_nothing_changed(database: Database, vectors: np.ndarray) -> None:
+    build_index(database.engine, method="hnsw", m=2, ef_construction=4)
     report = tune_index(database.engine, target=1.0, texts=off_manifold(40), sample=20)
     assert report is not None
     assert not report.reached
     assert report.chosen.recalls[0].setting == 1000
-    assert "recall 1.0 is out of reach: the best that was measured is 0." in report.in_words()
+    assert "recall 1.0 is out of reach: the best measured is 0." in tuning_summary(report)
     with database.connect() as connection:
-        state = index.index_status(connection)
+        state = index_status(connection)
         assert connection.scalar(sa.select(sa.func.count()).select_from(index_recalls)) == 0
     assert state.ef_search == 100
     assert state.tuned is None
 
 
-def test_pictures_alone_do_not_bring_the_setting_below_its_default(database: Database, vectors: np.ndarray) -> None:
+def test_without_texts_the_setting_stays_at_its_default_or_above(database: Database, vectors: np.ndarray) -> None:
     report = tune_index(database.engine, target=0.5, sample=20)
     assert report is not None
     assert report.chosen.recalls[0].setting == fit_probes(44)
-    assert any("default was not gone below" in note for note in report.notes)
+    assert any("no setting below the default was tried" in note for note in report.notes)
 
 
-def test_one_list_is_exact_whatever_the_target(database: Database) -> None:
+def test_one_list_is_exact_for_any_target(database: Database) -> None:
     fill(database, clustered(100))
     report = tune_index(database.engine, target=1.0, sample=10)
     assert report is not None
@@ -210,7 +212,7 @@ def test_one_list_is_exact_whatever_the_target(database: Database) -> None:
     assert report.chosen.recalls[0].setting == 1
 
 
-def test_tuning_waits_for_nobody(database: Database, vectors: np.ndarray) -> None:
+def test_tuning_does_not_wait_for_another_process(database: Database, vectors: np.ndarray) -> None:
     with database.connect() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_lock(BUILD_LOCK_KEY)))
         assert tune_index(database.engine, target=0.9, sample=5) is None
@@ -218,14 +220,12 @@ def test_tuning_waits_for_nobody(database: Database, vectors: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize("target", [0, -1, 1.01])
-def test_a_target_that_is_no_recall_is_refused(database: Database, target: float) -> None:
-    with pytest.raises(ConfigError, match="a recall is above 0"):
+def test_a_target_out_of_range_is_refused(database: Database, target: float) -> None:
+    with pytest.raises(ConfigError, match="must be above 0"):
         tune_index(database.engine, target=target)
 
 
-def test_whoever_may_only_read_measures_but_does_not_tune(
-    database: Database, vectors: np.ndarray, admin: sa.Engine
-) -> None:
+def test_a_reader_measures_but_does_not_tune(database: Database, vectors: np.ndarray, admin: sa.Engine) -> None:
     with admin.connect() as connection:
         connection.execute(sa.text("DROP ROLE IF EXISTS plain_measurer"))
         connection.execute(sa.text("CREATE ROLE plain_measurer LOGIN"))
@@ -234,7 +234,7 @@ def test_whoever_may_only_read_measures_but_does_not_tune(
     url = database.url.set(username="plain_measurer").render_as_string(hide_password=False)
     settings = Settings(database_url=url.replace("+psycopg", ""), model="demo")
     with Database(settings) as theirs:
-        assert recall.measure_recall(theirs.engine, sample=5).recalls[0].recall > 0.9
+        assert measure_recall(theirs.engine, sample=5).recalls[0].recall > 0.9
         with pytest.raises(DatabaseError, match="only the owner of match_images may tune it: connect as postgres"):
             tune_index(theirs.engine, target=0.9)
     with database.begin() as connection:
@@ -246,7 +246,7 @@ def test_whoever_may_only_read_measures_but_does_not_tune(
 
 def test_the_commands(settings: Settings, database: Database, embedder: CLIPEmbedder, tmp_path: Path) -> None:
     fill(database, clustered(1200))
-    with database.begin() as connection:  # the vectors are drawn, but the texts come from the demo's model
+    with database.begin() as connection:  # the vectors are random, but the texts come from the demo's model
         connection.execute(
             sa.text("UPDATE embedding_models SET weights_sha256 = :sha"), {"sha": embedder.identity.weights_sha256}
         )
@@ -261,7 +261,7 @@ def test_the_commands(settings: Settings, database: Database, embedder: CLIPEmbe
     assert run(settings, "index", "recall", "--queries", "-", stdin="\n").exit_code == 2
     told = run(settings, "index", "tune", "--recall", "0.9", "--sample", "5")
     assert "match_images now searches with" in output(told)
-    assert "2 text queries make a rough figure" in told.stderr
+    assert "2 text queries give only a rough figure" in told.stderr
     assert "tuned     to recall 0.9 on" in output(run(settings, "index", "status"))
     status = json.loads(output(run(settings, "index", "status", "--json")))
     assert status["tuned_since_build"]

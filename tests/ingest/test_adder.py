@@ -28,9 +28,8 @@ from searchdb.errors import (
     TooManyBytesError,
     TooManyPixelsError,
 )
-from searchdb.index.status import index_status
 from searchdb.ingest import adder as adding
-from searchdb.ingest.adder import SOURCE, Adder, Rebuilder
+from searchdb.ingest.adder import SOURCE, Adder
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import SourceItem
@@ -303,51 +302,3 @@ def test_removing_keeps_files_outside_the_uploads_folder(adder: Adder, database:
         connection.execute(sa.update(images).values(image=str(theirs)))
     adder.remove(image.id)
     assert theirs.exists()
-
-
-# --- The index ------------------------------------------------------------------------------------
-
-
-def test_outgrown_index_is_rebuilt_once_for_many_requests(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once, most, calls = 0, 0, 0
-    begun, going = threading.Event(), threading.Event()
-
-    def rebuild(_engine: sa.Engine) -> bool:
-        nonlocal at_once, most, calls
-        at_once, calls = at_once + 1, calls + 1
-        most = max(most, at_once)
-        begun.set()
-        going.wait(10)
-        at_once -= 1
-        return True
-
-    monkeypatch.setattr(adding.index, "rebuild_if_stale", rebuild)
-    rebuilder = Rebuilder()
-    rebuilder.request(database.engine)
-    assert begun.wait(10)
-    for _ in range(20):
-        rebuilder.request(database.engine)
-    going.set()
-    rebuilder.join()
-    assert most == 1
-    assert calls == 2  # the first request, and one for all that came meanwhile
-
-
-def test_rebuilder_rebuilds_a_stale_index(database: Database, embedder: CLIPEmbedder, adder: Adder) -> None:
-    image = adder.add(picture(), item()).image
-    copied = [column.name for column in images.c if column.name not in ("id", "image")]
-    with database.begin() as connection:
-        connection.execute(
-            sa.insert(images).from_select(
-                ["image", *copied],
-                sa.select(sa.text("'/copy/' || n"), *(images.c[name] for name in copied))
-                .select_from(images.join(sa.text("generate_series(1, 1500) AS n"), sa.true()))
-                .where(images.c.id == image.id),
-            )
-        )
-        assert index_status(connection).stale
-    rebuilder = Rebuilder()
-    rebuilder.request(database.engine)
-    rebuilder.join()
-    with database.connect() as connection:
-        assert not index_status(connection).stale

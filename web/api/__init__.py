@@ -6,7 +6,7 @@ from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.openapi import OpenAPI
 
-from searchdb.ingest.adder import Rebuilder
+from searchdb.index.rebuild import BackgroundRebuilder
 
 from ..api import docs, embedding, images, searching
 from ..backend import backend
@@ -19,7 +19,7 @@ MAX_REQUEST_OVERHEAD = 1024 * 1024
 
 def register(app: OpenAPI) -> None:
     """Add the API's endpoints to the application."""
-    app.extensions[images.REBUILDER] = Rebuilder()
+    app.extensions[images.REBUILDER] = BackgroundRebuilder()
     app.security_schemes = SECURITY_SCHEMES
     app.validation_error_model = Problem
     blueprint = APIBlueprint("api", __name__, url_prefix="/api")

@@ -9,7 +9,8 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from werkzeug.datastructures import FileStorage
 
-from searchdb.ingest.adder import SOURCE, Adder, Addition, Rebuilder
+from searchdb.index.rebuild import BackgroundRebuilder
+from searchdb.ingest.adder import SOURCE, Adder, Addition
 from searchdb.records import SourceItem
 
 from ..backend import backend
@@ -23,7 +24,7 @@ from .responses import Picture, RandomAnswer, answer, picture_of
 blueprint = APIBlueprint("images", __name__, abp_tags=[Tag(name="Pictures")], operation_id_callback=operation_id)
 
 REBUILDER = "searchdb.rebuilder"
-"""Key of the Rebuilder in `app.extensions`."""
+"""Key of the BackgroundRebuilder in `app.extensions`."""
 UPLOADS = "uploads"
 """Name of the folder in SEARCHDB_HOME for pictures that are uploaded."""
 MAX_FILE_NAME_CHARACTERS = 200
@@ -142,5 +143,5 @@ def _answer(added: Addition) -> Response:
     response = answer(picture_of(added.image), 201 if added.created else 200)
     response.headers["Location"] = url_for(".get_image", image_id=added.image.id)
     if added.created:
-        cast(Rebuilder, current_app.extensions[REBUILDER]).request(backend().database().engine)
+        cast(BackgroundRebuilder, current_app.extensions[REBUILDER]).request(backend().database().engine)
     return response

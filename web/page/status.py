@@ -10,11 +10,13 @@ from flask import Blueprint, Flask, current_app, render_template
 from flask.typing import ResponseReturnValue
 
 from searchdb import errors
-from searchdb.charts import RateHistory, SimilarityHistogram, rate_history, similarity_histogram
+from searchdb.ingest.rate_history import RateHistory, rate_history
+from searchdb.search.similarity_histogram import SimilarityHistogram, similarity_histogram
 from searchdb.status import CollectionStatus, collection_status
 
 from ..backend import Backend
 from ..timed_cache import TimedCache
+from .index_facts import index_facts, index_line
 from .tiles import format_datetime
 
 blueprint = Blueprint("status", __name__)
@@ -77,6 +79,8 @@ def status() -> ResponseReturnValue:
         causes=[Cause(error=error, count=count, meaning=_meaning(error)) for error, count in found.failures.items()],
         charts=charts,
         bars=bars,
+        index_line=index_line(found.index),
+        index_facts=index_facts(found.index),
         moment=format_datetime,
     )
 

@@ -1,0 +1,103 @@
+"""Describes the vector index, its recall and its tuning in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from searchdb.index.records import Recall
+    from searchdb.index.status import BuildProgress, IndexStatus
+    from searchdb.index.tune import TuneReport
+
+
+def index_summary(status: IndexStatus) -> str:
+    """Return the state of the index as one line."""
+    method = "" if status.method in (None, "ivfflat") else f" --method {status.method}"
+    advice = f"run `searchdb index build{method}`"
+    if status.method is None:
+        return f"none, every search reads all {status.rows:,} rows: {advice}"
+    built = f"built at {status.rows_at_build:,} rows" if status.built_at else "not built since the schema was created"
+    state = f"INVALID: {advice}" if not status.valid else f"stale: {advice}" if status.stale else "fits"
+    return f"{status.method}, {_parameters(status)}; {status.rows:,} rows now, {built}: {state}"
+
+
+def index_details(status: IndexStatus) -> list[tuple[str, str]]:
+    """Return labels and values beyond the summary."""
+    details = [
+        ("built", f"{status.built_at:%Y-%m-%d %H:%M}" if status.built_at else "with the schema"),
+        ("size", f"{status.byte_size / 2**20:,.1f} MB"),
+        ("used", f"{status.scans:,} times since then"),
+        ("tuned", _tuning(status)),
+    ]
+    for recall in status.recalls:
+        old = status.built_at and recall.measured_at and recall.measured_at < status.built_at
+        when = f" on {recall.measured_at:%Y-%m-%d}, at {recall.row_count:,} rows" if recall.measured_at else ""
+        details.append((recall.kind, f"{recall_line(recall)}{when}{', before the last build' if old else ''}"))
+    if not status.recalls:
+        details.append(("recall", "never measured: run `searchdb index recall`"))
+    if status.building is not None:
+        details.append(("building", build_progress_line(status.building)))
+    details += [
+        ("leftover", f"{name}, from a build that was killed: it slows down writes; the next build drops it")
+        for name in status.leftovers
+    ]
+    return details
+
+
+def build_progress_line(progress: BuildProgress) -> str:
+    """Return the progress of a build as a few words."""
+    return f"{progress.phase}, {progress.done / progress.total:.0%}" if progress.total else progress.phase
+
+
+def recall_line(recall: Recall) -> str:
+    """Return a measurement as one line."""
+    return (
+        f"recall@{recall.match_count} {recall.recall:.3f} with {_depth(recall)}, "
+        f"p50 {recall.p50_ms:.2f} ms, p95 {recall.p95_ms:.2f} ms; exact scan p50 {recall.exact_p50_ms:.2f} ms, "
+        f"p95 {recall.exact_p95_ms:.2f} ms: {recall.speedup:.1f} times as fast ({recall.queries:,} queries)"
+    )
+
+
+def tuning_summary(report: TuneReport) -> str:
+    """Return the result of a tuning and what a search costs with it, as one line."""
+    now, before = report.chosen.recalls[0], report.before.recalls[0]
+    worst = min(report.chosen.recalls, key=lambda recall: recall.recall)
+    depth = _depth(now)
+    cost = f"a search takes {now.p50_ms:.2f} ms, before {before.p50_ms:.2f} ms, an exact scan {now.exact_p50_ms:.2f} ms"
+    if report.reached:
+        return f"match_images now searches with {depth}, in every client: {cost}"
+    way_out = "build with a larger --m and --ef-construction, or with --method ivfflat"
+    return (
+        f"recall {report.target} is out of reach: the best measured is {worst.recall:.3f} on {worst.kind}, "
+        f"with {depth} ({cost}). Nothing was changed; {way_out}"
+    )
+
+
+def _depth(recall: Recall) -> str:
+    """Return how far a search goes, such as `4 of 158 lists` or `ef_search 80`."""
+    if recall.method == "hnsw":
+        return f"ef_search {recall.setting}"
+    if recall.method == "ivfflat":
+        return f"{min(recall.setting, recall.lists or 1)} of {recall.lists} lists"
+    return "no index"
+
+
+def _parameters(status: IndexStatus) -> str:
+    if status.method == "hnsw":
+        return f"m {status.m}, ef_construction {status.ef_construction}, ef_search {status.setting}"
+    exact = status.lists == 1
+    return "one list: every search is exact" if exact else f"{status.lists} lists, {status.setting} probed"
+
+
+def _tuning(status: IndexStatus) -> str:
+    if status.lists == 1:
+        return "not needed: every search is exact"
+    tuned = status.tuned
+    if tuned is None or tuned.measured_at is None:
+        return "not tuned: run `searchdb index tune`"
+    line = f"to recall {tuned.target} on {tuned.measured_at:%Y-%m-%d}, at {tuned.row_count:,} rows"
+    if status.tuned_since_build:
+        return line
+    if status.built_at is not None and tuned.measured_at < status.built_at:
+        return f"{line}; not since the last build, which kept the share: run `searchdb index tune`"
+    return f"{line}; changed by hand since, from {tuned.setting} to {status.setting}"
