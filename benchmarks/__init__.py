@@ -1,1 +1,1 @@
-"""Benchmarks: each module asks one question, measures both sides in one run, and answers with ratios."""
+"""Benchmarks: each module answers one question with ratios, measured side by side in one run."""

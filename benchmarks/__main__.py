@@ -1,4 +1,4 @@
-"""`make bench`: runs benchmarks, each in a process and with a database of its own; prints tables, writes JSON."""
+"""Runs benchmarks for `make bench`, each in a separate process with a separate database; prints tables, writes JSON."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "scale": scale.measure,
     "search-large": search.measure_large,
 }
-"""Each takes a folder of its own, and `quick`; it returns figures and a table of them."""
+"""Each takes an empty folder and `quick`, and returns figures and a table of them."""
 QUICK = ("start", "ingest", "search", "web")
-"""What a quick run measures unless told: what is compared with something else."""
+"""The default of a quick run: the benchmarks that compare searchdb with something else."""
 
 
 def main() -> None:
@@ -38,12 +38,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} [default: all]")
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures there, among those of earlier runs"
+        "--json", type=Path, metavar="FILE", help="update this file with the figures; those of other benchmarks stay"
     )
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw them there")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write plots to this folder")
     chosen = parser.parse_args()
     if unknown := [name for name in chosen.names if name not in BENCHMARKS]:
-        parser.error(f"there is no benchmark {unknown[0]!r}, only {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
     print(machine(), end="\n\n", flush=True)
     figures: dict[str, Any] = {}
     if chosen.json and chosen.json.exists():
@@ -51,7 +51,7 @@ def main() -> None:
     for name in chosen.names or (QUICK if chosen.quick else BENCHMARKS):
         home = Path(tempfile.mkdtemp(prefix="sdb-"))
         try:
-            # What one leaves behind in its process, such as OpenMP's threads, would slow the next.
+            # A separate process each: leftovers such as OpenMP's threads would slow down the next benchmark.
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
                 measured, shown = process.submit(BENCHMARKS[name], home, quick=chosen.quick).result()
         finally:

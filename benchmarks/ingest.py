@@ -1,11 +1,11 @@
-"""How much faster is ingest than the copied recipe, and how close does it come to what this machine can do at all?
+"""How much faster is ingest than a common recipe, and how close does it come to this machine's limit?
 
-Pictures are JPEGs of 768 x 512 from a server on this machine; the model is a CLIP of the usual size (ViT-B/32), whose
-random weights find nothing and take as long. The recipe is that of the guides people copy: one picture after the other
-by requests, Pillow, the model's own processor, a forward pass in float32, one row and one commit. The limit is what
-would be left if downloading, writing and waiting cost nothing: with d pictures a second decoded and scaled, and e
-embedded, each alone on all cores, 1 / (1 / d + 1 / e). The forward pass has its best batch, number format and
-distribution over the cores for this.
+Images are JPEGs of 768 x 512 from a server on this machine; the model is a CLIP of the usual size (ViT-B/32), whose
+random weights find nothing useful but take as long. The recipe is that of popular guides: one image after the other
+with requests, Pillow, the model's processor, a forward pass in float32, one row and one commit. The limit assumes that
+downloading, writing and waiting cost nothing: with d images per second decoded and scaled, and e embedded, each alone
+on all cores, it is 1 / (1 / d + 1 / e). Its forward pass uses the best batch size, number format and distribution over
+the cores.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks.report import interleaved, table
-from benchmarks.server import PICTURE_SIZE, picture_server
+from benchmarks.server import IMAGE_SIZE, image_server
 from benchmarks.stages import LARGE_EDGE, make_large_model
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.media.decode import decode
 from searchdb.records import FetchedImage, SourceItem
 
-PICTURES, QUICK_PICTURES = 2_000, 512
-"""For ingest; a start and an end of a second each should not count for much."""
-RECIPE_PICTURES, QUICK_RECIPE_PICTURES = 100, 32
-"""It takes each picture alone, so that a few tell as much as many."""
-LIMIT_PICTURES, QUICK_LIMIT_PICTURES = 1_024, 256
+IMAGES, QUICK_IMAGES = 2_000, 512
+"""Enough that a start and an end of a second each hardly count."""
+RECIPE_IMAGES, QUICK_RECIPE_IMAGES = 100, 32
+"""The recipe handles each image separately, so a few measure as well as many."""
+LIMIT_IMAGES, QUICK_LIMIT_IMAGES = 1_024, 256
 ROUNDS, QUICK_ROUNDS = 3, 2
 BATCHES, QUICK_BATCHES = (8, 16, 32), (16, 32)
 TRIED = 64
-"""Pictures that each way of the forward pass is tried with, after as many."""
+"""Images per trial of a forward pass, after a warm-up with the same number."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     """Return the figures and a table of them."""
-    pictures = QUICK_PICTURES if quick else PICTURES
-    recipe_pictures = QUICK_RECIPE_PICTURES if quick else RECIPE_PICTURES
-    limit_pictures = QUICK_LIMIT_PICTURES if quick else LIMIT_PICTURES
+    image_count = QUICK_IMAGES if quick else IMAGES
+    recipe_images = QUICK_RECIPE_IMAGES if quick else RECIPE_IMAGES
+    limit_images = QUICK_LIMIT_IMAGES if quick else LIMIT_IMAGES
     folder = make_large_model(home / "vit-b32")
     settings = Settings(home=home, model=str(folder), database_url=None, allow_private_addresses=True)
     recipe = _Recipe(folder)
     forwards = _forwards(folder, QUICK_BATCHES if quick else BATCHES)
     with (
-        picture_server() as url,
+        image_server() as url,
         SearchDB(settings) as collection,
         psycopg.connect(collection.database.libpq_url) as connection,
         ThreadPoolExecutor(os.cpu_count()) as cores,
@@ -65,13 +65,13 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
         collection.embedder.load()
         register_vector(connection)
         connection.execute("CREATE TABLE recipe_ingest (image text, embedding vector(512))")
-        items = [SourceItem(image=f"{url}/{n}.jpg", source="urls") for n in range(pictures)]
-        fetched = [collection.fetcher.fetch(item) for item in items[:limit_pictures]]
+        items = [SourceItem(image=f"{url}/{n}.jpg", source="urls") for n in range(image_count)]
+        fetched = [collection.fetcher.fetch(item) for item in items[:limit_images]]
 
         def ingest() -> None:
             collection.store.delete_source("urls")
             report = collection.ingest(items)
-            if report.stored != pictures or report.copied:
+            if report.stored != image_count or report.copied:
                 raise RuntimeError(str(report))
 
         def decode_one(image: FetchedImage) -> Image.Image:
@@ -79,10 +79,10 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
             return collection.embedder.resize(decode(image, max_pixels=settings.max_image_pixels, needed=needed).pixels)
 
         sides = {
-            "recipe": (recipe_pictures, lambda: recipe.run(connection, url, recipe_pictures)),
-            "ingest": (pictures, ingest),
-            "decode": (limit_pictures, lambda: list(cores.map(decode_one, fetched))),
-            **{name: (limit_pictures, partial(forward, limit_pictures)) for name, forward in forwards.items()},
+            "recipe": (recipe_images, lambda: recipe.run(connection, url, recipe_images)),
+            "ingest": (image_count, ingest),
+            "decode": (limit_images, lambda: list(cores.map(decode_one, fetched))),
+            **{name: (limit_images, partial(forward, limit_images)) for name, forward in forwards.items()},
         }
         seconds = interleaved({name: run for name, (_, run) in sides.items()}, QUICK_ROUNDS if quick else ROUNDS)
     rates = {name: sides[name][0] / value for name, value in seconds.items()}
@@ -98,27 +98,27 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     shown = {
         "ingest / recipe": f"{figures['ingest_vs_recipe']:.1f} x",
         "ingest / limit": f"{figures['ingest_vs_limit']:.2f}",
-        "pictures/s": ", ".join(f"{name} {rate:.1f}" for name, rate in [*rates.items(), ("limit", limit)]),
+        "images/s": ", ".join(f"{name} {rate:.1f}" for name, rate in [*rates.items(), ("limit", limit)]),
         "forward pass": best,
     }
-    width, height = PICTURE_SIZE
-    return figures, table(f"ingest, {pictures:,} JPEGs of {width} x {height}, a ViT-B/32", shown)
+    width, height = IMAGE_SIZE
+    return figures, table(f"ingest, {image_count:,} JPEGs of {width} x {height}, a ViT-B/32", shown)
 
 
 class _Recipe:
-    """One picture at a time, as in the guides."""
+    """Ingests one image at a time, as in the guides."""
 
     def __init__(self, folder: Path) -> None:
         self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         self._model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
 
-    def run(self, connection: psycopg.Connection, url: str, pictures: int) -> None:
-        for n in range(pictures):
+    def run(self, connection: psycopg.Connection, url: str, image_count: int) -> None:
+        for n in range(image_count):
             address = f"{url}/{n}.jpg"
             response = requests.get(address, timeout=30)
             response.raise_for_status()
-            picture = Image.open(io.BytesIO(response.content)).convert("RGB")
-            inputs = self._processor(images=picture, return_tensors="pt")
+            image = Image.open(io.BytesIO(response.content)).convert("RGB")
+            inputs = self._processor(images=image, return_tensors="pt")
             with torch.inference_mode():
                 features = self._model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
             vector = torch.nn.functional.normalize(features, dim=-1)[0].numpy()
@@ -127,9 +127,9 @@ class _Recipe:
 
 
 def _forwards(folder: Path, batches: Sequence[int]) -> dict[str, Callable[[int], None]]:
-    """Return the forward pass in the faster number format, spread over the cores in two ways, each with its best batch.
+    """Return forward passes in the faster number format, spread over the cores in two ways, each with its best batch.
 
-    They are functions of the number of pictures, by their names.
+    Each is a function of the number of images, keyed by its name.
     """
     models: dict[torch.dtype, Any] = {
         dtype: CLIPModel.from_pretrained(folder, dtype=dtype).eval().vision_model for dtype in DTYPES
@@ -139,8 +139,8 @@ def _forwards(folder: Path, batches: Sequence[int]) -> dict[str, Callable[[int],
         with torch.inference_mode():
             models[pixels.dtype](pixel_values=pixels)
 
-    def run(dtype: torch.dtype, batch: int, cores: Executor | None, pictures: int) -> None:
-        work = [torch.zeros(batch, 3, LARGE_EDGE, LARGE_EDGE, dtype=dtype)] * (pictures // batch)
+    def run(dtype: torch.dtype, batch: int, cores: Executor | None, image_count: int) -> None:
+        work = [torch.zeros(batch, 3, LARGE_EDGE, LARGE_EDGE, dtype=dtype)] * (image_count // batch)
         list(map(one_pass, work) if cores is None else cores.map(one_pass, work))
 
     def seconds(dtype: torch.dtype, batch: int, cores: Executor | None) -> float:

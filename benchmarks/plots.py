@@ -1,4 +1,4 @@
-"""Draws the figures of a run as the plots of docs/performance.md."""
+"""Draws the plots of docs/performance.md from the figures of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 SIZES = (25, 100, 500)
-"""Thousands of pictures."""
+"""Thousands of images."""
 SIDES = {
     "recipe_sql": "the recipe's SQL",
     "exact": "exact scan in PostgreSQL",
@@ -21,7 +21,7 @@ SIDES = {
     "faiss_hnsw": "FAISS HNSW",
 }
 STYLE: Any = {
-    "svg.hashsalt": "searchdb",  # the same figures give the same file
+    "svg.hashsalt": "searchdb",  # makes the file depend on the figures only
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -31,13 +31,13 @@ STYLE: Any = {
 
 
 def draw(figures: Mapping[str, float], folder: Path) -> list[Path]:
-    """Write the plots that the figures suffice for, and return their files."""
+    """Write the plots for which there are figures, and return their files."""
     drawn = []
     with plt.rc_context(STYLE):
         for name, plot in {"search-by-size": _search, "ingest": _ingest}.items():
             try:
                 shown = plot(figures)
-            except KeyError:  # a quick run, or one of some benchmarks only, has not all of them
+            except KeyError:  # a quick or partial run lacks some figures
                 continue
             drawn.append(folder / f"{name}.svg")
             shown.savefig(drawn[-1], bbox_inches="tight", metadata={"Date": None})
@@ -56,10 +56,10 @@ def _search(figures: Mapping[str, float]) -> Figure:
     for suffix, label in (("", "match_images, ivfflat"), ("_hnsw", "match_images, HNSW")):
         values = [figures[f"search_p50_ms{suffix}_{size}k"] for size in sizes]
         axes.plot(sizes, values, marker="o", label=label, linewidth=2.5)
-    axes.set(xscale="log", yscale="log", xlabel="thousands of pictures", ylabel="median, ms")
+    axes.set(xscale="log", yscale="log", xlabel="thousands of images", ylabel="median, ms")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))  # no line runs there
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))  # outside: hides no line
     return shown
 
 
@@ -74,5 +74,5 @@ def _ingest(figures: Mapping[str, float]) -> Figure:
     drawn = axes.barh(list(bars), values, color=["#b9b4ae", "#0f766e", "#e0b36a"])
     axes.bar_label(drawn, fmt="%.1f", padding=4)
     axes.invert_yaxis()
-    axes.set(xlabel="pictures a second")
+    axes.set(xlabel="images per second")
     return shown

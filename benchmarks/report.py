@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved rounds, medians, tables, and what they ran on."""
+"""Runs benchmarks in interleaved rounds, and formats their results and the machine they ran on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 
 def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run every side once a round, in turn, and return each one's median seconds.
+    """Run every side once per round, in turn, and return each side's median seconds.
 
-    Taking turns lets whatever else the machine does fall on all sides alike.
+    Taking turns spreads other load on the machine over all sides equally.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
@@ -34,7 +34,7 @@ def table(title: str, rows: Mapping[str, str]) -> str:
 
 
 def machine() -> str:
-    """Return the day, the processor, and the versions that figures depend on."""
+    """Return the date, the processor, and the versions that figures depend on."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)

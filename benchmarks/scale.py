@@ -1,9 +1,9 @@
-"""Do memory and rate stay as they are while tens of thousands of pictures come in?
+"""Do memory and rate stay constant while tens of thousands of images are ingested?
 
-`searchdb ingest urls` runs as a user runs it, in a process of its own, on distinct pictures from a server on this
-machine, with the demo's small CLIP. When each chunk was done is in the database; the process's memory is looked at
-from outside. The second quarter of the references is compared with the last: in the first, the model is loaded and the
-references are being queued.
+`searchdb ingest urls` runs in a separate process, on distinct images from a server on this machine, with the demo's
+small CLIP. The database records when each chunk was done; the process's memory is sampled from outside. The second
+quarter of the references is compared with the last, because the first includes loading the model and queueing the
+references.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ import numpy as np
 import sqlalchemy as sa
 
 from benchmarks.report import table
-from benchmarks.server import picture_server
+from benchmarks.server import image_server
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.db.tables import ingest_chunks
 
 REFERENCES, QUICK_REFERENCES = 50_000, 2_000
 MILESTONES = (1_000, 10_000, 50_000)
-"""References until which the largest memory is told: it shall not grow with what has been done."""
+"""Numbers of references at which the peak memory is reported: it should not grow with them."""
 SAMPLE_S = 0.25
-"""Between two looks at the memory: even a quick run's quarters get several."""
+"""Seconds between two samples of the memory: several per quarter, even of a quick run."""
 STALL_S = 120.0
-"""Without a finished chunk for so long the run is taken to hang; the first one includes loading the model."""
+"""A run without a finished chunk for this long counts as hung; the first chunk includes loading the model."""
 MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run: `finished` are (moment, references done by then), `memory` (moment, bytes), moments in Unix time."""
+    """One run: `finished` holds (time, references done by then), `memory` (time, bytes), with times in Unix seconds."""
 
     seconds: float
     finished: Sequence[tuple[float, int]]
     memory: Sequence[tuple[float, int]]
 
     def quarters(self) -> list[float]:
-        """Return the five moments that lie around the quarters: when 0, 25, 50, 75 and 100 % were done."""
+        """Return the five times at which 0, 25, 50, 75 and 100 % of the references were done."""
         moments, done = zip(*self.finished, strict=True)
         return [float(moment) for moment in np.interp(np.linspace(0, done[-1], 5), (0, *done), (moments[0], *moments))]
 
     def rate(self, quarter: int) -> float:
-        """Return the references a second in a quarter, 0 to 3."""
+        """Return the references per second in a quarter, 0 to 3."""
         begin, end = self.quarters()[quarter : quarter + 2]
         return self.finished[-1][1] / 4 / (end - begin)
 
@@ -61,7 +61,7 @@ class Run:
         return statistics.median(size for moment, size in self.memory if begin <= moment <= end)
 
     def peak(self, references: int) -> float:
-        """Return the largest memory until so many references were done, in bytes."""
+        """Return the peak memory until this number of references was done, in bytes."""
         until = next(moment for moment, done in self.finished if done >= references)
         return max(size for moment, size in self.memory if moment <= until)
 
@@ -69,7 +69,7 @@ class Run:
 def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     """Return the figures and a table of them."""
     count = QUICK_REFERENCES if quick else REFERENCES
-    with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection, picture_server() as url:
+    with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection, image_server() as url:
         references = home / "references.txt"
         references.write_text("".join(f"{url}/{n}.jpg\n" for n in range(count)), encoding="utf-8")
         run = _ingest(collection, references)
@@ -88,16 +88,16 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
         },
     }
     shown = {
-        "pictures/s": f"{figures['ingest_scale_rate']:.0f} in all, from the command's start to its end",
+        "images/s": f"{figures['ingest_scale_rate']:.0f} overall, from the start of the command to its end",
         "by quarters": ", ".join(f"{run.rate(quarter):.0f}" for quarter in range(4)),
         "last / second quarter": f"{figures['ingest_scale_steadiness']:.2f}",
         "memory by quarters": ", ".join(f"{run.resident(quarter) / MIB:.0f}" for quarter in range(4)) + " MB",
         "last / second quarter's": f"{figures['ingest_scale_memory_growth']:.2f}",
-        "memory at most until": ", ".join(
+        "peak memory until": ", ".join(
             f"{milestone:,} {run.peak(milestone) / MIB:.0f} MB" for milestone in MILESTONES if milestone <= count
         ),
     }
-    return figures, table(f"scale, {count:,} pictures from a server on this machine, the demo's model", shown)
+    return figures, table(f"scale, {count:,} images from a server on this machine, the demo's model", shown)
 
 
 def _ingest(collection: SearchDB, references: Path) -> Run:
@@ -110,7 +110,7 @@ def _ingest(collection: SearchDB, references: Path) -> Run:
     report, log = references.with_suffix(".json"), references.with_suffix(".log")
     memory: list[tuple[float, int]] = []
     began = time.perf_counter()
-    # Into files: a pipe that nobody empties would stop it.
+    # To files: a pipe that is not read would block the process.
     with (
         report.open("w") as out,
         log.open("w") as err,
@@ -124,7 +124,7 @@ def _ingest(collection: SearchDB, references: Path) -> Run:
                 if time.monotonic() - alive > STALL_S:
                     chunks = len(_finished(collection))
                     if chunks == looked:
-                        raise RuntimeError(f"nothing was finished for {STALL_S:g} seconds; see {log}")
+                        raise RuntimeError(f"no chunk was finished for {STALL_S:g} seconds; see {log}")
                     alive, looked = time.monotonic(), chunks
                 time.sleep(SAMPLE_S)
         finally:
@@ -143,7 +143,7 @@ def _finished(collection: SearchDB) -> list[tuple[float, int]]:
 
 
 def _resident(pid: int) -> int | None:
-    """Return the bytes of memory that a process occupies, None once it has ended."""
+    """Return the resident memory of a process in bytes; None once it has ended."""
     pages = Path(f"/proc/{pid}/statm")
     try:
         if pages.exists():

@@ -1,10 +1,10 @@
-"""How fast is match_images beside the copied recipe's function, an exact scan, and FAISS, and what does it miss?
+"""How fast is match_images compared with a common recipe's function, an exact scan and FAISS, and what is its recall?
 
-The recipe is the one of the hosted-CLIP guides: an ivfflat index with 100 lists made on the empty table, and a
-function that orders by similarity, descending, with the threshold in the same WHERE. The exact scan is the same
-statement as in match_images, without an index. FAISS is in this process, without a database around it: IndexFlatIP,
-which the FAISS guides use, and IndexHNSWFlat. Each index is built as `searchdb index build` does; it, and FAISS's, are
-tuned to recall 0.99 on half of the queries, and judged by the other half.
+The recipe is from hosted-CLIP guides: an ivfflat index with 100 lists created on the empty table, and a function that
+orders by similarity, descending, with the threshold in the same WHERE. The exact scan is the statement of match_images
+without an index. FAISS runs in this process, without a database: IndexFlatIP, which the FAISS guides use, and
+IndexHNSWFlat. Each of our indexes is built as by `searchdb index build`. Our indexes and FAISS's graph are tuned to
+recall 0.99 on half of the queries and measured on the other half.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from searchdb.config import Settings
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database, migrate
 from searchdb.db.tables import query_embeddings
-from searchdb.index import build as index
+from searchdb.index.build import build_index
+from searchdb.index.status import index_status
 from searchdb.index.tune import tune_index
 from searchdb.records import ModelIdentity
 
 SIZES, QUICK_SIZES = (25_000, 100_000), (25_000,)
-"""Of which the last one's figures have no size in their names, too."""
+"""Numbers of rows. The figures of the last are also stored without the size in their names."""
 LARGE_SIZES = (500_000,)
 QUERIES = 50
 COUNT = 10
 ROUNDS, QUICK_ROUNDS = 100, 40
 SLOW_S = 8.0
-"""Seconds after which a slow side is asked no more: its median is known by then."""
+"""Seconds after which a slow side is measured no more: its median is known by then."""
 CLIENTS = 4
 CLIENTS_S, QUICK_CLIENTS_S = 3.0, 1.0
-LOOK_S = 0.1
-"""Between two looks at the memory of a build."""
+SAMPLE_S = 0.1
+"""Seconds between two samples of a build's memory."""
 BUILDERS = """
 SELECT pid FROM pg_stat_activity
 WHERE query LIKE 'CREATE INDEX%' OR leader_pid IN (SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%')
 """
 MIB = 2**20
 TARGET = 0.99
-"""The recall that is tuned for."""
+"""The recall to tune to."""
 FAISS_LINKS, FAISS_CONSTRUCTION = 32, 64
 FAISS_DEPTHS = (16, 32, 64, 128, 256, 512, 1024)
 
@@ -73,15 +74,15 @@ ORDER BY nearest.distance + 0, nearest.id
 """
 
 Ask = Callable[[np.ndarray], Sequence[int]]
-"""Returns the numbers of the pictures nearest to a query, best first."""
+"""Returns the row numbers of the images nearest to a query, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """What a side took.
+    """The times of one side.
 
-    Median and 95th percentile in ms, where all sides take turns and each finds the caches as the others left them; and
-    queries a second where it alone is asked, by one client and by CLIENTS.
+    Median and 95th percentile in ms, with all sides taking turns, so that each finds the caches as the others left
+    them; and queries per second when only this side runs, with one client and with CLIENTS clients.
     """
 
     p50_ms: float
@@ -99,8 +100,8 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
 
 
 def measure_large(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
-    """Return the figures and tables of a large collection, which takes too long for whoever is in a hurry."""
-    return ({}, "search: large collections are left out") if quick else _of_sizes(home, LARGE_SIZES, quick=False)
+    """Return the figures and tables of a large collection; a quick run skips it."""
+    return ({}, "search: large collections are skipped") if quick else _of_sizes(home, LARGE_SIZES, quick=False)
 
 
 def _of_sizes(home: Path, sizes: Sequence[int], *, quick: bool) -> tuple[dict[str, float], str]:
@@ -113,7 +114,7 @@ def _of_sizes(home: Path, sizes: Sequence[int], *, quick: bool) -> tuple[dict[st
         for rows in sizes:
             found, shown = _measure(database, rows, quick=quick)
             figures |= {f"{name}_{rows // 1000}k": value for name, value in found.items()}
-            tables.append(table(f"search, {rows:,} pictures, tuned to recall {TARGET}", shown))
+            tables.append(table(f"search, {rows:,} images, tuned to recall {TARGET}", shown))
     return figures, "\n\n".join(tables)
 
 
@@ -136,7 +137,7 @@ def _measure(database: Database, rows: int, *, quick: bool) -> tuple[dict[str, f
         graph, depth = _faiss_graph(vectors, known)
         others: dict[str, Callable[[], Ask]] = {
             "recipe_sql": lambda: client(RECIPE_MATCH, 1),
-            # In a session of its own, for without index scans match_images could not use its index either.
+            # In a separate session: with this setting match_images could not use its index either.
             "exact": lambda: client(EXACT, 2, "SET enable_indexscan = off"),
             "faiss_flat": lambda: lambda query: flat.search(query[None], COUNT)[1][0],
             "faiss_hnsw": lambda: lambda query: graph.search(query[None], COUNT)[1][0],
@@ -145,7 +146,7 @@ def _measure(database: Database, rows: int, *, quick: bool) -> tuple[dict[str, f
         for method, suffix in (("ivfflat", ""), ("hnsw", "_hnsw")):
             started = time.perf_counter()
             with _Memory(database) as memory:
-                index.build_index(database.engine, method=method)
+                build_index(database.engine, method=method)
             built_s = time.perf_counter() - started
             with database.begin() as connection:
                 connection.execute(sa.text("ANALYZE images"))
@@ -160,11 +161,11 @@ def _measure(database: Database, rows: int, *, quick: bool) -> tuple[dict[str, f
             figures[f"index_build_mib{suffix}"] = memory.peak / MIB
             for name in others:
                 figures[f"search_vs_{name}{suffix}"] = times[name].p50_ms / times["match_images"].p50_ms
-            shown |= {name: _in_words(times[name]) for name in others}
+            shown |= {name: _times_line(times[name]) for name in others}
             shown[f"match_images, {method}"] = (
-                f"{_in_words(times['match_images'])}, recall@10 {recall:.3f}, {_depth(database)}"
+                f"{_times_line(times['match_images'])}, recall@10 {recall:.3f}, {_depth(database)}"
             )
-            shown[f"  built, {method}"] = f"in {built_s:.0f} s, with {memory.peak / MIB:,.0f} MB of memory at most"
+            shown[f"  built, {method}"] = f"in {built_s:.0f} s, peak memory {memory.peak / MIB:,.0f} MB"
             ratios = ", ".join(f"{name} {figures[f'search_vs_{name}{suffix}']:.2f}" for name in others)
             shown[f"  times faster, {method}"] = ratios
         shown["faiss_hnsw's recall@10"] = f"{figures['faiss_hnsw_recall_at_10']:.3f} with efSearch {depth}"
@@ -172,7 +173,7 @@ def _measure(database: Database, rows: int, *, quick: bool) -> tuple[dict[str, f
 
 
 def _times(sides: Mapping[str, Callable[[], Ask]], queries: np.ndarray, *, quick: bool) -> dict[str, Times]:
-    """Ask every side the same queries, in turn, so that whatever else the machine does falls on all alike."""
+    """Run the same queries on every side in turn, so that other load on the machine affects all equally."""
     asks = {name: opened() for name, opened in sides.items()}
     turn = cycle(queries)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -197,9 +198,9 @@ def _times(sides: Mapping[str, Callable[[], Ask]], queries: np.ndarray, *, quick
 
 
 class _Memory:
-    """Watches, while in the `with`, what the server processes of a build occupy together; `peak` is the most, in bytes.
+    """Samples the total memory of a build's server processes inside a `with`; `peak` is the maximum, in bytes.
 
-    Each page of memory that several of them share, such as PostgreSQL's shared buffers, counts once.
+    A page that several of them share, such as PostgreSQL's shared buffers, counts once.
     """
 
     def __init__(self, database: Database) -> None:
@@ -218,13 +219,13 @@ class _Memory:
 
     def _watch(self) -> None:
         with closing(connect(self._database)) as connection:
-            while not self._done.wait(LOOK_S):
+            while not self._done.wait(SAMPLE_S):
                 found = connection.execute(BUILDERS).fetchall()
                 self.peak = max(self.peak, sum(_proportional(pid) for (pid,) in found))
 
 
 def _proportional(pid: int) -> int:
-    """Return the bytes of memory that a process occupies, of shared pages its share; 0 once it has ended."""
+    """Return the proportional set size of a process in bytes; 0 once it has ended."""
     with suppress(OSError):
         found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
         return 1024 * int(found[1]) if found else 0
@@ -232,7 +233,7 @@ def _proportional(pid: int) -> int:
 
 
 def _throughput(clients: Sequence[Ask], queries: np.ndarray, *, quick: bool) -> float:
-    """Return the queries a second that all clients together get answered."""
+    """Return the queries per second of all clients together."""
     until = time.perf_counter() + (QUICK_CLIENTS_S if quick else CLIENTS_S)
     done = [0] * len(clients)
 
@@ -253,7 +254,7 @@ def _throughput(clients: Sequence[Ask], queries: np.ndarray, *, quick: bool) -> 
 
 
 def _faiss_graph(vectors: np.ndarray, queries: np.ndarray) -> tuple[faiss.IndexHNSWFlat, int]:
-    """Return FAISS's graph, and the least of some depths with which it reaches the recall."""
+    """Return FAISS's graph, and the smallest of FAISS_DEPTHS with which it reaches the recall."""
     graph = faiss.IndexHNSWFlat(vectors.shape[1], FAISS_LINKS, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = FAISS_CONSTRUCTION
     graph.add(vectors)
@@ -265,7 +266,7 @@ def _faiss_graph(vectors: np.ndarray, queries: np.ndarray) -> tuple[faiss.IndexH
 
 
 def _fill(database: Database, vectors: np.ndarray, texts: np.ndarray) -> None:
-    """Store the vectors, in the recipe's table as well, and have the queries to tune by in the cache."""
+    """Store the vectors in both tables, and the tuning queries in the query cache."""
     model = ModelIdentity(name="benchmark", weights_sha256=b"b" * 32)
     fill(database, vectors, model)
     with database.begin() as ours:
@@ -295,7 +296,7 @@ def _recall(ask: Ask, vectors: np.ndarray, queries: np.ndarray) -> float:
     )
 
 
-def _in_words(times: Times) -> str:
+def _times_line(times: Times) -> str:
     return (
         f"p50 {times.p50_ms:.2f} ms, p95 {times.p95_ms:.2f} ms, {times.per_s:,.0f}/s, "
         f"{times.per_s_clients:,.0f}/s with {CLIENTS} clients"
@@ -304,5 +305,5 @@ def _in_words(times: Times) -> str:
 
 def _depth(database: Database) -> str:
     with database.connect() as connection:
-        state = index.index_status(connection)
+        state = index_status(connection)
     return f"ef_search {state.setting}" if state.method == "hnsw" else f"{state.setting} of {state.lists} lists"

@@ -1,9 +1,9 @@
-"""What limits ingest: downloading, decoding, the model, or writing? Each alone, and all together.
+"""What limits ingest: downloading, decoding, the model, or writing? Measures each alone, and all together.
 
-Every stage handles the same pictures, as ingest does: downloads in as many threads from a server on this machine,
-decoding and scaling in as many threads as there are cores, the model and the database in chunks. Measured with the
-demo's small CLIP and, unless in a hurry, with one of the size of openai/clip-vit-base-patch32, whose random weights
-find nothing and take as long.
+Every stage handles the same images in the same way as ingest: downloads with as many threads, from a server on this
+machine; decoding and scaling with one thread per core; the model and the database in chunks. Measured with the demo's
+small CLIP and, unless quick, with one of the size of openai/clip-vit-base-patch32, whose random weights find nothing
+useful but take as long.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.report import interleaved, table
-from benchmarks.server import PICTURE_SIZE, picture_server
+from benchmarks.server import IMAGE_SIZE, image_server
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, FETCH_THREADS
@@ -35,51 +35,51 @@ from searchdb.records import DecodedImage, EmbeddedImage, FetchedImage, SourceIt
 
 T = TypeVar("T")
 
-PICTURES, QUICK_PICTURES = 1_000, 256
-LARGE_PICTURES = 512
-"""Fewer for the large model, which takes a core tens of milliseconds for each."""
+IMAGES, QUICK_IMAGES = 1_000, 256
+LARGE_IMAGES = 512
+"""Fewer for the large model, which needs tens of milliseconds per image on a core."""
 ROUNDS, QUICK_ROUNDS = 3, 2
 LARGE_EDGE = 224
-"""Pixels that openai/clip-vit-base-patch32 looks at, each way."""
+"""Width and height of openai/clip-vit-base-patch32's input, in pixels."""
 SOURCE = "urls"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model to measure with: its name for Settings, for people, and as a suffix of the figures' names."""
+    """A model to measure with: its name in Settings, its title in tables, and its suffix in the figures' names."""
 
     name: str
     title: str
     suffix: str
-    pictures: int
+    image_count: int
 
 
 def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     """Return the figures and tables of them."""
     models = [
-        Model(name=DEMO_MODEL, title="the demo's model", suffix="", pictures=QUICK_PICTURES if quick else PICTURES)
+        Model(name=DEMO_MODEL, title="the demo's model", suffix="", image_count=QUICK_IMAGES if quick else IMAGES)
     ]
     if not quick:
         large = str(make_large_model(home / "vit-b32"))
-        models.append(Model(name=large, title="a ViT-B/32", suffix="_vit_b32", pictures=LARGE_PICTURES))
+        models.append(Model(name=large, title="a ViT-B/32", suffix="_vit_b32", image_count=LARGE_IMAGES))
     figures: dict[str, float] = {}
     tables = []
-    with picture_server() as url:
+    with image_server() as url:
         for model in models:
             rates = _rates(home, model, url, QUICK_ROUNDS if quick else ROUNDS)
             figures |= {f"stage_{stage}{model.suffix}_per_s": rate for stage, rate in rates.items()}
-            width, height = PICTURE_SIZE
-            title = f"stages, {model.pictures:,} JPEGs of {width} x {height}, {model.title}, {os.cpu_count()} cores"
-            tables.append(table(title, {stage: f"{rate:,.0f} pictures/s" for stage, rate in rates.items()}))
+            width, height = IMAGE_SIZE
+            title = f"stages, {model.image_count:,} JPEGs of {width} x {height}, {model.title}, {os.cpu_count()} cores"
+            tables.append(table(title, {stage: f"{rate:,.0f} images/s" for stage, rate in rates.items()}))
     return figures, "\n\n".join(tables)
 
 
 def make_large_model(folder: Path) -> Path:
-    """Make a folder with a CLIP of the usual size, its weights random, and the demo's tokenizer; return it."""
+    """Create a folder with a randomly initialised CLIP of the usual size and the demo's tokenizer; return it."""
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
     cores = torch.get_num_threads()
-    torch.set_num_threads(1)  # or this thread would keep a team of threads, which slows the model's own
+    torch.set_num_threads(1)  # otherwise this thread keeps a pool of threads that slows down the model's
     CLIPModel(CLIPConfig()).half().save_pretrained(folder)
     torch.set_num_threads(cores)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -94,9 +94,9 @@ def make_large_model(folder: Path) -> Path:
 
 
 def _rates(home: Path, model: Model, url: str, rounds: int) -> dict[str, float]:
-    """Return the pictures per second of each stage."""
+    """Return the images per second of each stage."""
     settings = Settings(home=home, model=model.name, database_url=None, allow_private_addresses=True)
-    items = [SourceItem(image=f"{url}/{n}.jpg", source=SOURCE) for n in range(model.pictures)]
+    items = [SourceItem(image=f"{url}/{n}.jpg", source=SOURCE) for n in range(model.image_count)]
     with (
         SearchDB(settings) as collection,
         ThreadPoolExecutor(FETCH_THREADS) as fetching,
@@ -116,7 +116,7 @@ def _rates(home: Path, model: Model, url: str, rounds: int) -> dict[str, float]:
             return list(decoding.map(decode_one, fetched))
 
         def embed() -> list[np.ndarray]:
-            return [embedder.embed_images([picture.pixels for picture in chunk]) for chunk in _chunks(decoded)]
+            return [embedder.embed_images([image.pixels for image in chunk]) for chunk in _chunks(decoded)]
 
         def write() -> None:
             for chunk in _chunks(rows):
@@ -124,7 +124,7 @@ def _rates(home: Path, model: Model, url: str, rounds: int) -> dict[str, float]:
                     upsert_images(connection, chunk, embedder.identity)
 
         def whole() -> None:
-            # What the last round left goes first, which takes milliseconds.
+            # Deletes what the last round stored, which takes milliseconds.
             collection.store.delete_source(SOURCE)
             report = collection.ingest(items)
             if report.stored != len(items) or report.copied:
@@ -133,7 +133,7 @@ def _rates(home: Path, model: Model, url: str, rounds: int) -> dict[str, float]:
         fetched = download()
         decoded = decode_all()
         vectors = np.concatenate(embed())
-        rows = [_row(picture, vector) for picture, vector in zip(decoded, vectors, strict=True)]
+        rows = [_row(image, vector) for image, vector in zip(decoded, vectors, strict=True)]
         stages: Mapping[str, Callable[[], object]] = {
             "download": download,
             "decode": decode_all,
@@ -142,15 +142,15 @@ def _rates(home: Path, model: Model, url: str, rounds: int) -> dict[str, float]:
             "whole": whole,
         }
         seconds = interleaved(stages, rounds)
-        collection.store.delete_source(SOURCE)  # another model may want the database
+        collection.store.delete_source(SOURCE)  # the next model needs an empty database
     return {stage: len(items) / value for stage, value in seconds.items()}
 
 
-def _row(picture: DecodedImage, vector: np.ndarray) -> EmbeddedImage:
-    """Return what is written for a picture: under another reference and content, or ingest would take its vector."""
-    item = replace(picture.item, image=f"{picture.item.image}?written")
-    other = hashlib.sha256(picture.sha256).digest()
-    return EmbeddedImage(decoded=replace(picture, item=item, sha256=other), embedding=vector)
+def _row(image: DecodedImage, vector: np.ndarray) -> EmbeddedImage:
+    """Return the row to write for an image: with another reference and hash, or ingest would copy its vector."""
+    item = replace(image.item, image=f"{image.item.image}?written")
+    other = hashlib.sha256(image.sha256).digest()
+    return EmbeddedImage(decoded=replace(image, item=item, sha256=other), embedding=vector)
 
 
 def _chunks(whole: Sequence[T]) -> list[Sequence[T]]:

@@ -1,4 +1,4 @@
-"""How long does the command line take to say its help, or to search for a cached text, beside bare Python?"""
+"""How long do `searchdb --help` and a search for a cached text take, compared with bare Python?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from searchdb.config import Settings
 from searchdb.demo.album import draw_album
 
 ROUNDS, QUICK_ROUNDS = 9, 5
-PICTURES = 50
+IMAGES = 50
 TEXT = "a boat at sunset"
 
 
@@ -36,9 +36,9 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
-    # The embedded server runs meanwhile, as it does for whoever searches more than once.
+    # Keeps the embedded server running, as in any program that searches more than once.
     with SearchDB(Settings(home=home, model="demo", database_url=None)) as collection:
-        draw_album(home / "album", PICTURES)
+        draw_album(home / "album", IMAGES)
         collection.ingest(album_items(home / "album"))
         collection.search(TEXT)
         seconds = interleaved(
@@ -51,5 +51,5 @@ def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
         "cli_search_ms": seconds["searchdb search, cached"] * 1000,
         "cli_search_cpu_ms": cpu_ms["searchdb search, cached"],
     }
-    shown = {name: f"{value * 1000:.0f} ms, {cpu_ms[name]:.0f} of them computing" for name, value in seconds.items()}
+    shown = {name: f"{value * 1000:.0f} ms, {cpu_ms[name]:.0f} ms of it CPU time" for name, value in seconds.items()}
     return figures, table("start", shown)

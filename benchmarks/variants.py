@@ -1,8 +1,8 @@
-"""What else could make ingest faster, and would its vectors still be the same?
+"""Which other methods could make ingest faster, and would the vectors stay the same?
 
-Ways to run the forward pass of a ViT-B/32, to batch texts, and to decode a JPEG, each beside what ingest does, on the
-same pictures, in turn. How near the vectors stay is told by the least cosine to those of a float32 pass over the whole
-picture, with the demo's trained model. Ingest takes what keeps 0.999.
+Compares ways to run the forward pass of a ViT-B/32, to batch texts, and to decode a JPEG with what ingest does, on the
+same images, in turn. Accuracy is the lowest cosine to the vectors of a float32 pass over the whole image, with the
+demo's trained model. Ingest uses methods that keep it at 0.999 or more.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPModel
 
 from benchmarks.report import interleaved, table
-from benchmarks.server import base_pictures
+from benchmarks.server import base_images
 from benchmarks.stages import LARGE_EDGE, make_large_model
 from searchdb.media.embed import DEMO_FOLDER, CLIPEmbedder
 from searchdb.records import EMBEDDING_DIMENSION
 
-PICTURES, QUICK_PICTURES = 256, 64
+IMAGES, QUICK_IMAGES = 256, 64
 ROUNDS, QUICK_ROUNDS = 3, 2
 BATCHES = (8, 16, 32, 64)
 PLAIN = ("float32", "bfloat16")
@@ -36,10 +36,10 @@ OUR_TEXTS = "batches of 8 by length"
 TEXTS = 64
 WORDS = "a red boat on the quiet sea at sunset two old houses by a river with snow three dogs run in the green park"
 PHOTO_SIZE = (6000, 4000)
-"""Pixels of a camera's own JPEG, of which a folder is full; a server's rendition is small."""
+"""Pixels of a JPEG straight from a camera, as in a folder of photos; a server's rendition is smaller."""
 PHOTO_COPIES = 4
 FACTORS = (1.0, 1.5, 2.0)
-"""Of libjpeg's reduced decoding: times as large at least as the model needs."""
+"""For libjpeg's reduced decoding: the minimum size, as a multiple of what the model needs."""
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -47,33 +47,33 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 def measure(home: Path, *, quick: bool) -> tuple[dict[str, float], str]:
     """Return the figures and tables of them."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
-    pictures = base_pictures()
+    images = base_images()
     folder = make_large_model(home / "vit-b32")
-    shown = [_forward(folder, pictures, QUICK_PICTURES if quick else PICTURES, rounds), _texts(folder, rounds)]
+    shown = [_forward(folder, images, QUICK_IMAGES if quick else IMAGES, rounds), _texts(folder, rounds)]
     shown += [
         _decoding(title, files, rounds)
         for title, files in {
-            "JPEGs of 768 x 512": pictures,
-            f"JPEGs of {PHOTO_SIZE[0]:,} x {PHOTO_SIZE[1]:,}": [_enlarged(each) for each in pictures[:PHOTO_COPIES]],
+            "JPEGs of 768 x 512": images,
+            f"JPEGs of {PHOTO_SIZE[0]:,} x {PHOTO_SIZE[1]:,}": [_enlarged(each) for each in images[:PHOTO_COPIES]],
         }.items()
     ]
     return {}, "\n\n".join(shown)
 
 
-def _forward(folder: Path, pictures: Sequence[bytes], count: int, rounds: int) -> str:
+def _forward(folder: Path, images: Sequence[bytes], count: int, rounds: int) -> str:
     with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as cores:
         trained, large = _ways(DEMO_FOLDER, cores), _ways(folder, cores)
-        seen = _values(DEMO_FOLDER, pictures)
+        seen = _values(DEMO_FOLDER, images)
         reference = next(iter(trained.values()))(seen)
         nearness = {name: _least_cosine(reference, run(seen)) for name, run in trained.items()}
-        values = _values(folder, pictures)
+        values = _values(folder, images)
         values = values.repeat(-(-count // len(values)), 1, 1, 1)[:count]
         seconds = interleaved({name: lambda run=run: run(values) for name, run in large.items()}, rounds)
     rows = {
-        name: f"{count / taken:6.1f} pictures/s, {seconds[OURS] / taken:.2f} x ours, cosine {nearness[name]:.4f}"
+        name: f"{count / taken:6.1f} images/s, {seconds[OURS] / taken:.2f} x ours, cosine {nearness[name]:.4f}"
         for name, taken in seconds.items()
     }
-    return table(f"forward passes of a ViT-B/32, {count} pictures of {LARGE_EDGE} x {LARGE_EDGE}", rows)
+    return table(f"forward passes of a ViT-B/32, {count} images of {LARGE_EDGE} x {LARGE_EDGE}", rows)
 
 
 def _texts(folder: Path, rounds: int) -> str:
@@ -82,7 +82,7 @@ def _texts(folder: Path, rounds: int) -> str:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_FOLDER)
     words = WORDS.split()
     texts = [" ".join(words[(7 * n + k) % len(words)] for k in range(2 + n * 38 // TEXTS)) for n in range(TEXTS)]
-    texts = [texts[(29 * n) % TEXTS] for n in range(TEXTS)]  # long and short ones mixed, as they come
+    texts = [texts[(29 * n) % TEXTS] for n in range(TEXTS)]  # long and short texts mixed, as they arrive
 
     def embedded(model: Any, batches: Sequence[Sequence[int]], padding: str) -> torch.Tensor:
         context = model.config.text_config.max_position_embeddings
@@ -118,7 +118,7 @@ def _batches(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 def _ways(folder: Path, cores: Executor) -> dict[str, Forward]:
-    """Return the ways to embed the pixels of several pictures with a folder's model; the first is the reference."""
+    """Return the ways to embed the pixels of several images with a folder's model; the first is the reference."""
 
     def on_all_cores(model: Any, batch: int) -> Forward:
         return lambda inputs: torch.cat([_pass(model, part) for part in inputs.split(batch)])
@@ -135,10 +135,10 @@ def _ways(folder: Path, cores: Executor) -> dict[str, Forward]:
     return ways
 
 
-def _values(folder: Path, pictures: Sequence[bytes]) -> torch.Tensor:
-    """Return pictures as a folder's model takes them, about as it normalises them."""
+def _values(folder: Path, images: Sequence[bytes]) -> torch.Tensor:
+    """Return images as input of a folder's model, with approximately its normalisation."""
     embedder = CLIPEmbedder(str(folder))
-    pixels = np.stack([np.asarray(embedder.resize(_whole(each))) for each in pictures])
+    pixels = np.stack([np.asarray(embedder.resize(_whole(each))) for each in images])
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.27
 
 
@@ -151,7 +151,7 @@ def _models(folder: Path) -> dict[str, Any]:
     models["attention not fused"] = load(torch.bfloat16, attn_implementation="eager")
     compiled = load(torch.bfloat16)
     compiled.vision_model = torch.compile(compiled.vision_model, dynamic=False)
-    with suppress(Exception):  # where there is no compiler, there is no such row
+    with suppress(Exception):  # without a compiler this row is left out
         edge = compiled.config.vision_config.image_size
         _pass(compiled, torch.zeros(32, 3, edge, edge))
         models["torch.compile"] = compiled
@@ -168,12 +168,12 @@ def _pass(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _decoding(title: str, files: Sequence[bytes], rounds: int) -> str:
-    """Compare ways to decode on one core for a model of LARGE_EDGE; and for the demo's, in proportion, the vectors."""
+    """Compare ways to decode on one core: speed for a model of LARGE_EDGE, accuracy with the demo's smaller model."""
     model = CLIPEmbedder("demo", dtype="float32")
     large = _Resizer(LARGE_EDGE)
     factors: Mapping[str, float | None] = {
         "whole": None,
-        **{f"reduced, {factor:g} x as large as needed at least": factor for factor in FACTORS},
+        **{f"reduced, at least {factor:g} x as large as needed": factor for factor in FACTORS},
     }
 
     def decoded(data: bytes, factor: float | None, edge: int) -> Image.Image:
@@ -191,7 +191,7 @@ def _decoding(title: str, files: Sequence[bytes], rounds: int) -> str:
         rounds,
     )
     rows = {
-        name: f"{len(files) / taken:6.1f} pictures/s, {seconds['whole'] / taken:.2f} x the whole, "
+        name: f"{len(files) / taken:6.1f} images/s, {seconds['whole'] / taken:.2f} x the whole, "
         f"cosine {_least_cosine(vectors['whole'], vectors[name]):.4f}"
         for name, taken in seconds.items()
     }
@@ -199,15 +199,15 @@ def _decoding(title: str, files: Sequence[bytes], rounds: int) -> str:
 
 
 class _Resizer:
-    """Scales and crops as a model of this edge has it."""
+    """Scales and crops images for a model with this input size."""
 
     def __init__(self, edge: int) -> None:
         self._edge = edge
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        width, height = picture.size
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
         factor = self._edge / min(width, height)
-        scaled = picture.resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
+        scaled = image.resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
         left, top = (scaled.width - self._edge) // 2, (scaled.height - self._edge) // 2
         return scaled.crop((left, top, left + self._edge, top + self._edge))
 
@@ -217,18 +217,18 @@ def _whole(data: bytes) -> Image.Image:
 
 
 def _reduced(data: bytes, least: int) -> Image.Image:
-    """Let libjpeg decode at a half, a quarter or an eighth, as far as both sides stay at least so many pixels."""
-    picture = Image.open(io.BytesIO(data))
-    picture.draft("RGB", (least, least))
-    return picture.convert("RGB")
+    """Let libjpeg decode at a half, a quarter or an eighth, while both sides keep at least `least` pixels."""
+    image = Image.open(io.BytesIO(data))
+    image.draft("RGB", (least, least))
+    return image.convert("RGB")
 
 
 def _enlarged(data: bytes) -> bytes:
-    """Return a picture as a camera would give it: as large, and with a sensor's noise."""
-    picture = _whole(data).resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
+    """Return an image like a camera's: as large, and with sensor noise."""
+    image = _whole(data).resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
     noise = np.random.default_rng(0).normal(0, 6, (*PHOTO_SIZE[::-1], 1)).astype(np.float32)
     file = io.BytesIO()
-    noisy = (np.asarray(picture, np.float32) + noise).clip(0, 255).astype(np.uint8)
+    noisy = (np.asarray(image, np.float32) + noise).clip(0, 255).astype(np.uint8)
     Image.fromarray(noisy).save(file, "JPEG", quality=90)
     return file.getvalue()
 

@@ -1,6 +1,6 @@
-"""Vectors as CLIP's are, and a collection full of them.
+"""Makes CLIP-like vectors and fills a collection with them.
 
-Those of pictures are clustered, as pictures of common subjects are; queries lie off the clusters, as CLIP's texts do.
+Image vectors are clustered, like images of common subjects; queries lie off the clusters, like CLIP's text vectors.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pgvector.psycopg import register_vector
 
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
-from searchdb.index import build as index
+from searchdb.index.build import build_index
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
 
 CLUSTERS = 200
 SPREAD, QUERY_SPREAD = 0.8, 2.5
-"""Standard deviations around a cluster's centre, whose own coordinates have 1."""
+"""Standard deviations around the cluster centres, whose coordinates have a standard deviation of 1."""
 
 
 def clustered(rows: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return unit vectors of pictures and of queries, float32 of shapes (rows, 512) and (queries, 512)."""
+    """Return unit vectors of images and of queries, float32 of shapes (rows, 512) and (queries, 512)."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((CLUSTERS, EMBEDDING_DIMENSION), np.float32)
 
@@ -36,19 +36,19 @@ def clustered(rows: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def connect(database: Database) -> psycopg.Connection:
-    """Return a connection that knows vectors, as another program than searchdb has it."""
+    """Return a connection with the vector type, independent of searchdb's pool."""
     connection = psycopg.connect(database.libpq_url, autocommit=True)
     register_vector(connection)
     return connection
 
 
 def fill(database: Database, vectors: np.ndarray, model: ModelIdentity) -> None:
-    """Store pictures with these vectors, and no others: `image` is their number. The index is left to be built."""
+    """Replace all images by rows with these vectors; `image` is the row number. The caller builds the index."""
     with database.begin() as connection:
         model_id = claim_model(connection, model)
     with closing(connect(database)) as connection:
         connection.execute("TRUNCATE images CASCADE")
-        index.build_index(database.engine, method="ivfflat")  # of no rows: one to fill in no time, whatever was there
+        build_index(database.engine, method="ivfflat")  # an empty index, which is fast to fill
         columns = "image, source, embedding, embedding_model_id, sha256, width, height, byte_size"
         with connection.cursor() as cursor, cursor.copy(f"COPY images ({columns}) FROM STDIN (FORMAT BINARY)") as copy:
             copy.set_types(["text", "text", "vector", "int4", "bytea", "int4", "int4", "int8"])

@@ -1,9 +1,9 @@
-"""What does the web cost beside the search itself, and how does it hold with many visitors at once?
+"""What does the web add to the time of a search, and how does it perform with many visitors at once?
 
-gunicorn serves as operators are told to run it, with a CLIP of the usual size (ViT-B/32) whose random weights find
-nothing and take as long. The bare SQL is one statement of another client, `search_images` for a cached text and
-`match_images` for a vector; the encoder runs in this process. Requests, statements and encoder runs take turns. Where a
-request's time goes is read from the server's own /metrics. Then 64 visitors ask what is cached, for a minute.
+gunicorn runs as documented for operators, with a CLIP of the usual size (ViT-B/32) whose random weights find nothing
+useful but take as long. The bare SQL is one statement of another client, `search_images` for a cached text and
+`match_images` for a vector; the encoder runs in this process. Requests, statements and encoder runs take turns. The
+breakdown of a request's time comes from the server's /metrics. Then 64 visitors run cached queries for a minute.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from benchmarks.stages import make_large_model
 from benchmarks.vectors import clustered, connect, fill
 from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.index import build as index
+from searchdb.index.build import build_index
 
 ROWS, QUICK_ROWS = 25_000, 5_000
 ROUNDS, QUICK_ROUNDS = 300, 60
 VISITORS = 64
 VISIT_S, QUICK_VISIT_S = 60.0, 8.0
 WARM_UP_S = 3.0
-"""Of the visit, before memory is first looked at: threads and connections come with the first requests."""
-PATIENCE_S = 120.0
+"""Seconds of the visit before memory is first measured: the first requests create threads and connections."""
+TIMEOUT_S = 120.0
 TEXTS = tuple(f"a {thing} {place}" for thing in ("dog", "boat", "house", "child") for place in ("at night", "in snow"))
 COUNT = 10
 MIB = 2**20
@@ -53,22 +53,22 @@ T = TypeVar("T")
 
 
 class Client:
-    """One visitor's connection, kept for the next request; as little work of its own as PostgreSQL's client."""
+    """One visitor's keep-alive connection, with about as little client overhead as PostgreSQL's client."""
 
     def __init__(self, port: int) -> None:
-        self._connection = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
-        self._answers = self._connection.makefile("rb")
+        self._connection = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+        self._responses = self._connection.makefile("rb")
 
     def get(self, path: str, **query: str | int) -> bytes:
-        """Return what is answered, or raise RuntimeError."""
+        """Return the response body; raise RuntimeError unless the status is 200."""
         target = f"{path}?{urlencode(query)}" if query else path
         self._connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        status, length = self._answers.readline(), 0
-        while line := self._answers.readline().strip().lower():
+        status, length = self._responses.readline(), 0
+        while line := self._responses.readline().strip().lower():
             name, _, value = line.partition(b":")
             if name == b"content-length":
                 length = int(value)
-        body = self._answers.read(length)
+        body = self._responses.read(length)
         if b" 200 " not in status:
             raise RuntimeError(f"{path}: {status!r} {body[:200]!r}")
         return body
@@ -82,7 +82,7 @@ def measure(home: Path, *, quick: bool) -> tuple[Figures, str]:
     with SearchDB(settings) as collection:
         collection.embedder.load()
         fill(collection.database, vectors, collection.embedder.identity)
-        index.build_index(collection.database.engine, method="ivfflat")
+        build_index(collection.database.engine, method="ivfflat")
         with _served(settings, collection.database.libpq_url) as port:
             figures, shown = _requests(collection, port, QUICK_ROUNDS if quick else ROUNDS)
             visited, seen = _visit(port, QUICK_VISIT_S if quick else VISIT_S)
@@ -105,15 +105,15 @@ def _served(settings: Settings, database_url: str) -> Iterator[int]:
     with (settings.home / "web.log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stderr=log)
         try:
-            until = time.monotonic() + PATIENCE_S
+            until = time.monotonic() + TIMEOUT_S
             while not _ready(port):
                 if time.monotonic() > until or server.poll() is not None:
-                    raise RuntimeError("gunicorn does not become ready")
+                    raise RuntimeError("gunicorn did not become ready")
                 time.sleep(0.2)
             yield port
         finally:
             server.send_signal(signal.SIGTERM)
-            server.wait(PATIENCE_S)
+            server.wait(TIMEOUT_S)
 
 
 def _ready(port: int) -> bool:
@@ -124,10 +124,10 @@ def _ready(port: int) -> bool:
 
 
 def _requests(collection: SearchDB, port: int, rounds: int) -> tuple[Figures, str]:
-    """Measure requests one at a time beside what they cannot do without."""
+    """Measure single requests, and the SQL and encoder runs that they cannot do without."""
     client = Client(port)
     embedder = collection.embedder
-    texts, new = cycle(TEXTS), (f"a picture that nobody asked for before, number {n}" for n in count())
+    texts, new = cycle(TEXTS), (f"an image that was not searched for before, number {n}" for n in count())
     tokenizer = AutoTokenizer.from_pretrained(embedder.folder)
     collection.searcher.embed(list(TEXTS))
     for text in TEXTS:
@@ -142,12 +142,12 @@ def _requests(collection: SearchDB, port: int, rounds: int) -> tuple[Figures, st
         seconds.setdefault(name, []).append(time.perf_counter() - started)
         return result
 
-    def asked(name: str, path: str, text: str) -> None:
+    def request(name: str, path: str, text: str) -> None:
         first, before = _metrics(client), _metrics(client)
         timed(name, lambda: client.get(path, q=text, count=COUNT) if path != "/" else client.get(path, q=text))
         after = _metrics(client)
         for stage in before:
-            own = before[stage] - first[stage]  # looking itself asks the database
+            own = before[stage] - first[stage]  # reading /metrics queries the database, too
             stages.setdefault(name, {}).setdefault(stage, []).append(after[stage] - before[stage] - own)
 
     nothing = sa.text(NOTHING_SQL)
@@ -161,11 +161,11 @@ def _requests(collection: SearchDB, port: int, rounds: int) -> tuple[Figures, st
             timed("a round trip", lambda: connection.execute(NOTHING_SQL).fetchall())
             timed("a transaction of the pool", transaction)
             text = next(texts)
-            asked("api, cached", "/api/search", text)
+            request("api, cached", "/api/search", text)
             timed("bare SQL, cached", lambda text=text: connection.execute(CACHED_SQL, [text, COUNT]).fetchall())
-            asked("page, cached", "/", text)
+            request("page, cached", "/", text)
             text = next(new)
-            asked("api, new text", "/api/search", text)
+            request("api, new text", "/api/search", text)
             text = next(new)
             timed("tokenise", lambda text=text: tokenizer([text]))
             [vector] = timed("encoder", lambda text=text: embedder.embed_texts([text]))
@@ -190,11 +190,11 @@ def _requests(collection: SearchDB, port: int, rounds: int) -> tuple[Figures, st
 
 
 def _metrics(client: Client) -> dict[str, float]:
-    """Return the server's sums of seconds by stage, and how many statements there were."""
-    said = client.get("/metrics").decode()
+    """Return the server's total seconds by stage, and its number of statements."""
+    metrics = client.get("/metrics").decode()
 
     def total(pattern: str) -> float:
-        return sum(float(value) for value in re.findall(rf"^{pattern} (\S+)$", said, re.MULTILINE))
+        return sum(float(value) for value in re.findall(rf"^{pattern} (\S+)$", metrics, re.MULTILINE))
 
     return {
         "inside": total(r'searchdb_http_request_seconds_sum\{route="/(?:api/search)?"\}'),
@@ -212,7 +212,7 @@ def _in_stages(stages: Mapping[str, list[float]]) -> str:
 
 
 def _visit(port: int, seconds: float) -> tuple[Figures, str]:
-    """Let VISITORS ask cached queries at once, each the next as soon as the last is answered."""
+    """Run VISITORS clients at once; each sends its next cached query as soon as the last is answered."""
     until = time.perf_counter() + seconds
     taken: list[list[float]] = [[] for _ in range(VISITORS)]
     errors: list[str] = []
@@ -250,17 +250,17 @@ def _visit(port: int, seconds: float) -> tuple[Figures, str]:
         "web_worker_mib": after / MIB,
     }
     shown = {
-        "requests": f"{len(every):,}, {figures['web_visitors_per_s']:,.0f} a second",
+        "requests": f"{len(every):,}, {figures['web_visitors_per_s']:,.0f} per second",
         "errors": f"{len(errors):,}{f', such as {errors[0]}' if errors else ''}",
         "latency": f"p50 {figures['web_visitors_p50_ms']:.0f} ms, p99 {figures['web_visitors_p99_ms']:.0f} ms",
-        "memory of the worker": f"{before / MIB:,.0f} MiB at first, {after / MIB:,.0f} at the end",
+        "memory of the worker": f"{before / MIB:,.0f} MiB after the warm-up, {after / MIB:,.0f} at the end",
     }
     return figures, table(f"{VISITORS} visitors at once, {seconds:.0f} s, cached queries", shown)
 
 
 def _resident(client: Client) -> float:
-    """Return the bytes of memory that the server's one worker occupies."""
+    """Return the resident memory of the server's only worker, in bytes."""
     found = re.search(rb"^process_resident_memory_bytes (\S+)$", client.get("/metrics"), re.MULTILINE)
     if found is None:
-        raise RuntimeError("the server does not tell its memory")
+        raise RuntimeError("the server does not report its memory")
     return float(found[1])

@@ -92,7 +92,7 @@ def test_searches_and_ingest_go_on_during_a_build(database: Database, vectors: n
         with database.connect() as connection:
             progress = build_progress(connection)
         if progress is not None:
-            phases.add(progress.in_words())
+            phases.add(progress.phase)
 
     threads = [beside(work) for work in (search, write, look)]
     try:
