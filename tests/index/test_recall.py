@@ -82,13 +82,13 @@ def test_recall_is_measured_separately_for_texts_and_images(
     cache(database, texts)
     set_depth(database, "ivfflat.probes", probes)
     report = measure_recall(database.engine, sample=40)
-    text, pictures = report.recalls
+    text, stored = report.recalls
     assert (text.kind, text.queries, text.setting, text.lists, text.match_count) == ("text", 40, probes, 44, 10)
     assert text.recall == pytest.approx(true_recall(database, vectors, texts), abs=1e-9)
-    assert (pictures.kind, pictures.queries, pictures.row_count) == ("pictures", 40, ROWS)
-    assert pictures.recall >= text.recall
+    assert (stored.kind, stored.queries, stored.row_count) == ("pictures", 40, ROWS)
+    assert stored.recall >= text.recall
     if probes == 44:
-        assert text.recall == pictures.recall == 1
+        assert text.recall == stored.recall == 1
     assert 0 < text.p50_ms <= text.p95_ms
     assert report.notes == []
 
@@ -259,9 +259,9 @@ def test_the_commands(settings: Settings, database: Database, embedder: CLIPEmbe
     measured = json.loads(output(run(settings, "index", "recall", "--queries", texts, "--sample", "5", "--json")))
     assert (measured["text"]["queries"], measured["pictures"]["queries"]) == (2, 5)
     assert run(settings, "index", "recall", "--queries", "-", stdin="\n").exit_code == 2
-    told = run(settings, "index", "tune", "--recall", "0.9", "--sample", "5")
-    assert "match_images now searches with" in output(told)
-    assert "2 text queries give only a rough figure" in told.stderr
+    result = run(settings, "index", "tune", "--recall", "0.9", "--sample", "5")
+    assert "match_images now searches with" in output(result)
+    assert "2 text queries give only a rough figure" in result.stderr
     assert "tuned     to recall 0.9 on" in output(run(settings, "index", "status"))
     status = json.loads(output(run(settings, "index", "status", "--json")))
     assert status["tuned_since_build"]
