@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Tabs
+from tests.helpers.browser_tabs import Tabs
 
 pytestmark = pytest.mark.browser
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SIZES, Tabs
+from tests.helpers.browser_tabs import SIZES, Tabs
 
 pytestmark = pytest.mark.browser
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
 from searchdb.client import SearchDB
-from tests.browser.conftest import Tabs
+from tests.helpers.browser_tabs import Tabs
 from tests.helpers.image_server import PictureServer
 
 pytestmark = pytest.mark.browser

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import Tabs
+from tests.helpers.browser_tabs import Tabs
 from web.page.search_request import PAGE_SIZE
 
 pytestmark = pytest.mark.browser

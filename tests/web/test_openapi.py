@@ -24,7 +24,7 @@ from web.backend import EXTENSION
 
 if TYPE_CHECKING:
     from searchdb.media.embed import Embedder
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 TOKEN = "a token for tests"
 EXAMPLES = 20
@@ -42,7 +42,7 @@ OPERATIONS = {
 
 
 @pytest.fixture
-def served(settings: Settings, embedder: Embedder, shelf: Shelf) -> Iterator[str]:
+def served(settings: Settings, embedder: Embedder, shelf: StoredImages) -> Iterator[str]:
     """The URL of a server with a token, over a few pictures."""
     for description in ("a boat at sunset", "a dog on a bench", "red flowers"):
         shelf.add(description)

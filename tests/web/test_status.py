@@ -12,7 +12,7 @@ from searchdb.db.tables import ingest_failures
 from web.page.status import bars
 
 if TYPE_CHECKING:
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 
 def fail(database: Database, image: str, error: str) -> None:
@@ -21,7 +21,9 @@ def fail(database: Database, image: str, error: str) -> None:
         connection.execute(sa.insert(ingest_failures).values(row))
 
 
-def test_tells_pictures_failures_by_cause_and_the_index(client: FlaskClient, shelf: Shelf, database: Database) -> None:
+def test_tells_pictures_failures_by_cause_and_the_index(
+    client: FlaskClient, shelf: StoredImages, database: Database
+) -> None:
     shelf.add("a red boat")
     for n in range(3):
         fail(database, f"/home/anna/secret/{n}.jpg", "NotAnImageError")
@@ -35,7 +37,7 @@ def test_tells_pictures_failures_by_cause_and_the_index(client: FlaskClient, she
     assert "&lt;script&gt;" in page
 
 
-def test_tells_nothing_of_the_server(client: FlaskClient, shelf: Shelf, database: Database) -> None:
+def test_tells_nothing_of_the_server(client: FlaskClient, shelf: StoredImages, database: Database) -> None:
     shelf.add("a red boat")
     fail(database, "/home/anna/secret/1.jpg", "NotAnImageError")
     page = client.get("/status").get_data(as_text=True)

@@ -7,20 +7,18 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import PurePath
 from typing import Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from flask import Response, url_for
+from flask import Response
 from pydantic import BaseModel, Field
 
 from searchdb.ingest.adder import SOURCE as ADDED
-from searchdb.records import EMBEDDING_DIMENSION, LARGEST_ID, Hit, StoredImage
+from searchdb.records import EMBEDDING_DIMENSION, Hit, StoredImage
 
 from ..errors import without_paths
-from ..files.images import is_url
-from ..page.tiles import name_of, thumbnail_version
+from ..files.links import Links, is_url, name_of
 
 
-class Picture(BaseModel):
+class Image(BaseModel):
     """One stored picture with what is known of it."""
 
     id: int = Field(description="Its id.")
@@ -49,7 +47,7 @@ class Picture(BaseModel):
     ingested_at: datetime
 
 
-class FoundPicture(Picture):
+class FoundImage(Image):
     """A stored picture that a search found."""
 
     similarity: float = Field(description="Cosine similarity to the query, -1 to 1.")
@@ -64,7 +62,7 @@ class FoundPicture(Picture):
 class SearchAnswer(BaseModel):
     """One page of hits, best first."""
 
-    hits: list[FoundPicture]
+    hits: list[FoundImage]
     count: int = Field(description="Hits in this answer.")
     offset: int = Field(description="Hits before them.")
     next: str | None = Field(description="Where the next hits are; null after the last.")
@@ -74,7 +72,7 @@ class SearchAnswer(BaseModel):
 class RandomAnswer(BaseModel):
     """Some pictures, in no order."""
 
-    images: list[Picture]
+    images: list[Image]
 
 
 class EmbeddingsAnswer(BaseModel):
@@ -85,42 +83,18 @@ class EmbeddingsAnswer(BaseModel):
 
 
 _AS_THEY_ARE = tuple(
-    {f.name for f in fields(StoredImage)} & Picture.model_fields.keys() - {"source_id", "tags", "metadata", "sha256"}
+    {f.name for f in fields(StoredImage)} & Image.model_fields.keys() - {"source_id", "tags", "metadata", "sha256"}
 )
 
 
-class Links:
-    """Where pictures, their thumbnails and their pages are below this server, for one request.
-
-    Flask makes one address of each kind, and the others are like it: for a page of hits, making them all would take
-    longer than whatever else is said of the hits.
-    """
-
-    def __init__(self) -> None:
-        self._page, self._file, self._thumbnail = map(_pattern, ("pages.picture", "images.file", "images.thumbnail"))
-
-    def page(self, image: StoredImage) -> str:
-        """Return the address of its page for people."""
-        return str(image.id).join(self._page)
-
-    def file(self, image: StoredImage) -> str:
-        """Return the address of the picture itself, which is its own where it is one."""
-        return _without_password(image.image) if is_url(image) else str(image.id).join(self._file)
-
-    def thumbnail(self, image: StoredImage) -> str:
-        """Return the address of its thumbnail."""
-        version = thumbnail_version(image)
-        return str(image.id).join(self._thumbnail) + (f"?v={version}" if version else "")
-
-
-def picture_of(image: StoredImage) -> Picture:
+def image_response(image: StoredImage) -> Image:
     """Return a stored picture as the API shows it."""
-    return Picture(**_public(image, Links()))
+    return Image(**_public(image, Links()))
 
 
-def found(hit: Hit, links: Links) -> FoundPicture:
+def hit_response(hit: Hit, links: Links) -> FoundImage:
     """Return a hit as the API shows it."""
-    return FoundPicture(
+    return FoundImage(
         **_public(hit, links),
         similarity=hit.similarity,
         relevance=hit.relevance,
@@ -128,19 +102,13 @@ def found(hit: Hit, links: Links) -> FoundPicture:
     )
 
 
-def answer(model: BaseModel, status: int = 200) -> Response:
+def json_response(model: BaseModel, status: int = 200) -> Response:
     """Return the response that holds a model's JSON."""
     return Response(model.model_dump_json(exclude_none=False), status, mimetype="application/json")
 
 
-def _pattern(endpoint: str) -> tuple[str, str]:
-    """Return what comes before and after the id in an endpoint's addresses."""
-    before, _, after = url_for(endpoint, image_id=LARGEST_ID).rpartition(str(LARGEST_ID))
-    return before, after
-
-
 def _public(image: StoredImage, links: Links) -> dict[str, Any]:
-    """Return what `Picture` shows; files' own paths, and what was noted of them, lose the names of folders."""
+    """Return what `Image` shows; files' own paths, and what was noted of them, lose the names of folders."""
     name, source_id, metadata = name_of(image), image.source_id, image.metadata
     if image.source == ADDED:
         name = str(metadata.get("name") or name)
@@ -167,11 +135,3 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_paths(part) for part in value]
     return value
-
-
-def _without_password(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # not from ingest, which keeps no malformed URL, but anybody with SQL may write one
-        return ""
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

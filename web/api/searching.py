@@ -15,13 +15,13 @@ from searchdb.search.searcher import MAX_HITS, Query
 
 from ..backend import backend
 from ..background_model import BackgroundModel
-from ..files.uploads import picture_at, picture_of_upload, vector_of
-from ..problems import about
+from ..files.uploads import embed_query_image, fetch_query_image, read_upload
+from ..problems import image_field
 from ..vector_param import from_text, to_text
 from .openapi import example, operation_id, request_body, responses
 from .parsing import JSON, body_type, checked, read_form, read_json
 from .requests import Narrowing, SearchBody, SearchParameters
-from .responses import Links, SearchAnswer, answer, found
+from .responses import Links, SearchAnswer, hit_response, json_response
 
 blueprint = APIBlueprint("searching", __name__, abp_tags=[Tag(name="Searching")], operation_id_callback=operation_id)
 
@@ -62,14 +62,14 @@ def search_by_picture() -> Response:
     """
     if body_type() == JSON:
         body = read_json(SearchBody)
-        with about("url"):
-            picture = picture_at(body.url)
+        with image_field("url"):
+            picture = fetch_query_image(body.url)
     else:
         body, (upload,) = read_form(Narrowing, "image")
-        with about("image"):
-            picture = picture_of_upload(upload)
+        with image_field("image"):
+            picture = read_upload(upload)
     model = _ready().embedder.identity
-    text = to_text(vector_of(picture), model)
+    text = to_text(embed_query_image(picture), model)
     # By what the text says, and not by the picture itself, so that the next page continues this one.
     return _page(body, from_text(text, model), text)
 
@@ -89,13 +89,13 @@ def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Resp
     shown, links = hits[: query.count], Links()
     more = len(hits) > query.count
     said = SearchAnswer(
-        hits=[found(hit, links) for hit in shown],
+        hits=[hit_response(hit, links) for hit in shown],
         count=len(shown),
         offset=query.offset,
         next=_url(query, text, end) if more else None,
         vector=text,
     )
-    return answer(said)
+    return json_response(said)
 
 
 def _url(query: Narrowing, vector: str | None, offset: int) -> str:
