@@ -117,7 +117,7 @@ def test_what_leads_on_from_a_picture_keeps_the_filters(client: FlaskClient, pla
 
 def test_filters_that_nothing_meets_say_so(client: FlaskClient, places: dict[str, int]) -> None:
     page = client.get("/?q=a+red+boat&country=Peru").text
-    assert "No picture meets the filters." in page
+    assert "No image meets the filters." in page
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_relevance_is_the_bar_and_what_is_not_there_is_said_to_be(client: FlaskC
     bars = [int(width) for width in re.findall(r'<rect width="(\d+)"', page)]
     assert bars == sorted(bars, reverse=True)
     assert bars[0] < 50
-    assert "No picture reaches a relevance of 0.99" in client.get("/?q=a+purple+umbrella&min_relevance=0.99").text
+    assert "No image reaches a relevance of 0.99" in client.get("/?q=a+purple+umbrella&min_relevance=0.99").text

@@ -54,7 +54,7 @@ def test_start_page_shows_what_is_there_and_what_to_ask(client: FlaskClient, she
     ids = {shelf.add("a red boat"), shelf.add("a green tree")}
     html = page(client, "/")
     assert set(shown(html)) == ids
-    assert "2 pictures" in text(html)
+    assert "2 images" in text(html)
     assert "model demo" in text(html)
     assert "/?q=a+boat+at+sunset" in links(html)
 
@@ -106,7 +106,7 @@ def test_without(client: FlaskClient, shelf: StoredImages) -> None:
 def test_nothing_similar_enough_says_what_the_nearest_has(client: FlaskClient, shelf: StoredImages) -> None:
     shelf.add("a red boat")
     html = page(client, "/?q=a+yellow+banana&threshold=0.999")
-    assert "No picture reaches a similarity of 0.999." in text(html)
+    assert "No image reaches a similarity of 0.999." in text(html)
     assert re.search(r"The nearest one has -?0\.\d{3}", text(html))
     [nearest] = [link for link in links(html) if "threshold=-1" in link]
     assert len(shown(page(client, nearest))) == 1
@@ -122,9 +122,9 @@ def test_pages_of_results_follow_each_other(client: FlaskClient, shelf: StoredIm
     assert set(shown(first)) | set(shown(second)) == expected
     assert f"{PAGE_SIZE + 1}– {PAGE_SIZE + 5} , best first" in text(second)
     assert "/?q=a+boat&threshold=0.1" in links(second[: second.index('class="grid"')])
-    assert "Earlier pictures" in text(second)
+    assert "Earlier images" in text(second)
     assert "page=3" not in second
-    assert "There are no more pictures" in text(page(client, "/?q=a+boat&page=3"))
+    assert "There are no more images" in text(page(client, "/?q=a+boat&page=3"))
 
 
 def test_neighbours_lie_across_the_pages(client: FlaskClient, shelf: StoredImages) -> None:
@@ -153,7 +153,7 @@ def test_a_line_stands_before_the_weaker_matches(demo_client: FlaskClient) -> No
 
 def test_last_page_that_may_be_asked_for(client: FlaskClient, shelf: StoredImages) -> None:
     shelf.add("a boat")
-    assert "There are no more pictures" in page(client, "/?q=a+boat&page=25")
+    assert "There are no more images" in page(client, "/?q=a+boat&page=25")
 
 
 @pytest.mark.parametrize("query", ["%00%07", "+", "%E2%80%8B", "😀" * 200, "%ED%A0%80", "%FF%FE", "a" * 2000, "';--"])

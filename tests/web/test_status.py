@@ -29,7 +29,7 @@ def test_tells_pictures_failures_by_cause_and_the_index(
         fail(database, f"/home/anna/secret/{n}.jpg", "NotAnImageError")
     fail(database, "/home/anna/x.jpg", "<script>")
     page = client.get("/status").get_data(as_text=True)
-    assert "<dt>picture</dt><dd>1</dd>" in page
+    assert "<dt>image</dt><dd>1</dd>" in page
     assert "<dt>failed</dt><dd>4</dd>" in page
     assert "<dt>3</dt><dd>NotAnImageError" in page
     assert "The content is in no picture format that searchdb reads" in page
@@ -47,8 +47,8 @@ def test_tells_nothing_of_the_server(client: FlaskClient, shelf: StoredImages, d
 
 def test_an_empty_collection_has_a_status(client: FlaskClient) -> None:
     page = client.get("/status").get_data(as_text=True)
-    assert "<dt>pictures</dt><dd>0</dd>" in page
-    assert "Nobody has searched yet" in page
+    assert "<dt>images</dt><dd>0</dd>" in page
+    assert "There were no searches yet" in page
 
 
 def test_plots_both(demo_client: FlaskClient) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings for other programs: texts or pictures to the unit vectors that the collection's own come from."""
+"""Embeddings for other programs: texts or images to the unit vectors that the collection's own come from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")
 )
 @checked
 def embed() -> Response:
-    """Turn texts or pictures into vectors.
+    """Turn texts or images into vectors.
 
     Either `texts` or `images` is given. Nothing of it is kept.
     """
@@ -57,8 +57,8 @@ def embed() -> Response:
         vectors = []
         for number, data in enumerate(files):
             with image_field(f"images.{number}"):
-                picture = decode_query_image(data)
-            vectors += model.embedder.embed_images([picture]).tolist()
+                query_image = decode_query_image(data)
+            vectors += model.embedder.embed_images([query_image]).tolist()
     # Not checked number by number: they come from the model.
     said = EmbeddingsAnswer.model_construct(model=model_label(model.embedder.identity.name), embeddings=vectors)
     return json_response(said)

@@ -1,4 +1,4 @@
-"""Single pictures: looked up, added, removed, and some by chance."""
+"""Endpoints for single images: look up, add, remove, and random images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ blueprint = APIBlueprint("images", __name__, abp_tags=[Tag(name="Pictures")], op
 REBUILDER = "searchdb.rebuilder"
 """Key of the Rebuilder in `app.extensions`."""
 UPLOADS = "uploads"
-"""Name of the folder in SEARCHDB_HOME for pictures that are uploaded."""
+"""Name of the folder in SEARCHDB_HOME for uploaded images."""
 MAX_FILE_NAME_CHARACTERS = 200
 """Of a client's own file name, which is kept to show it."""
 
@@ -37,7 +37,7 @@ MAX_FILE_NAME_CHARACTERS = 200
 )
 @checked
 def get_image(path: ImagePath) -> Response:
-    """Look up a stored picture."""
+    """Look up a stored image."""
     return json_response(image_response(backend().get(path.image_id)))
 
 
@@ -56,10 +56,10 @@ def get_image(path: ImagePath) -> Response:
 @authorised
 @checked
 def add_image() -> Response:
-    """Add a picture.
+    """Add an image.
 
-    It is found by searches as soon as the answer is there: 201 with its row. A picture whose bytes, or whose URL, are
-    stored already is not stored again: 200 with the row that is there, as it is. Uploaded files are kept here; pictures
+    It is found by searches as soon as the answer is there: 201 with its row. An image whose bytes, or whose URL, are
+    stored already is not stored again: 200 with the row that is there, as it is. Uploaded files are kept here; images
     at URLs stay where they are.
     """
     adder = _adder()
@@ -87,7 +87,7 @@ def add_image() -> Response:
 @authorised
 @checked
 def remove_image(path: ImagePath) -> Response:
-    """Remove a picture from the collection.
+    """Remove an image from the collection.
 
     An uploaded file is deleted with it. A file that was ingested from a folder stays where it is, and the next ingest
     of that folder adds it again.
@@ -106,7 +106,7 @@ def remove_image(path: ImagePath) -> Response:
 )
 @checked
 def random_images(query: RandomParameters) -> Response:
-    """Return some pictures by chance."""
+    """Return random images."""
     images = backend().searcher.sample(query.count)
     return json_response(RandomAnswer(images=[image_response(each) for each in images]))
 

@@ -1,4 +1,4 @@
-"""What the API answers: stored pictures and hits as JSON, without a word of where on this server they are."""
+"""Response models of the API: stored images and hits as JSON, without paths on this server."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..files.links import Links, is_url, name_of
 
 
 class Image(BaseModel):
-    """One stored picture with what is known of it."""
+    """A stored image and its metadata."""
 
     id: int = Field(description="Its id.")
     name: str = Field(description="What it is called: its file's own name, or its URL.")
-    url: str = Field(description="Where the picture itself is: at its own URL, or below this server.")
-    thumbnail_url: str = Field(description="Where a small version of it is.")
+    url: str = Field(description="URL of the image itself: its own, or one of this server.")
+    thumbnail_url: str = Field(description="URL of the thumbnail.")
     page: str = Field(description="Its page for people.")
     source: str = Field(description="Where it was ingested from.")
     source_id: str | None = Field(description="Its id there.")
@@ -32,7 +32,7 @@ class Image(BaseModel):
     tags: list[str]
     width: int = Field(description="Pixels, upright.")
     height: int = Field(description="Pixels, upright.")
-    credit: str | None = Field(description="Whose picture it is.")
+    credit: str | None = Field(description="Author or rights holder.")
     credit_url: str | None
     page_url: str | None = Field(description="The page that it is from.")
     taken_at: datetime | None
@@ -48,7 +48,7 @@ class Image(BaseModel):
 
 
 class FoundImage(Image):
-    """A stored picture that a search found."""
+    """A stored image that a search found."""
 
     similarity: float = Field(description="Cosine similarity to the query, -1 to 1.")
     relevance: float | None = Field(
@@ -66,11 +66,11 @@ class SearchAnswer(BaseModel):
     count: int = Field(description="Hits in this answer.")
     offset: int = Field(description="Hits before them.")
     next: str | None = Field(description="Where the next hits are; null after the last.")
-    vector: str | None = Field(description="The picture that was searched by, for `GET /api/search`; else null.")
+    vector: str | None = Field(description="The image that was searched by, for `GET /api/search`; else null.")
 
 
 class RandomAnswer(BaseModel):
-    """Some pictures, in no order."""
+    """Random images."""
 
     images: list[Image]
 
@@ -88,7 +88,7 @@ _AS_THEY_ARE = tuple(
 
 
 def image_response(image: StoredImage) -> Image:
-    """Return a stored picture as the API shows it."""
+    """Return a stored image as the API shows it."""
     return Image(**_public(image, Links()))
 
 

@@ -1,4 +1,4 @@
-"""Searching: by words, by a stored picture, by a picture that the request brings, or by all of them."""
+"""Search endpoints: by text, by a stored image, by an image in the request, or by a combination."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FILTERS = tuple(f.name for f in fields(Filters) if f.name != "where")
 )
 @checked
 def search(query: SearchParameters) -> Response:
-    """Search by words, by a stored picture, or by both.
+    """Search by words, by a stored image, or by both.
 
     Give at least one of `q`, `like` and `vector`; several are combined. Filters that may have several values are
     repeated: `tag=sea&tag=night`.
@@ -55,22 +55,22 @@ def search(query: SearchParameters) -> Response:
 )
 @checked
 def search_by_picture() -> Response:
-    """Search by a picture, and words if you like.
+    """Search by an image, optionally combined with text.
 
-    The picture is looked at and not kept. `vector` in the answer stands for it, so that further pages, and further
+    The image is not stored. `vector` in the answer stands for it, so that further pages, and further
     searches, need it no more: `next` leads to `GET /api/search` with it.
     """
     if body_type() == JSON:
         body = read_json(SearchBody)
         with image_field("url"):
-            picture = fetch_query_image(body.url)
+            query_image = fetch_query_image(body.url)
     else:
         body, (upload,) = read_form(Narrowing, "image")
         with image_field("image"):
-            picture = read_upload(upload)
+            query_image = read_upload(upload)
     model = _ready().embedder.identity
-    text = to_text(embed_query_image(picture), model)
-    # By what the text says, and not by the picture itself, so that the next page continues this one.
+    text = to_text(embed_query_image(query_image), model)
+    # By what the text says, and not by the image itself, so that the next page continues this one.
     return _page(body, from_text(text, model), text)
 
 

@@ -67,7 +67,7 @@ def open_image_file(image: StoredImage) -> ImageFile:
             # Not file.read: servers that send by descriptor would start after the buffered bytes.
             head = os.pread(file.fileno(), SNIFFED_BYTES, 0) if stat.S_ISREG(status.st_mode) else None
         except OSError as exc:
-            raise FileUnreadableError("The file of this image is missing or can no longer be read.") from exc
+            raise FileUnreadableError("The file of this image is gone or can no longer be read.") from exc
         if head is None:
             raise FileUnreadableError("The path of this image no longer leads to a regular file.")
         try:
