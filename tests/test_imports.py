@@ -130,6 +130,33 @@ def test_directions_of_web(path: Path) -> None:
     assert "searchdb.media.embed" not in eager, "web imports the embedder inside functions only"
 
 
+WEB_PACKAGES: dict[str, set[str]] = {"page": {"files"}, "api": {"files"}, "files": set(), "ops": set()}
+"""Which of web's other packages each may import."""
+WEB_BASE = {"backend", "background_model", "timed_cache"}
+"""Modules of web below its packages; they may use the metrics and the thumbnail cache, which import neither."""
+
+
+def used_within_web(path: Path) -> set[str]:
+    """The modules and packages of web that a file imports from outside its own package."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == len(path.relative_to(ROOT / "web").parts):
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("name", WEB_PACKAGES)
+def test_directions_within_web(name: str) -> None:
+    for path in modules(f"web/{name}"):
+        others = used_within_web(path) & WEB_PACKAGES.keys() - {name}
+        assert others <= WEB_PACKAGES[name], f"{path}: {name} may not import {others - WEB_PACKAGES[name]}"
+
+
+@pytest.mark.parametrize("name", sorted(WEB_BASE))
+def test_directions_below_web_packages(name: str) -> None:
+    assert not used_within_web(ROOT / "web" / f"{name}.py") & {"page", "api"}
+
+
 def loaded_after(code: str) -> set[str]:
     script = f"import sys; {code}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

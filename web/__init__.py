@@ -1,4 +1,4 @@
-"""The web page: `flask run`, `searchdb demo` and gunicorn all start what `create_app` returns."""
+"""The Flask application: `create_app` builds it for `flask run`, `searchdb demo` and gunicorn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .page import status
 from .page import views as pages
 
 CONTENT_SECURITY_POLICY = (
-    # Pictures may come from any host, for URL pictures are shown from where they are; nothing else may.
+    # URL images are loaded from their own hosts; everything else comes from this server.
     "default-src 'none'; img-src 'self' https: http:; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -38,7 +38,7 @@ SECURITY_HEADERS = {
 
 
 class IdConverter(IntegerConverter):
-    """An id as `images.id` can hold it; anything else is no such page."""
+    """Accepts the ids that `images.id` can hold; any other number is a 404."""
 
     regex = "[0-9]{1,19}"
 
@@ -49,14 +49,14 @@ class IdConverter(IntegerConverter):
 def create_app(settings: Settings | None = None, *, embedder: Embedder | None = None, warm_up: bool = True) -> Flask:
     """Return the application.
 
-    Neither the database nor the model has to be there yet: the database is opened by the first request that needs
-    it, the model is loaded in the background.
+    Neither the database nor the model has to be available yet: the first request that needs the database opens it,
+    and the model is loaded in the background.
 
     Args:
-        settings: by default those of the environment.
-        embedder: a model that the caller has loaded; by default the one that the settings or the collection name.
-        warm_up: whether to begin with both in the background at once; a process that forks leaves it to its children,
-            because neither threads nor connections retry_until_available a fork.
+        settings: by default from the environment.
+        embedder: a loaded model; by default the one of the settings or of the collection.
+        warm_up: whether to open the database and load the model in the background at once; a process that forks leaves
+            this to its children, because neither threads nor connections survive a fork.
     """
     settings = Settings() if settings is None else settings
 
@@ -72,16 +72,16 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
 
     app = OpenAPI(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
     app.url_map.converters["id"] = IdConverter
-    collection = Backend(settings, make_embedder, loaded=embedder is not None)
-    app.extensions[EXTENSION] = collection
+    backend = Backend(settings, make_embedder, loaded=embedder is not None)
+    app.extensions[EXTENSION] = backend
     if embedder is None and warm_up:
-        collection.warm_up()
-    atexit.register(collection.close)
+        backend.warm_up()
+    atexit.register(backend.close)
 
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(images.blueprint)
     app.register_blueprint(health.blueprint)
-    status.register(app, collection)
+    status.register(app, backend)
     api.register(app)
     operations.register(app, settings)
     errors.register(app)
@@ -92,6 +92,6 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
 def _add_headers(response: Response) -> Response:
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
-    # Without a word on caching a browser may keep a page of results for as long as it likes.
+    # Without this header a browser may cache a page of results for any time.
     response.headers.setdefault("Cache-Control", "private, no-cache")
     return response

@@ -1,4 +1,4 @@
-"""What went wrong with a request to the API, as RFC 9457 has it: `application/problem+json`."""
+"""Error responses of the API in the format of RFC 9457, `application/problem+json`."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ MIMETYPE = "application/problem+json"
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field."""
+    """An error in one field."""
 
-    field: str = Field(description="Its name, or its place, such as `tags.0`.")
+    field: str = Field(description="Name or path of the field, such as `tags.0`.")
     message: str
 
 
 class Problem(BaseModel):
-    """What went wrong."""
+    """An error response."""
 
-    type: str = Field(default="about:blank", description="`about:blank`: the status says which kind it is.")
-    title: str = Field(description="The status in words.")
+    type: str = Field(default="about:blank", description="Always `about:blank`: the status is the type.")
+    title: str = Field(description="Name of the status.")
     status: int
     detail: str = Field(description="What happened, and what to do.")
-    errors: list[FieldError] = Field(default=[], description="The fields that are wrong, where it is about fields.")
+    errors: list[FieldError] = Field(default=[], description="The invalid fields, if fields caused the error.")
 
 
 class InvalidFieldsError(HTTPException):
-    """Fields of a request that are wrong."""
+    """Invalid fields in a request."""
 
     code = HTTPStatus.UNPROCESSABLE_ENTITY
 
@@ -50,7 +50,7 @@ class InvalidFieldsError(HTTPException):
 
 
 class ImageRefusedError(Exception):
-    """A picture in a request that cannot be used, and the field that it was in."""
+    """An image in a request that cannot be used, and the field it was in."""
 
     def __init__(self, field: str, error: ImageError) -> None:
         super().__init__(str(error))
@@ -59,8 +59,8 @@ class ImageRefusedError(Exception):
 
 
 @contextmanager
-def about(field: str) -> Iterator[None]:
-    """Say of whatever is wrong with a picture which field it was in."""
+def image_field(field: str) -> Iterator[None]:
+    """Attach the field's name to an ImageError."""
     try:
         yield
     except ImageError as exc:
@@ -68,19 +68,19 @@ def about(field: str) -> Iterator[None]:
 
 
 def below_api() -> bool:
-    """Whether the request is one of a program, which reads JSON, and not of a person, who reads pages."""
+    """Whether the request is to the API, which answers in JSON, rather than to the pages."""
     return request.path.startswith("/api/")
 
 
 def problem(status: int, detail: str, errors: Sequence[FieldError] = ()) -> Response:
-    """Return the response that says what went wrong."""
+    """Return an error response."""
     phrase = HTTPStatus(status).phrase
-    said = Problem(title=phrase, status=status, detail=detail, errors=list(errors))
-    return Response(said.model_dump_json(), status, mimetype=MIMETYPE)
+    body = Problem(title=phrase, status=status, detail=detail, errors=list(errors))
+    return Response(body.model_dump_json(), status, mimetype=MIMETYPE)
 
 
 def status_of(error: ImageError) -> HTTPStatus:
-    """Return the status that says best what is wrong with a picture that somebody sent or named."""
+    """Return the HTTP status for an error in an uploaded or linked image."""
     if isinstance(error, NotAnImageError | EmptyFileError):
         return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     if isinstance(error, TooManyBytesError | TooManyPixelsError):
@@ -89,7 +89,7 @@ def status_of(error: ImageError) -> HTTPStatus:
 
 
 def message_of(error: ImageError) -> str:
-    """Return what to tell whoever sent or named a picture; of our network nothing."""
+    """Return the message for the client; it reveals nothing about our network."""
     if isinstance(error, AddressRefusedError):
-        return "the URL leads to no public address, and pictures are fetched from public ones only"
+        return "the URL does not lead to a public address; images are fetched from public addresses only"
     return str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -179,7 +179,7 @@ def run_ingest(label: str, ingest: IngestCall, *, enqueue_only: bool = False) ->
 
 
 @contextmanager
-def showing_progress(label: str) -> Iterator[ProgressCallback]:
+def showing_progress(label: str) -> Generator[ProgressCallback]:
     """Show a progress bar; yield its callback. When interrupted, say what is stored and that the rest is queued."""
     from searchdb.ingest.pipeline import IngestReport
 

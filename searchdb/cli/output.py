@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -79,7 +79,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[IngestReport], None]]:
+def progress_bar(label: str) -> Generator[Callable[[IngestReport], None]]:
     """Show a progress bar on stderr: done, total, rate, failures, time left. Yield the callback that updates it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -116,7 +116,7 @@ def progress_bar(label: str) -> Iterator[Callable[[IngestReport], None]]:
 
 
 @contextmanager
-def loading_bar() -> Iterator[Callable[[LoadProgress], None]]:
+def loading_bar() -> Generator[Callable[[LoadProgress], None]]:
     """Show a progress bar on stderr for a load: current part, bytes of all parts, time left. Yield its callback."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -145,11 +145,11 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, bytes | memoryview):
-        return bytes(value).hex()
+        return value.hex()
     if isinstance(value, Decimal):
         return float(value)
     if hasattr(value, "to_list"):  # pgvector's Vector
         return value.to_list()
     if isinstance(value, list | dict):
-        return value
+        return cast(Any, value)
     return str(value)

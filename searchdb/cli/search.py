@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -110,4 +110,4 @@ def embed_command(ctx: click.Context, texts: tuple[str, ...], as_json: bool) -> 
 
 
 def _in_words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, cast(list[Any], value))) if isinstance(value, list) else str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import click
@@ -38,7 +38,7 @@ def worker_command(ctx: click.Context, concurrency: int | None, drain: bool, as_
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
+def _signals() -> Generator[threading.Event]:
     """Yield an event that the first SIGTERM or Ctrl-C sets instead of interrupting; a second one ends the process."""
     stop = threading.Event()
 

@@ -62,7 +62,7 @@ class IngestReport:
     stored: int = 0
     unchanged: int = 0
     known_failures: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter[str])
     copied: int = 0
     """How many of the stored images reused the vector of another with the same bytes."""
     index_rebuilt: bool = False

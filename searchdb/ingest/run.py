@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -134,7 +134,7 @@ def _abandon(run_id: UUID, queue: Queue, queued: IngestReport, progress: Progres
 
 
 @contextmanager
-def _running_worker(database: Database, make_ingest: Callable[[], Ingest], concurrency: int) -> Iterator[Worker]:
+def _running_worker(database: Database, make_ingest: Callable[[], Ingest], concurrency: int) -> Generator[Worker]:
     """Run a worker; at the end, also when interrupted, wait until the images it has started are stored."""
     from searchdb.ingest.worker import Worker  # imports Procrastinate, which a search does not need
 

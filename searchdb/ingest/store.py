@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import numpy as np
@@ -237,7 +237,14 @@ def _tallies(outcome: ChunkOutcome, runs: Mapping[str, Sequence[UUID]], worker: 
     rows: dict[UUID, dict[str, Any]] = {}
     for image, run_ids in runs.items():
         for run_id in run_ids:
-            fresh = {"run_id": run_id, "worker": worker, "stored": 0, "copied": 0, "unchanged": 0, "failed": Counter()}
+            fresh: dict[str, Any] = {
+                "run_id": run_id,
+                "worker": worker,
+                "stored": 0,
+                "copied": 0,
+                "unchanged": 0,
+                "failed": Counter[str](),
+            }
             row = rows.setdefault(run_id, fresh)
             if image in errors:
                 row["failed"][errors[image]] += 1
@@ -320,7 +327,8 @@ def storable(value: Any) -> Any:
     if isinstance(value, str):
         return UNSTORABLE.sub("�", value)
     if isinstance(value, Mapping):
-        return {storable(name): storable(part) for name, part in value.items()}
+        mapping = cast(Mapping[Any, Any], value)
+        return {storable(name): storable(part) for name, part in mapping.items()}
     if isinstance(value, list | tuple):
-        return [storable(part) for part in value]
+        return [storable(part) for part in cast(Sequence[Any], value)]
     return value

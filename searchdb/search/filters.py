@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, time
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import sqlalchemy as sa
 import sqlglot
@@ -113,7 +113,7 @@ class Filters:
         return {
             name: value.isoformat()
             if isinstance(value, datetime)
-            else list(value)
+            else list(cast(tuple[Any, ...], value))
             if isinstance(value, tuple)
             else value
             for name, value in values.items()
@@ -169,7 +169,7 @@ def _values(name: str, given: str | Collection[str] | None) -> tuple[str, ...] |
             f"{name} has {len(values):,} values, the limit is {MAX_VALUES}: write a condition in SQL instead"
         )
     for value in values:
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(cast(object, value), str) or not value.strip():
             raise QueryError(f"{name} has the value {value!r}: it is a text that is not empty")
         if len(value) > MAX_VALUE_CHARACTERS:
             raise QueryError(f"{name} has a value of {len(value):,} characters, the limit is {MAX_VALUE_CHARACTERS}")
@@ -210,7 +210,9 @@ def _ids(given: int | Collection[int] | None) -> tuple[int, ...] | None:
     ids = (given,) if isinstance(given, int) else tuple(dict.fromkeys(given or ()))
     if len(ids) > MAX_EXCLUDED:
         raise QueryError(f"exclude_id has {len(ids):,} ids, the limit is {MAX_EXCLUDED:,}")
-    if wrong := next((each for each in ids if not isinstance(each, int) or not 0 <= each <= LARGEST_ID), None):
+    if wrong := next(
+        (each for each in ids if not isinstance(cast(object, each), int) or not 0 <= each <= LARGEST_ID), None
+    ):
         raise QueryError(f"exclude_id has {wrong!r}, which is no picture's id")
     return ids or None
 
@@ -241,7 +243,7 @@ def _check_place(near: object, radius_km: float | None) -> None:
         raise QueryError(f"{given} is given without {missing}: a place is near=(latitude, longitude) and radius_km")
     if not isinstance(near, tuple) or radius_km is None:
         return
-    latitude, longitude = near
+    latitude, longitude = cast(tuple[float, float], near)
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
         raise QueryError(
             f"near is ({latitude}, {longitude}): the latitude lies between -90 and 90 degrees, "

@@ -71,7 +71,9 @@ def ranked(
         if condition is None
         else _scan_matching(vector, limits, condition)
     )
-    numbered = [scan.add_columns(sa.literal_column(str(number)).label("scan")) for number, scan in enumerate(scans)]
+    numbered = [
+        scan.add_columns(sa.literal_column(str(number), sa.Integer).label("scan")) for number, scan in enumerate(scans)
+    ]
     found = sa.union_all(*numbered).subquery("found")
     # An image that several scans found has the place that the first of them gives it.
     similarity, scan = sa.func.max(found.c.similarity), sa.func.min(found.c.scan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +161,7 @@ class Searcher:
             return connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self) -> Generator[Connection]:
         """Yield a connection, and end its transaction by COMMIT: a ROLLBACK makes psycopg forget what is prepared."""
         with self._engine.connect() as connection:
             yield connection

@@ -7,14 +7,15 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from searchdb.config import Settings
 from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.browser_tabs import Tabs
 from web import create_app
 from web.backend import EXTENSION
 
@@ -30,43 +31,6 @@ CHROMIUM_ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-
-SIZES = {"phone": (390, 844), "laptop": (1280, 860), "wide": (1920, 1080)}
-
-
-class Tabs:
-    """Opens tabs, each in a context of its own, and tells what their pages complained about on the console."""
-
-    def __init__(self, browser: Browser) -> None:
-        self._browser = browser
-        self._contexts: list[BrowserContext] = []
-        self.complaints: list[str] = []
-
-    def open(self, *, size: str = "laptop", scheme: Any = "light", javascript: bool = True, **options: Any) -> Page:
-        width, height = SIZES[size]
-        phone = size == "phone"
-        context = self._browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme=scheme,
-            java_script_enabled=javascript,
-            is_mobile=phone,
-            has_touch=phone,
-            **options,
-        )
-        context.set_default_timeout(20_000)
-        self._contexts.append(context)
-        page = context.new_page()
-        page.on("console", self._listen)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        return page
-
-    def _listen(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.complaints.append(message.text)
-
-    def close(self) -> None:
-        for context in self._contexts:
-            context.close()
 
 
 class QuietHandler(WSGIRequestHandler):

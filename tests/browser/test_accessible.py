@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from tests.browser.conftest import SIZES, Tabs
+from tests.helpers.browser_tabs import SIZES, Tabs
 
 pytestmark = pytest.mark.browser
 

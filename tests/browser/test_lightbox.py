@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Tabs
+from tests.helpers.browser_tabs import Tabs
 
 pytestmark = pytest.mark.browser
 
@@ -74,14 +74,14 @@ def test_its_address_is_the_pictures_own_page(site: str, tabs: Tabs) -> None:
     other = tabs.open()
     other.goto(page.url)
     assert other.locator(".about").inner_text().split() == seen.split()
-    expect(other.get_by_role("heading", name="Similar pictures")).to_be_visible()
+    expect(other.get_by_role("heading", name="Similar images")).to_be_visible()
     other.keyboard.press("ArrowRight")
     other.wait_for_url(f"**/images/{ids[2]}?*")
     other.get_by_role("link", name="Back to the results").click()
     other.wait_for_url(f"{site}{QUERY}#picture-{ids[2]}")
 
     page.reload()  # it is a page of its own now, whose way back leads to the results all the same
-    expect(page.get_by_role("heading", name="Similar pictures")).to_be_visible()
+    expect(page.get_by_role("heading", name="Similar images")).to_be_visible()
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("a boat at sunset"))
     assert page.url == site + QUERY

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SIZES, Tabs
+from tests.helpers.browser_tabs import SIZES, Tabs
 
 pytestmark = pytest.mark.browser
 
@@ -25,7 +25,7 @@ def search(page: Page, words: str) -> None:
 def test_search_open_go_on_and_back(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site)
-    expect(page.get_by_role("heading", level=1)).to_have_text("Find pictures by meaning")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Find images by meaning")
     search(page, "a boat at sunset")
     assert page.url == f"{site}/?q=a+boat+at+sunset"
     pictures = page.locator(".grid img")
@@ -37,7 +37,7 @@ def test_search_open_go_on_and_back(site: str, tabs: Tabs) -> None:
     expect(lightbox.get_by_role("heading", level=1)).to_have_text(found[0])
     expect(lightbox.get_by_text("Similarity", exact=True)).to_be_visible()
     lightbox.get_by_role("link", name="More like this").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Like the picture")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Like the image")
     expect(page.get_by_label("Do not look for pictures like it")).to_be_visible()
     assert pictures.count() > 10
     page.go_back()
@@ -123,7 +123,7 @@ def test_panels_close_as_menus_do(site: str, tabs: Tabs) -> None:
 def test_nothing_similar_enough_leads_to_the_nearest(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=a+boat&not=the+sun&threshold=0.9999")
-    expect(page.get_by_text("No picture reaches a similarity of 0.9999")).to_be_visible()
+    expect(page.get_by_text("No image reaches a similarity of 0.9999")).to_be_visible()
     page.get_by_role("link", name="Show the nearest all the same").click()
     page.wait_for_url("**threshold=-1*")
     assert page.locator(".cell").count() > 10
@@ -135,9 +135,9 @@ def test_works_without_javascript(site: str, tabs: Tabs, album: Path) -> None:
     page.get_by_label("Describe the picture you look for").fill("a green tree")
     page.get_by_role("button", name="Search").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("a green tree"))
-    page.get_by_role("link", name="More pictures").click()
+    page.get_by_role("link", name="More images").click()
     expect(page.get_by_text("41–80, best first")).to_be_visible()
-    expect(page.get_by_role("link", name="Earlier pictures")).to_be_visible()
+    expect(page.get_by_role("link", name="Earlier images")).to_be_visible()
     page.get_by_text("Filters", exact=True).click()
     page.get_by_role("checkbox", name=re.compile("^tree")).first.check()
     page.get_by_role("button", name="Show pictures").click()
@@ -148,7 +148,7 @@ def test_works_without_javascript(site: str, tabs: Tabs, album: Path) -> None:
     page.get_by_title("Search by a picture").click()
     page.get_by_label("Choose a picture").set_input_files(next(album.glob("*.jpg")))
     page.get_by_role("button", name="Search by this picture").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Like your picture"))
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Like your image"))
 
 
 def test_nothing_moves_when_pictures_arrive(site: str, tabs: Tabs) -> None:
@@ -175,7 +175,7 @@ def test_first_tab_skips_to_the_pictures(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=a+dog")
     page.locator("body").press("Tab")  # waits for the page to take keys, which under load is after it has loaded
-    expect(page.get_by_role("link", name="Skip to the pictures")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the images")).to_be_focused()
     assert page.locator("main, header, footer, search").count() == 4
 
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
 from searchdb.client import SearchDB
-from tests.browser.conftest import Tabs
+from tests.helpers.browser_tabs import Tabs
 from tests.helpers.image_server import PictureServer
 
 pytestmark = pytest.mark.browser
@@ -32,7 +32,7 @@ def boat(demo_collection: SearchDB) -> tuple[int, Path]:
 
 def found(page: Page) -> list[int]:
     """Wait for the results, and return their ids."""
-    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Like your picture"))
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Like your image"))
     ids = page.locator(".cell").evaluate_all("cells => cells.map(cell => cell.id.replace('picture-', ''))")
     return [int(each) for each in ids]
 
@@ -89,7 +89,7 @@ def test_dropped(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
     data = base64.b64encode(boat[1].read_bytes()).decode()
     transfer = page.evaluate_handle(TRANSFER, [data, "image/jpeg"])
     page.dispatch_event("main", "dragover", {"dataTransfer": transfer})
-    expect(page.get_by_text("Drop to search by this picture")).to_be_visible()
+    expect(page.get_by_text("Drop to search by this image")).to_be_visible()
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
     assert found(page)[0] == boat[0]
 
@@ -100,7 +100,7 @@ def test_what_is_dropped_and_no_picture_is_named(site: str, tabs: Tabs) -> None:
     address = page.url
     transfer = page.evaluate_handle(TRANSFER, ["aGVsbG8=", "text/plain"])
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
-    expect(page.get_by_role("alert")).to_have_text("This is no picture.")
+    expect(page.get_by_role("alert")).to_have_text("This file is not an image.")
     assert page.url == address
 
 
@@ -124,7 +124,7 @@ def test_a_file_that_is_too_large_never_leaves(site: str, tabs: Tabs) -> None:
     page.get_by_title("Search by a picture").click()
     big: FilePayload = {"name": "big.jpg", "mimeType": "image/jpeg", "buffer": bytes(3_000_001)}
     page.get_by_label("Choose a picture").set_input_files(files=[big])
-    expect(page.get_by_role("alert")).to_have_text("This picture is too large: 3 MB are the most.")
+    expect(page.get_by_role("alert")).to_have_text("This image is too large: 3 MB are the most.")
     assert page.url == f"{site}/"
 
 

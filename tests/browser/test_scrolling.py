@@ -1,4 +1,4 @@
-"""More pictures come by scrolling, in Chromium: in order, once each, and the address says which page is looked at."""
+"""More images come by scrolling, in Chromium: in order, once each, and the address says which page is looked at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import Tabs
+from tests.helpers.browser_tabs import Tabs
 from web.page.search_request import PAGE_SIZE
 
 pytestmark = pytest.mark.browser
@@ -66,7 +66,7 @@ def test_to_the_third_page_and_back_there(site: str, tabs: Tabs) -> None:
     shared = tabs.open()
     shared.goto(page.url)
     assert order(shared)[:PAGE_SIZE] == ids[(deepest - 1) * PAGE_SIZE : deepest * PAGE_SIZE]
-    shared.get_by_role("link", name="Earlier pictures").click()
+    shared.get_by_role("link", name="Earlier images").click()
     shared.wait_for_url(f"**page={deepest - 1}")
 
     # Reloading and coming back lead to what was looked at.
@@ -109,9 +109,9 @@ def test_ends_with_the_last_picture(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}{QUERY}&page=7")
     page.locator(".cell").last.scroll_into_view_if_needed()
-    expect(page.get_by_role("link", name="More pictures")).to_have_count(0)
+    expect(page.get_by_role("link", name="More images")).to_have_count(0)
     assert len(order(page)) == 300 - 6 * PAGE_SIZE
-    expect(page.get_by_role("status").first).to_have_text(re.compile(r"\d+ more pictures, 300 in all"))
+    expect(page.get_by_role("status").first).to_have_text(re.compile(r"\d+ more images, 300 in all"))
 
 
 def test_after_a_failure_the_link_remains(site: str, tabs: Tabs) -> None:
@@ -122,9 +122,9 @@ def test_after_a_failure_the_link_remains(site: str, tabs: Tabs) -> None:
 
     page.route("**page=2*", fail)
     page.goto(site + QUERY)
-    page.get_by_role("link", name="More pictures").scroll_into_view_if_needed()
+    page.get_by_role("link", name="More images").scroll_into_view_if_needed()
     expect(page.get_by_role("status").first).to_have_text(re.compile("could not be loaded"))
     page.unroute("**page=2*")
-    page.get_by_role("link", name="More pictures").click()
+    page.get_by_role("link", name="More images").click()
     expect(page.get_by_text("41–")).to_be_visible()
     tabs.complaints.clear()  # that it failed is said there, too

@@ -13,7 +13,6 @@ from PIL import Image
 from searchdb.client import SearchDB
 from searchdb.db.database import Database
 from searchdb.db.tables import query_embeddings
-from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.search import query_cache
@@ -23,7 +22,7 @@ from searchdb.search.query_cache import QueryCache
 class Recorder:
     """The small CLIP, which records the texts that it embeds."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: CLIPEmbedder) -> None:
         self.identity = embedder.identity
         self.shortest_edge = embedder.shortest_edge
         self.resize = embedder.resize

@@ -22,7 +22,7 @@ from web.backend import EXTENSION
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 
 def good(response: TestResponse, status: int = 200) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def upload(data: bytes, name: str = "picture.png") -> tuple[BytesIO, str]:
 # --- Searching ------------------------------------------------------------------------------------
 
 
-def test_search_by_words(client: FlaskClient, shelf: Shelf) -> None:
+def test_search_by_words(client: FlaskClient, shelf: StoredImages) -> None:
     boat = shelf.add("a boat at sunset", country="Chile", tags=["sea"], metadata={"album": "Holidays"})
     shelf.add("a dog on a bench")
     found = good(client.get("/api/search", query_string={"q": "a boat at sunset", "threshold": -1}))
@@ -68,7 +68,7 @@ def test_search_by_words(client: FlaskClient, shelf: Shelf) -> None:
     assert len(hit["sha256"]) == 64
 
 
-def test_filters_are_those_of_the_library(client: FlaskClient, shelf: Shelf) -> None:
+def test_filters_are_those_of_the_library(client: FlaskClient, shelf: StoredImages) -> None:
     boat = shelf.add(
         "a boat", country="Chile", tags=["sea", "red"], latitude=-33.0, longitude=-71.6, taken_at="2024-05-31"
     )
@@ -93,7 +93,7 @@ def test_filters_are_those_of_the_library(client: FlaskClient, shelf: Shelf) -> 
     assert ids(source="urls") == []
 
 
-def test_next_leads_to_the_last_hit_and_no_hit_comes_twice(client: FlaskClient, shelf: Shelf) -> None:
+def test_next_leads_to_the_last_hit_and_no_hit_comes_twice(client: FlaskClient, shelf: StoredImages) -> None:
     known = [shelf.add(f"a boat number {number}", tags=["sea"]) for number in range(7)]
     url: str | None = "/api/search?q=a+boat&count=3&tag=sea&threshold=-1"
     found: list[int] = []
@@ -104,7 +104,7 @@ def test_next_leads_to_the_last_hit_and_no_hit_comes_twice(client: FlaskClient, 
     assert sorted(found) == known
 
 
-def test_like_and_parts(client: FlaskClient, shelf: Shelf) -> None:
+def test_like_and_parts(client: FlaskClient, shelf: StoredImages) -> None:
     boat, ship, dog = (shelf.add(text) for text in ("a boat", "a boat at sea", "a dog"))
     found = good(client.get("/api/search", query_string={"like": boat, "not": "a dog", "threshold": -1}))
     assert {hit["id"] for hit in found["hits"]} == {ship, dog}
@@ -113,7 +113,7 @@ def test_like_and_parts(client: FlaskClient, shelf: Shelf) -> None:
     assert "picture" in problem(client.get("/api/search?like=999"), 404)["detail"]
 
 
-def test_search_by_a_picture_goes_on_by_its_vector(client: FlaskClient, shelf: Shelf) -> None:
+def test_search_by_a_picture_goes_on_by_its_vector(client: FlaskClient, shelf: StoredImages) -> None:
     for number in range(5):
         shelf.add(f"a boat number {number}")
     data = picture("PNG")
@@ -126,7 +126,7 @@ def test_search_by_a_picture_goes_on_by_its_vector(client: FlaskClient, shelf: S
     assert [hit["id"] for hit in first["hits"] + second["hits"]] == [hit["id"] for hit in whole["hits"][:4]]
 
 
-def test_search_by_a_url_and_words(client: FlaskClient, shelf: Shelf) -> None:
+def test_search_by_a_url_and_words(client: FlaskClient, shelf: StoredImages) -> None:
     shelf.add("a boat")
     with PictureServer() as server:
         body = {"url": server.url("/ok.jpg"), "q": "a boat", "threshold": -1, "source": ["files"]}
@@ -137,7 +137,7 @@ def test_search_by_a_url_and_words(client: FlaskClient, shelf: Shelf) -> None:
 # --- Single pictures ------------------------------------------------------------------------------
 
 
-def test_picture_by_id(client: FlaskClient, shelf: Shelf) -> None:
+def test_picture_by_id(client: FlaskClient, shelf: StoredImages) -> None:
     boat = shelf.add("a boat", latitude=float("nan"), longitude=1.0)
     found = good(client.get(f"/api/images/{boat}"))
     assert (found["id"], found["description"], found["latitude"]) == (boat, "a boat", None)
@@ -146,7 +146,7 @@ def test_picture_by_id(client: FlaskClient, shelf: Shelf) -> None:
         problem(client.get(f"/api/images/{unknown}"), 404)
 
 
-def test_url_picture_is_where_it_is(client: FlaskClient, shelf: Shelf) -> None:
+def test_url_picture_is_where_it_is(client: FlaskClient, shelf: StoredImages) -> None:
     url = shelf.add("a boat", image="https://ann:hush@pictures.example/boat.jpg?w=1", source="urls", source_id="a/b")
     found = good(client.get(f"/api/images/{url}"))
     assert found["url"] == "https://pictures.example/boat.jpg?w=1"
@@ -154,7 +154,7 @@ def test_url_picture_is_where_it_is(client: FlaskClient, shelf: Shelf) -> None:
     assert "hush" not in json.dumps(found)
 
 
-def test_no_answer_names_a_folder_of_this_server(client: FlaskClient, shelf: Shelf) -> None:
+def test_no_answer_names_a_folder_of_this_server(client: FlaskClient, shelf: StoredImages) -> None:
     noted = {"from": f"{shelf.folder}/boat.png", "deep": [{"path": str(shelf.folder)}]}
     boat = shelf.add("a boat", source_id="the private folder/2024/a-boat.png", metadata=noted)
     for response in (client.get(f"/api/images/{boat}"), client.get("/api/search?q=boat"), client.get("/api/random")):
@@ -163,7 +163,7 @@ def test_no_answer_names_a_folder_of_this_server(client: FlaskClient, shelf: She
         assert "2024" not in response.text.replace("ingested_at", "")[: response.text.find("ingested_at")]
 
 
-def test_random(client: FlaskClient, shelf: Shelf) -> None:
+def test_random(client: FlaskClient, shelf: StoredImages) -> None:
     assert good(client.get("/api/random")) == {"images": []}
     known = {shelf.add(f"a boat {number}") for number in range(4)}
     assert {image["id"] for image in good(client.get("/api/random?count=9"))["images"]} == known
@@ -251,13 +251,13 @@ def test_wrong_parameters_are_named(client: FlaskClient, query: str, field: str)
 
 
 @pytest.mark.parametrize("query", ["", "not=a", "q=%20", "q=a&not=a", "vector=abc", "q=a&count=600&offset=600"])
-def test_what_cannot_be_searched_for(client: FlaskClient, shelf: Shelf, query: str) -> None:
+def test_what_cannot_be_searched_for(client: FlaskClient, shelf: StoredImages, query: str) -> None:
     shelf.add("a boat")
     problem(client.get(f"/api/search?{query}"), 422)
 
 
 @pytest.mark.parametrize("text", ["\x00", "\x1b[31mred\x07", "a\x00b", "\ufffe", "%ff%fe", "\u202eevil", "💥" * 400])
-def test_odd_characters_are_searched_for(client: FlaskClient, shelf: Shelf, text: str) -> None:
+def test_odd_characters_are_searched_for(client: FlaskClient, shelf: StoredImages, text: str) -> None:
     shelf.add("a boat")
     response = client.get("/api/search", query_string={"q": text, "words": "x" + text.replace("\x00", "")[:100]})
     assert response.status_code in (200, 422)

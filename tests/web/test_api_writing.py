@@ -24,7 +24,7 @@ from web.backend import EXTENSION
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 TOKEN = "tokën for tests"
 """With a letter beyond ASCII, as a person may choose."""
@@ -191,7 +191,7 @@ def test_removing_takes_row_file_and_thumbnail(client: FlaskClient, database: Da
     assert client.delete(f"/api/images/{row['id']}", headers=AUTHORISED).status_code == 404
 
 
-def test_removing_leaves_a_file_of_a_folder_where_it_is(client: FlaskClient, shelf: Shelf) -> None:
+def test_removing_leaves_a_file_of_a_folder_where_it_is(client: FlaskClient, shelf: StoredImages) -> None:
     image = shelf.draw("mine.png")
     number = shelf.add("mine", image=image)
     assert client.delete(f"/api/images/{number}", headers=AUTHORISED).status_code == 204

@@ -45,7 +45,7 @@ def test_finds_the_picture_itself_and_its_address_does_so_again(
         assert re.fullmatch(r"/\?vector=[\w=-]{688}", address.replace("%3D", "="))
         html = demo_client.get(address).text
         assert shown(html)[0] == number
-        assert "Like your picture" in html
+        assert "Like your image" in html
         assert shown(demo_client.get(address).text) == shown(html)
 
 
@@ -61,7 +61,7 @@ def test_words_what_not_and_filters_beside_the_picture(demo_client: FlaskClient,
     assert f'name="vector" value="{vector[0]}"' in html
     hit = next(link for link in re.findall(r'class="open" href="([^"]+)"', html))
     detail = demo_client.get(unescape(hit)).text
-    for part in ("to the text", "to your picture", "to what not"):
+    for part in ("to the text", "to your image", "to what not"):
         assert part in detail
     assert "text_embedding(&#39;in the snow&#39;)" in detail
     without = [unescape(link) for link in re.findall(r'href="([^"]+)" aria-label="Do not search by', html)]
@@ -85,7 +85,7 @@ def test_a_picture_by_its_url(demo_client: FlaskClient, stored: dict[int, Path])
         (picture() + b"<script>alert(1)</script>", 303, ""),
         (picture()[:200], 422, "picture"),
         (huge_png(), 413, "pixels"),
-        (None, 422, "No picture was chosen"),
+        (None, 422, "No image was chosen"),
     ],
     ids=["text", "empty", "svg", "polyglot", "truncated", "huge", "none"],
 )
@@ -129,7 +129,7 @@ def test_private_addresses_are_refused(demo_settings: Settings, embedder: CLIPEm
 def test_a_vector_that_is_none_is_explained(demo_client: FlaskClient, vector: str) -> None:
     response = demo_client.get("/", query_string={"vector": vector})
     assert response.status_code == 400
-    assert "search by the picture again" in response.text
+    assert "search by the image again" in response.text
 
 
 def test_nothing_of_the_picture_is_kept(demo_client: FlaskClient, demo_settings: Settings) -> None:

@@ -22,7 +22,7 @@ from searchdb.config import Settings, libpq_url
 from searchdb.db.database import Database, Timeouts, migrate
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.media.embed import CLIPEmbedder
-from tests.web.conftest import Shelf
+from tests.helpers.stored_images import StoredImages
 from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
@@ -74,8 +74,8 @@ def settings(stoppable: Stoppable, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def site(settings: Settings, shelf: Shelf, embedder: CLIPEmbedder) -> Iterator[str]:
-    """The address of the application with one image, served with a thread for each request."""
+def site(settings: Settings, shelf: StoredImages, embedder: CLIPEmbedder) -> Iterator[str]:
+    """The address of a page that serves one picture, in threads, as many as there are requests."""
     shelf.add("a red boat")
     app: Flask = create_app(settings, embedder=embedder)
     server = make_server("127.0.0.1", 0, app, threaded=True)

@@ -28,7 +28,7 @@ from web.errors import model_label, without_paths
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 NOWHERE = "postgresql://someone:hush@db.internal.invalid:1/pictures"
 
@@ -129,7 +129,7 @@ def test_embedded_server_that_cannot_start_tells_no_paths(make_client, tmp_path:
 # --- The model ------------------------------------------------------------------------------------
 
 
-def test_model_that_is_not_there(make_client, shelf: Shelf, settings: Settings) -> None:
+def test_model_that_is_not_there(make_client, shelf: StoredImages, settings: Settings) -> None:
     picture = shelf.add("a boat")
     missing = settings.model_copy(update={"model": "/srv/secret place/my-clip"})
     client = make_client(missing, own_model=True)
@@ -145,7 +145,7 @@ def test_model_that_is_not_there(make_client, shelf: Shelf, settings: Settings) 
         assert b"secret" not in shown.data
 
 
-def test_model_of_another_collection(client: FlaskClient, database: Database, shelf: Shelf) -> None:
+def test_model_of_another_collection(client: FlaskClient, database: Database, shelf: StoredImages) -> None:
     picture = shelf.add("a boat")
     with database.begin() as connection:
         connection.execute(
@@ -159,7 +159,7 @@ def test_model_of_another_collection(client: FlaskClient, database: Database, sh
 
 
 def test_model_is_the_collections_unless_one_was_chosen(
-    settings: Settings, database: Database, tmp_path: Path, shelf: Shelf
+    settings: Settings, database: Database, tmp_path: Path, shelf: StoredImages
 ) -> None:
     assert settings.database_url is not None
     unchosen = Settings(database_url=settings.database_url.get_secret_value(), home=tmp_path)
@@ -174,7 +174,7 @@ def test_model_is_the_collections_unless_one_was_chosen(
 
 
 def test_search_waits_for_the_model_but_not_for_ever(
-    settings: Settings, embedder: CLIPEmbedder, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf.add("a boat")
     app = create_app(settings, embedder=embedder)

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from flask.testing import FlaskClient
 
-from tests.web.conftest import Shelf
+from tests.helpers.stored_images import StoredImages
 
 
 @pytest.fixture
-def places(shelf: Shelf) -> dict[str, int]:
+def places(shelf: StoredImages) -> dict[str, int]:
     """Boats here and there, by name."""
     day = datetime(2024, 5, 31, 12, tzinfo=UTC)
     return {
@@ -117,7 +117,7 @@ def test_what_leads_on_from_a_picture_keeps_the_filters(client: FlaskClient, pla
 
 def test_filters_that_nothing_meets_say_so(client: FlaskClient, places: dict[str, int]) -> None:
     page = client.get("/?q=a+red+boat&country=Peru").text
-    assert "No picture meets the filters." in page
+    assert "No image meets the filters." in page
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_malformed_filter_is_named(client: FlaskClient, places: dict[str, int]
     assert message in html.unescape(response.text).lower()
 
 
-def test_relevance_is_the_bar_and_what_is_not_there_is_said_to_be(client: FlaskClient, shelf: Shelf) -> None:
+def test_relevance_is_the_bar_and_what_is_not_there_is_said_to_be(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.draw("one.png")
     for number in range(30):
         shelf.add(f"{number} white boats on the sea", image=f"{picture}/{number}")
@@ -152,4 +152,4 @@ def test_relevance_is_the_bar_and_what_is_not_there_is_said_to_be(client: FlaskC
     bars = [int(width) for width in re.findall(r'<rect width="(\d+)"', page)]
     assert bars == sorted(bars, reverse=True)
     assert bars[0] < 50
-    assert "No picture reaches a relevance of 0.99" in client.get("/?q=a+purple+umbrella&min_relevance=0.99").text
+    assert "No image reaches a relevance of 0.99" in client.get("/?q=a+purple+umbrella&min_relevance=0.99").text

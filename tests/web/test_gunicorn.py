@@ -24,7 +24,7 @@ from searchdb.config import Settings
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90
@@ -92,7 +92,7 @@ def serve(settings: Settings) -> Iterator[Serve]:
         server.stop()
 
 
-def test_pictures_arrive_whole_and_searches_find_them(serve: Serve, shelf: Shelf) -> None:
+def test_pictures_arrive_whole_and_searches_find_them(serve: Serve, shelf: StoredImages) -> None:
     image = shelf.folder / "noise.bmp"
     shelf.draw(image.name, size=(400, 300))
     picture = shelf.add("a red boat", image=image)
@@ -107,7 +107,7 @@ def test_pictures_arrive_whole_and_searches_find_them(serve: Serve, shelf: Shelf
     assert f'id="picture-{picture}"' in server.get("/?q=a+red+boat").text
 
 
-def test_several_workers_count_together_and_log_in_json(serve: Serve, shelf: Shelf) -> None:
+def test_several_workers_count_together_and_log_in_json(serve: Serve, shelf: StoredImages) -> None:
     shelf.add("a red boat")
     server = serve(WEB_CONCURRENCY="2", SEARCHDB_LOG_FORMAT="json")
     for _ in range(20):
@@ -121,7 +121,7 @@ def test_several_workers_count_together_and_log_in_json(serve: Serve, shelf: She
     assert any("Booting worker" in line.get("message", "") for line in lines)
 
 
-def test_a_request_that_has_begun_ends_before_the_server_does(serve: Serve, shelf: Shelf) -> None:
+def test_a_request_that_has_begun_ends_before_the_server_does(serve: Serve, shelf: StoredImages) -> None:
     shelf.add("a red boat")
     server = serve()
     texts = [f"picture number {n} of a long album" for n in range(64)]

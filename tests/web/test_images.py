@@ -22,7 +22,7 @@ from web.files.thumbnails import LONGEST_SIDE
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 
 def thumbnail_of(client: FlaskClient, picture: int) -> Image.Image:
@@ -36,7 +36,7 @@ def thumbnail_of(client: FlaskClient, picture: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
-def test_content_and_not_the_name_says_what_a_file_is(client: FlaskClient, shelf: Shelf, kind: str) -> None:
+def test_content_and_not_the_name_says_what_a_file_is(client: FlaskClient, shelf: StoredImages, kind: str) -> None:
     image = shelf.draw(f"{kind}.html", format=kind)
     picture = shelf.add("a boat", image=image)
     with client.get(f"/images/{picture}/file") as response:
@@ -48,7 +48,7 @@ def test_content_and_not_the_name_says_what_a_file_is(client: FlaskClient, shelf
     assert thumbnail_of(client, picture).size == (60, 40)
 
 
-def test_browser_asks_again_and_gets_no_second_copy(client: FlaskClient, shelf: Shelf) -> None:
+def test_browser_asks_again_and_gets_no_second_copy(client: FlaskClient, shelf: StoredImages) -> None:
     image = shelf.draw("boat.png")
     url = f"/images/{shelf.add('a boat', image=image)}/file"
     with client.get(url) as first:
@@ -60,7 +60,7 @@ def test_browser_asks_again_and_gets_no_second_copy(client: FlaskClient, shelf: 
         assert third.status_code == 200
 
 
-def test_parts_of_a_file(client: FlaskClient, shelf: Shelf) -> None:
+def test_parts_of_a_file(client: FlaskClient, shelf: StoredImages) -> None:
     image = shelf.draw("boat.png")
     url = f"/images/{shelf.add('a boat', image=image)}/file"
     with client.get(url, headers={"Range": "bytes=1-3"}) as part:
@@ -80,18 +80,20 @@ def test_parts_of_a_file(client: FlaskClient, shelf: Shelf) -> None:
         b"",
     ],
 )
-def test_file_that_became_something_else_is_not_served(client: FlaskClient, shelf: Shelf, content: bytes) -> None:
+def test_file_that_became_something_else_is_not_served(
+    client: FlaskClient, shelf: StoredImages, content: bytes
+) -> None:
     image = shelf.draw("boat.png")
     picture = shelf.add("a boat", image=image)
     image.write_bytes(content)
     for part in ("file", "thumbnail"):
         response = client.get(f"/images/{picture}/{part}")
         assert response.status_code == 404
-        assert "does not hold a picture any more" in response.text
+        assert "no longer contains an image" in response.text
         assert "private folder" not in response.text
 
 
-def test_only_regular_files_are_opened(client: FlaskClient, shelf: Shelf) -> None:
+def test_only_regular_files_are_opened(client: FlaskClient, shelf: StoredImages) -> None:
     fifo = shelf.folder / "pipe.png"
     os.mkfifo(fifo)
     places = [fifo, shelf.folder, Path("/dev/zero"), shelf.folder / "never was.png", Path("/proc/self/mem")]
@@ -104,7 +106,7 @@ def test_only_regular_files_are_opened(client: FlaskClient, shelf: Shelf) -> Non
 
 
 @pytest.mark.parametrize("reference", ["boat.png", "../boat.png", "file:///etc/passwd", "ftp://example.org/a.png", ""])
-def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, shelf: Shelf, reference: str) -> None:
+def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, shelf: StoredImages, reference: str) -> None:
     picture = shelf.add("a boat", image=reference)
     for part in ("file", "thumbnail"):
         assert client.get(f"/images/{picture}/{part}").status_code == 404
@@ -121,7 +123,7 @@ def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, shelf: Shelf, 
         ("http://joe:secret@example.org:8080/boat.jpg", "http://example.org:8080/boat.jpg"),
     ],
 )
-def test_url_pictures_come_from_their_own_host(client: FlaskClient, shelf: Shelf, url: str, target: str) -> None:
+def test_url_pictures_come_from_their_own_host(client: FlaskClient, shelf: StoredImages, url: str, target: str) -> None:
     picture = shelf.add("a boat", image=url)
     for part in ("file", "thumbnail"):
         response = client.get(f"/images/{picture}/{part}")
@@ -129,7 +131,7 @@ def test_url_pictures_come_from_their_own_host(client: FlaskClient, shelf: Shelf
         assert response.headers["Location"] == target
 
 
-def test_a_url_picture_with_a_rendition_is_shown_by_it_in_small(client: FlaskClient, shelf: Shelf) -> None:
+def test_a_url_picture_with_a_rendition_is_shown_by_it_in_small(client: FlaskClient, shelf: StoredImages) -> None:
     url = "https://example.org/boat.jpg"
     picture = shelf.add("a boat", image=url, rendition=f"{url}?w=640")
     assert client.get(f"/images/{picture}/thumbnail").headers["Location"] == f"{url}?w=640"
@@ -137,7 +139,7 @@ def test_a_url_picture_with_a_rendition_is_shown_by_it_in_small(client: FlaskCli
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "https://", "http://example.org/a\r\nSet-Cookie: x=1", "http://a b/"])
-def test_malformed_url_leads_nowhere(client: FlaskClient, shelf: Shelf, url: str) -> None:
+def test_malformed_url_leads_nowhere(client: FlaskClient, shelf: StoredImages, url: str) -> None:
     picture = shelf.add("a boat", image=url)
     for part in ("file", "thumbnail"):
         assert client.get(f"/images/{picture}/{part}").status_code == 404
@@ -148,7 +150,7 @@ def test_malformed_url_leads_nowhere(client: FlaskClient, shelf: Shelf, url: str
 # --- Thumbnails -----------------------------------------------------------------------------------
 
 
-def test_thumbnail_is_small_upright_and_of_the_same_shape(client: FlaskClient, shelf: Shelf) -> None:
+def test_thumbnail_is_small_upright_and_of_the_same_shape(client: FlaskClient, shelf: StoredImages) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turn by 90 degrees to see it upright
     image = shelf.draw("large.jpg", size=(1500, 1000), exif=exif)
@@ -157,7 +159,7 @@ def test_thumbnail_is_small_upright_and_of_the_same_shape(client: FlaskClient, s
     assert thumbnail.width == pytest.approx(LONGEST_SIDE * 2 / 3, abs=1)
 
 
-def test_thumbnail_is_kept(client: FlaskClient, shelf: Shelf, settings: Settings) -> None:
+def test_thumbnail_is_kept(client: FlaskClient, shelf: StoredImages, settings: Settings) -> None:
     image = shelf.draw("boat.png")
     picture = shelf.add("a boat", image=image)
     first = client.get(f"/images/{picture}/thumbnail")
@@ -169,7 +171,7 @@ def test_thumbnail_is_kept(client: FlaskClient, shelf: Shelf, settings: Settings
     assert client.get(f"/images/{picture}/thumbnail").data == first.data
 
 
-def test_browser_keeps_a_thumbnail_that_it_asked_for_by_content(client: FlaskClient, shelf: Shelf) -> None:
+def test_browser_keeps_a_thumbnail_that_it_asked_for_by_content(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add("a boat")
     [url] = {link for link in client.get("/").text.split('"') if link.startswith(f"/images/{picture}/thumbnail")}
     response = client.get(url)
@@ -179,7 +181,9 @@ def test_browser_keeps_a_thumbnail_that_it_asked_for_by_content(client: FlaskCli
         assert "immutable" not in client.get(other).headers["Cache-Control"]
 
 
-def test_changed_file_is_shown_as_it_is_and_not_kept(client: FlaskClient, shelf: Shelf, settings: Settings) -> None:
+def test_changed_file_is_shown_as_it_is_and_not_kept(
+    client: FlaskClient, shelf: StoredImages, settings: Settings
+) -> None:
     image = shelf.draw("boat.png", colour="blue")
     picture = shelf.add("a boat", image=image)
     [url] = {link for link in client.get("/").text.split('"') if link.startswith(f"/images/{picture}/thumbnail")}
@@ -191,7 +195,9 @@ def test_changed_file_is_shown_as_it_is_and_not_kept(client: FlaskClient, shelf:
     assert not list((settings.home / "thumbnails").glob("*/*"))
 
 
-def test_limits_of_ingest_hold_for_thumbnails_too(shelf: Shelf, settings: Settings, embedder: CLIPEmbedder) -> None:
+def test_limits_of_ingest_hold_for_thumbnails_too(
+    shelf: StoredImages, settings: Settings, embedder: CLIPEmbedder
+) -> None:
     image = shelf.draw("boat.png", size=(300, 300))
     picture = shelf.add("a boat", image=image)
     for limit in ({"max_image_pixels": 1000}, {"max_image_bytes": 10}):
@@ -202,7 +208,7 @@ def test_limits_of_ingest_hold_for_thumbnails_too(shelf: Shelf, settings: Settin
         assert "limit" in response.text
 
 
-def test_damaged_file_has_no_thumbnail(client: FlaskClient, shelf: Shelf) -> None:
+def test_damaged_file_has_no_thumbnail(client: FlaskClient, shelf: StoredImages) -> None:
     image = shelf.draw("boat.jpg", size=(300, 300))
     picture = shelf.add("a boat", image=image)
     image.write_bytes(image.read_bytes()[:400])
@@ -211,7 +217,7 @@ def test_damaged_file_has_no_thumbnail(client: FlaskClient, shelf: Shelf) -> Non
     assert "cannot be shown" in response.text
 
 
-def test_folder_that_cannot_be_written_costs_no_thumbnail(client: FlaskClient, shelf: Shelf, app: Flask) -> None:
+def test_folder_that_cannot_be_written_costs_no_thumbnail(client: FlaskClient, shelf: StoredImages, app: Flask) -> None:
     settings: Settings = app.extensions[EXTENSION].settings
     (settings.home / "thumbnails").write_text("in the way")
     assert thumbnail_of(client, shelf.add("a boat")).size == (60, 40)

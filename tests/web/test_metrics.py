@@ -18,7 +18,7 @@ from web.ops import metrics
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -40,7 +40,7 @@ def value(client: FlaskClient, name: str, **labels: str) -> float | None:
     return numbers(client).get((name, frozenset(labels.items())))
 
 
-def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, shelf: Shelf) -> None:
+def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add("a red boat")
     client.get(f"/images/{picture}")
     client.get("/images/77")
@@ -60,7 +60,7 @@ def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, she
 
 
 def test_the_model_sql_and_caches_are_seen(
-    client: FlaskClient, database: Database, shelf: Shelf, embedder: CLIPEmbedder
+    client: FlaskClient, database: Database, shelf: StoredImages, embedder: CLIPEmbedder
 ) -> None:
     shelf.add("a red boat")
 
@@ -89,7 +89,7 @@ def test_connections_in_use_are_seen(app: Flask) -> None:
     assert value(client, "searchdb_pool_connections_in_use") == 0
 
 
-def test_the_collection_is_counted_at_every_look(client: FlaskClient, database: Database, shelf: Shelf) -> None:
+def test_the_collection_is_counted_at_every_look(client: FlaskClient, database: Database, shelf: StoredImages) -> None:
     assert value(client, "searchdb_pictures") == 0
     shelf.add("a red boat")
     with database.begin() as connection:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 TOKEN = "a token for tests"
 EXAMPLES = 20
@@ -44,7 +44,7 @@ OPERATIONS = {
 
 
 @pytest.fixture
-def served(settings: Settings, embedder: CLIPEmbedder, shelf: Shelf) -> Iterator[str]:
+def served(settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages) -> Iterator[str]:
     """The URL of a server with a token, over a few pictures."""
     for description in ("a boat at sunset", "a dog on a bench", "red flowers"):
         shelf.add(description)

@@ -26,7 +26,7 @@ from web.backend import EXTENSION
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 MakeApp = Callable[..., Flask]
 NOTHING = Settings(database_url="postgresql://nobody@localhost:1/nothing", model="demo")
@@ -217,7 +217,7 @@ def addresses(html: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stripped", [True, False], ids=["stripped", "left on"])
-def test_under_a_path_everything_is_under_it(make_app: MakeApp, shelf: Shelf, stripped: bool) -> None:
+def test_under_a_path_everything_is_under_it(make_app: MakeApp, shelf: StoredImages, stripped: bool) -> None:
     picture = shelf.add("a red boat")
     elsewhere = shelf.add("a photograph", image="https://example.org/photo.jpg")
     client = make_app(url_prefix="/photos").test_client()
@@ -277,7 +277,7 @@ def test_ready_when_empty_whatever_the_model(settings: Settings) -> None:
     app.extensions[EXTENSION].close()
 
 
-def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: CLIPEmbedder, shelf: Shelf) -> None:
+def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages) -> None:
     shelf.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
@@ -297,7 +297,9 @@ def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: CLIPE
     collection.close()
 
 
-def test_a_model_that_cannot_be_loaded_is_tried_again(settings: Settings, embedder: CLIPEmbedder, shelf: Shelf) -> None:
+def test_a_model_that_cannot_be_loaded_is_tried_again(
+    settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages
+) -> None:
     shelf.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
@@ -314,7 +316,9 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(settings: Settings, embedd
     collection.close()
 
 
-def test_not_ready_with_another_model_than_the_pictures(client: FlaskClient, database: Database, shelf: Shelf) -> None:
+def test_not_ready_with_another_model_than_the_pictures(
+    client: FlaskClient, database: Database, shelf: StoredImages
+) -> None:
     shelf.add("a boat")
     with database.begin() as connection:
         connection.execute(sa.update(embedding_models).values(weights_sha256=b"\7" * 32))

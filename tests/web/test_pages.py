@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from web.page.search_request import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 STATIC = Path(__file__).parents[2] / "web" / "static"
 
@@ -50,16 +50,16 @@ def test_empty_collection_says_how_to_fill_it(client: FlaskClient) -> None:
         assert "searchdb ingest files ~/Pictures" in page(client, path)
 
 
-def test_start_page_shows_what_is_there_and_what_to_ask(client: FlaskClient, shelf: Shelf) -> None:
+def test_start_page_shows_what_is_there_and_what_to_ask(client: FlaskClient, shelf: StoredImages) -> None:
     ids = {shelf.add("a red boat"), shelf.add("a green tree")}
     html = page(client, "/")
     assert set(shown(html)) == ids
-    assert "2 pictures" in text(html)
+    assert "2 images" in text(html)
     assert "model demo" in text(html)
     assert "/?q=a+boat+at+sunset" in links(html)
 
 
-def test_start_page_shows_some_of_many(client: FlaskClient, shelf: Shelf) -> None:
+def test_start_page_shows_some_of_many(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.draw("one.png")
     for number in range(30):
         shelf.add(f"boat {number}", image=f"{picture}/{number}")
@@ -70,7 +70,7 @@ def test_start_page_shows_some_of_many(client: FlaskClient, shelf: Shelf) -> Non
 # --- Searching ------------------------------------------------------------------------------------
 
 
-def test_best_first_with_similarity(client: FlaskClient, shelf: Shelf) -> None:
+def test_best_first_with_similarity(client: FlaskClient, shelf: StoredImages) -> None:
     shelf.add("two yellow bananas on the beach")
     boat = shelf.add("a red boat at sunset")
     html = page(client, "/?q=a+red+boat+at+sunset&threshold=-1")
@@ -85,7 +85,7 @@ def test_best_first_with_similarity(client: FlaskClient, shelf: Shelf) -> None:
     assert 'value="a red boat at sunset"' in html
 
 
-def test_more_like_a_picture_and_words_on_top(client: FlaskClient, shelf: Shelf) -> None:
+def test_more_like_a_picture_and_words_on_top(client: FlaskClient, shelf: StoredImages) -> None:
     liked, near = shelf.add("a red boat"), shelf.add("a red boat on the sea")
     shelf.add("a banana")
     html = page(client, f"/?like={liked}&q=sea&threshold=-1")
@@ -94,7 +94,7 @@ def test_more_like_a_picture_and_words_on_top(client: FlaskClient, shelf: Shelf)
     assert f'<input type="hidden" name="like" value="{liked}">' in html
 
 
-def test_without(client: FlaskClient, shelf: Shelf) -> None:
+def test_without(client: FlaskClient, shelf: StoredImages) -> None:
     shelf.add("a red boat")
     shelf.add("a banana")
     html = page(client, "/?q=a+red+boat&not=a+banana&threshold=-1")
@@ -103,16 +103,16 @@ def test_without(client: FlaskClient, shelf: Shelf) -> None:
     assert similarities[-1] < 0
 
 
-def test_nothing_similar_enough_says_what_the_nearest_has(client: FlaskClient, shelf: Shelf) -> None:
+def test_nothing_similar_enough_says_what_the_nearest_has(client: FlaskClient, shelf: StoredImages) -> None:
     shelf.add("a red boat")
     html = page(client, "/?q=a+yellow+banana&threshold=0.999")
-    assert "No picture reaches a similarity of 0.999." in text(html)
+    assert "No image reaches a similarity of 0.999." in text(html)
     assert re.search(r"The nearest one has -?0\.\d{3}", text(html))
     [nearest] = [link for link in links(html) if "threshold=-1" in link]
     assert len(shown(page(client, nearest))) == 1
 
 
-def test_pages_of_results_follow_each_other(client: FlaskClient, shelf: Shelf) -> None:
+def test_pages_of_results_follow_each_other(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.draw("one.png")
     expected = {shelf.add(f"boat {n}", image=f"{picture}/{n}", vector_of="a boat") for n in range(PAGE_SIZE + 5)}
     first = page(client, "/?q=a+boat&threshold=0.1")
@@ -122,12 +122,12 @@ def test_pages_of_results_follow_each_other(client: FlaskClient, shelf: Shelf) -
     assert set(shown(first)) | set(shown(second)) == expected
     assert f"{PAGE_SIZE + 1}– {PAGE_SIZE + 5} , best first" in text(second)
     assert "/?q=a+boat&threshold=0.1" in links(second[: second.index('class="grid"')])
-    assert "Earlier pictures" in text(second)
+    assert "Earlier images" in text(second)
     assert "page=3" not in second
-    assert "There are no more pictures" in text(page(client, "/?q=a+boat&page=3"))
+    assert "There are no more images" in text(page(client, "/?q=a+boat&page=3"))
 
 
-def test_neighbours_lie_across_the_pages(client: FlaskClient, shelf: Shelf) -> None:
+def test_neighbours_lie_across_the_pages(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.draw("one.png")
     for n in range(PAGE_SIZE + 2):
         shelf.add(f"boat {n}", image=f"{picture}/{n}", vector_of="a boat")
@@ -151,9 +151,9 @@ def test_a_line_stands_before_the_weaker_matches(demo_client: FlaskClient) -> No
     assert "Weaker matches" not in page(demo_client, "/?q=a+bicycle&not=snow"), "its order is not that of relevance"
 
 
-def test_last_page_that_may_be_asked_for(client: FlaskClient, shelf: Shelf) -> None:
+def test_last_page_that_may_be_asked_for(client: FlaskClient, shelf: StoredImages) -> None:
     shelf.add("a boat")
-    assert "There are no more pictures" in page(client, "/?q=a+boat&page=25")
+    assert "There are no more images" in page(client, "/?q=a+boat&page=25")
 
 
 @pytest.mark.parametrize("query", ["%00%07", "+", "%E2%80%8B", "😀" * 200, "%ED%A0%80", "%FF%FE", "a" * 2000, "';--"])
@@ -205,7 +205,7 @@ def test_no_address_breaks_the_page(demo_client: FlaskClient, arguments: dict[st
 # --- One picture ----------------------------------------------------------------------------------
 
 
-def test_picture_with_all_that_is_known(client: FlaskClient, shelf: Shelf) -> None:
+def test_picture_with_all_that_is_known(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add(
         "a red boat",
         tags=["boat", "red boat"],
@@ -239,7 +239,7 @@ def test_picture_with_all_that_is_known(client: FlaskClient, shelf: Shelf) -> No
     assert "private folder" not in html
 
 
-def test_unsplash_is_credited_as_it_asks(client: FlaskClient, shelf: Shelf) -> None:
+def test_unsplash_is_credited_as_it_asks(client: FlaskClient, shelf: StoredImages) -> None:
     links_to = {"credit_url": "https://unsplash.com/@ann", "page_url": "https://unsplash.com/photos/x1"}
     url = "https://images.unsplash.com/photo-1"
     html = page(client, f"/images/{shelf.add('a boat', image=url, source='unsplash', credit='Ann Lee', **links_to)}")
@@ -248,7 +248,7 @@ def test_unsplash_is_credited_as_it_asks(client: FlaskClient, shelf: Shelf) -> N
         assert f'<a href="{target}" rel="noopener noreferrer">{name}</a>' in html
 
 
-def test_mean_colour_stands_in_the_place_of_a_picture(client: FlaskClient, shelf: Shelf) -> None:
+def test_mean_colour_stands_in_the_place_of_a_picture(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add("a boat", colour="#8a7f66")
     shelf.add("a tree")
     html = page(client, "/?q=boat&threshold=-1")
@@ -257,7 +257,7 @@ def test_mean_colour_stands_in_the_place_of_a_picture(client: FlaskClient, shelf
     assert 'fill="#8a7f66"' in page(client, f"/images/{picture}")
 
 
-def test_any_picture(client: FlaskClient, shelf: Shelf) -> None:
+def test_any_picture(client: FlaskClient, shelf: StoredImages) -> None:
     assert client.get("/random").headers["Location"] == "/"
     ids = {shelf.add("a boat"), shelf.add("a tree")}
     response = client.get("/random")
@@ -265,14 +265,14 @@ def test_any_picture(client: FlaskClient, shelf: Shelf) -> None:
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_picture_of_which_nothing_is_known(client: FlaskClient, shelf: Shelf) -> None:
+def test_picture_of_which_nothing_is_known(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add(None, image=shelf.draw("boat.png"))
     html = page(client, f"/images/{picture}")
     assert "<h1><bdi>boat.png</bdi></h1>" in html
     assert "None" not in text(html)
 
 
-def test_picture_in_a_search_has_its_similarity_and_neighbours(client: FlaskClient, shelf: Shelf) -> None:
+def test_picture_in_a_search_has_its_similarity_and_neighbours(client: FlaskClient, shelf: StoredImages) -> None:
     for thing in ("boat", "bird", "house"):
         shelf.add(f"a {thing} at sunset")
     results = page(client, "/?q=a+boat+at+sunset&threshold=-1")
@@ -286,27 +286,27 @@ def test_picture_in_a_search_has_its_similarity_and_neighbours(client: FlaskClie
     assert "Similarity" not in text(page(client, f"/images/{second}"))
 
 
-def test_similar_pictures(client: FlaskClient, shelf: Shelf) -> None:
+def test_similar_pictures(client: FlaskClient, shelf: StoredImages) -> None:
     boat, near = shelf.add("a red boat"), shelf.add("a red boat on the sea")
     html = page(client, f"/images/{boat}")
     assert shown(html) == [near]
 
 
-def test_file_that_is_gone_is_said_to_be(client: FlaskClient, shelf: Shelf) -> None:
+def test_file_that_is_gone_is_said_to_be(client: FlaskClient, shelf: StoredImages) -> None:
     image = shelf.draw("gone.png")
     picture = shelf.add("a boat", image=image)
     image.unlink()
     assert "gone" in text(page(client, f"/images/{picture}"))
 
 
-def test_tiff_is_shown_by_its_thumbnail(client: FlaskClient, shelf: Shelf) -> None:
+def test_tiff_is_shown_by_its_thumbnail(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add("a boat", image=shelf.draw("scan.tiff"))
     html = page(client, f"/images/{picture}")
     assert re.search(rf'<img[^>]* src="/images/{picture}/thumbnail\?v=\w{{8}}"', html)
     assert f"/images/{picture}/file" in links(html)
 
 
-def test_url_picture_shows_its_host_and_no_password(client: FlaskClient, shelf: Shelf) -> None:
+def test_url_picture_shows_its_host_and_no_password(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add(None, image="https://joe:secret@example.org/boat.jpg")
     for path in (f"/images/{picture}", "/"):
         html = page(client, path)
@@ -325,7 +325,7 @@ def test_no_such_picture(demo_client: FlaskClient, number: str, part: str) -> No
 # --- What strangers wrote -------------------------------------------------------------------------
 
 
-def test_what_is_stored_is_text_and_never_markup(client: FlaskClient, shelf: Shelf) -> None:
+def test_what_is_stored_is_text_and_never_markup(client: FlaskClient, shelf: StoredImages) -> None:
     nasty = "\"><script>alert('x')</script>\x07{{ 7*7 }}"
     picture = shelf.add(
         nasty,
@@ -346,7 +346,7 @@ def test_what_is_stored_is_text_and_never_markup(client: FlaskClient, shelf: She
         assert not re.search(r'href="(?!/|https?://|#)', html)
 
 
-def test_strict_policy_and_pages_that_keep_to_it(client: FlaskClient, shelf: Shelf) -> None:
+def test_strict_policy_and_pages_that_keep_to_it(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add("a boat")
     for path in ("/", "/?q=boat", f"/images/{picture}?q=boat", "/nowhere"):
         response = client.get(path)
@@ -359,7 +359,7 @@ def test_strict_policy_and_pages_that_keep_to_it(client: FlaskClient, shelf: She
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?! type=\"module\" src=)", response.text)
 
 
-def test_all_that_pages_link_to_is_there(client: FlaskClient, shelf: Shelf) -> None:
+def test_all_that_pages_link_to_is_there(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add("a boat", tags=["sea & sun", "100%"])
     shelf.add("a boat at sunset")
     seen: set[str] = set()
@@ -375,7 +375,7 @@ def test_all_that_pages_link_to_is_there(client: FlaskClient, shelf: Shelf) -> N
     assert any(path.startswith("/static/page.css") for path in seen)
 
 
-def test_works_below_a_prefix(client: FlaskClient, shelf: Shelf) -> None:
+def test_works_below_a_prefix(client: FlaskClient, shelf: StoredImages) -> None:
     picture = shelf.add("a boat")
     for path in ("/", "/?q=boat", f"/images/{picture}?q=boat"):
         html = client.get(path, environ_overrides={"SCRIPT_NAME": "/pictures"}).text

@@ -12,7 +12,7 @@ from searchdb.db.tables import ingest_failures
 from web.page.status import bars
 
 if TYPE_CHECKING:
-    from tests.web.conftest import Shelf
+    from tests.helpers.stored_images import StoredImages
 
 
 def fail(database: Database, image: str, error: str) -> None:
@@ -21,13 +21,15 @@ def fail(database: Database, image: str, error: str) -> None:
         connection.execute(sa.insert(ingest_failures).values(row))
 
 
-def test_tells_pictures_failures_by_cause_and_the_index(client: FlaskClient, shelf: Shelf, database: Database) -> None:
+def test_tells_pictures_failures_by_cause_and_the_index(
+    client: FlaskClient, shelf: StoredImages, database: Database
+) -> None:
     shelf.add("a red boat")
     for n in range(3):
         fail(database, f"/home/anna/secret/{n}.jpg", "NotAnImageError")
     fail(database, "/home/anna/x.jpg", "<script>")
     page = client.get("/status").get_data(as_text=True)
-    assert "<dt>picture</dt><dd>1</dd>" in page
+    assert "<dt>image</dt><dd>1</dd>" in page
     assert "<dt>failed</dt><dd>4</dd>" in page
     assert "<dt>3</dt><dd>NotAnImageError" in page
     assert "The content is in no picture format that searchdb reads" in page
@@ -35,7 +37,7 @@ def test_tells_pictures_failures_by_cause_and_the_index(client: FlaskClient, she
     assert "&lt;script&gt;" in page
 
 
-def test_tells_nothing_of_the_server(client: FlaskClient, shelf: Shelf, database: Database) -> None:
+def test_tells_nothing_of_the_server(client: FlaskClient, shelf: StoredImages, database: Database) -> None:
     shelf.add("a red boat")
     fail(database, "/home/anna/secret/1.jpg", "NotAnImageError")
     page = client.get("/status").get_data(as_text=True)
@@ -45,8 +47,8 @@ def test_tells_nothing_of_the_server(client: FlaskClient, shelf: Shelf, database
 
 def test_an_empty_collection_has_a_status(client: FlaskClient) -> None:
     page = client.get("/status").get_data(as_text=True)
-    assert "<dt>pictures</dt><dd>0</dd>" in page
-    assert "Nobody has searched yet" in page
+    assert "<dt>images</dt><dd>0</dd>" in page
+    assert "There were no searches yet" in page
 
 
 def test_plots_both(demo_client: FlaskClient) -> None:

@@ -51,5 +51,5 @@ def test_anything_else_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["A" * 688, "+" * 688, "=" * 688, "A" * 687, to_text(unit(1), MODEL) + "A"])
 def test_what_nearly_looks_like_one_is_refused(text: str) -> None:
-    with pytest.raises(QueryError, match="search by the picture again"):
+    with pytest.raises(QueryError, match="search by the image again"):
         from_text(text, MODEL)

@@ -69,7 +69,7 @@ def page() -> str:
     """Show the OpenAPI document to people."""
     document = _document()
     operations = list(_operations(document))
-    hit = _fields(document["components"]["schemas"]["FoundPicture"])
+    hit = _fields(document["components"]["schemas"]["FoundImage"])
     version = document["info"]["version"]
     return render_template("api.html", operations=operations, hit_fields=hit, problem=_PROBLEM, version=version)
 

@@ -1,4 +1,4 @@
-"""Embeddings for other programs: texts or pictures to the unit vectors that the collection's own come from."""
+"""Embeddings for other programs: texts or images to the unit vectors that the collection's own come from."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from flask_openapi3.models.tag import Tag
 
 from ..backend import backend
 from ..errors import model_label
-from ..files.uploads import picture_in
-from ..problems import about
+from ..files.uploads import decode_query_image
+from ..problems import image_field
 from .openapi import example, operation_id, request_body, responses
 from .parsing import JSON, body_type, checked, invalid, read_form, read_json
 from .requests import MAX_PICTURES, EmbeddingsBody, Nothing
-from .responses import EmbeddingsAnswer, answer
+from .responses import EmbeddingsAnswer, json_response
 
 blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")], operation_id_callback=operation_id)
 
@@ -35,7 +35,7 @@ blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")
 )
 @checked
 def embed() -> Response:
-    """Turn texts or pictures into vectors.
+    """Turn texts or images into vectors.
 
     Either `texts` or `images` is given. Nothing of it is kept.
     """
@@ -56,12 +56,12 @@ def embed() -> Response:
     else:
         vectors = []
         for number, data in enumerate(files):
-            with about(f"images.{number}"):
-                picture = picture_in(data)
-            vectors += model.embedder.embed_images([picture]).tolist()
+            with image_field(f"images.{number}"):
+                query_image = decode_query_image(data)
+            vectors += model.embedder.embed_images([query_image]).tolist()
     # Not checked number by number: they come from the model.
     said = EmbeddingsAnswer.model_construct(model=model_label(model.embedder.identity.name), embeddings=vectors)
-    return answer(said)
+    return json_response(said)
 
 
 def _decoded(texts: Iterable[str]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Single pictures: looked up, added, removed, and some by chance."""
+"""Endpoints for single images: look up, add, remove, and random images."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from searchdb.records import SourceItem
 
 from ..backend import backend
 from ..files.uploads import decoding
-from ..problems import about
+from ..problems import image_field
 from .openapi import TOKEN, example, operation_id, request_body, responses
 from .parsing import JSON, authorised, body_type, checked, read_form, read_json
 from .requests import AddBody, ImagePath, Metadata, RandomParameters
-from .responses import Picture, RandomAnswer, answer, picture_of
+from .responses import Image, RandomAnswer, image_response, json_response
 
 blueprint = APIBlueprint("images", __name__, abp_tags=[Tag(name="Pictures")], operation_id_callback=operation_id)
 
 REBUILDER = "searchdb.rebuilder"
 """Key of the BackgroundRebuilder in `app.extensions`."""
 UPLOADS = "uploads"
-"""Name of the folder in SEARCHDB_HOME for pictures that are uploaded."""
+"""Name of the folder in SEARCHDB_HOME for uploaded images."""
 MAX_FILE_NAME_CHARACTERS = 200
 """Of a client's own file name, which is kept to show it."""
 
 
 @blueprint.get(
     "/images/<image_id>",
-    responses=responses(404, ok=Picture),
+    responses=responses(404, ok=Image),
     openapi_extensions=example("curl '{server}/api/images/1'"),
 )
 @checked
 def get_image(path: ImagePath) -> Response:
-    """Look up a stored picture."""
-    return answer(picture_of(backend().get(path.image_id)))
+    """Look up a stored image."""
+    return json_response(image_response(backend().get(path.image_id)))
 
 
 @blueprint.post(
     "/images",
     security=TOKEN,
-    responses=responses(401, 403, body=True, ok=Picture, created=Picture),
+    responses=responses(401, 403, body=True, ok=Image, created=Image),
     openapi_extensions={
         **request_body(AddBody, Metadata, "image"),
         **example(
@@ -57,22 +57,22 @@ def get_image(path: ImagePath) -> Response:
 @authorised
 @checked
 def add_image() -> Response:
-    """Add a picture.
+    """Add an image.
 
-    It is found by searches as soon as the answer is there: 201 with its row. A picture whose bytes, or whose URL, are
-    stored already is not stored again: 200 with the row that is there, as it is. Uploaded files are kept here; pictures
+    It is found by searches as soon as the answer is there: 201 with its row. An image whose bytes, or whose URL, are
+    stored already is not stored again: 200 with the row that is there, as it is. Uploaded files are kept here; images
     at URLs stay where they are.
     """
     adder = _adder()
     if body_type() == JSON:
         body = read_json(AddBody)
-        with about("url"):
+        with image_field("url"):
             added = adder.add_url(_item(body, image=body.url, metadata=body.metadata))
     else:
         body, (upload,) = read_form(Metadata, "image")
         metadata = {**_own_name(upload), **body.metadata}
         data = upload.stream.read(backend().settings.max_image_bytes + 1)
-        with about("image"):
+        with image_field("image"):
             added = adder.add(data, _item(body, image="", metadata=metadata))
     return _answer(added)
 
@@ -88,7 +88,7 @@ def add_image() -> Response:
 @authorised
 @checked
 def remove_image(path: ImagePath) -> Response:
-    """Remove a picture from the collection.
+    """Remove an image from the collection.
 
     An uploaded file is deleted with it. A file that was ingested from a folder stays where it is, and the next ingest
     of that folder adds it again.
@@ -107,9 +107,9 @@ def remove_image(path: ImagePath) -> Response:
 )
 @checked
 def random_images(query: RandomParameters) -> Response:
-    """Return some pictures by chance."""
+    """Return random images."""
     images = backend().searcher.sample(query.count)
-    return answer(RandomAnswer(images=[picture_of(each) for each in images]))
+    return json_response(RandomAnswer(images=[image_response(each) for each in images]))
 
 
 def _adder() -> Adder:
@@ -140,7 +140,7 @@ def _own_name(upload: FileStorage) -> dict[str, str]:
 
 
 def _answer(added: Addition) -> Response:
-    response = answer(picture_of(added.image), 201 if added.created else 200)
+    response = json_response(image_response(added.image), 201 if added.created else 200)
     response.headers["Location"] = url_for(".get_image", image_id=added.image.id)
     if added.created:
         cast(BackgroundRebuilder, current_app.extensions[REBUILDER]).request(backend().database().engine)

@@ -23,10 +23,10 @@ _REASONS = {
     400: "The body is not JSON.",
     401: "The token is missing or wrong.",
     403: "Writing is off: the server has no SEARCHDB_API_TOKEN, or may only read its database.",
-    404: "There is no picture with this id.",
-    413: "The request, or a picture, has more bytes or pixels than the server accepts.",
-    415: "The content is no picture of a format that is read, or the request is neither JSON nor a form.",
-    422: "A value is wrong; or a picture is damaged, or cannot be fetched.",
+    404: "There is no image with this id.",
+    413: "The request, or an image, has more bytes or pixels than the server accepts.",
+    415: "The content is not an image in a supported format, or the request is neither JSON nor a form.",
+    422: "A value is wrong; or an image is damaged, or cannot be fetched.",
     429: "There were too many requests; `Retry-After` says when to come again.",
     503: "Database or model are away, or still loading; `Retry-After` says when to come again.",
 }
@@ -51,10 +51,10 @@ def responses(*reasons: int, body: bool = False, **good: type[BaseModel] | None)
 
 
 def request_body(json: type[Request], form: type[Request], files: str, *, most: int = 1) -> dict[str, Any]:
-    """Return the description of a body that is JSON, or a form with picture files in the field `files`."""
+    """Return the description of a body that is JSON, or a form with image files in the field `files`."""
     schema = without_null(get_model_schema(form))
-    file = {"type": "string", "format": "binary", "description": "A picture file."}
-    several = {"type": "array", "items": file, "minItems": 1, "maxItems": most, "description": "Picture files."}
+    file = {"type": "string", "format": "binary", "description": "An image file."}
+    several = {"type": "array", "items": file, "minItems": 1, "maxItems": most, "description": "Image files."}
     schema["properties"] = {files: file if most == 1 else several} | schema.get("properties", {})
     schema["required"] = [files]
     content = {JSON: {"schema": get_model_schema(json)}, FORM: {"schema": schema}}

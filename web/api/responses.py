@@ -1,4 +1,4 @@
-"""What the API answers: stored pictures and hits as JSON, without a word of where on this server they are."""
+"""Response models of the API: stored images and hits as JSON, without paths on this server."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import PurePath
 from typing import Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from flask import Response, url_for
+from flask import Response
 from pydantic import BaseModel, Field
 
 from searchdb.ingest.adder import SOURCE as ADDED
-from searchdb.records import EMBEDDING_DIMENSION, LARGEST_ID, Hit, StoredImage
+from searchdb.records import EMBEDDING_DIMENSION, Hit, StoredImage
 
 from ..errors import without_paths
-from ..files.images import is_url
-from ..page.tiles import name_of, thumbnail_version
+from ..files.links import Links, is_url, name_of
 
 
-class Picture(BaseModel):
-    """One stored picture with what is known of it."""
+class Image(BaseModel):
+    """A stored image and its metadata."""
 
     id: int = Field(description="Its id.")
     name: str = Field(description="What it is called: its file's own name, or its URL.")
-    url: str = Field(description="Where the picture itself is: at its own URL, or below this server.")
-    thumbnail_url: str = Field(description="Where a small version of it is.")
+    url: str = Field(description="URL of the image itself: its own, or one of this server.")
+    thumbnail_url: str = Field(description="URL of the thumbnail.")
     page: str = Field(description="Its page for people.")
     source: str = Field(description="Where it was ingested from.")
     source_id: str | None = Field(description="Its id there.")
@@ -34,7 +32,7 @@ class Picture(BaseModel):
     tags: list[str]
     width: int = Field(description="Pixels, upright.")
     height: int = Field(description="Pixels, upright.")
-    credit: str | None = Field(description="Whose picture it is.")
+    credit: str | None = Field(description="Author or rights holder.")
     credit_url: str | None
     page_url: str | None = Field(description="The page that it is from.")
     taken_at: datetime | None
@@ -49,8 +47,8 @@ class Picture(BaseModel):
     ingested_at: datetime
 
 
-class FoundPicture(Picture):
-    """A stored picture that a search found."""
+class FoundImage(Image):
+    """A stored image that a search found."""
 
     similarity: float = Field(description="Cosine similarity to the query, -1 to 1.")
     relevance: float | None = Field(
@@ -64,17 +62,17 @@ class FoundPicture(Picture):
 class SearchAnswer(BaseModel):
     """One page of hits, best first."""
 
-    hits: list[FoundPicture]
+    hits: list[FoundImage]
     count: int = Field(description="Hits in this answer.")
     offset: int = Field(description="Hits before them.")
     next: str | None = Field(description="Where the next hits are; null after the last.")
-    vector: str | None = Field(description="The picture that was searched by, for `GET /api/search`; else null.")
+    vector: str | None = Field(description="The image that was searched by, for `GET /api/search`; else null.")
 
 
 class RandomAnswer(BaseModel):
-    """Some pictures, in no order."""
+    """Random images."""
 
-    images: list[Picture]
+    images: list[Image]
 
 
 class EmbeddingsAnswer(BaseModel):
@@ -85,42 +83,18 @@ class EmbeddingsAnswer(BaseModel):
 
 
 _AS_THEY_ARE = tuple(
-    {f.name for f in fields(StoredImage)} & Picture.model_fields.keys() - {"source_id", "tags", "metadata", "sha256"}
+    {f.name for f in fields(StoredImage)} & Image.model_fields.keys() - {"source_id", "tags", "metadata", "sha256"}
 )
 
 
-class Links:
-    """Where pictures, their thumbnails and their pages are below this server, for one request.
-
-    Flask makes one address of each kind, and the others are like it: for a page of hits, making them all would take
-    longer than whatever else is said of the hits.
-    """
-
-    def __init__(self) -> None:
-        self._page, self._file, self._thumbnail = map(_pattern, ("pages.picture", "images.file", "images.thumbnail"))
-
-    def page(self, image: StoredImage) -> str:
-        """Return the address of its page for people."""
-        return str(image.id).join(self._page)
-
-    def file(self, image: StoredImage) -> str:
-        """Return the address of the picture itself, which is its own where it is one."""
-        return _without_password(image.image) if is_url(image) else str(image.id).join(self._file)
-
-    def thumbnail(self, image: StoredImage) -> str:
-        """Return the address of its thumbnail."""
-        version = thumbnail_version(image)
-        return str(image.id).join(self._thumbnail) + (f"?v={version}" if version else "")
+def image_response(image: StoredImage) -> Image:
+    """Return a stored image as the API shows it."""
+    return Image(**_public(image, Links()))
 
 
-def picture_of(image: StoredImage) -> Picture:
-    """Return a stored picture as the API shows it."""
-    return Picture(**_public(image, Links()))
-
-
-def found(hit: Hit, links: Links) -> FoundPicture:
+def hit_response(hit: Hit, links: Links) -> FoundImage:
     """Return a hit as the API shows it."""
-    return FoundPicture(
+    return FoundImage(
         **_public(hit, links),
         similarity=hit.similarity,
         relevance=hit.relevance,
@@ -128,19 +102,13 @@ def found(hit: Hit, links: Links) -> FoundPicture:
     )
 
 
-def answer(model: BaseModel, status: int = 200) -> Response:
+def json_response(model: BaseModel, status: int = 200) -> Response:
     """Return the response that holds a model's JSON."""
     return Response(model.model_dump_json(exclude_none=False), status, mimetype="application/json")
 
 
-def _pattern(endpoint: str) -> tuple[str, str]:
-    """Return what comes before and after the id in an endpoint's addresses."""
-    before, _, after = url_for(endpoint, image_id=LARGEST_ID).rpartition(str(LARGEST_ID))
-    return before, after
-
-
 def _public(image: StoredImage, links: Links) -> dict[str, Any]:
-    """Return what `Picture` shows; files' own paths, and what was noted of them, lose the names of folders."""
+    """Return what `Image` shows; files' own paths, and what was noted of them, lose the names of folders."""
     name, source_id, metadata = name_of(image), image.source_id, image.metadata
     if image.source == ADDED:
         name = str(metadata.get("name") or name)
@@ -167,11 +135,3 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_paths(part) for part in value]
     return value
-
-
-def _without_password(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # not from ingest, which keeps no malformed URL, but anybody with SQL may write one
-        return ""
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,4 +1,4 @@
-"""Searching: by words, by a stored picture, by a picture that the request brings, or by all of them."""
+"""Search endpoints: by text, by a stored image, by an image in the request, or by a combination."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from searchdb.search.searcher import MAX_HITS, Query
 
 from ..backend import backend
 from ..background_model import BackgroundModel
-from ..files.uploads import picture_at, picture_of_upload, vector_of
-from ..problems import about
+from ..files.uploads import embed_query_image, fetch_query_image, read_upload
+from ..problems import image_field
 from ..vector_param import from_text, to_text
 from .openapi import example, operation_id, request_body, responses
 from .parsing import JSON, body_type, checked, read_form, read_json
 from .requests import Narrowing, SearchBody, SearchParameters
-from .responses import Links, SearchAnswer, answer, found
+from .responses import Links, SearchAnswer, hit_response, json_response
 
 blueprint = APIBlueprint("searching", __name__, abp_tags=[Tag(name="Searching")], operation_id_callback=operation_id)
 
@@ -36,7 +36,7 @@ FILTERS = tuple(f.name for f in fields(Filters) if f.name != "where")
 )
 @checked
 def search(query: SearchParameters) -> Response:
-    """Search by words, by a stored picture, or by both.
+    """Search by words, by a stored image, or by both.
 
     Give at least one of `q`, `like` and `vector`; several are combined. Filters that may have several values are
     repeated: `tag=sea&tag=night`.
@@ -55,22 +55,22 @@ def search(query: SearchParameters) -> Response:
 )
 @checked
 def search_by_picture() -> Response:
-    """Search by a picture, and words if you like.
+    """Search by an image, optionally combined with text.
 
-    The picture is looked at and not kept. `vector` in the answer stands for it, so that further pages, and further
+    The image is not stored. `vector` in the answer stands for it, so that further pages, and further
     searches, need it no more: `next` leads to `GET /api/search` with it.
     """
     if body_type() == JSON:
         body = read_json(SearchBody)
-        with about("url"):
-            picture = picture_at(body.url)
+        with image_field("url"):
+            query_image = fetch_query_image(body.url)
     else:
         body, (upload,) = read_form(Narrowing, "image")
-        with about("image"):
-            picture = picture_of_upload(upload)
+        with image_field("image"):
+            query_image = read_upload(upload)
     model = _ready().embedder.identity
-    text = to_text(vector_of(picture), model)
-    # By what the text says, and not by the picture itself, so that the next page continues this one.
+    text = to_text(embed_query_image(query_image), model)
+    # By what the text says, and not by the image itself, so that the next page continues this one.
     return _page(body, from_text(text, model), text)
 
 
@@ -89,13 +89,13 @@ def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Resp
     shown, links = hits[: query.count], Links()
     more = len(hits) > query.count
     said = SearchAnswer(
-        hits=[found(hit, links) for hit in shown],
+        hits=[hit_response(hit, links) for hit in shown],
         count=len(shown),
         offset=query.offset,
         next=_url(query, text, end) if more else None,
         vector=text,
     )
-    return answer(said)
+    return json_response(said)
 
 
 def _url(query: Narrowing, vector: str | None, offset: int) -> str:

@@ -1,4 +1,4 @@
-"""Serves the pictures themselves, by id: files from where their row says they are, URLs by a redirect to their host."""
+"""Serves images and thumbnails by id: files from disk, URL images by a redirect to their host."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from searchdb.media.decode import SNIFFED_BYTES, decode, format_of
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 
 from ..backend import backend
+from .links import is_url, thumbnail_version
 from .thumbnails import LONGEST_SIDE, make_thumbnail
 from .uploads import decoding
 
 blueprint = Blueprint("images", __name__)
 
 NOT_SHOWN_BY_BROWSERS = frozenset({"image/tiff"})
-"""What we serve but most browsers cannot show: pages show its thumbnail instead."""
+"""Served, but not shown by most browsers: pages show the thumbnail instead."""
 
 MIMETYPES = {
     "JPEG": "image/jpeg",
@@ -38,106 +39,101 @@ MIMETYPES = {
     "TIFF": "image/tiff",
     "AVIF": "image/avif",
 }
-"""Of raster formats only: an SVG or HTML file would be a page of ours, with all that a page may do."""
+"""Raster formats only: an SVG or HTML file would run as a page of this site, with its permissions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureFile:
-    """A picture's file, open at its first byte, with the type that its content has."""
+class ImageFile:
+    """An open image file at position 0, with the media type of its content."""
 
     file: BinaryIO
     mimetype: str
     status: os.stat_result
 
 
-def is_url(image: StoredImage) -> bool:
-    """Whether a stored picture is at a URL rather than in a file."""
-    return image.image.startswith(("http://", "https://"))
-
-
-def open_picture(image: StoredImage) -> PictureFile:
-    """Open the file of a stored picture, which may have changed in every way since it was stored.
+def open_image_file(image: StoredImage) -> ImageFile:
+    """Open the file of a stored image, which may have changed since it was stored.
 
     Raises:
-        FileUnreadableError: it is gone, may not be read, or is no longer a regular file.
-        NotAnImageError: its content is in none of the formats that are served.
+        FileUnreadableError: the file is missing or unreadable, or is no longer a regular file.
+        NotAnImageError: the content is in none of the served formats.
     """
     if not Path(image.image).is_absolute():
-        raise FileUnreadableError("This picture was not stored as a file.")
+        raise FileUnreadableError("This image was not stored as a file.")
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open(image.image, "rb", opener=_opener))
             status = os.fstat(file.fileno())
-            # Not by file.read: servers that send by descriptor would begin after what it has buffered.
+            # Not file.read: servers that send by descriptor would start after the buffered bytes.
             head = os.pread(file.fileno(), SNIFFED_BYTES, 0) if stat.S_ISREG(status.st_mode) else None
         except OSError as exc:
-            raise FileUnreadableError("The file of this picture is gone, or may no longer be read.") from exc
+            raise FileUnreadableError("The file of this image is gone or can no longer be read.") from exc
         if head is None:
-            raise FileUnreadableError("What is in the place of this picture's file is not a file any more.")
+            raise FileUnreadableError("The path of this image no longer leads to a regular file.")
         try:
             mimetype = MIMETYPES[format_of(head)]
         except NotAnImageError as exc:
-            raise NotAnImageError("The file of this picture does not hold a picture any more.") from exc
+            raise NotAnImageError("The file of this image no longer contains an image.") from exc
         stack.pop_all()
-        return PictureFile(file=file, mimetype=mimetype, status=status)
+        return ImageFile(file=file, mimetype=mimetype, status=status)
 
 
 def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe must not wait for somebody to write into it
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
 
 
 @blueprint.get("/images/<id:image_id>/file")
 def file(image_id: int) -> ResponseReturnValue:
-    """Serve the picture as it is."""
+    """Serve the original image."""
     image = backend().get(image_id)
     if is_url(image):
-        return _to_its_host(image.image)
-    picture = open_picture(image)
-    response = Response(wrap_file(request.environ, picture.file), mimetype=picture.mimetype, direct_passthrough=True)
-    response.call_on_close(picture.file.close)
-    response.content_length = picture.status.st_size
-    response.last_modified = datetime.fromtimestamp(picture.status.st_mtime, UTC)
-    response.set_etag(f"{picture.status.st_mtime_ns:x}-{picture.status.st_size:x}-{picture.status.st_ino:x}")
+        return _redirect_to_host(image.image)
+    image_file = open_image_file(image)
+    response = Response(
+        wrap_file(request.environ, image_file.file), mimetype=image_file.mimetype, direct_passthrough=True
+    )
+    response.call_on_close(image_file.file.close)
+    response.content_length = image_file.status.st_size
+    response.last_modified = datetime.fromtimestamp(image_file.status.st_mtime, UTC)
+    response.set_etag(f"{image_file.status.st_mtime_ns:x}-{image_file.status.st_size:x}-{image_file.status.st_ino:x}")
     response.headers["Cache-Control"] = "private, no-cache"
     try:
-        return response.make_conditional(request.environ, accept_ranges=True, complete_length=picture.status.st_size)
+        return response.make_conditional(request.environ, accept_ranges=True, complete_length=image_file.status.st_size)
     except RequestedRangeNotSatisfiable:
-        picture.file.close()
+        image_file.file.close()
         raise
 
 
 @blueprint.get("/images/<id:image_id>/thumbnail")
 def thumbnail(image_id: int) -> ResponseReturnValue:
-    """Serve the picture in small, as WebP; with `?v=` and its checksum's first 8 digits it may be kept for ever."""
+    """Serve the thumbnail as WebP; `?v=` with the checksum's first 8 digits makes it cacheable forever."""
     image = backend().get(image_id)
     if is_url(image):
-        return _to_its_host(image.rendition or image.image)
+        return _redirect_to_host(image.rendition or image.image)
     sha256, data = _thumbnail_of(image)
     response = Response(data, mimetype="image/webp")
     response.set_etag(sha256.hex())
-    asked_by_content = request.args.get("v") == sha256.hex()[:8]
-    response.headers["Cache-Control"] = (
-        "private, max-age=31536000, immutable" if asked_by_content else "private, no-cache"
-    )
+    is_versioned = request.args.get("v") == thumbnail_version(sha256)
+    response.headers["Cache-Control"] = "private, max-age=31536000, immutable" if is_versioned else "private, no-cache"
     return response.make_conditional(request.environ)
 
 
 def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
-    """Return checksum and thumbnail of what was stored; of what its file holds now if it has changed since."""
+    """Return checksum and thumbnail of the stored image, or of the file's current content if it has changed."""
     cache = backend().thumbnails
     data = cache.get(image.sha256)
     if data is not None:
         return image.sha256, data
     settings = backend().settings
     with decoding:
-        picture = open_picture(image)
-        with picture.file:
-            if picture.status.st_size > settings.max_image_bytes:
-                raise TooManyBytesError(settings.max_image_bytes, picture.status.st_size)
+        image_file = open_image_file(image)
+        with image_file.file:
+            if image_file.status.st_size > settings.max_image_bytes:
+                raise TooManyBytesError(settings.max_image_bytes, image_file.status.st_size)
             try:
-                content = picture.file.read(settings.max_image_bytes)
+                content = image_file.file.read(settings.max_image_bytes)
             except OSError as exc:
-                raise FileUnreadableError("The file of this picture can no longer be read.") from exc
+                raise FileUnreadableError("The file of this image can no longer be read.") from exc
         item = SourceItem(image=image.image, source=image.source)
         fetched = FetchedImage(item=item, data=content)
         decoded = decode(fetched, max_pixels=settings.max_image_pixels, needed=LONGEST_SIDE)
@@ -147,12 +143,12 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
     return decoded.sha256, data
 
 
-def _to_its_host(url: str) -> ResponseReturnValue:
+def _redirect_to_host(url: str) -> ResponseReturnValue:
     try:
         parts = urlsplit(clean_url(url))
     except ValueError as exc:
-        raise InvalidReferenceError(f"The URL of this picture {exc}.") from exc
-    # Browsers load no picture from a URL with a password in it, and nobody else should learn it.
+        raise InvalidReferenceError(f"The URL of this image {exc}.") from exc
+    # Browsers load no image from a URL with a password in it, and visitors must not learn it.
     response = redirect(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
     response.headers["Cache-Control"] = "private, max-age=3600"
     return response

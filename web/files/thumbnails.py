@@ -1,4 +1,4 @@
-"""Thumbnails: made by Pillow as WebP, and kept on disk by the SHA-256 of the picture they show."""
+"""Makes thumbnails as WebP and caches them on disk by the SHA-256 of the image."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from PIL import Image
 from searchdb.media.write import write_atomically
 
 LONGEST_SIDE = 512
-"""Pixels; the grid shows cells of about half that height, and screens with twice the pixels are common."""
+"""Pixels: the grid's cells are about half as high, and screens with doubled pixels are common."""
 QUALITY = 80
 MAX_CACHE_BYTES = 2 * 1024**3
-"""About 80,000 thumbnails; beyond it the oldest go, and are made again when asked for."""
+"""About 80,000 thumbnails; above the limit the oldest are deleted, and made again on request."""
 PRUNE_EVERY = 500
-"""Thumbnails written between two looks at the whole cache: a look takes tenths of a second."""
+"""Thumbnails written between two scans of the cache: a scan takes tenths of a second."""
 PRUNE_TO = 0.9
-"""Part of the limit that pruning leaves, so that it does not start over at once."""
+"""Fraction of the limit that pruning leaves, so that the next write does not prune again."""
 
 log = logging.getLogger(__name__)
 
 
 def make_thumbnail(pixels: Image.Image) -> bytes:
-    """Return an RGB picture as a WebP file whose longer side is at most LONGEST_SIDE. `pixels` is shrunk in place."""
+    """Return an RGB image as a WebP file whose longer side is at most LONGEST_SIDE; `pixels` is resized in place."""
     pixels.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     encoded = BytesIO()
     pixels.save(encoded, "WEBP", quality=QUALITY)
@@ -36,7 +36,7 @@ def make_thumbnail(pixels: Image.Image) -> bytes:
 class ThumbnailCache:
     """A folder of thumbnails, `<ab>/<sha256>.webp`, of at most `max_bytes`.
 
-    A folder that cannot be written costs time, never a thumbnail: each is then made anew.
+    If the folder cannot be written, thumbnails are made on every request.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int = MAX_CACHE_BYTES, prune_every: int = PRUNE_EVERY) -> None:
@@ -47,19 +47,19 @@ class ThumbnailCache:
         self._lock = threading.Lock()
 
     def get(self, sha256: bytes) -> bytes | None:
-        """Return the thumbnail of the picture with this checksum, None when it is not here."""
+        """Return the thumbnail of the image with this checksum, None if it is not cached."""
         try:
             return self._path(sha256).read_bytes()
         except OSError:
             return None
 
     def put(self, sha256: bytes, data: bytes) -> None:
-        """Keep a thumbnail; one that is written halfway is never seen."""
+        """Store a thumbnail atomically."""
         path = self._path(sha256)
         try:
             write_atomically(path, data)
         except OSError as exc:
-            log.warning("cannot keep a thumbnail: %s", exc)
+            log.warning("cannot cache a thumbnail: %s", exc)
             return
         with self._lock:
             self._written += 1
@@ -68,12 +68,12 @@ class ThumbnailCache:
             self.prune()
 
     def forget(self, sha256: bytes) -> None:
-        """Delete the thumbnail of the picture with this checksum."""
+        """Delete the thumbnail of the image with this checksum."""
         with suppress(OSError):
             self._path(sha256).unlink()
 
     def prune(self) -> None:
-        """Delete the oldest thumbnails if all together are larger than allowed."""
+        """Delete the oldest thumbnails if the cache is larger than its limit."""
         found: list[tuple[float, int, Path]] = []
         for path in self._folder.glob("*/*"):
             with suppress(FileNotFoundError):  # another process prunes too

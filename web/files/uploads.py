@@ -1,4 +1,4 @@
-"""Pictures that visitors bring, to search by or to embed: read within limits, and kept nowhere."""
+"""Decodes and embeds the images that visitors upload or name by URL, within limits; none is stored."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from searchdb.records import FetchedImage, SourceItem, clean_url
 from ..backend import backend
 
 DECODED_AT_ONCE = 3
-"""Pictures decoded at the same time: a large one takes hundreds of MB meanwhile."""
+"""Images decoded at the same time: a large one takes hundreds of MB."""
 
 decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
-"""Held by whatever decodes a picture for a visitor."""
+"""Limits the images that are decoded for visitors at the same time."""
 
 
-def picture_in(data: bytes) -> Image.Image:
-    """Return the RGB picture that encoded bytes hold, as large as the model needs it; waits for that to be loaded.
+def decode_query_image(data: bytes) -> Image.Image:
+    """Return the encoded image as RGB, as large as the model needs it; waits until the model is loaded.
 
     Raises:
-        ImageError: they hold none, or it is too large.
+        ImageError: the bytes are no image, or it is too large.
         ModelError: the model cannot be loaded.
     """
     settings = backend().settings
@@ -39,32 +39,32 @@ def picture_in(data: bytes) -> Image.Image:
         return decode(fetched, max_pixels=settings.max_image_pixels, needed=needed).pixels
 
 
-def picture_of_upload(upload: FileStorage) -> Image.Image:
-    """Return the RGB picture of an uploaded file.
+def read_upload(upload: FileStorage) -> Image.Image:
+    """Return the image of an uploaded file as RGB.
 
     Raises:
-        ImageError: it holds none, or it is too large.
+        ImageError: the file is no image, or it is too large.
     """
-    return picture_in(upload.stream.read(backend().settings.max_image_bytes + 1))
+    return decode_query_image(upload.stream.read(backend().settings.max_image_bytes + 1))
 
 
-def picture_at(url: str) -> Image.Image:
-    """Return the RGB picture at a URL; private addresses are refused unless the settings allow them.
+def fetch_query_image(url: str) -> Image.Image:
+    """Return the image at a URL as RGB; private addresses are refused unless the settings allow them.
 
     Raises:
-        ImageError: there is no such URL, or it cannot be fetched, or holds no picture.
+        ImageError: the URL is malformed, cannot be fetched, or leads to no image.
     """
     try:
         item = SourceItem(image=clean_url(url), source="query")
     except ValueError as exc:
-        raise InvalidReferenceError(f"the URL of the picture {exc}") from exc
-    return picture_in(backend().fetcher.fetch(item).data)
+        raise InvalidReferenceError(f"the URL of the image {exc}") from exc
+    return decode_query_image(backend().fetcher.fetch(item).data)
 
 
-def vector_of(picture: Image.Image) -> np.ndarray:
-    """Return the unit vector of an RGB picture, float32 of shape (512,).
+def embed_query_image(query_image: Image.Image) -> np.ndarray:
+    """Return the unit vector of an RGB image, float32 of shape (512,).
 
     Raises:
         ModelError: the model cannot be loaded.
     """
-    return backend().model().embedder.embed_images([picture])[0]
+    return backend().model().embedder.embed_images([query_image])[0]

@@ -1,4 +1,4 @@
-"""What a load balancer or an orchestrator asks: is the process alive, and can it serve?"""
+"""Health checks for load balancers and orchestrators: is the process alive, and can it serve searches?"""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ blueprint = Blueprint("health", __name__)
 log = logging.getLogger(__name__)
 
 NOT_READY_RETRY_AFTER_S = 5
-"""Seconds after which it is worth while to ask again: a model loads in that time, a database starts."""
+"""Seconds until the next check is useful: a model loads, or a database starts, in about that time."""
 _UNCACHED = {"Cache-Control": "no-store"}
 
 
 @blueprint.get("/healthz")
 def alive() -> ResponseReturnValue:
-    """Answer that the process is alive, whatever the database does."""
+    """Report that the process is alive, independent of the database."""
     return {"status": "ok"}, _UNCACHED
 
 
 @blueprint.get("/readyz")
 def ready() -> ResponseReturnValue:
-    """Answer whether searches can be served: by a database with our schema, and, if it has pictures, by their model."""
+    """Report whether searches can be served: the database has our schema and, if it has images, the model is loaded."""
     missing = _missing()
     if missing is None:
         return {"status": "ready"}, _UNCACHED
@@ -36,7 +36,7 @@ def ready() -> ResponseReturnValue:
 
 
 def _missing() -> str | None:
-    """Return what is missing; whatever can be done about it in the background has begun then."""
+    """Return what is missing, None if nothing is; starts to fix it in the background where possible."""
     try:
         backend().check()
         if backend().empty:

@@ -1,4 +1,4 @@
-"""How many requests one client may make: all of them together, and those that give the model work."""
+"""Rate limits per client: for all requests, and for those that run the model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flask_limiter import ApplicationLimit, Limiter
 from searchdb.config import Settings
 
 EXEMPT = frozenset({"/healthz", "/readyz", "/metrics", "/static/<path:filename>"})
-"""Routes that are never counted: those who watch the service must be answered, and static files cost nothing."""
+"""Routes without a limit: monitoring must always be answered, and static files cost nothing."""
 WORK = frozenset({"/search", "/api/search", "/api/embeddings"})
-"""Routes that run the model, when posted to, on what the client brings, of which no cache knows anything."""
+"""Routes whose POST requests run the model on the client's data, which no cache holds."""
 
 
 def register(app: Flask, settings: Settings) -> None:
-    """Answer 429 to a client that goes beyond the settings' limits; each process counts for itself.
+    """Answer 429 to a client that exceeds the limits of the settings; each process counts separately.
 
-    A client is an address: behind a proxy, the one that it forwards for.
+    A client is an IP address: behind a trusted proxy, the forwarded one.
     """
-    # The prefixes keep two equal limits from being one.
+    # The key prefix keeps two equal limits apart.
     limiter = Limiter(
         lambda: request.remote_addr or "",
         app=app,
@@ -36,14 +36,14 @@ def register(app: Flask, settings: Settings) -> None:
                 settings.work_limit,
                 key_function=lambda: f"work {request.remote_addr}",
                 exempt_when=lambda: request.method != "POST" or _route() not in WORK,
-                error_message=f"One client may bring {settings.work_limit} pictures or texts to embed. "
+                error_message=f"One client may send {settings.work_limit} images or texts to embed. "
                 "Try again a little later.",
             ),
         ],
     )
 
     @app.after_request
-    def say_when(response: Response) -> Response:
+    def set_retry_after(response: Response) -> Response:
         limit = limiter.current_limit
         if response.status_code == 429 and limit is not None:
             response.headers["Retry-After"] = str(max(math.ceil(limit.reset_at - time.time()), 1))

@@ -1,38 +1,39 @@
-"""The web's log: one line for every request and for whatever else is said, as text or as JSON, on standard error."""
+"""Logging of the web server: one line per request and per message, as text or JSON, on standard error."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 from flask import Request, Response, g, has_request_context
+from pythonjsonlogger.json import JsonFormatter
 
 REQUESTS = logging.getLogger("web.requests")
 LONGEST_PART = 300
-"""Characters of a path, and of a query string, that a line repeats."""
+"""Characters of a path, and of a query string, that are logged."""
 LONGEST_VALUE = 100
-"""Characters of one value of a query string: a search by picture has 688 that tell nobody anything."""
+"""Characters of one query string value: the vector of a search by image has 688, which are of no use in a log."""
 LONGEST_ADDRESS = 60
 REQUEST_ID = "X-Request-ID"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNQUOTED = "/:;=&+,@!$'()*~%?[]"
-"""Beside letters, digits and `_.-~`, what a path or a query string keeps; anything else is written as `%0A` is."""
-_SPOKEN = ("web", "searchdb")
-"""The loggers, with those below them, whose lines these are."""
+"""Characters that are not percent-encoded in a path or query string, beside letters, digits and `_.-~`."""
+_LOGGERS = ("web", "searchdb")
+"""The loggers, with their children, that this module configures."""
 
 
 def sane_id(text: str | None) -> str | None:
-    """Return a request's id if a line can hold it."""
+    """Return a client's request id if it is safe to log, else None."""
     return text if text is not None and _SANE_ID.fullmatch(text) else None
 
 
 def setup(log_format: str) -> None:
-    """Write the lines of all our loggers in a format, "text" or "json"; the last call counts."""
-    for name in _SPOKEN:
+    """Set the format of all our loggers, "text" or "json"; a later call replaces it."""
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         handler = next((each for each in logger.handlers if isinstance(each, StandardError)), None)
         if handler is None:
@@ -40,14 +41,14 @@ def setup(log_format: str) -> None:
             logger.addHandler(handler)
         handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     REQUESTS.setLevel(logging.INFO)
-    # `flask run` has a line of its own for every request.
+    # `flask run` logs every request as well: drop its lines.
     server = logging.getLogger("werkzeug")
-    if _is_no_request_line not in server.filters:
-        server.addFilter(_is_no_request_line)
+    if _is_not_request_line not in server.filters:
+        server.addFilter(_is_not_request_line)
 
 
 def log_request(request: Request, response: Response, seconds: float) -> None:
-    """Write the line of one request."""
+    """Log one request."""
     REQUESTS.info(
         "request",
         extra={
@@ -65,7 +66,7 @@ def log_request(request: Request, response: Response, seconds: float) -> None:
 
 
 class StandardError(logging.StreamHandler):
-    """Writes to what is standard error at the moment of writing."""
+    """Writes to the current `sys.stderr`, which may be replaced after set-up."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's line."""
@@ -73,25 +74,24 @@ class StandardError(logging.StreamHandler):
         super().emit(record)
 
 
-class JsonLines(logging.Formatter):
-    """A line is a JSON object."""
+class JsonLines(JsonFormatter):
+    """Formats a record as one line with a JSON object."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
-        line: dict[str, object] = {"time": _moment(record), "level": record.levelname.lower(), "logger": record.name}
-        line |= getattr(record, "request", {}) or {"message": record.getMessage()}
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Set the object's fields: our own names instead of those of the record's attributes."""
+        log_data |= {"time": _moment(record), "level": record.levelname.lower(), "logger": record.name}
+        log_data |= getattr(record, "request", {}) or {"message": record.getMessage()}
         if (request_id := _request_id()) is not None:
-            line["id"] = request_id
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+            log_data["id"] = request_id
+        if "exc_info" in message_dict:
+            log_data["exception"] = message_dict["exc_info"]
 
 
 class TextLines(logging.Formatter):
-    """A line is for people; but for a traceback's, there is one for a record."""
+    """Formats a record as one line of text, with a traceback, if any, below it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
+        """Return the line without a line break."""
         request = getattr(record, "request", None)
         if request is None:
             words = [record.levelname, record.name, _on_one_line(record.getMessage())]
@@ -130,9 +130,9 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """Return the text with whatever could begin a new line, or move a terminal's cursor, written as an escape."""
+    """Return the text with unprintable characters escaped, so that it cannot forge a line or control a terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
-def _is_no_request_line(record: logging.LogRecord) -> bool:
+def _is_not_request_line(record: logging.LogRecord) -> bool:
     return not (isinstance(record.msg, str) and record.msg.endswith('] "%s" %s %s'))

@@ -1,4 +1,4 @@
-"""What is counted and timed for Prometheus: requests, the model, SQL, and the collection's state."""
+"""Prometheus metrics: requests, the model, SQL statements, and the state of the collection."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from searchdb.db.database import POOL_OVERFLOW, POOL_SIZE, Database
 from searchdb.errors import DatabaseError
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable that names the folder where several processes count together."""
+"""Environment variable for the folder in which several processes share their metrics."""
 STATE_TIMEOUT_MS = 2000
-"""Longest count of the collection: whoever scrapes waits for it, and gives up after ten seconds by default."""
+"""Time limit for counting the collection: Prometheus waits for it, by default ten seconds."""
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
-"""Methods that are counted by their names; a client may make up any other."""
+"""Methods counted by name; all others, which a client may invent, are counted as "other"."""
 NO_ROUTE = "none"
-"""The route of an address that no route has: the address itself is the client's to choose, and endlessly so."""
+"""Label of requests without a route: clients choose the path, so it would add unlimited labels."""
 REQUEST_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 EMBED_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SQL_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 20)
@@ -41,17 +41,17 @@ _STATE = text(
     """
 )
 _HELP = {
-    "pictures": "Searchable pictures.",
-    "pending": "References that wait for a worker or are in the hands of one.",
+    "pictures": "Searchable images.",
+    "pending": "References that are queued or being ingested.",
     "failures": "References that could not be ingested.",
 }
 
 
 class Metrics:
-    """One application's numbers; several applications in a process have each its own.
+    """The metrics of one application; each application in a process has its own.
 
-    Where PROMETHEUS_MULTIPROC_DIR is set, what is shown is the sum over all processes that share the folder, but for
-    the state of the collection, of which there is one.
+    If PROMETHEUS_MULTIPROC_DIR is set, the values are sums over all processes that share the folder, except the state
+    of the collection, which is the same for all.
     """
 
     def __init__(self) -> None:
@@ -107,17 +107,17 @@ class Metrics:
         self._request_seconds.labels(route).observe(seconds)
 
     def embedded(self, kind: str, count: int, seconds: float) -> None:
-        """Count one run of the model on so many texts or pictures; `kind` is "text" or "picture"."""
+        """Count one run of the model on `count` inputs; `kind` is "text" or "picture"."""
         self._embed_seconds.labels(kind).observe(seconds)
         if kind == "text":
             self._text_vectors.labels("model").inc(count)
 
     def cached(self, where: str, count: int) -> None:
-        """Count vectors of texts that need not be computed, being in the "database" or in this process's "memory"."""
+        """Count text vectors that were cached; `where` is "database" or "memory"."""
         self._text_vectors.labels(where).inc(count)
 
     def watch(self, engine: sa.Engine) -> None:
-        """Time the statements of a database, and count its connections."""
+        """Measure the statements and connections of a database."""
         self._pool_limit.set(POOL_SIZE + POOL_OVERFLOW)
 
         @event.listens_for(engine, "before_cursor_execute")
@@ -128,7 +128,7 @@ class Metrics:
         def ended(connection: sa.Connection, *_: object) -> None:
             self._sql_seconds.observe(time.perf_counter() - connection.info["searchdb_started"])
 
-        # Set to what the pool says rather than counted up and down: connections that break are never checked in.
+        # Read from the pool rather than counted up and down: broken connections are never checked in.
         @event.listens_for(engine, "checkout")
         def checked_out(*_: object) -> None:
             self._pool_in_use.set(_checked_out(engine))
@@ -138,11 +138,11 @@ class Metrics:
             self._pool_in_use.set(max(_checked_out(engine) - 1, 0))  # it is still counted
 
     def add_state(self, state: Collector) -> None:
-        """Have a collector asked whenever the numbers are shown."""
+        """Add a collector that runs whenever the metrics are read."""
         self._states.append(state)
 
     def exposition(self) -> bytes:
-        """Return all numbers in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         shown = CollectorRegistry()
         if SHARED_FOLDER in os.environ:
             MultiProcessCollector(shown)
@@ -154,7 +154,7 @@ class Metrics:
 
 
 class CollectionState(Collector):
-    """The collection's numbers, asked of the database whenever they are shown; of one that is away, that it is.
+    """Counts of the collection, read from the database on every scrape, and whether the database answers.
 
     Args:
         database: returns the open database, or raises DatabaseError.
@@ -164,24 +164,24 @@ class CollectionState(Collector):
         self._database = database
 
     def collect(self) -> Iterator[Metric]:
-        """Ask, and return what there is to tell; never raises."""
+        """Yield the metrics that can be read; never raises."""
         counts, up = None, True
         try:
             with self._database().begin() as connection:
                 connection.execute(text(f"SET LOCAL statement_timeout = {STATE_TIMEOUT_MS}"))
                 counts = connection.execute(_STATE).one()
         except DatabaseError as exc:
-            up = exc.sqlstate is not None  # it has answered, if only that this takes too long
+            up = exc.sqlstate is not None  # it has answered, at least with a timeout
         except PoolTimeoutError:  # every connection is in use
             pass
         yield GaugeMetricFamily("searchdb_database_up", "Whether the database answers.", value=up)
         if counts is not None:
-            for name, told in _HELP.items():
-                yield GaugeMetricFamily(f"searchdb_{name}", told, value=getattr(counts, name))
+            for name, description in _HELP.items():
+                yield GaugeMetricFamily(f"searchdb_{name}", description, value=getattr(counts, name))
 
 
 def blueprint(metrics: Metrics) -> Blueprint:
-    """Return what shows the numbers at `/metrics`."""
+    """Return the blueprint that serves `/metrics`."""
     shown = Blueprint("metrics", __name__)
 
     @shown.get("/metrics")

@@ -1,4 +1,4 @@
-"""What running it in earnest needs: limits, metrics, a line per request, and a place behind a proxy."""
+"""Production middleware: limits, metrics, a log line per request, proxies and URL prefixes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 class UnderPrefix:
-    """Puts an application under a path, whether a proxy takes the path off its requests or leaves it on them."""
+    """Serves an application under a path prefix, whether or not a proxy strips the prefix."""
 
     def __init__(self, app: WSGIApplication, prefix: str) -> None:
         self._app = app
         self._prefix = prefix
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request as the application, mounted at the prefix."""
         environ["SCRIPT_NAME"] = self._prefix
         path = environ.get("PATH_INFO", "")
         if path == self._prefix or path.startswith(f"{self._prefix}/"):
@@ -35,9 +36,9 @@ class UnderPrefix:
 
 
 def register(app: Flask, settings: Settings) -> None:
-    """Add them to the application."""
-    collection: Backend = app.extensions[EXTENSION]
-    numbers = collection.metrics
+    """Add the production middleware to the application."""
+    backend: Backend = app.extensions[EXTENSION]
+    app_metrics = backend.metrics
 
     @app.before_request
     def begin() -> None:
@@ -49,14 +50,14 @@ def register(app: Flask, settings: Settings) -> None:
         seconds = time.perf_counter() - g.began
         response.headers[logs.REQUEST_ID] = g.request_id
         route = metrics.NO_ROUTE if request.url_rule is None else request.url_rule.rule
-        numbers.request(request.method, route, response.status_code, seconds)
+        app_metrics.request(request.method, route, response.status_code, seconds)
         logs.log_request(request, response, seconds)
         return response
 
     logs.setup(settings.log_format)
     limits.register(app, settings)
-    numbers.add_state(metrics.CollectionState(collection.database))
-    app.register_blueprint(metrics.blueprint(numbers))
+    app_metrics.add_state(metrics.CollectionState(backend.database))
+    app.register_blueprint(metrics.blueprint(app_metrics))
     if settings.url_prefix:
         app.wsgi_app = UnderPrefix(app.wsgi_app, settings.url_prefix)
     if settings.proxies:

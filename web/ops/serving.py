@@ -1,4 +1,4 @@
-"""How gunicorn serves the application: `gunicorn --config python:web.ops.serving`; its own options count more."""
+"""Configures gunicorn: `gunicorn --config python:web.ops.serving`; command line options take precedence."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ wsgi_app = f"{__name__.removesuffix('.ops.serving')}:create_app(warm_up=False)"
 """Of the `web` in which this file is: `web` in the repository, `searchdb.web` where the wheel is installed."""
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or 1)
-"""Each loads the model for itself, which uses every core: several are for machines with many cores, and memory."""
+"""Each loads its own model, which uses every core: more than one needs many cores and much memory."""
 worker_class = "gthread"
 threads = 8
-"""Of each worker: they share one model, at which they take turns, and while one is there the others serve pictures."""
+"""Per worker: they share one model, one at a time, and meanwhile the others serve images."""
 
 preload_app = sys.platform != "darwin"
-"""Importing torch takes seconds, which a worker that is started anew need not spend again. On macOS the system's own
-libraries do not survive the fork."""
+"""Importing torch takes seconds; preloading saves restarted workers that time. On macOS the system libraries do not
+survive the fork."""
 
 timeout = 120
-"""Seconds without a sign of life after which a worker is replaced; slow requests are none of its business."""
+"""Seconds without a heartbeat after which a worker is replaced; slow requests do not count."""
 graceful_timeout = 30
-"""Seconds that requests have to end in when the server stops."""
+"""Seconds that running requests get to finish when the server stops."""
 keepalive = 15
-"""Seconds that a connection is kept for the next request: people look at a page before they go on."""
+"""Seconds that an idle connection stays open: visitors look at a page before the next request."""
 
 control_socket_disable = True
-"""A way in that nobody uses is one to watch for nothing."""
+"""Unused, so it would only add an attack surface."""
 accesslog = None
-"""The application writes a line for every request itself."""
+"""The application logs every request itself."""
 
 try:
     _settings = Settings()
@@ -65,53 +65,53 @@ if _settings.log_format == "json":
         "root": {"level": "WARNING", "handlers": []},
     }
 
-# Before torch is imported, which reads it once. Workers share the cores, and more threads than cores are slower.
+# Torch reads it once, on import. Workers share the cores, and more threads than cores are slower.
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 os.environ.setdefault("OMP_NUM_THREADS", str(max(_cores // workers, 1)))
 
 _own_folder = None
 if workers > 1 and SHARED_FOLDER not in os.environ:
     _own_folder = os.environ[SHARED_FOLDER] = tempfile.mkdtemp(prefix="searchdb-metrics-")
-    values.ValueClass = values.get_value_class()  # decided at its import, when nothing was shared yet
+    values.ValueClass = values.get_value_class()  # chosen at import, before the folder was set
 if SHARED_FOLDER in os.environ:
     _folder = Path(os.environ[SHARED_FOLDER])
     _folder.mkdir(parents=True, exist_ok=True)
-    for _leftover in _folder.glob("*.db"):  # of a run that has ended
+    for _leftover in _folder.glob("*.db"):  # left over from an earlier run
         _leftover.unlink()
 
 
 def on_starting(server: Arbiter) -> None:
-    """Import what the model needs, once for all workers, before there is anything to connect to."""
+    """Import the model's libraries, once for all workers, before the server listens."""
     from searchdb.media.embed import import_libraries
 
     if server.cfg.workers != workers:
-        log.warning("set WEB_CONCURRENCY instead of --workers: metrics and cores are shared out by it")
+        log.warning("set WEB_CONCURRENCY instead of --workers: it also sets up shared metrics and threads per worker")
     if server.cfg.preload_app:
         import_libraries()
 
 
 def post_worker_init(worker: Worker) -> None:
-    """Open the database and load the model, in the process that uses them."""
-    _collection(worker).warm_up()
+    """Open the database and load the model in the worker process."""
+    _backend(worker).warm_up()
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:
-    """Close the connections, and leave the embedded server, when the last request has ended."""
-    if worker.app.callable is not None:  # it has started
-        _collection(worker).close()
+    """Close the connections and leave the embedded server after the last request."""
+    if worker.app.callable is not None:  # None if the worker failed to start
+        _backend(worker).close()
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
-    """Forget the gauges of a worker that has ended."""
+    """Remove the gauges of a worker that has exited."""
     if SHARED_FOLDER in os.environ:
         multiprocess.mark_process_dead(worker.pid)
 
 
 def on_exit(server: Arbiter) -> None:
-    """Remove what the workers counted in, if nobody else named the folder."""
+    """Remove the metrics folder if we created it."""
     if _own_folder is not None:
         shutil.rmtree(_own_folder, ignore_errors=True)
 
 
-def _collection(worker: Worker) -> Backend:
+def _backend(worker: Worker) -> Backend:
     return cast(Flask, worker.app.callable).extensions[EXTENSION]

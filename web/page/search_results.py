@@ -1,4 +1,4 @@
-"""Runs a page's search, and tells what lies around: the pages before and after, a picture's neighbours, its likes."""
+"""Runs the search of a page and finds its neighbours: the pages around it, an image's neighbours and similar images."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 SIMILAR_SIZE = 12
 WEAK_RELEVANCE = 0.3
-"""Where not one hit is more relevant, nothing here seems to look much like what was asked for."""
+"""If no hit exceeds it, the page says that nothing matches well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResults:
     """One page of hits, best first, and where the pages around it are.
 
-    `weak` when not even the best hit is relevant. Else `weaker` is the place on this page from which on hits are no
-    longer, None where that lies elsewhere.
+    `weak` is set when even the best hit has a low relevance. Otherwise `weaker` is the position on this page of the
+    first hit with a low relevance, None if that is on another page.
     """
 
     tiles: Sequence[Tile]
@@ -49,7 +49,7 @@ class SearchResults:
 
 @dataclass(frozen=True, kw_only=True)
 class Trail:
-    """The search that a picture was opened from: the hit that it is there, and its neighbours."""
+    """The search that an image was opened from: its hit there, and the neighbours."""
 
     hit: Hit | None
     back_url: str
@@ -57,94 +57,100 @@ class Trail:
     next_url: str | None
 
 
-def find(searcher: Searcher, ask: SearchRequest) -> SearchResults:
-    """Return the page of hits that is asked for."""
-    # One hit more on either side tells whether there is a next page, and whether the weaker matches begin here.
-    before, found = _with_neighbours(searcher, ask)
-    hits = found[before : before + PAGE_SIZE]
-    top = found[:1] if ask.page == 1 else search(searcher, ask, count=1)
+def search_page(searcher: Searcher, search_request: SearchRequest) -> SearchResults:
+    """Return the requested page of hits."""
+    # One more hit on either side shows whether there is a next page, and whether the weaker matches begin here.
+    before, hits_around = _with_neighbours(searcher, search_request)
+    hits = hits_around[before : before + PAGE_SIZE]
+    best = hits_around[:1] if search_request.page == 1 else search(searcher, search_request, count=1)
     return SearchResults(
-        tiles=make_tiles(hits, ask=ask, best=top[0].similarity if top else None),
+        tiles=make_tiles(hits, search_request=search_request, best=best[0].similarity if best else None),
         hits=hits,
-        first=ask.offset + 1,
-        weak=bool(top) and _weak(top[0]),
-        weaker=_weaker(found, before),
-        url=_index_url(ask),
-        previous_url=_index_url(replace(ask, page=ask.page - 1)) if ask.page > 1 else None,
-        next_url=_index_url(replace(ask, page=ask.page + 1)) if len(found) > before + PAGE_SIZE else None,
+        first=search_request.offset + 1,
+        weak=bool(best) and _weak(best[0]),
+        weaker=_weaker(hits_around, before),
+        url=_index_url(search_request),
+        previous_url=_index_url(replace(search_request, page=search_request.page - 1))
+        if search_request.page > 1
+        else None,
+        next_url=_index_url(replace(search_request, page=search_request.page + 1))
+        if len(hits_around) > before + PAGE_SIZE
+        else None,
     )
 
 
 def search(
-    searcher: Searcher, ask: SearchRequest, *, count: int, offset: int = 0, threshold: float | None = None
+    searcher: Searcher, search_request: SearchRequest, *, count: int, offset: int = 0, threshold: float | None = None
 ) -> Sequence[Hit]:
-    """Return hits of what is asked for, those of any relevance where a `threshold` is given."""
+    """Return the hits of a search; a `threshold` replaces the requested one and lifts the limit on relevance."""
     return searcher.search(
-        ask.query(backend().model().embedder.identity),
-        filters=ask.filters,
-        threshold=ask.least if threshold is None else threshold,
-        min_relevance=ask.min_relevance or 0.0 if threshold is None else 0.0,
+        search_request.query(backend().model().embedder.identity),
+        filters=search_request.filters,
+        threshold=search_request.least if threshold is None else threshold,
+        min_relevance=search_request.min_relevance or 0.0 if threshold is None else 0.0,
         count=count,
         offset=offset,
     )
 
 
-def as_sql(ask: SearchRequest) -> str:
-    """Return the SQL that gives the hits up to the end of this page."""
-    query = ask.query(backend().model().embedder.identity)
-    return search_to_sql(query, ask.filters, threshold=ask.least, count=ask.offset + PAGE_SIZE)
+def sql_of_search(search_request: SearchRequest) -> str:
+    """Return the SQL that returns the hits up to the end of this page."""
+    query = search_request.query(backend().model().embedder.identity)
+    return search_to_sql(
+        query, search_request.filters, threshold=search_request.least, count=search_request.offset + PAGE_SIZE
+    )
 
 
-def trail_of(searcher: Searcher, ask: SearchRequest, image_id: int) -> Trail | None:
-    """Run the search again that the picture was opened from; its vectors are cached, so that this is one index scan."""
-    if ask.empty:
+def search_trail(searcher: Searcher, search_request: SearchRequest, image_id: int) -> Trail | None:
+    """Repeat the search that an image was opened from; its vectors are cached, so this costs one index scan."""
+    if search_request.empty:
         return None
     try:
-        before, found = _with_neighbours(searcher, ask)
-    except ModelError as exc:  # the picture can be shown all the same
+        before, hits_around = _with_neighbours(searcher, search_request)
+    except ModelError as exc:  # the image can be shown without it
         log.warning("%s", exc)
         return None
-    ids = [hit.id for hit in found]
+    ids = [hit.id for hit in hits_around]
     at = ids.index(image_id) if image_id in ids else None
 
     def neighbour(step: int) -> str | None:
         if at is None or not 0 <= at + step < len(ids):
             return None
-        page = ask.page + (at + step - before) // PAGE_SIZE
-        return url_for("pages.picture", image_id=ids[at + step], **ask.args(page=page))
+        page = search_request.page + (at + step - before) // PAGE_SIZE
+        return url_for("pages.image", image_id=ids[at + step], **search_request.args(page=page))
 
     return Trail(
-        hit=None if at is None else found[at],
-        back_url=url_for("pages.index", **ask.args(), _anchor=f"picture-{image_id}"),
+        hit=None if at is None else hits_around[at],
+        back_url=url_for("pages.index", **search_request.args(), _anchor=f"picture-{image_id}"),
         previous_url=neighbour(-1),
         next_url=neighbour(1),
     )
 
 
-def similar_to(searcher: Searcher, ask: SearchRequest, image_id: int) -> Sequence[Tile]:
-    """Return the pictures most like one, within the filters of the search that it was opened from."""
-    like = SearchRequest(like=image_id, filters=ask.filters)
+def similar_tiles(searcher: Searcher, search_request: SearchRequest, image_id: int) -> Sequence[Tile]:
+    """Return the images most similar to one, within the filters of the search that it was opened from."""
+    like = SearchRequest(like=image_id, filters=search_request.filters)
     try:
         hits = search(searcher, like, count=SIMILAR_SIZE)
     except ModelError as exc:
         log.warning("%s", exc)
         return ()
-    return make_tiles(hits, ask=like, best=hits[0].similarity if hits else None)
+    return make_tiles(hits, search_request=like, best=hits[0].similarity if hits else None)
 
 
-def _with_neighbours(searcher: Searcher, ask: SearchRequest) -> tuple[int, Sequence[Hit]]:
-    """Return the hits of a page with the one before and the one after it, and how many come before: 0 or 1."""
-    before = 1 if ask.page > 1 else 0
-    offset = ask.offset - before
+def _with_neighbours(searcher: Searcher, search_request: SearchRequest) -> tuple[int, Sequence[Hit]]:
+    """Return how many hits precede the page (0 or 1), and its hits with the ones before and after it."""
+    before = 1 if search_request.page > 1 else 0
+    offset = search_request.offset - before
     count = min(before + PAGE_SIZE + 1, MAX_HITS - offset)
-    return before, search(searcher, ask, count=count, offset=offset)
+    return before, search(searcher, search_request, count=count, offset=offset)
 
 
-def _weaker(found: Sequence[Hit], before: int) -> int | None:
-    """Return the place on the page where relevance drops for good, which it does only where order follows the text."""
-    if any(hit.parts for hit in found):
+def _weaker(hits_around: Sequence[Hit], before: int) -> int | None:
+    """Return where the weaker matches begin; None for combined queries, which are not ordered by relevance."""
+    if any(hit.parts for hit in hits_around):
         return None
-    place = next((place for place, hit in enumerate(found) if _weak(hit)), 0)
+    place = next((place for place, hit in enumerate(hits_around) if _weak(hit)), 0)
     shown = before <= place < before + PAGE_SIZE
     return place - before if place > 0 and shown else None
 
@@ -153,5 +159,5 @@ def _weak(hit: Hit) -> bool:
     return hit.relevance is not None and hit.relevance < WEAK_RELEVANCE
 
 
-def _index_url(ask: SearchRequest) -> str:
-    return url_for("pages.index", **ask.args())
+def _index_url(search_request: SearchRequest) -> str:
+    return url_for("pages.index", **search_request.args())

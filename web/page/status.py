@@ -1,4 +1,4 @@
-"""The status page: what the collection holds, what failed and why, how its index is, and two small plots."""
+"""The status page: counts, failures by cause, the state of the index, and two small plots."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ blueprint = Blueprint("status", __name__)
 
 _KEPT = "searchdb status"
 KEPT_S = 5.0
-"""Seconds for which a look at the collection serves all visitors: it counts every picture."""
+"""Seconds that a status is shown to all visitors: computing it counts every image."""
 CHARTS_KEPT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One bar of a plot: its place, and its height in percent of the highest."""
+    """One bar of a plot: its position, and its height in percent of the highest."""
 
     x: int
     height: float
@@ -37,7 +37,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Charts:
-    """The plots' numbers; None where there is nothing to plot."""
+    """The numbers of the plots; None if there is nothing to plot."""
 
     rate: RateHistory | None
     similarity: SimilarityHistogram | None
@@ -45,42 +45,42 @@ class Charts:
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """An error that pictures failed with, how many, and what it means."""
+    """An error, the number of images that failed with it, and its meaning."""
 
     error: str
     count: int
     meaning: str
 
 
-def register(app: Flask, collection: Backend) -> None:
+def register(app: Flask, backend: Backend) -> None:
     """Add the page to the application."""
 
-    def look() -> CollectionStatus:
-        return collection_status(collection.database())
+    def read_status() -> CollectionStatus:
+        return collection_status(backend.database())
 
-    def draw() -> Charts:
-        with collection.database().begin() as connection:
+    def read_charts() -> Charts:
+        with backend.database().begin() as connection:
             return Charts(rate=rate_history(connection), similarity=similarity_histogram(connection))
 
-    app.extensions[_KEPT] = TimedCache(look, KEPT_S), TimedCache(draw, CHARTS_KEPT_S)
+    app.extensions[_KEPT] = TimedCache(read_status, KEPT_S), TimedCache(read_charts, CHARTS_KEPT_S)
     app.register_blueprint(blueprint)
 
 
 @blueprint.get("/status")
 def status() -> ResponseReturnValue:
-    """Show it; nothing of it tells hosts, paths or references."""
+    """Show the status page, which reveals no hosts, paths or references."""
     kept_status, kept_charts = current_app.extensions[_KEPT]
-    found: CollectionStatus = kept_status.get()
+    state: CollectionStatus = kept_status.get()
     charts: Charts = kept_charts.get()
     return render_template(
         "status.html",
-        count=found.images,
-        status=found,
-        causes=[Cause(error=error, count=count, meaning=_meaning(error)) for error, count in found.failures.items()],
+        count=state.images,
+        status=state,
+        causes=[Cause(error=error, count=count, meaning=_meaning(error)) for error, count in state.failures.items()],
         charts=charts,
         bars=bars,
-        index_line=index_line(found.index),
-        index_facts=index_facts(found.index),
+        index_line=index_line(state.index),
+        index_facts=index_facts(state.index),
         moment=format_datetime,
     )
 
@@ -92,8 +92,8 @@ def bars(values: Sequence[float]) -> list[Bar]:
 
 
 def _meaning(error: str) -> str:
-    """Return what an error of ours says of itself."""
-    found = getattr(errors, error, None)
-    if not (isinstance(found, type) and issubclass(found, errors.ImageError)):
+    """Return the first sentence of an error class's docstring."""
+    state = getattr(errors, error, None)
+    if not (isinstance(state, type) and issubclass(state, errors.ImageError)):
         return ""
-    return (inspect.getdoc(found) or "").partition(".")[0]
+    return (inspect.getdoc(state) or "").partition(".")[0]

@@ -1,4 +1,4 @@
-"""The pages: the box with its results, and one picture with all that is known of it."""
+"""The HTML pages: the search and its results, and one image with its metadata."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnIma
 from searchdb.records import StoredImage
 
 from ..backend import backend
-from ..files.images import NOT_SHOWN_BY_BROWSERS, is_url, open_picture
-from ..files.uploads import picture_at, picture_of_upload, vector_of
-from ..problems import about
+from ..files.images import NOT_SHOWN_BY_BROWSERS, open_image_file
+from ..files.links import Links, host_of, is_url, name_of
+from ..files.uploads import embed_query_image, fetch_query_image, read_upload
+from ..problems import image_field
 from ..vector_param import to_text
 from .filter_panel import choices
 from .search_request import SearchRequest
-from .search_results import as_sql, find, search, similar_to, trail_of
-from .tiles import alt_of, format_datetime, host_of, make_tiles, name_of, shape_of, thumbnail_url
+from .search_results import search, search_page, search_trail, similar_tiles, sql_of_search
+from .tiles import alt_of, format_datetime, make_tiles, shape_of
 
 blueprint = Blueprint("pages", __name__)
 
 SAMPLE_SIZE = 24
 FORM_BYTES = 256 * 1024
-"""What the fields beside an uploaded picture may take: the longest text, and a hundred filters."""
+"""Size limit of the form fields beside an uploaded image: the longest text, and a hundred filters."""
 EXAMPLES = (
     "a dog sitting on a bench",
     "a boat at sunset",
@@ -34,7 +35,7 @@ EXAMPLES = (
     "the city at night",
     "something that feels lonely",
 )
-"""What to ask, for those who do not know yet: things, places, light, and a mood."""
+"""Example searches on the start page: things, places, light, and a mood."""
 
 
 @blueprint.app_context_processor
@@ -44,101 +45,103 @@ def _limits() -> dict[str, object]:
 
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
-    """Show the results of what the query string asks for; without it, what the collection has and what to ask."""
-    ask = SearchRequest.from_args(request.args)
+    """Show the results of a search; without one, the start page with sample images and example searches."""
+    search_request = SearchRequest.from_args(request.args)
     searcher = backend().searcher
     count = searcher.count()
     if count == 0:
-        return render_template("empty.html", ask=ask, count=count)
-    offered = choices(ask, backend().facets())
+        return render_template("empty.html", ask=search_request, count=count)
+    offered = choices(search_request, backend().facets())
     model = backend().model()
-    if ask.empty:
+    if search_request.empty:
         model.start()
-        tiles = make_tiles(searcher.sample(SAMPLE_SIZE), ask=ask)
-        return render_template("home.html", ask=ask, count=count, examples=EXAMPLES, tiles=tiles, choices=offered)
+        tiles = make_tiles(searcher.sample(SAMPLE_SIZE), search_request=search_request)
+        return render_template(
+            "home.html", ask=search_request, count=count, examples=EXAMPLES, tiles=tiles, choices=offered
+        )
     model.wait()
-    liked = None if ask.like is None else searcher.get(ask.like)
-    results = find(searcher, ask)
+    liked = None if search_request.like is None else searcher.get(search_request.like)
+    results = search_page(searcher, search_request)
     nearest = None
     if not results.hits:
-        nearest = next(iter(search(searcher, replace(ask, page=1), count=1, threshold=-1)), None)
+        nearest = next(iter(search(searcher, replace(search_request, page=1), count=1, threshold=-1)), None)
     return render_template(
         "results.html",
-        ask=ask,
+        ask=search_request,
         count=count,
         results=results,
-        liked=None if liked is None else make_tiles([liked], ask=ask)[0],
+        liked=None if liked is None else make_tiles([liked], search_request=search_request)[0],
         nearest=nearest,
         choices=offered,
-        sql=as_sql(ask) if results.hits else None,
+        sql=sql_of_search(search_request) if results.hits else None,
     )
 
 
 @blueprint.post("/search")
 def search_by_picture() -> ResponseReturnValue:
-    """Turn a picture that is uploaded, or named by its URL, into the address of a search; keep nothing of it."""
+    """Redirect from an uploaded image, or an image URL, to the search by its vector; the image is not stored."""
     request.max_content_length = backend().settings.max_image_bytes + FORM_BYTES
-    ask = SearchRequest.from_args(request.form)
-    with about("picture"):
-        picture = _brought()
-    vector = to_text(vector_of(picture), backend().model().embedder.identity)
-    return redirect(url_for("pages.index", **replace(ask, vector=vector, page=1).args()), 303)
+    search_request = SearchRequest.from_args(request.form)
+    with image_field("picture"):
+        query_image = _image_of_form()
+    vector = to_text(embed_query_image(query_image), backend().model().embedder.identity)
+    return redirect(url_for("pages.index", **replace(search_request, vector=vector, page=1).args()), 303)
 
 
 @blueprint.get("/random")
 def surprise() -> ResponseReturnValue:
-    """Lead to any picture."""
-    found = backend().searcher.sample(1)
-    target = url_for("pages.picture", image_id=found[0].id) if found else url_for("pages.index")
+    """Redirect to a random image."""
+    sample = backend().searcher.sample(1)
+    target = url_for("pages.image", image_id=sample[0].id) if sample else url_for("pages.index")
     return redirect(target, 303), {"Cache-Control": "no-store"}
 
 
 @blueprint.get("/images/<id:image_id>")
-def picture(image_id: int) -> ResponseReturnValue:
-    """Show one picture, and where it came from a search, its place there."""
-    ask = SearchRequest.from_args(request.args)
+def image(image_id: int) -> ResponseReturnValue:
+    """Show one image and, if it was opened from a search, its place among the results."""
+    search_request = SearchRequest.from_args(request.args)
     searcher = backend().searcher
     image = searcher.get(image_id)
     loaded = backend().model().loaded
     mimetype, gone = None, None
     if not is_url(image):
         try:
-            with (opened := open_picture(image)).file:
+            with (opened := open_image_file(image)).file:
                 mimetype = opened.mimetype
         except (FileUnreadableError, NotAnImageError) as exc:
             gone = str(exc)
-    trail = trail_of(searcher, ask, image_id) if loaded else None
+    trail = search_trail(searcher, search_request, image_id) if loaded else None
     return render_template(
-        "picture.html",
-        ask=ask,
+        "image.html",
+        ask=search_request,
         image=image,
         name=name_of(image),
         alt=alt_of(image),
         shape=shape_of(image.width, image.height),
         gone=gone,
-        shown_url=thumbnail_url(image) if mimetype in NOT_SHOWN_BY_BROWSERS else _file_url(image),
+        shown_url=Links().thumbnail(image) if mimetype in NOT_SHOWN_BY_BROWSERS else _file_url(image),
         file_url=_file_url(image),
         host=host_of(image),
         day=format_datetime,
         trail=trail,
-        sql=as_sql(ask) if trail and trail.hit else None,
-        similar=similar_to(searcher, ask, image_id) if loaded else (),
-        choices=choices(ask, backend().facets()),
+        sql=sql_of_search(search_request) if trail and trail.hit else None,
+        similar=similar_tiles(searcher, search_request, image_id) if loaded else (),
+        choices=choices(search_request, backend().facets()),
     )
 
 
-def _brought() -> Image.Image:
-    """Return the RGB picture that a form brings.
+def _image_of_form() -> Image.Image:
+    """Return the RGB image that was uploaded or named in the form.
 
     Raises:
-        ImageError: it brings none, or none that can be read.
+        ImageError: there is none, or it cannot be read.
     """
     upload, url = request.files.get("picture"), request.form.get("url", "").strip()
     if upload is not None and upload.filename:
-        return picture_of_upload(upload)
+        return read_upload(upload)
     if url:
-        return picture_at(url)
-    raise InvalidReferenceError("no picture was chosen, and none named by its address")
+        return fetch_query_image(url)
+    raise InvalidReferenceError("no image was chosen, and no URL was given")
 
 
 def _file_url(image: StoredImage) -> str:

@@ -1,4 +1,4 @@
-// What the page can do without, but is handier with. Nothing here is needed to search.
+// Optional enhancements: search works without scripts.
 // Addresses are taken from links and forms, never made here: the page may be below any prefix.
 
 const $ = (selector, root = document) => root.querySelector(selector);
@@ -22,7 +22,7 @@ const form = $("#box");
 const byPicture = $("#by-picture");
 
 function dropEmpty(data) {
-  // An address without empty parameters is one that people share.
+  // Keep shared URLs free of empty parameters.
   for (const [name, value] of [...data]) if (typeof value === "string" && !value.trim()) data.delete(name);
 }
 form?.addEventListener("formdata", ({ formData }) => dropEmpty(formData));
@@ -48,7 +48,7 @@ document.addEventListener("pointerdown", ({ target }) => {
   for (const panel of panels) if (!panel.contains(target)) panel.open = false;
 });
 
-// --- A picture to search by: chosen, dropped or pasted ----------------------------------------------
+// --- An image to search by: chosen, dropped or pasted ----------------------------------------------
 
 const file = $("input[name=picture]");
 const address = $("input[name=url]");
@@ -65,18 +65,18 @@ function complain(text) {
 async function searchBy(picture) {
   const largest = Number(byPicture.dataset.largest);
   if (picture.size > largest) {
-    complain(`This picture is too large: ${Math.floor(largest / 1e6)} MB are the most.`);
+    complain(`This image is too large: ${Math.floor(largest / 1e6)} MB are the most.`);
     return;
   }
   sessionStorage.removeItem(KEPT);
   try {
     sessionStorage.setItem(KEPT, await smallPixels(picture));
-  } catch { /* The server says what is wrong with it; a picture that only it can read has no small one here. */ }
+  } catch { /* The server reports the error; an image that only the server can read gets no preview here. */ }
   submit();
 }
 
 function submit() {
-  say("Searching by the picture");
+  say("Searching by the image");
   byPicture.requestSubmit();
 }
 
@@ -112,7 +112,7 @@ function searchByAny({ files, text }) {
   } else if (/^https?:\/\/\S+$/.test(text)) {
     address.value = text;
     submit();
-  } else if (files.length) complain("This is no picture.");
+  } else if (files.length) complain("This file is not an image.");
 }
 
 const linkIn = (data) => (data.getData("text/uri-list") || data.getData("text/plain")).trim().split(/\s/)[0];
@@ -128,7 +128,7 @@ if (byPicture) {
     searchByAny({ files, text: event.clipboardData.getData("text/plain").trim() });
   });
 
-  let ours = false; // a picture of this page that is dragged about
+  let ours = false; // an image of this page is being dragged
   const here = $("#drop-here");
   const brings = (event) => !ours && ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
   document.addEventListener("dragstart", () => { ours = true; });
@@ -147,9 +147,9 @@ if (byPicture) {
   });
 }
 
-// --- The grid: pictures that are gone, more pictures, keys ------------------------------------------
+// --- The grid: missing images, more results, keys -----------------------------------------------------
 
-// A picture whose file or host is gone shows its text in a plain frame.
+// An image whose file or host is gone shows its alternative text in a plain frame.
 function watchPictures(root) {
   for (const picture of $$(".grid img, .cell img", root)) {
     const mark = () => picture.closest(".frame").classList.add("missing");
@@ -181,7 +181,7 @@ function append(page, link) {
   else pager.remove();
   const last = $("#last", page)?.textContent;
   if (last) $("#last").textContent = last;
-  say(`${cells.length} more pictures, ${last} in all`);
+  say(`${cells.length} more images, ${last} in all`);
 }
 
 if (results) {
@@ -195,7 +195,7 @@ if (results) {
       while (pager.isConnected && pager.getBoundingClientRect().top < 2 * innerHeight) await more();
     } catch {
       near.disconnect(); // the link remains
-      if (!leaving.signal.aborted) say("More pictures could not be loaded. The link below tries again.");
+      if (!leaving.signal.aborted) say("More images could not be loaded. The link below tries again.");
     }
   }, { rootMargin: "100% 0px" });
   if (pager) near.observe(pager);
@@ -207,7 +207,7 @@ if (results) {
   }, { passive: true });
 }
 
-// Reloading, sharing and coming back lead to the page that is looked at.
+// Reloading, sharing and going back lead to the page in view.
 function rememberPlace() {
   if ($("#lightbox").open) return;
   const inView = $$(".cell", results).find((cell) => cell.getBoundingClientRect().bottom > innerHeight / 4);
@@ -233,12 +233,12 @@ function moveIn(grid, from, key) {
   return row.reduce((best, each) => (off(each) < off(best) ? each : best)).cell;
 }
 
-// --- The lightbox: a picture's page over the results ------------------------------------------------
+// --- The lightbox: an image's page over the results ------------------------------------------------
 
 const lightbox = $("#lightbox");
 const ownPath = location.pathname;
 const ownTitle = document.title;
-let current = null; // the cell whose picture is shown
+let current = null; // the cell whose image is shown
 
 const neighbour = (step) => {
   const cells = current ? $$(".open", current.closest(".grid")) : [];
@@ -263,7 +263,7 @@ async function show(cell) {
     document.title = page.title;
     lightbox.setAttribute("aria-label", $("h1", lightbox).textContent);
   } catch {
-    if (!leaving.signal.aborted) location.reload(); // the address is the picture's: its own page says what is wrong
+    if (!leaving.signal.aborted) location.reload(); // the URL is the image's: its own page reports the error
   } finally {
     lightbox.removeAttribute("aria-busy");
   }
@@ -293,7 +293,7 @@ addEventListener("popstate", ({ state }) => {
   const cell = state?.lightbox && $$(".open").find((each) => each.href === location.href);
   if (cell) show(cell);
   else if (location.pathname === ownPath) lightbox.close();
-  else location.reload(); // another page's entry, which this document was loaded in the place of
+  else location.reload(); // a history entry of another page
 });
 
 lightbox.addEventListener("click", (event) => {
