@@ -125,6 +125,6 @@ def wait_for(url: str, process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.usefixtures("demo")
 def test_removing_the_demo_frees_the_collection_for_another_model(home: Path) -> None:
-    assert "removed 1,000 pictures" in searchdb(home, "demo", "--remove").stderr
+    assert "removed 1,000 images" in searchdb(home, "demo", "--remove").stderr
     status = json.loads(searchdb(home, "status", "--json").stdout)
     assert (status["images"], status["failed"]) == (0, 0)

@@ -32,7 +32,7 @@ def test_tells_pictures_failures_by_cause_and_the_index(
     assert "<dt>image</dt><dd>1</dd>" in page
     assert "<dt>failed</dt><dd>4</dd>" in page
     assert "<dt>3</dt><dd>NotAnImageError" in page
-    assert "The content is in no picture format that searchdb reads" in page
+    assert "The content is not in an image format that searchdb reads" in page
     assert "one list: every search is exact" in page
     assert "&lt;script&gt;" in page
 
