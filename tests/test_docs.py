@@ -17,6 +17,7 @@ from web.backend import EXTENSION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 def commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
@@ -85,15 +86,46 @@ def test_every_metric_is_documented_and_none_is_made_up(settings: Settings, embe
 
 
 def test_the_makefile_has_what_the_readme_names() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert {"demo", "serve", "test", "lint", "bench", "clean"} <= targets
-    assert set(re.findall(r"\bmake ([a-z]+)", README)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"demo", "serve", "test", "test-fast", "coverage", "lint", "bench", "clean"} <= targets
+    for path in PAGES:
+        named = re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(named) <= targets, path
 
 
-def test_links_and_images_of_the_readme_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_and_images_exist(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", page):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            name, _, anchor = target.partition("#")
+            linked = path.parent / name if name else path
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked.read_text(encoding="utf-8")), target
+
+
+def test_no_option_is_made_up() -> None:
+    known = {"--help"} | {
+        option for command in [cli, *COMMANDS.values()] for param in command.params for option in param.opts
+    }
+    for line in README.splitlines():
+        if "searchdb" in line and "pip" not in line:
+            assert set(re.findall(r"(?<![\w-])--[a-z-]+", line)) <= known, line
+
+
+def test_where_to_change_what_names_real_files_and_functions() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.partition("## Where to change what")[2].partition("## ")[0]
+    for path in re.findall(r"`([\w.-]+/[\w./-]*)`", section):
+        assert (ROOT / path).exists(), path
+    for name, path in re.findall(r"`(\w+)`\s+in\s+`([\w/]+\.py)`", section):
+        assert re.search(rf"^(?:class |def )?{name}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), name
 
 
 def test_the_version_is_in_the_changelog() -> None:
