@@ -263,7 +263,7 @@ class EmbeddedServer:
     # --- PostgreSQL's programs ----------------------------------------------------------------
 
     def _pg_ctl(self, action: str, *arguments: str, timeout: float) -> None:
-        self._run("pg_ctl", action, "-w", "-D", str(self.data), *arguments, timeout=timeout)
+        self._run("pg_ctl", action, "-w", "-t", str(int(timeout)), "-D", str(self.data), *arguments, timeout=timeout)
 
     def _run(self, program: str, *arguments: str, timeout: float) -> None:
         user = _server_user()
