@@ -34,7 +34,7 @@ CHROMIUM_ARGUMENTS = (
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Serves without a line in the log for each picture."""
+    """Serves without a line in the log for each image."""
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - its name in werkzeug
         pass

@@ -16,7 +16,7 @@ from searchdb.db import retry
 from searchdb.db.database import Database
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.errors import DatabaseError, DatabaseUnavailableError
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def away() -> Iterator[Database]:
     """A database on a port that refuses connections."""
-    with PictureServer() as server:
+    with ImageServer() as server:
         url = SecretStr(f"postgresql://ann:secret@127.0.0.1:{server.closed_port}/photos")
         with Database(Settings(database_url=url)) as database:
             yield database

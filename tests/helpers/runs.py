@@ -17,12 +17,12 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
 
 GIVE_UP_S = 600
 """Seconds after which a test stops waiting. A safety net only: a busy machine may need minutes."""
 
-PICTURES = 160
+IMAGES = 160
 
 CHUNK = 16
 
@@ -123,8 +123,8 @@ def until(condition: Callable[[], object], what: str, *, timeout_s: float = GIVE
         time.sleep(0.02)
 
 
-def write_list(folder: Path, server: PictureServer, count: int = PICTURES) -> Path:
-    """Write a list of so many different pictures."""
+def write_list(folder: Path, server: ImageServer, count: int = IMAGES) -> Path:
+    """Write a list of `count` different images."""
     listed = folder / "list.tsv"
     lines = (f"{server.url(f'/ok.jpg?seed={n}')}\tpicture {n}\n" for n in range(count))
     listed.write_text("url\tdescription\n" + "".join(lines))
@@ -140,7 +140,7 @@ def workers(collection: SearchDB) -> set[int]:
     return {worker.pid for worker in collection.status().queue.workers}
 
 
-def assert_complete(collection: SearchDB, count: int = PICTURES) -> None:
+def assert_complete(collection: SearchDB, count: int = IMAGES) -> None:
     assert collection.store.counts() == {"images": count, "failed": 0, "pending": 0}
     status = collection.status().queue
     assert (status.queued, status.running) == (0, 0)

@@ -26,7 +26,7 @@ ROWS = 4000
 
 @pytest.fixture
 def vectors(database: Database) -> np.ndarray:
-    """The vectors of the pictures in `database`, whose index was built on them."""
+    """The vectors of the images in `database`, whose index was built on them."""
     vectors = clustered(ROWS)
     fill(database, vectors)
     index.build_index(database.engine)

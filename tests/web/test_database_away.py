@@ -74,9 +74,9 @@ def settings(stoppable: Stoppable, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def site(settings: Settings, shelf: StoredImages, embedder: CLIPEmbedder) -> Iterator[str]:
-    """The address of a page that serves one picture, in threads, as many as there are requests."""
-    shelf.add("a red boat")
+def site(settings: Settings, stored_images: StoredImages, embedder: CLIPEmbedder) -> Iterator[str]:
+    """The address of a page that serves one image, in threads, as many as there are requests."""
+    stored_images.add("a red boat")
     app: Flask = create_app(settings, embedder=embedder)
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

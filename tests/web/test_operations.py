@@ -217,18 +217,18 @@ def addresses(html: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stripped", [True, False], ids=["stripped", "left on"])
-def test_under_a_path_everything_is_under_it(make_app: MakeApp, shelf: StoredImages, stripped: bool) -> None:
-    picture = shelf.add("a red boat")
-    elsewhere = shelf.add("a photograph", image="https://example.org/photo.jpg")
+def test_under_a_path_everything_is_under_it(make_app: MakeApp, stored_images: StoredImages, stripped: bool) -> None:
+    image_id = stored_images.add("a red boat")
+    elsewhere = stored_images.add("a photograph", image="https://example.org/photo.jpg")
     client = make_app(url_prefix="/photos").test_client()
     before = "" if stripped else "/photos"
-    for page in ("/", "/?q=a+red+boat", f"/images/{picture}", f"/images/{picture}?q=a+red+boat", "/nowhere"):
+    for page in ("/", "/?q=a+red+boat", f"/images/{image_id}", f"/images/{image_id}?q=a+red+boat", "/nowhere"):
         for address in addresses(client.get(before + page).text):
             assert address.startswith("/photos/"), (page, address)
     redirect = client.get(f"{before}/images/{elsewhere}/file")
     assert (redirect.status_code, redirect.headers["Location"]) == (302, "https://example.org/photo.jpg")
     shown = client.get(before + "/?q=a+red+boat").text
-    [thumbnail] = {each for each in addresses(shown) if each.startswith(f"/photos/images/{picture}/thumbnail")}
+    [thumbnail] = {each for each in addresses(shown) if each.startswith(f"/photos/images/{image_id}/thumbnail")}
     assert client.get(thumbnail.replace("&amp;", "&")).mimetype == "image/webp"
     for path in ("/static/page.css", "/healthz", "/" if stripped else ""):
         with client.get(before + path) as response:
@@ -277,8 +277,10 @@ def test_ready_when_empty_whatever_the_model(settings: Settings) -> None:
     app.extensions[EXTENSION].close()
 
 
-def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages) -> None:
-    shelf.add("a boat")
+def test_not_ready_until_the_model_is_loaded(
+    settings: Settings, embedder: CLIPEmbedder, stored_images: StoredImages
+) -> None:
+    stored_images.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
     collection._loaded = False
@@ -298,9 +300,9 @@ def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: CLIPE
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_again(
-    settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages
+    settings: Settings, embedder: CLIPEmbedder, stored_images: StoredImages
 ) -> None:
-    shelf.add("a boat")
+    stored_images.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
     collection._loaded = False
@@ -317,9 +319,9 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(
 
 
 def test_not_ready_with_another_model_than_the_pictures(
-    client: FlaskClient, database: Database, shelf: StoredImages
+    client: FlaskClient, database: Database, stored_images: StoredImages
 ) -> None:
-    shelf.add("a boat")
+    stored_images.add("a boat")
     with database.begin() as connection:
         connection.execute(sa.update(embedding_models).values(weights_sha256=b"\7" * 32))
     assert "the model does not fit the collection" in client.get("/readyz").text
