@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -18,9 +17,7 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from tests.helpers.image_server import ImageServer
-
-GIVE_UP_S = 600
-"""Seconds after which a test stops waiting. A safety net only: a busy machine may need minutes."""
+from tests.helpers.waiting import GIVE_UP_S
 
 IMAGES = 160
 
@@ -113,14 +110,6 @@ class Runs:
     def __exit__(self, *_: object) -> None:
         for run in self._runs:
             run.kill()
-
-
-def until(condition: Callable[[], object], what: str, *, timeout_s: float = GIVE_UP_S) -> None:
-    """Wait for a condition that is certain to come."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def write_list(folder: Path, server: ImageServer, count: int = IMAGES) -> Path:

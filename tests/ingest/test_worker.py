@@ -25,6 +25,7 @@ from searchdb.ingest.pipeline import MAX_ATTEMPTS, Ingest
 from searchdb.ingest.worker import Worker
 from searchdb.records import FetchedImage, ModelIdentity
 from tests.helpers.image_server import ImageServer
+from tests.helpers.waiting import GIVE_UP_S, until
 
 OTHER_MODEL = ModelIdentity(name="other/model", weights_sha256=b"o" * 32)
 
@@ -54,13 +55,6 @@ def worker_of(collection: SearchDB, make_ingest: Callable[[], Ingest] | None = N
 def job_rows(collection: SearchDB) -> list[sa.RowMapping]:
     with collection.database.connect() as connection:
         return list(connection.execute(sa.text("SELECT * FROM procrastinate_jobs ORDER BY id")).mappings())
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out waiting for {what}"
-        time.sleep(0.02)
 
 
 def alive(collection: SearchDB) -> int:
@@ -93,7 +87,7 @@ def test_an_idle_worker_loads_no_model_and_leaves_no_row(collection: SearchDB) -
     worker.start()
     until(lambda: alive(collection) == 1, "the worker")
     worker.stop()
-    assert worker.join(60)
+    assert worker.join(GIVE_UP_S)
     assert alive(collection) == 0
     with collection.database.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(ingest_workers)) == 0
@@ -109,7 +103,7 @@ def test_a_stop_is_never_lost(collection: SearchDB, after_s: float | None) -> No
     if after_s is not None:
         time.sleep(after_s)
         worker.stop()
-    assert worker.join(60)
+    assert worker.join(GIVE_UP_S)
     assert alive(collection) == 0
 
 
@@ -199,7 +193,7 @@ def test_a_worker_considered_dead_goes_on(collection: SearchDB, listed: Path, im
         until(lambda: alive(collection) == 1, "the worker's new session")
     finally:
         worker.stop()
-        worker.join(60)
+        worker.join(GIVE_UP_S)
     assert set(image_server.hits.values()) == {1}
 
 
@@ -217,7 +211,7 @@ def test_a_lost_connection_is_replaced(collection: SearchDB, listed: Path, image
         until(lambda: collection.store.counts()["images"] == 12, "the images")
     finally:
         worker.stop()
-        worker.join(60)
+        worker.join(GIVE_UP_S)
     assert set(image_server.hits.values()) == {1}
 
 
@@ -276,7 +270,7 @@ def test_ingest_works_in_a_thread(collection: SearchDB, listed: Path) -> None:
     stored: list[int] = []
     thread = threading.Thread(target=lambda: stored.append(collection.ingest_urls(str(listed)).stored))
     thread.start()
-    thread.join(120)
+    thread.join(GIVE_UP_S)
     assert stored == [12]
 
 
@@ -302,7 +296,7 @@ def test_two_workers_in_one_process_share_the_queue(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(GIVE_UP_S)
         assert not thread.is_alive()
     assert collection.store.counts() == {"images": 12, "failed": 0, "pending": 0}
     assert set(image_server.hits.values()) == {1}

@@ -19,7 +19,8 @@ from searchdb.config import Settings, libpq_url
 from searchdb.db.database import Database, migrate
 from searchdb.db.embedded import EmbeddedServer
 from tests.helpers.image_server import ImageServer
-from tests.helpers.runs import IMAGES, Runs, assert_complete, enqueue, until, workers, write_list
+from tests.helpers.runs import IMAGES, Runs, assert_complete, enqueue, workers, write_list
+from tests.helpers.waiting import GIVE_UP_S, until
 
 SHORT_OUTAGE = "import searchdb.db.retry\nsearchdb.db.retry.MAX_OUTAGE_S = 2.0"
 _numbers = itertools.count(1)
@@ -43,7 +44,7 @@ class Restartable:
 
     def _pg_ctl(self, action: str, *arguments: str) -> None:
         log = () if action == "stop" else ("-l", str(self.server.data / "log"))
-        self.server._pg_ctl(action, *arguments, *log, timeout=120)
+        self.server._pg_ctl(action, "-t", str(GIVE_UP_S), *arguments, *log, timeout=GIVE_UP_S)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,8 @@ def test_a_worker_outlasts_a_database_that_is_away_for_a_while(
         worker = runs.start("worker", "--drain", "--json")
         until(lambda: stored(collection) >= 16, "the first pictures")
         restartable.stop()
-        time.sleep(8)
+        until(lambda: "Trying again" in worker.stderr, "the worker to notice the outage")
+        time.sleep(3)  # so that several retries and heartbeats fail
         restartable.start()
         worker.report()
         assert worker.stderr.count("Trying again") == worker.stderr.count("the database is back") == 1

@@ -14,8 +14,9 @@ from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.unsplash.columns import FORMATS
 from tests.helpers.image_server import ImageServer
-from tests.helpers.runs import SHORT_SILENCE, Run, Runs, until
+from tests.helpers.runs import SHORT_SILENCE, Run, Runs
 from tests.helpers.unsplash_files import photo, text
+from tests.helpers.waiting import until
 
 STORED: Mapping[str, int] = {
     "/ok.jpg": 420,

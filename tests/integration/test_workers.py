@@ -22,10 +22,10 @@ from tests.helpers.runs import (
     Runs,
     assert_complete,
     enqueue,
-    until,
     workers,
     write_list,
 )
+from tests.helpers.waiting import until
 
 DEATH = 9
 """Exit status of a worker that an image killed."""
@@ -223,7 +223,7 @@ def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: Search
         victim.kill()
         lost = references_held(collection, victim.pid)
         assert lost
-        until(lambda: is_done(collection), "the others", timeout_s=120)
+        until(lambda: is_done(collection), "the others")
         assert stored_by(collection).keys() == {run.pid for run in started}
         twice = {server.url(path) for path, hits in server.hits.items() if hits > 1}
         assert twice <= lost

@@ -38,6 +38,7 @@ from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
 from searchdb.records import SourceItem
 from tests.helpers.image_server import ImageServer, make_image
+from tests.helpers.waiting import GIVE_UP_S
 
 MAX_BYTES = 100_000
 
@@ -65,8 +66,8 @@ def item(image: str | Path, *, rendition: str | None = None) -> SourceItem:
 
 
 def soon(condition: Callable[[], bool]) -> bool:
-    """Wait until the condition holds; return whether it did within ten seconds."""
-    end = time.monotonic() + 10
+    """Wait until the condition holds; return whether it did within GIVE_UP_S seconds."""
+    end = time.monotonic() + GIVE_UP_S
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
     return condition()
@@ -347,7 +348,7 @@ def test_closing_cancels_the_wait_for_a_slot() -> None:
         fetcher.close()
         for future in waiting:
             with pytest.raises(TransferError, match="searchdb is closing"):
-                future.result(timeout=10)
+                future.result(timeout=GIVE_UP_S)
         with pytest.raises(TransferError, match="searchdb is closing"):
             fetcher.fetch(item(server.url("/ok.jpg", host="localhost")))
         server.gate.set()
@@ -584,7 +585,7 @@ def test_closing_interrupts_a_pause(server: ImageServer) -> None:
     fetcher = Watched(max_bytes=MAX_BYTES, allow_private_addresses=True, backoff_s=40)
     with ThreadPoolExecutor(1) as pool:
         failing = pool.submit(fetcher.fetch, item(server.url("/500")))
-        assert waiting.wait(10)
+        assert waiting.wait(GIVE_UP_S)
         fetcher.close()
         with pytest.raises(TransferError, match="closing"):
             failing.result()

@@ -20,6 +20,7 @@ from searchdb.config import Settings
 from searchdb.db.database import Database, Timeouts, migrate, open_database
 from searchdb.db.tables import embedding_models
 from searchdb.errors import DatabaseError, ModelUnavailableError
+from tests.helpers.waiting import GIVE_UP_S
 from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
@@ -197,7 +198,7 @@ def test_the_development_servers_own_line_does_not_double_it(
         with caplog.at_level(logging.INFO):
             import requests
 
-            assert requests.get(f"http://127.0.0.1:{server.server_port}/healthz", timeout=30).status_code == 200
+            assert requests.get(f"http://127.0.0.1:{server.server_port}/healthz", timeout=GIVE_UP_S).status_code == 200
     finally:
         server.shutdown()
         thread.join()
@@ -312,7 +313,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(
     client = app.test_client()
     collection.model().load()
     assert "the model cannot be loaded" in client.get("/readyz").text
-    broken.second_try.wait(30)
+    broken.second_try.wait(GIVE_UP_S)
     statuses = {client.get("/readyz").status_code for _ in range(100)}
     assert 200 in statuses
     collection.close()
@@ -338,7 +339,7 @@ class Held:
         self._failures = failures
 
     def embed_texts(self, texts: list[str]) -> Any:
-        self.may_go.wait(30)
+        self.may_go.wait(GIVE_UP_S)
         if self._failures:
             self._failures -= 1
             raise ModelUnavailableError("demo", "it is not there")
