@@ -1,4 +1,4 @@
-"""What tests share: a real PostgreSQL per run, a migrated database per test, the demo model and its pictures."""
+"""What tests share: a real PostgreSQL per run, a migrated database per test, the demo model and its images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ hypothesis.settings.register_profile("searchdb", deadline=None, derandomize="CI"
 hypothesis.settings.load_profile("searchdb")
 
 TEMPLATE = "searchdb_template"
-DEMO_PICTURES = 300
+DEMO_IMAGES = 300
 _numbers = itertools.count(1)
 
 
@@ -138,11 +138,11 @@ def collection(settings: Settings) -> Iterator[SearchDB]:
 
 @pytest.fixture(scope="session")
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the first pictures of the demo album."""
+    """A folder with the first images of the demo album."""
     from searchdb.demo.album import draw_album
 
     folder = tmp_path_factory.mktemp("album")
-    draw_album(folder, DEMO_PICTURES)
+    draw_album(folder, DEMO_IMAGES)
     return folder
 
 
@@ -156,7 +156,7 @@ def demo_settings(
     settings = _settings(server, _new_database(admin, TEMPLATE), tmp_path_factory.mktemp("home"))
     with SearchDB(settings) as collection:
         report = collection.ingest(album_items(album))
-    assert report.stored == DEMO_PICTURES, str(report)
+    assert report.stored == DEMO_IMAGES, str(report)
     return settings
 
 

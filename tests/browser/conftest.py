@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from searchdb.config import Settings
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.browser_tabs import Tabs
+from tests.helpers.waiting import GIVE_UP_S
 from web import create_app
 from web.backend import EXTENSION
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+expect.set_options(timeout=GIVE_UP_S * 1000)
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_ARGUMENTS = (
@@ -34,7 +37,7 @@ CHROMIUM_ARGUMENTS = (
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Serves without a line in the log for each picture."""
+    """Serves without a line in the log for each image."""
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - its name in werkzeug
         pass

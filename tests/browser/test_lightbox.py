@@ -1,4 +1,4 @@
-"""A picture over the results, in Chromium: its address, its neighbours, its keys, and the way back."""
+"""An image over the results, in Chromium: its address, its neighbours, its keys, and the way back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def order(page: Page) -> list[str]:
 
 
 def opened(page: Page, number: str) -> None:
-    """Wait until this picture is shown."""
+    """Wait until this image is shown."""
     page.wait_for_url(f"**/images/{number}?*")
     expect(page.locator("dialog[open] article dd").get_by_text(number, exact=True)).to_be_visible()
 

@@ -28,18 +28,18 @@ def test_search_open_go_on_and_back(site: str, tabs: Tabs) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Find images by meaning")
     search(page, "a boat at sunset")
     assert page.url == f"{site}/?q=a+boat+at+sunset"
-    pictures = page.locator(".grid img")
-    found = [pictures.nth(rank).get_attribute("alt") or "" for rank in range(5)]
+    thumbnails = page.locator(".grid img")
+    found = [thumbnails.nth(rank).get_attribute("alt") or "" for rank in range(5)]
     assert all(re.search(r"\bboats?\b.* at sunset", alt) for alt in found), found
 
-    pictures.first.click()
+    thumbnails.first.click()
     lightbox = page.get_by_role("dialog")
     expect(lightbox.get_by_role("heading", level=1)).to_have_text(found[0])
     expect(lightbox.get_by_text("Similarity", exact=True)).to_be_visible()
     lightbox.get_by_role("link", name="More like this").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Like the image")
     expect(page.get_by_label("Do not look for pictures like it")).to_be_visible()
-    assert pictures.count() > 10
+    assert thumbnails.count() > 10
     page.go_back()
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("a boat at sunset"))
@@ -63,10 +63,10 @@ def test_more_like_a_hit_without_opening_it(site: str, tabs: Tabs) -> None:
 def test_every_picture_of_a_page_is_there(site: str, tabs: Tabs) -> None:
     page = tabs.open(bypass_csp=True)  # waiting for a condition is evaluating a string, which the page forbids
     page.goto(f"{site}/?q=a+house")
-    pictures = page.locator(".grid img")
-    count = pictures.count()
+    thumbnails = page.locator(".grid img")
+    count = thumbnails.count()
     for rank in range(count):
-        pictures.nth(rank).scroll_into_view_if_needed()
+        thumbnails.nth(rank).scroll_into_view_if_needed()
     page.wait_for_function(  # of those that the page had: more come by scrolling, and wait to be looked at
         "count => [...document.querySelectorAll('.grid img')].slice(0, count).every(each => each.naturalWidth > 0)",
         arg=count,
@@ -108,13 +108,13 @@ def test_what_not_and_filters(site: str, tabs: Tabs) -> None:
 def test_panels_close_as_menus_do(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=a+boat")
-    filters, picture = page.get_by_role("button", name="Show pictures"), page.get_by_label("Choose a picture")
+    filters, image = page.get_by_role("button", name="Show pictures"), page.get_by_label("Choose a picture")
     page.get_by_text("Filters", exact=True).click()
     page.get_by_title("Search by a picture").click()
     expect(filters).to_be_hidden()
-    expect(picture).to_be_visible()
+    expect(image).to_be_visible()
     page.keyboard.press("Escape")
-    expect(picture).to_be_hidden()
+    expect(image).to_be_hidden()
     page.get_by_text("Filters", exact=True).click()
     page.get_by_role("heading", level=1).click()
     expect(filters).to_be_hidden()
@@ -184,13 +184,13 @@ def test_first_tab_skips_to_the_pictures(site: str, tabs: Tabs) -> None:
 def test_fits_every_screen(site: str, tabs: Tabs, artifacts: Path, size: str, scheme: str) -> None:
     page = tabs.open(size=size, scheme=scheme)
     page.goto(f"{site}/?q=two+flowers")
-    picture = page.locator(".open").first.get_attribute("href")
+    address = page.locator(".open").first.get_attribute("href")
     paths = {
         "home": "/",
         "results": "/?q=two+flowers",
         "filtered": "/?q=boat&not=night&tag=boat&any_tag=sunset&any_tag=day&orientation=landscape&words=boat",
         "nothing": "/?q=boat&not=night&threshold=0.99",
-        "picture": picture,
+        "picture": address,
         "status": "/status",
         "API": "/api/",
         "nowhere": "/nowhere",

@@ -13,7 +13,7 @@ import pytest
 from searchdb.config import Settings
 from searchdb.db.database import SCHEMA_REVISION
 from tests.helpers.cli import output, run
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
 from tests.helpers.unsplash_files import keyword, photo, write
 
 
@@ -140,7 +140,7 @@ def test_a_worker_ingests_what_was_only_queued(settings: Settings, album: Path) 
 
 
 def test_unsplash_fills_its_tables_and_fetches_renditions(settings: Settings, tmp_path: Path) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         photos = [photo(n, photo_image_url=server.url(f"/ok.jpg?seed={n}")) for n in range(1, 4)]
         write(tmp_path, "photos.tsv000", photos)
         write(tmp_path, "keywords.tsv000", [keyword(1, "harbour"), keyword(1, "dune", suggested_by_user="t")])

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -15,6 +13,7 @@ import pytest
 
 from searchdb.db.embedded import MAJOR_VERSION, EmbeddedServer
 from searchdb.errors import EmbeddedServerError
+from tests.helpers.waiting import GIVE_UP_S, until
 
 USER = """
 import sys
@@ -43,16 +42,8 @@ def wait_joined(process: subprocess.Popen[str]) -> None:
 
 
 def leave(process: subprocess.Popen[str]) -> None:
-    process.communicate("\n", timeout=60)
+    process.communicate("\n", timeout=GIVE_UP_S)
     assert process.returncode == 0
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    for _ in range(200):
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def postmaster_pid(server: EmbeddedServer) -> int:
@@ -104,7 +95,7 @@ def test_a_killed_server_is_started_again(short_home: Path) -> None:
     first = start_user(short_home)
     wait_joined(first)
     os.kill(postmaster_pid(server), signal.SIGKILL)
-    assert eventually(lambda: not server.is_running())
+    until(lambda: not server.is_running(), "the end of the killed server")
     second = start_user(short_home)
     wait_joined(second)
     leave(first)

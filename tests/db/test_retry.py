@@ -16,7 +16,8 @@ from searchdb.db import retry
 from searchdb.db.database import Database
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.errors import DatabaseError, DatabaseUnavailableError
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
+from tests.helpers.waiting import GIVE_UP_S, until
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def away() -> Iterator[Database]:
     """A database on a port that refuses connections."""
-    with PictureServer() as server:
+    with ImageServer() as server:
         url = SecretStr(f"postgresql://ann:secret@127.0.0.1:{server.closed_port}/photos")
         with Database(Settings(database_url=url)) as database:
             yield database
@@ -83,14 +84,18 @@ def test_many_threads_waiting_for_one_outage_log_it_once(
     outage_log = OutageLog()
     gone = threading.Event()
 
+    called: set[int] = set()
+
     def call() -> int:
-        return one(database if gone.is_set() else away)
+        target = database if gone.is_set() else away
+        called.add(threading.get_ident())
+        return one(target)
 
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(retry_until_available, call, outage_log=outage_log) for _ in range(8)]
-        threading.Event().wait(0.3)
+        until(lambda: len(called) == 8 and lines(caplog, "Trying again"), "each thread to find the database away")
         gone.set()
-        assert [each.result(timeout=60) for each in waiting] == [1] * 8
+        assert [each.result(timeout=GIVE_UP_S) for each in waiting] == [1] * 8
     assert len(lines(caplog, "Trying again")) == 1
     assert len(lines(caplog, "the database is back")) == 1
 

@@ -12,7 +12,7 @@ from searchdb.search.relevance import refresh_sample
 
 
 def copy_album(source: SearchDB, target: Database, *, without: str | None = None, only: str | None = None) -> None:
-    """Make the target's collection the album, without the pictures with one tag, or with only these."""
+    """Make the target's collection the album, without the images with one tag, or with only these."""
     with source.database.connect() as connection:
         rows = [dict(row) for row in connection.execute(sa.select(images)).mappings()]
     kept = [row for row in rows if without not in row["tags"] and (only is None or only in row["tags"])]

@@ -6,6 +6,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
+from tests.helpers.waiting import GIVE_UP_S
+
 SIZES = {"phone": (390, 844), "laptop": (1280, 860), "wide": (1920, 1080)}
 
 
@@ -28,7 +30,7 @@ class Tabs:
             has_touch=phone,
             **options,
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(GIVE_UP_S * 1000)
         self._contexts.append(context)
         page = context.new_page()
         page.on("console", self._listen)

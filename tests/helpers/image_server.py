@@ -1,4 +1,4 @@
-"""A real HTTP server on 127.0.0.1 that serves pictures, and every fault that picture servers have."""
+"""A real HTTP server on 127.0.0.1 that serves images, and every fault that image servers have."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ DRIP_S = 0.02
 """Pause between the bytes of the dripping routes: far below any read timeout, so only a deadline ends them."""
 
 ORIENTATION_TAG = 0x0112
-"""EXIF's; 6 says that the stored picture must be turned clockwise by 90 degrees to be upright."""
+"""EXIF's; 6 says that the stored image must be turned clockwise by 90 degrees to be upright."""
 
 BOMB_BYTES = 64 * 1024 * 1024
 """What `/gzip-bomb` unpacks to; it is sent as some 65 kB."""
 
 
-def picture(
+def make_image(
     kind: str = "JPEG", *, size: tuple[int, int] = (48, 32), seed: int = 0, orientation: int | None = None
 ) -> bytes:
-    """Return a small encoded picture whose colours depend on the seed, as stored (EXIF may say it lies on its side)."""
+    """Return a small encoded image whose colours depend on the seed, as stored (EXIF may say it lies on its side)."""
     image = Image.new("RGB", size, ((37 * seed) % 256, (91 * seed + 80) % 256, (53 * seed + 160) % 256))
     colour = ((seed * 29 + 200) % 256, (seed // 256 * 41 + 40) % 256, 90)  # all else repeats after 256 seeds
     image.paste(colour, (size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2))
@@ -45,7 +45,7 @@ def picture(
 
 
 def huge_png(width: int = 60_000, height: int = 60_000) -> bytes:
-    """Return a PNG of some bytes whose header promises a picture of that size; its data ends after a row's start."""
+    """Return a PNG of some bytes whose header promises an image of that size; its data ends after a row's start."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -55,13 +55,13 @@ def huge_png(width: int = 60_000, height: int = 60_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-class PictureServer:
+class ImageServer:
     """Serves while in its `with`, every answer `delay_s` seconds late.
 
     `requests` counts by path, `hits` by path and query (`/ok.jpg?seed=3`), `connections` what was accepted; `headers`
     holds the last request's of each path. `bodies` and `redirects` (to a Location) may be filled with further
     paths. Other paths are those of the table at the end of this module; `/ok.jpg`, `/ok.png`, `/ok.webp` and
-    `/exif-rotated.jpg` also take `?seed=N` for different pictures. `/gated` is answered once `gate` is set.
+    `/exif-rotated.jpg` also take `?seed=N` for different images. `/gated` is answered once `gate` is set.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", delay_s: float = 0) -> None:
@@ -120,7 +120,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = True
     request_queue_size = 1024  # some hundred clients may come at once; the kernel caps it at its own limit
 
-    def __init__(self, address: tuple[str, int], owner: PictureServer) -> None:
+    def __init__(self, address: tuple[str, int], owner: ImageServer) -> None:
         super().__init__(address, _Handler)
         self.owner = owner
         self._open: set[socket.socket] = set()
@@ -199,9 +199,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _picture(kind: str, orientation: int | None = None) -> Callable[[_Handler], None]:
+def _image(kind: str, orientation: int | None = None) -> Callable[[_Handler], None]:
     def route(handler: _Handler) -> None:
-        body = picture(kind, seed=handler.number("seed"), orientation=orientation)
+        body = make_image(kind, seed=handler.number("seed"), orientation=orientation)
         handler.answer(body, kind=f"image/{kind.lower()}")
 
     return route
@@ -221,14 +221,12 @@ def _then_ok(status: int, **headers: str) -> Callable[[_Handler], None]:
         if handler.seen() <= handler.number("times", 1):
             _status(status, **headers)(handler)
         else:
-            handler.answer(picture())
+            handler.answer(make_image())
 
     return route
 
 
-def _redirect(
-    target: Callable[[PictureServer], str], status: int = 302, body: bytes = b""
-) -> Callable[[_Handler], None]:
+def _redirect(target: Callable[[ImageServer], str], status: int = 302, body: bytes = b"") -> Callable[[_Handler], None]:
     def route(handler: _Handler) -> None:
         handler.answer(body, status=status, Location=target(handler.server.owner))
 
@@ -241,7 +239,7 @@ def _hops(handler: _Handler) -> None:
     if left:
         handler.answer(status=302, Location=f"/hops?left={left - 1}")
     else:
-        handler.answer(picture())
+        handler.answer(make_image())
 
 
 def _begin(handler: _Handler, **headers: str) -> None:
@@ -269,16 +267,16 @@ def _drip_body(handler: _Handler) -> None:
 
 def _one_byte_a_second(handler: _Handler) -> None:
     _begin(handler, Content_Length="5000")
-    _drip(handler, picture().ljust(5000, b"\0"), pause_s=1)
+    _drip(handler, make_image().ljust(5000, b"\0"), pause_s=1)
 
 
 def _gated(handler: _Handler) -> None:
     handler.server.owner.gate.wait()
-    handler.answer(picture())
+    handler.answer(make_image())
 
 
 def _set_cookie(handler: _Handler) -> None:
-    handler.answer(picture(), Set_Cookie="visitor=42; Path=/")
+    handler.answer(make_image(), Set_Cookie="visitor=42; Path=/")
 
 
 def _redirect_and_set_cookie(handler: _Handler) -> None:
@@ -302,7 +300,7 @@ def _silent(handler: _Handler) -> None:
 
 
 def _half(handler: _Handler) -> None:
-    body = picture()
+    body = make_image()
     _begin(handler, Content_Length=str(len(body)))
     handler.wfile.write(body[: len(body) // 2])
 
@@ -311,17 +309,17 @@ def _half_then_ok(handler: _Handler) -> None:
     if handler.seen() == 1:
         _half(handler)
     else:
-        handler.answer(picture())
+        handler.answer(make_image())
 
 
 def _half_chunked(handler: _Handler) -> None:
-    body = picture()
+    body = make_image()
     _begin(handler, Transfer_Encoding="chunked")
     handler.wfile.write(b"%x\r\n%s" % (len(body), body[: len(body) // 2]))
 
 
 def _chunked(handler: _Handler) -> None:
-    body = picture()
+    body = make_image()
     _begin(handler, Transfer_Encoding="chunked")
     for start in range(0, len(body), 100):
         part = body[start : start + 100]
@@ -331,7 +329,7 @@ def _chunked(handler: _Handler) -> None:
 
 def _no_length(handler: _Handler) -> None:
     _begin(handler)
-    handler.wfile.write(picture())
+    handler.wfile.write(make_image())
 
 
 def _endless(handler: _Handler) -> None:
@@ -391,19 +389,19 @@ def _reset(handler: _Handler) -> None:
 
 
 ROUTES: dict[str, Callable[[_Handler], None]] = {
-    "/ok.jpg": _picture("JPEG"),
-    "/ok.png": _picture("PNG"),
-    "/ok.webp": _picture("WEBP"),
-    "/exif-rotated.jpg": _picture("JPEG", orientation=6),
+    "/ok.jpg": _image("JPEG"),
+    "/ok.png": _image("PNG"),
+    "/ok.webp": _image("WEBP"),
+    "/exif-rotated.jpg": _image("JPEG", orientation=6),
     "/huge-png": lambda handler: handler.answer(huge_png(), kind="image/png"),
-    "/wrong-type": lambda handler: handler.answer(picture(), kind="text/html"),
+    "/wrong-type": lambda handler: handler.answer(make_image(), kind="text/html"),
     "/no-length": _no_length,
     "/chunked": _chunked,
-    "/gzip": lambda handler: handler.answer(gzip.compress(picture()), Content_Encoding="gzip"),
+    "/gzip": lambda handler: handler.answer(gzip.compress(make_image()), Content_Encoding="gzip"),
     "/html": lambda handler: handler.answer(b"<!DOCTYPE html><title>Not here</title>", kind="text/html"),
     "/empty": lambda handler: handler.answer(b""),
     "/204": _status(204),
-    "/206": lambda handler: handler.answer(picture()[:100], status=206, Content_Range="bytes 0-99/800"),
+    "/206": lambda handler: handler.answer(make_image()[:100], status=206, Content_Range="bytes 0-99/800"),
     "/304": _status(304),
     "/403": _status(403),
     "/404": _status(404),

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -17,12 +16,10 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
+from tests.helpers.waiting import GIVE_UP_S
 
-GIVE_UP_S = 600
-"""Seconds after which a test stops waiting. A safety net only: a busy machine may need minutes."""
-
-PICTURES = 160
+IMAGES = 160
 
 CHUNK = 16
 
@@ -115,16 +112,8 @@ class Runs:
             run.kill()
 
 
-def until(condition: Callable[[], object], what: str, *, timeout_s: float = GIVE_UP_S) -> None:
-    """Wait for a condition that is certain to come."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
-def write_list(folder: Path, server: PictureServer, count: int = PICTURES) -> Path:
-    """Write a list of so many different pictures."""
+def write_list(folder: Path, server: ImageServer, count: int = IMAGES) -> Path:
+    """Write a list of `count` different images."""
     listed = folder / "list.tsv"
     lines = (f"{server.url(f'/ok.jpg?seed={n}')}\tpicture {n}\n" for n in range(count))
     listed.write_text("url\tdescription\n" + "".join(lines))
@@ -140,7 +129,7 @@ def workers(collection: SearchDB) -> set[int]:
     return {worker.pid for worker in collection.status().queue.workers}
 
 
-def assert_complete(collection: SearchDB, count: int = PICTURES) -> None:
+def assert_complete(collection: SearchDB, count: int = IMAGES) -> None:
     assert collection.store.counts() == {"images": count, "failed": 0, "pending": 0}
     status = collection.status().queue
     assert (status.queued, status.running) == (0, 0)

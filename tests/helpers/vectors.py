@@ -14,7 +14,7 @@ MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
 
 
 def clustered(rows: int, *, clusters: int = 60, seed: int = 0) -> np.ndarray:
-    """Return unit vectors of shape (rows, 512) around common centres, as pictures of common subjects are."""
+    """Return unit vectors of shape (rows, 512) around common centres, as images of common subjects are."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(clusters, 512))
     vectors = centres[rng.integers(clusters, size=rows)] + 0.8 * rng.normal(size=(rows, 512))

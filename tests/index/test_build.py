@@ -26,6 +26,7 @@ from searchdb.index.status import MATCH_IMAGES, IndexStatus, index_status
 from searchdb.index.tune import tune_index
 from tests.helpers.sql_calls import CALLS
 from tests.helpers.vectors import clustered, fill, recall
+from tests.helpers.waiting import GIVE_UP_S
 
 
 def test_an_unbuilt_index_is_exact(database: Database) -> None:
@@ -232,7 +233,7 @@ def test_match_images_uses_its_index_however_it_is_called(database: Database, me
     def searched(search: Callable[[], object]) -> None:
         before = scans(database)
         search()
-        deadline = time.monotonic() + 30  # a session that has just ended reports its use a moment later
+        deadline = time.monotonic() + GIVE_UP_S  # a session that has just ended reports its use a moment later
         while scans(database) == before and time.monotonic() < deadline:
             time.sleep(0.02)
         assert scans(database) > before

@@ -12,6 +12,7 @@ from searchdb.index import rebuild
 from searchdb.index.rebuild import BackgroundRebuilder, rebuild_if_stale
 from searchdb.index.status import index_status
 from tests.helpers.vectors import clustered, fill
+from tests.helpers.waiting import GIVE_UP_S
 
 
 def test_the_index_is_rebuilt_when_stale_and_only_then(database: Database) -> None:
@@ -36,14 +37,14 @@ def test_requests_during_a_rebuild_lead_to_one_more(database: Database, monkeypa
         running, calls = running + 1, calls + 1
         most = max(most, running)
         started.set()
-        proceed.wait(10)
+        proceed.wait(GIVE_UP_S)
         running -= 1
         return True
 
     monkeypatch.setattr(rebuild, "rebuild_if_stale", rebuild_slowly)
     rebuilder = BackgroundRebuilder()
     rebuilder.request(database.engine)
-    assert started.wait(10)
+    assert started.wait(GIVE_UP_S)
     for _ in range(20):
         rebuilder.request(database.engine)
     proceed.set()

@@ -34,7 +34,7 @@ from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import SourceItem
 from searchdb.search.searcher import Query, Searcher
-from tests.helpers.image_server import PictureServer, huge_png, picture
+from tests.helpers.image_server import ImageServer, huge_png, make_image
 
 THREADS = 12
 MAX_BYTES = 1_000_000
@@ -71,8 +71,8 @@ def adder(make_adder: Callable[..., Adder]) -> Adder:
 
 
 @pytest.fixture
-def image_server() -> Iterator[PictureServer]:
-    with PictureServer() as server:
+def image_server() -> Iterator[ImageServer]:
+    with ImageServer() as server:
         yield server
 
 
@@ -93,7 +93,7 @@ def count(database: Database, table: sa.Table) -> int:
 
 
 def test_image_is_stored_and_found(adder: Adder, database: Database, embedder: CLIPEmbedder, uploads: Path) -> None:
-    data = picture("PNG")
+    data = make_image("PNG")
     added = adder.add(data, item(description="A boat", tags=("sea", "sea"), metadata={"name": "boat.gif"}))
     image = added.image
     assert added.created
@@ -123,19 +123,19 @@ def test_image_is_stored_and_found(adder: Adder, database: Database, embedder: C
     [("JPEG", ".jpg"), ("PNG", ".png"), ("GIF", ".gif"), ("WEBP", ".webp"), ("BMP", ".bmp"), ("TIFF", ".tif")],
 )
 def test_content_names_the_file(adder: Adder, kind: str, suffix: str) -> None:
-    assert Path(adder.add(picture(kind), item()).image.image).suffix == suffix
+    assert Path(adder.add(make_image(kind), item()).image.image).suffix == suffix
 
 
 def test_same_bytes_are_the_same_row(adder: Adder, database: Database, uploads: Path) -> None:
-    first = adder.add(picture(), item(description="first"))
-    again = adder.add(picture(), item(description="second"))
+    first = adder.add(make_image(), item(description="first"))
+    again = adder.add(make_image(), item(description="second"))
     assert (first.created, again.created) == (True, False)
     assert again.image == first.image
     assert (count(database, images), len(files_in(uploads))) == (1, 1)
 
 
 def test_many_add_the_same_bytes_at_once(adder: Adder, database: Database, uploads: Path) -> None:
-    data = picture("PNG", seed=7)
+    data = make_image("PNG", seed=7)
     together = threading.Barrier(THREADS)
 
     def add(_number: int) -> adding.Addition:
@@ -152,7 +152,7 @@ def test_many_add_the_same_bytes_at_once(adder: Adder, database: Database, uploa
 def test_adding_and_removing_at_once_never_leaves_a_row_without_its_file(
     adder: Adder, database: Database, uploads: Path
 ) -> None:
-    data = picture("PNG", seed=8)
+    data = make_image("PNG", seed=8)
 
     def add_and_remove(_number: int) -> None:
         image = adder.add(data, item()).image
@@ -173,7 +173,7 @@ def test_adding_and_removing_at_once_never_leaves_a_row_without_its_file(
         (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", NotAnImageError),
         (b"<!doctype html><script>alert(1)</script>", NotAnImageError),
         (b"", EmptyFileError),
-        (picture("PNG")[:-30], DamagedImageError),
+        (make_image("PNG")[:-30], DamagedImageError),
         (huge_png(), TooManyPixelsError),
         (bytes(MAX_BYTES + 1), TooManyBytesError),
     ],
@@ -197,7 +197,7 @@ def test_file_is_deleted_when_its_row_cannot_be_written(
 
     monkeypatch.setattr(adding, "upsert_images", refuse)
     with pytest.raises(DatabaseError):
-        adder.add(picture(), item())
+        adder.add(make_image(), item())
     assert files_in(uploads) == []
     assert count(database, images) == 0
 
@@ -209,7 +209,7 @@ def test_half_a_file_is_never_seen(adder: Adder, uploads: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="full"):
-        adder.add(picture(), item())
+        adder.add(make_image(), item())
     assert files_in(uploads) == []
 
 
@@ -228,20 +228,18 @@ def test_long_camera_name_is_cut(adder: Adder) -> None:
 
 
 def test_another_model_adds_nothing(adder: Adder, database: Database, uploads: Path) -> None:
-    adder.add(picture(seed=1), item())
+    adder.add(make_image(seed=1), item())
     with database.begin() as connection:
         connection.execute(sa.update(embedding_models).values(name="other", weights_sha256=b"\7" * 32))
     with pytest.raises(ModelMismatchError):
-        adder.add(picture(seed=2), item())
+        adder.add(make_image(seed=2), item())
     assert (count(database, images), len(files_in(uploads))) == (1, 1)
 
 
 # --- URLs -----------------------------------------------------------------------------------------
 
 
-def test_url_is_fetched_once_without_keeping_its_bytes(
-    adder: Adder, image_server: PictureServer, uploads: Path
-) -> None:
+def test_url_is_fetched_once_without_keeping_its_bytes(adder: Adder, image_server: ImageServer, uploads: Path) -> None:
     url = image_server.url("/ok.jpg?seed=3")
     first = adder.add_url(item(url, credit="Ann"))
     again = adder.add_url(item(url))
@@ -252,12 +250,12 @@ def test_url_is_fetched_once_without_keeping_its_bytes(
     assert not uploads.exists()
 
 
-def test_url_with_known_bytes_is_the_row_that_has_them(adder: Adder, image_server: PictureServer) -> None:
+def test_url_with_known_bytes_is_the_row_that_has_them(adder: Adder, image_server: ImageServer) -> None:
     first = adder.add_url(item(image_server.url("/ok.jpg?seed=3")))
     assert adder.add_url(item(image_server.url("/ok.jpg?seed=3&again"))).image == first.image
 
 
-def test_many_add_the_same_url_at_once(adder: Adder, image_server: PictureServer, database: Database) -> None:
+def test_many_add_the_same_url_at_once(adder: Adder, image_server: ImageServer, database: Database) -> None:
     url = image_server.url("/ok.jpg?seed=4")
     with ThreadPoolExecutor(THREADS) as pool:
         added = list(pool.map(lambda _: adder.add_url(item(url)), range(THREADS)))
@@ -265,7 +263,7 @@ def test_many_add_the_same_url_at_once(adder: Adder, image_server: PictureServer
     assert count(database, images) == 1
 
 
-def test_success_clears_a_known_failure(adder: Adder, image_server: PictureServer, database: Database) -> None:
+def test_success_clears_a_known_failure(adder: Adder, image_server: ImageServer, database: Database) -> None:
     url = image_server.url("/ok.jpg?seed=5")
     with database.begin() as connection:
         row = {"image": url, "source": "urls", "error": "TransferError", "message": "it broke", "retryable": True}
@@ -275,7 +273,7 @@ def test_success_clears_a_known_failure(adder: Adder, image_server: PictureServe
 
 
 def test_private_address_is_refused(
-    make_adder: Callable[..., Adder], image_server: PictureServer, database: Database
+    make_adder: Callable[..., Adder], image_server: ImageServer, database: Database
 ) -> None:
     with pytest.raises(AddressRefusedError):
         make_adder(allow_private_addresses=False).add_url(item(image_server.url("/ok.jpg")))
@@ -287,7 +285,7 @@ def test_private_address_is_refused(
 
 
 def test_removing_deletes_the_file(adder: Adder, database: Database, uploads: Path) -> None:
-    image = adder.add(picture(), item()).image
+    image = adder.add(make_image(), item()).image
     assert adder.remove(image.id) == image
     assert (count(database, images), files_in(uploads)) == (0, [])
     with pytest.raises(ImageNotFoundError):
@@ -295,9 +293,9 @@ def test_removing_deletes_the_file(adder: Adder, database: Database, uploads: Pa
 
 
 def test_removing_keeps_files_outside_the_uploads_folder(adder: Adder, database: Database, tmp_path: Path) -> None:
-    image = adder.add(picture(), item()).image
+    image = adder.add(make_image(), item()).image
     theirs = tmp_path / "boat.jpg"
-    theirs.write_bytes(picture())
+    theirs.write_bytes(make_image())
     with database.begin() as connection:
         connection.execute(sa.update(images).values(image=str(theirs)))
     adder.remove(image.id)

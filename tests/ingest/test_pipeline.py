@@ -17,7 +17,7 @@ from searchdb.db.tables import images, ingest_failures
 from searchdb.errors import DatabaseUnavailableError, ModelMismatchError, SourceError
 from searchdb.ingest.pipeline import IngestReport
 from searchdb.records import ModelIdentity
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_many_chunks_with_progress(collection: SearchDB, album: Path) -> None:
 
 
 def test_a_list_of_urls_with_metadata(collection: SearchDB, tmp_path: Path) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         listed = tmp_path / "list.csv"
         listed.write_text(
             "url,description,tags,country,latitude,longitude,mood\n"
@@ -150,7 +150,7 @@ def test_a_list_of_urls_with_metadata(collection: SearchDB, tmp_path: Path) -> N
 
 
 def test_private_addresses_are_refused_unless_allowed(settings: object, tmp_path: Path) -> None:
-    with PictureServer() as server, SearchDB(settings.model_copy(update={"allow_private_addresses": False})) as closed:  # type: ignore[attr-defined]
+    with ImageServer() as server, SearchDB(settings.model_copy(update={"allow_private_addresses": False})) as closed:  # type: ignore[attr-defined]
         listed = tmp_path / "list.txt"
         listed.write_text(server.url("/ok.jpg") + "\n")
         assert closed.ingest_urls(str(listed)).failed == {"AddressRefusedError": 1}
@@ -158,7 +158,7 @@ def test_private_addresses_are_refused_unless_allowed(settings: object, tmp_path
 
 
 def test_failures_of_urls_keep_their_metadata(collection: SearchDB, tmp_path: Path) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         listed = tmp_path / "list.jsonl"
         listed.write_text(json.dumps({"url": server.url("/late.jpg"), "description": "kept"}) + "\n")
         assert counted(collection.ingest_urls(str(listed))) == (0, 0, 1, 0)

@@ -24,19 +24,20 @@ from searchdb.ingest import worker as jobs
 from searchdb.ingest.pipeline import MAX_ATTEMPTS, Ingest
 from searchdb.ingest.worker import Worker
 from searchdb.records import FetchedImage, ModelIdentity
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
+from tests.helpers.waiting import GIVE_UP_S, until
 
 OTHER_MODEL = ModelIdentity(name="other/model", weights_sha256=b"o" * 32)
 
 
 @pytest.fixture
-def image_server() -> Iterator[PictureServer]:
-    with PictureServer() as server:
+def image_server() -> Iterator[ImageServer]:
+    with ImageServer() as server:
         yield server
 
 
 @pytest.fixture
-def listed(image_server: PictureServer, tmp_path: Path) -> Path:
+def listed(image_server: ImageServer, tmp_path: Path) -> Path:
     """A list of a dozen images."""
     listed = tmp_path / "list.txt"
     listed.write_text("".join(f"{image_server.url(f'/ok.jpg?seed={n}')}\n" for n in range(12)))
@@ -54,13 +55,6 @@ def worker_of(collection: SearchDB, make_ingest: Callable[[], Ingest] | None = N
 def job_rows(collection: SearchDB) -> list[sa.RowMapping]:
     with collection.database.connect() as connection:
         return list(connection.execute(sa.text("SELECT * FROM procrastinate_jobs ORDER BY id")).mappings())
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out waiting for {what}"
-        time.sleep(0.02)
 
 
 def alive(collection: SearchDB) -> int:
@@ -93,7 +87,7 @@ def test_an_idle_worker_loads_no_model_and_leaves_no_row(collection: SearchDB) -
     worker.start()
     until(lambda: alive(collection) == 1, "the worker")
     worker.stop()
-    assert worker.join(60)
+    assert worker.join(GIVE_UP_S)
     assert alive(collection) == 0
     with collection.database.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(ingest_workers)) == 0
@@ -109,7 +103,7 @@ def test_a_stop_is_never_lost(collection: SearchDB, after_s: float | None) -> No
     if after_s is not None:
         time.sleep(after_s)
         worker.stop()
-    assert worker.join(60)
+    assert worker.join(GIVE_UP_S)
     assert alive(collection) == 0
 
 
@@ -125,7 +119,7 @@ def test_work_ends_when_told_to_stop(collection: SearchDB, listed: Path) -> None
 
 
 def test_a_model_other_than_the_collections_ends_the_worker_and_leaves_the_chunk(
-    collection: SearchDB, listed: Path, image_server: PictureServer, monkeypatch: pytest.MonkeyPatch
+    collection: SearchDB, listed: Path, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = listed.with_name("first.txt")
     first.write_text(image_server.url("/ok.png") + "\n")
@@ -166,7 +160,7 @@ def test_an_unexpected_error_in_the_worker_is_raised(collection: SearchDB, monke
 
 @pytest.mark.parametrize("error", [RuntimeError("unexpected"), MemoryError()])
 def test_an_unexpected_error_costs_one_image(
-    collection: SearchDB, listed: Path, image_server: PictureServer, monkeypatch: pytest.MonkeyPatch, error: Exception
+    collection: SearchDB, listed: Path, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     raised = fail_at(monkeypatch, "seed=5", error)
     enqueue(collection, listed)
@@ -186,7 +180,7 @@ def test_an_ingest_counts_an_unexpected_error_and_ends(
     assert (report.stored, dict(report.failed), report.done) == (11, {"WorkerLostError": 1}, 12)
 
 
-def test_a_worker_considered_dead_goes_on(collection: SearchDB, listed: Path, image_server: PictureServer) -> None:
+def test_a_worker_considered_dead_goes_on(collection: SearchDB, listed: Path, image_server: ImageServer) -> None:
     worker = worker_of(collection)
     worker.start()
     try:
@@ -199,11 +193,11 @@ def test_a_worker_considered_dead_goes_on(collection: SearchDB, listed: Path, im
         until(lambda: alive(collection) == 1, "the worker's new session")
     finally:
         worker.stop()
-        worker.join(60)
+        worker.join(GIVE_UP_S)
     assert set(image_server.hits.values()) == {1}
 
 
-def test_a_lost_connection_is_replaced(collection: SearchDB, listed: Path, image_server: PictureServer) -> None:
+def test_a_lost_connection_is_replaced(collection: SearchDB, listed: Path, image_server: ImageServer) -> None:
     image_server.delay_s = 0.3
     worker = worker_of(collection)
     worker.start()
@@ -217,7 +211,7 @@ def test_a_lost_connection_is_replaced(collection: SearchDB, listed: Path, image
         until(lambda: collection.store.counts()["images"] == 12, "the images")
     finally:
         worker.stop()
-        worker.join(60)
+        worker.join(GIVE_UP_S)
     assert set(image_server.hits.values()) == {1}
 
 
@@ -259,7 +253,7 @@ def test_a_queue_whose_jobs_were_deleted_is_worked_off_by_the_same_command(colle
 
 
 def test_a_reference_that_is_named_again_in_another_chunk_counts_once(
-    collection: SearchDB, listed: Path, image_server: PictureServer
+    collection: SearchDB, listed: Path, image_server: ImageServer
 ) -> None:
     listed.write_text(listed.read_text() * 2)
     report = collection.ingest_urls(str(listed), chunk_size=3, retry_failed=True)
@@ -276,7 +270,7 @@ def test_ingest_works_in_a_thread(collection: SearchDB, listed: Path) -> None:
     stored: list[int] = []
     thread = threading.Thread(target=lambda: stored.append(collection.ingest_urls(str(listed)).stored))
     thread.start()
-    thread.join(120)
+    thread.join(GIVE_UP_S)
     assert stored == [12]
 
 
@@ -295,14 +289,14 @@ def test_a_second_ingest_in_the_same_process_is_a_new_run(collection: SearchDB, 
 
 
 def test_two_workers_in_one_process_share_the_queue(
-    collection: SearchDB, listed: Path, image_server: PictureServer
+    collection: SearchDB, listed: Path, image_server: ImageServer
 ) -> None:
     enqueue(collection, listed, chunk_size=1)
     threads = [threading.Thread(target=lambda: collection.work(drain=True)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(GIVE_UP_S)
         assert not thread.is_alive()
     assert collection.store.counts() == {"images": 12, "failed": 0, "pending": 0}
     assert set(image_server.hits.values()) == {1}

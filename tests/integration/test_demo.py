@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from searchdb.db.embedded import EmbeddedServer
+from tests.helpers.waiting import GIVE_UP_S
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def searchdb(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=GIVE_UP_S,
     )
 
 
@@ -103,17 +104,18 @@ def test_the_demo_serves_the_page_until_it_is_stopped(home: Path) -> None:
         assert f"port {port} is taken" in taken.stderr
     finally:
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=GIVE_UP_S)[0]
     assert process.returncode == 0, output
     assert "Traceback" not in output
 
 
 def wait_for(url: str, process: subprocess.Popen[str]) -> str:
     """Return the page once it is served."""
-    for _ in range(600):
+    deadline = time.monotonic() + GIVE_UP_S
+    while time.monotonic() < deadline:
         assert process.poll() is None
         try:
-            response = requests.get(url, timeout=30)
+            response = requests.get(url, timeout=GIVE_UP_S)
         except requests.ConnectionError:
             time.sleep(0.2)
             continue

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -20,13 +19,14 @@ from searchdb.db.tables import images
 from searchdb.index import build as index
 from searchdb.index.status import NEW_INDEX, build_progress, leftovers
 from tests.helpers.vectors import clustered, fill, recall
+from tests.helpers.waiting import GIVE_UP_S, until
 
 ROWS = 4000
 
 
 @pytest.fixture
 def vectors(database: Database) -> np.ndarray:
-    """The vectors of the pictures in `database`, whose index was built on them."""
+    """The vectors of the images in `database`, whose index was built on them."""
     vectors = clustered(ROWS)
     fill(database, vectors)
     index.build_index(database.engine)
@@ -42,13 +42,6 @@ def start_build(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
     }
     line = [sys.executable, "-m", "searchdb", "index", "build", *arguments]
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"waited a minute for {what}"
-        time.sleep(0.02)
 
 
 def left(database: Database) -> list[str]:
@@ -122,7 +115,7 @@ def test_a_killed_build_leaves_a_working_index(
         # A build waits for those who write when it begins: here, for as long as we like.
         writer.execute(sa.text("UPDATE images SET description = 'held' WHERE image = '/0'"))
         process = start_build(settings, "--method", "hnsw")
-        wait_for(lambda: NEW_INDEX in left(database), "the build to begin")
+        until(lambda: NEW_INDEX in left(database), "the build to begin")
         with database.connect() as connection:
             assert index.index_status(connection).building is not None
             builder = connection.scalar(sa.text("SELECT pid FROM pg_stat_progress_create_index"))
@@ -138,9 +131,9 @@ def test_a_killed_build_leaves_a_working_index(
                 alive = sa.text("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = :pid)")
                 return not connection.scalar(alive, {"pid": builder})
 
-        wait_for(gone, "the server to give the build up")
+        until(gone, "the server to give the build up")
         writer.rollback()
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=GIVE_UP_S)
     assert process.returncode != 0
     assert "Traceback" not in stderr
     assert left(database) == ([NEW_INDEX] if how == "kill -9" else [])

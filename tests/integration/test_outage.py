@@ -18,8 +18,9 @@ from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
 from searchdb.db.database import Database, migrate
 from searchdb.db.embedded import EmbeddedServer
-from tests.helpers.image_server import PictureServer
-from tests.helpers.runs import PICTURES, Runs, assert_complete, enqueue, until, workers, write_list
+from tests.helpers.image_server import ImageServer
+from tests.helpers.runs import IMAGES, Runs, assert_complete, enqueue, workers, write_list
+from tests.helpers.waiting import GIVE_UP_S, until
 
 SHORT_OUTAGE = "import searchdb.db.retry\nsearchdb.db.retry.MAX_OUTAGE_S = 2.0"
 _numbers = itertools.count(1)
@@ -43,7 +44,7 @@ class Restartable:
 
     def _pg_ctl(self, action: str, *arguments: str) -> None:
         log = () if action == "stop" else ("-l", str(self.server.data / "log"))
-        self.server._pg_ctl(action, *arguments, *log, timeout=120)
+        self.server._pg_ctl(action, "-t", str(GIVE_UP_S), *arguments, *log, timeout=GIVE_UP_S)
 
 
 @pytest.fixture(scope="module")
@@ -90,30 +91,31 @@ def stored(collection: SearchDB) -> int:
 def test_an_ingest_outlasts_a_restart_and_a_crash_of_the_database(
     restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer(delay_s=0.5) as server:
+    with ImageServer(delay_s=0.5) as server:
         listed = write_list(tmp_path, server)
         ingest = runs.start("ingest", "urls", str(listed), "--chunk-size", "16", "--json")
         for before, how in ((16, "fast"), (80, "immediate")):
             until(functools.partial(lambda least: stored(collection) >= least, before), "some pictures")
             restartable.restart(how)
         report = ingest.report()
-        assert report["stored"] == report["done"] == report["total"] == PICTURES
+        assert report["stored"] == report["done"] == report["total"] == IMAGES
         assert "cannot reach the database" in ingest.stderr
         assert "the database is back" in ingest.stderr
-        assert len(server.hits) == PICTURES
+        assert len(server.hits) == IMAGES
         assert max(server.hits.values()) == 1
-    assert collection.store.counts() == {"images": PICTURES, "failed": 0, "pending": 0}
+    assert collection.store.counts() == {"images": IMAGES, "failed": 0, "pending": 0}
 
 
 def test_a_worker_outlasts_a_database_that_is_away_for_a_while(
     restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer(delay_s=0.5) as server:
+    with ImageServer(delay_s=0.5) as server:
         enqueue(collection, write_list(tmp_path, server))
         worker = runs.start("worker", "--drain", "--json")
         until(lambda: stored(collection) >= 16, "the first pictures")
         restartable.stop()
-        time.sleep(8)
+        until(lambda: "Trying again" in worker.stderr, "the worker to notice the outage")
+        time.sleep(3)  # so that several retries and heartbeats fail
         restartable.start()
         worker.report()
         assert worker.stderr.count("Trying again") == worker.stderr.count("the database is back") == 1
@@ -124,7 +126,7 @@ def test_a_worker_outlasts_a_database_that_is_away_for_a_while(
 def test_a_worker_gives_up_with_one_line_when_the_database_stays_away(
     restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer(delay_s=0.5) as server:
+    with ImageServer(delay_s=0.5) as server:
         idle = runs.start("worker", before=SHORT_OUTAGE)
         until(lambda: workers(collection) == {idle.pid}, "the worker")
         enqueue(collection, write_list(tmp_path, server))
@@ -139,7 +141,7 @@ def test_a_worker_gives_up_with_one_line_when_the_database_stays_away(
         assert "cannot reach the database" in errors[0]
         counts = collection.store.counts()
         assert counts["failed"] == 0
-        assert counts["images"] + counts["pending"] == PICTURES
+        assert counts["images"] + counts["pending"] == IMAGES
         runs.start("worker", "--drain", "--json").report()
     assert_complete(collection)
 

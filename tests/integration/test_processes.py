@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from tests.helpers.hostile_files import make_hostile_folder
+from tests.helpers.waiting import GIVE_UP_S, until
 
 MEMORY_LIMIT_KB = 2 * 1024 * 1024
 
@@ -54,7 +55,7 @@ def test_every_file_of_a_hostile_folder_becomes_a_row_or_a_named_failure(
     folder.mkdir()
     made = make_hostile_folder(folder, count=1000)
     process = start(settings, "ingest", "files", str(folder), "--json")
-    stdout, stderr = process.communicate(timeout=600)
+    stdout, stderr = process.communicate(timeout=GIVE_UP_S)
     assert process.returncode == 0, stderr
     assert "Traceback" not in stderr
     report = json.loads(stdout)
@@ -72,7 +73,7 @@ def test_two_ingests_of_one_folder_at_once_leave_each_picture_once(
 ) -> None:
     processes = [start(settings, "ingest", "files", str(album), "--json", "--chunk-size", "16") for _ in range(2)]
     for process in processes:
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=GIVE_UP_S)
         assert process.returncode == 0, stderr
         report = json.loads(stdout)
         assert report["stored"] + report["unchanged"] == 300
@@ -84,11 +85,9 @@ def test_the_next_run_completes_what_a_stopped_one_began(
     settings: Settings, collection: SearchDB, album: Path, how: signal.Signals
 ) -> None:
     process = start(settings, "ingest", "files", str(album), "--chunk-size", "4")
-    deadline = time.monotonic() + 120
-    while collection.store.counts()["images"] < 8 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: collection.store.counts()["images"] >= 8, "the first images")
     process.send_signal(how)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=GIVE_UP_S)
     stored = collection.store.counts()["images"]
     assert 8 <= stored < 300
     if how != signal.SIGKILL:
@@ -96,7 +95,7 @@ def test_the_next_run_completes_what_a_stopped_one_began(
         assert "images are stored" in stderr
         assert "Traceback" not in stderr
     again = start(settings, "ingest", "files", str(album), "--json")
-    stdout, stderr = again.communicate(timeout=300)
+    stdout, stderr = again.communicate(timeout=GIVE_UP_S)
     assert again.returncode == 0, stderr
     report = json.loads(stdout)
     assert (report["stored"], report["unchanged"]) == (300 - stored, stored)

@@ -1,4 +1,4 @@
-"""The Unsplash dataset from a server with every fault: each photo becomes a picture, or a failure with its cause."""
+"""The Unsplash dataset from a server with every fault: each photo becomes an image, or a failure with its cause."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.unsplash.columns import FORMATS
-from tests.helpers.image_server import PictureServer
-from tests.helpers.runs import SHORT_SILENCE, Run, Runs, until
+from tests.helpers.image_server import ImageServer
+from tests.helpers.runs import SHORT_SILENCE, Run, Runs
 from tests.helpers.unsplash_files import photo, text
+from tests.helpers.waiting import until
 
 STORED: Mapping[str, int] = {
     "/ok.jpg": 420,
@@ -27,7 +28,7 @@ STORED: Mapping[str, int] = {
     "/503-then-200": 1,
     "/429-retry-after-1": 1,
 }
-"""Paths that end as pictures, and how many photos have each."""
+"""Paths that end as images, and how many photos have each."""
 
 FAILED: Mapping[str, tuple[int, str, str]] = {
     "/404": (24, "HTTPStatusError", "404"),
@@ -61,7 +62,7 @@ class Dataset:
         return len(self.paths) + len(self.bad)
 
 
-def write_dataset(folder: Path, server: PictureServer) -> Dataset:
+def write_dataset(folder: Path, server: ImageServer) -> Dataset:
     """Write some 600 rows as they come: quoted newlines and tabs, blank fields, a repeated row, broken ones."""
     dataset = Dataset(part=folder / "photos.tsv000")
     counts = {**STORED, **{path: count for path, (count, _, _) in FAILED.items()}}
@@ -101,17 +102,17 @@ def _oddities(n: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class State:
-    """How a collection is: hashes of pictures and classes of failures, by path or reference."""
+    """How a collection is: hashes of images and classes of failures, by path or reference."""
 
-    pictures: Mapping[str, bytes]
+    stored: Mapping[str, bytes]
     failures: Mapping[str, str]
 
 
-def state(collection: SearchDB, server: PictureServer) -> State:
+def state(collection: SearchDB, server: ImageServer) -> State:
     with collection.database.connect() as connection:
         stored = connection.execute(sa.text("SELECT image, sha256 FROM images")).all()
     return State(
-        pictures={row.image.removeprefix(server.url("")): bytes(row.sha256) for row in stored},
+        stored={row.image.removeprefix(server.url("")): bytes(row.sha256) for row in stored},
         failures={f.image.removeprefix(server.url("")): f.error for f in collection.store.failures()},
     )
 
@@ -132,24 +133,24 @@ def runs(settings: Settings, tmp_path: Path) -> Iterator[Runs]:
         yield runs
 
 
-def assert_every_photo_has_its_end(collection: SearchDB, server: PictureServer, dataset: Dataset) -> None:
+def assert_every_photo_has_its_end(collection: SearchDB, server: ImageServer, dataset: Dataset) -> None:
     ended = state(collection, server)
-    assert ended.pictures.keys() == {path for path in dataset.paths if path.partition("?")[0] in STORED}
+    assert ended.stored.keys() == {path for path in dataset.paths if path.partition("?")[0] in STORED}
     failures = {f.image.removeprefix(server.url("")): f for f in collection.store.failures()}
-    assert failures.keys() == (dataset.paths | dataset.bad.keys()) - ended.pictures.keys()
+    assert failures.keys() == (dataset.paths | dataset.bad.keys()) - ended.stored.keys()
     for reference, failure in failures.items():
         if reference in dataset.bad:
             expected, word = "InvalidReferenceError", dataset.bad[reference]
         else:
             _, expected, word = FAILED[reference.partition("?")[0]]
         assert (failure.error, word in failure.message) == (expected, True), failure
-    assert collection.store.counts() == {"images": len(ended.pictures), "failed": len(failures), "pending": 0}
+    assert collection.store.counts() == {"images": len(ended.stored), "failed": len(failures), "pending": 0}
 
 
 def test_every_photo_becomes_a_picture_or_a_failure_that_names_its_cause(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         dataset = write_dataset(tmp_path, server)
         run = start(runs, dataset)
         sums: list[int] = []
@@ -160,15 +161,18 @@ def test_every_photo_becomes_a_picture_or_a_failure_that_names_its_cause(
 
         until(ended, "the run")
         report = run.report()
-        # At every moment each reference that the run has come to was pending, a picture or a failure.
+        # At every moment each reference that the run has come to was pending, an image or a failure.
         assert sums == sorted(sums)
         assert sums[-1] == dataset.size
         assert_every_photo_has_its_end(collection, server, dataset)
-        pictures, failures = sum(STORED.values()) + 1, sum(count for count, _, _ in FAILED.values()) + len(dataset.bad)
-        assert report["stored"] == pictures
+        stored_count, failures = (
+            sum(STORED.values()) + 1,
+            sum(count for count, _, _ in FAILED.values()) + len(dataset.bad),
+        )
+        assert report["stored"] == stored_count
         assert sum(report["failed"].values()) == failures
         # The repeated row is in another chunk: it was found in the queue, or stored by then.
-        assert pictures + failures <= report["done"] <= pictures + failures + 1
+        assert stored_count + failures <= report["done"] <= stored_count + failures + 1
         assert report["done"] == report["total"]
         assert server.requests["/503-then-200"] == server.requests["/429-retry-after-1"] == 2
 
@@ -180,20 +184,20 @@ def test_every_photo_becomes_a_picture_or_a_failure_that_names_its_cause(
         )
         assert max(count for count, _, _ in twins) >= 8
         assert {vectors for _, vectors, _ in twins} == {1}
-        assert report["copied"] == pictures - len(twins)
+        assert report["copied"] == stored_count - len(twins)
         ((loaded,),) = rows(collection, "SELECT count(*) FROM unsplash_photos")
         assert loaded == dataset.size - 1  # without the torn row
 
         before = server.connections, server.requests.total()
         again = start(runs, dataset).report()
         assert (again["stored"], again["queued"], sum(again["failed"].values())) == (0, 0, 0)
-        assert again["unchanged"] == pictures
+        assert again["unchanged"] == stored_count
         assert again["known_failures"] in (failures, failures + 1)  # the repeated row
         assert (server.connections, server.requests.total()) == before
 
 
 def test_a_killed_run_is_completed_by_the_same_command(collection: SearchDB, runs: Runs, tmp_path: Path) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         dataset = write_dataset(tmp_path, server)
         killed = start(runs, dataset)
         until(lambda: collection.store.counts()["images"] >= 100, "the first chunks")
@@ -203,9 +207,9 @@ def test_a_killed_run_is_completed_by_the_same_command(collection: SearchDB, run
         report = start(runs, dataset, before=SHORT_SILENCE).report()
         assert_every_photo_has_its_end(collection, server, dataset)
         after = state(collection, server)
-        assert before.pictures.items() <= after.pictures.items()
+        assert before.stored.items() <= after.stored.items()
         assert before.failures.items() <= after.failures.items()
-        assert report["stored"] == len(after.pictures) - len(before.pictures)
+        assert report["stored"] == len(after.stored) - len(before.stored)
     assert (
         rows(collection, "SELECT sha256 FROM images GROUP BY sha256 HAVING count(DISTINCT embedding::text) > 1") == []
     )

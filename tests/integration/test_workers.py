@@ -14,21 +14,21 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.db.tables import ingest_chunks, ingest_pending, ingest_workers, procrastinate_jobs
 from searchdb.ingest.pipeline import MAX_ATTEMPTS
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
 from tests.helpers.runs import (
     CHUNK,
-    PICTURES,
+    IMAGES,
     SHORT_SILENCE,
     Runs,
     assert_complete,
     enqueue,
-    until,
     workers,
     write_list,
 )
+from tests.helpers.waiting import until
 
 DEATH = 9
-"""Exit status of a worker that a picture killed."""
+"""Exit status of a worker that an image killed."""
 
 
 FRAGILE = f"""{SHORT_SILENCE}
@@ -50,7 +50,7 @@ while child := os.fork():
         os._exit(status)
     print("died", flush=True)
 """
-"""A worker that dies at one picture, under a supervisor that starts it again."""
+"""A worker that dies at one image, under a supervisor that starts it again."""
 
 
 def is_done(collection: SearchDB) -> bool:
@@ -66,7 +66,7 @@ def held_back(collection: SearchDB) -> Iterator[None]:
 
 
 def stored_by(collection: SearchDB) -> Counter[int]:
-    """How many pictures each worker stored, by process id."""
+    """How many images each worker stored, by process id."""
     stored: Counter[int] = Counter()
     with collection.database.connect() as connection:
         for row in connection.execute(sa.select(ingest_chunks)):
@@ -93,11 +93,11 @@ def references_held(collection: SearchDB, pid: int) -> set[str]:
 def test_three_workers_share_a_queue_and_fetch_no_picture_twice(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer(delay_s=0.1) as server:
+    with ImageServer(delay_s=0.1) as server:
         listed = write_list(tmp_path, server)
         queueing = runs.start("ingest", "urls", str(listed), "--enqueue-only", "--chunk-size", str(CHUNK), "--json")
         report = queueing.report()
-        assert (report["queued"], report["stored"], report["done"]) == (PICTURES, 0, 0)
+        assert (report["queued"], report["stored"], report["done"]) == (IMAGES, 0, 0)
         assert "searchdb worker" in queueing.stderr
         assert not server.hits
         with held_back(collection):  # so that none is done before the last has begun
@@ -105,14 +105,14 @@ def test_three_workers_share_a_queue_and_fetch_no_picture_twice(
             until(lambda: len(workers(collection)) == 3, "three workers")
             status = runs.start("status", "--json").report()
             assert {worker["pid"] for worker in status["queue"]["workers"]} == {run.pid for run in started}
-            assert (status["pending"], status["queue"]["queued"]) == (PICTURES, PICTURES)
+            assert (status["pending"], status["queue"]["queued"]) == (IMAGES, IMAGES)
         reports = [run.report() for run in started]
         assert all(report["stored"] > 0 for report in reports), reports
-        assert sum(report["stored"] for report in reports) == PICTURES
+        assert sum(report["stored"] for report in reports) == IMAGES
         assert stored_by(collection) == {
             run.pid: report["stored"] for run, report in zip(started, reports, strict=True)
         }
-        assert len(server.hits) == PICTURES
+        assert len(server.hits) == IMAGES
         assert set(server.hits.values()) == {1}
     assert_complete(collection)
     assert workers(collection) == set()
@@ -121,25 +121,25 @@ def test_three_workers_share_a_queue_and_fetch_no_picture_twice(
 def test_two_ingests_of_one_list_at_once_fetch_each_picture_once(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer(delay_s=0.1) as server:
+    with ImageServer(delay_s=0.1) as server:
         listed = write_list(tmp_path, server)
         started = [runs.start("ingest", "urls", str(listed), "--chunk-size", str(CHUNK), "--json") for _ in range(2)]
         for run in started:
             report = run.report()
-            assert report["stored"] + report["unchanged"] == report["done"] == PICTURES
-        assert len(server.hits) == PICTURES
+            assert report["stored"] + report["unchanged"] == report["done"] == IMAGES
+        assert len(server.hits) == IMAGES
         assert set(server.hits.values()) == {1}
     assert_complete(collection)
 
 
 def test_an_ingest_and_a_worker_that_waited_share_the_list(collection: SearchDB, runs: Runs, tmp_path: Path) -> None:
-    with PictureServer(delay_s=0.5) as server:
+    with ImageServer(delay_s=0.5) as server:
         listed = write_list(tmp_path, server)
         worker = runs.start("worker", "--concurrency", "1")
         until(lambda: workers(collection) == {worker.pid}, "the worker")
         ingest = runs.start("ingest", "urls", str(listed), "--chunk-size", str(CHUNK), "--json")
         report = ingest.report()
-        assert report["stored"] == report["done"] == report["total"] == PICTURES
+        assert report["stored"] == report["done"] == report["total"] == IMAGES
         stored = stored_by(collection)
         assert stored.keys() == {worker.pid, ingest.pid}
         assert min(stored.values()) > 0
@@ -156,7 +156,7 @@ def test_an_ingest_and_a_worker_that_waited_share_the_list(collection: SearchDB,
 def test_a_worker_that_is_told_to_end_stores_what_it_has_begun_and_gives_back_the_rest(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer(delay_s=0.2) as server:
+    with ImageServer(delay_s=0.2) as server:
         enqueue(collection, write_list(tmp_path, server))
         worker = runs.start("worker", "--json")
         until(lambda: collection.store.counts()["images"] >= CHUNK, "the first pictures")
@@ -164,14 +164,14 @@ def test_a_worker_that_is_told_to_end_stores_what_it_has_begun_and_gives_back_th
         report = worker.report()
         assert "stopping" in worker.stderr
         stored = len(server.hits)
-        assert CHUNK <= stored < PICTURES
+        assert CHUNK <= stored < IMAGES
         assert report["stored"] == stored
-        assert collection.store.counts() == {"images": stored, "failed": 0, "pending": PICTURES - stored}
+        assert collection.store.counts() == {"images": stored, "failed": 0, "pending": IMAGES - stored}
         status = collection.status().queue
-        assert (status.queued, status.running, list(status.workers)) == (PICTURES - stored, 0, [])
+        assert (status.queued, status.running, list(status.workers)) == (IMAGES - stored, 0, [])
         report = runs.start("worker", "--drain", "--json").report()
-        assert report["stored"] == PICTURES - stored
-        assert len(server.hits) == PICTURES
+        assert report["stored"] == IMAGES - stored
+        assert len(server.hits) == IMAGES
         assert set(server.hits.values()) == {1}
     assert_complete(collection)
 
@@ -179,7 +179,7 @@ def test_a_worker_that_is_told_to_end_stores_what_it_has_begun_and_gives_back_th
 def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command_completes_it(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer(delay_s=0.2) as server:
+    with ImageServer(delay_s=0.2) as server:
         listed = write_list(tmp_path, server)
         command = ("ingest", "urls", str(listed), "--chunk-size", str(CHUNK), "--json")
         interrupted = runs.start(*command)
@@ -189,15 +189,15 @@ def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command
         stored = len(server.hits)
         counts = collection.store.counts()
         assert counts == {"images": stored, "failed": 0, "pending": counts["pending"]}
-        assert 0 < counts["pending"] <= PICTURES - stored
+        assert 0 < counts["pending"] <= IMAGES - stored
         assert re.search(r"stopped: \d+ images are stored", interrupted.stderr)
         assert "the same command" in interrupted.stderr
         assert collection.status().queue.running == 0
         with collection.database.connect() as connection:
             assert set(connection.scalars(sa.select(procrastinate_jobs.c.priority))) == {0}
         report = runs.start(*command).report()
-        assert (report["stored"], report["unchanged"]) == (PICTURES - stored, stored)
-        assert len(server.hits) == PICTURES
+        assert (report["stored"], report["unchanged"]) == (IMAGES - stored, stored)
+        assert len(server.hits) == IMAGES
         assert set(server.hits.values()) == {1}
     assert_complete(collection)
 
@@ -206,7 +206,7 @@ def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command
 
 
 def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: SearchDB, runs: Runs, tmp_path: Path) -> None:
-    with PictureServer(delay_s=0.2) as server:
+    with ImageServer(delay_s=0.2) as server:
         started = [runs.start("worker", "--concurrency", "1") for _ in range(3)]
         until(lambda: len(workers(collection)) == 3, "three workers")
         enqueue(collection, write_list(tmp_path, server))
@@ -223,7 +223,7 @@ def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: Search
         victim.kill()
         lost = references_held(collection, victim.pid)
         assert lost
-        until(lambda: is_done(collection), "the others", timeout_s=120)
+        until(lambda: is_done(collection), "the others")
         assert stored_by(collection).keys() == {run.pid for run in started}
         twice = {server.url(path) for path, hits in server.hits.items() if hits > 1}
         assert twice <= lost
@@ -239,7 +239,7 @@ def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: Search
 def test_a_picture_at_which_every_worker_dies_becomes_a_failure_and_harms_no_other(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         enqueue(collection, write_list(tmp_path, server, 32), chunk_size=8)
         supervised = runs.start("worker", "--drain", "--concurrency", "1", before=FRAGILE)
         assert supervised.wait() == 0, supervised.stderr

@@ -37,14 +37,15 @@ from searchdb.media import fetch, safe_http
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
 from searchdb.records import SourceItem
-from tests.helpers.image_server import PictureServer, picture
+from tests.helpers.image_server import ImageServer, make_image
+from tests.helpers.waiting import GIVE_UP_S
 
 MAX_BYTES = 100_000
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PictureServer]:
-    with PictureServer() as running:
+def server() -> Iterator[ImageServer]:
+    with ImageServer() as running:
         yield running
 
 
@@ -65,8 +66,8 @@ def item(image: str | Path, *, rendition: str | None = None) -> SourceItem:
 
 
 def soon(condition: Callable[[], bool]) -> bool:
-    """Wait until the condition holds; return whether it did within ten seconds."""
-    end = time.monotonic() + 10
+    """Wait until the condition holds; return whether it did within GIVE_UP_S seconds."""
+    end = time.monotonic() + GIVE_UP_S
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
     return condition()
@@ -77,10 +78,10 @@ def soon(condition: Callable[[], bool]) -> bool:
 
 def test_reads_a_file_unchanged(fetcher: Fetcher, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    path.write_bytes(picture())
+    path.write_bytes(make_image())
     wanted = item(path)
     fetched = fetcher.fetch(wanted)
-    assert fetched.data == picture()
+    assert fetched.data == make_image()
     assert fetched.item is wanted
 
 
@@ -168,23 +169,23 @@ def test_invalid_paths_are_unreadable(fetcher: Fetcher, name: str) -> None:
         "/endless-redirect-body",
     ],
 )
-def test_images_are_fetched_completely(server: PictureServer, fetcher: Fetcher, path: str) -> None:
-    assert fetcher.fetch(item(server.url(path))).data == picture()
+def test_images_are_fetched_completely(server: ImageServer, fetcher: Fetcher, path: str) -> None:
+    assert fetcher.fetch(item(server.url(path))).data == make_image()
 
 
-def test_any_format_and_an_empty_body_are_fetched(server: PictureServer, fetcher: Fetcher) -> None:
-    assert fetcher.fetch(item(server.url("/ok.png"))).data == picture("PNG")
-    assert fetcher.fetch(item(server.url("/ok.webp"))).data == picture("WEBP")
+def test_any_format_and_an_empty_body_are_fetched(server: ImageServer, fetcher: Fetcher) -> None:
+    assert fetcher.fetch(item(server.url("/ok.png"))).data == make_image("PNG")
+    assert fetcher.fetch(item(server.url("/ok.webp"))).data == make_image("WEBP")
     assert fetcher.fetch(item(server.url("/empty"))).data == b""
     assert fetcher.fetch(item(server.url("/html"))).data.startswith(b"<!DOCTYPE html>")
 
 
-def test_a_redirect_may_name_a_path_with_a_space(server: PictureServer, fetcher: Fetcher) -> None:
-    server.bodies["/a%20picture.jpg"] = picture(seed=7)
-    assert fetcher.fetch(item(server.url("/redirect-with-space"))).data == picture(seed=7)
+def test_a_redirect_may_name_a_path_with_a_space(server: ImageServer, fetcher: Fetcher) -> None:
+    server.bodies["/a%20picture.jpg"] = make_image(seed=7)
+    assert fetcher.fetch(item(server.url("/redirect-with-space"))).data == make_image(seed=7)
 
 
-def test_requests_identify_searchdb(server: PictureServer, fetcher: Fetcher) -> None:
+def test_requests_identify_searchdb(server: ImageServer, fetcher: Fetcher) -> None:
     fetcher.fetch(item(server.url("/ok.jpg")))
     headers = server.headers["/ok.jpg"]
     assert re.fullmatch(r"searchdb/\d[\w.+]* \([a-z ]+\)", headers["User-Agent"])
@@ -193,14 +194,14 @@ def test_requests_identify_searchdb(server: PictureServer, fetcher: Fetcher) -> 
 
 
 @pytest.mark.parametrize("path", ["/set-cookie", "/redirect-and-set-cookie"])
-def test_cookies_are_not_kept(server: PictureServer, fetcher: Fetcher, path: str) -> None:
+def test_cookies_are_not_kept(server: ImageServer, fetcher: Fetcher, path: str) -> None:
     fetcher.fetch(item(server.url(path)))
     fetcher.fetch(item(server.url("/ok.jpg")))
     assert "Cookie" not in server.headers["/ok.jpg"]
 
 
 def test_connections_are_reused(fetcher: Fetcher) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         server.redirects["/elsewhere"] = "/ok.jpg?seed=4"
         for path in (*(f"/ok.jpg?seed={seed}" for seed in range(4)), "/elsewhere"):
             fetcher.fetch(item(server.url(path)))
@@ -211,12 +212,12 @@ def test_connections_are_reused(fetcher: Fetcher) -> None:
         assert server.requests["/ok.jpg"] == 5
 
 
-def test_credentials_of_the_url_are_sent(server: PictureServer, fetcher: Fetcher) -> None:
+def test_credentials_of_the_url_are_sent(server: ImageServer, fetcher: Fetcher) -> None:
     fetcher.fetch(item(f"http://ann:secret@127.0.0.1:{server.port}/ok.jpg"))
     assert server.headers["/ok.jpg"]["Authorization"].startswith("Basic ")
 
 
-def test_credentials_do_not_follow_a_redirect_to_another_host(server: PictureServer, fetcher: Fetcher) -> None:
+def test_credentials_do_not_follow_a_redirect_to_another_host(server: ImageServer, fetcher: Fetcher) -> None:
     server.redirects["/elsewhere"] = server.url("/ok.jpg", host="localhost")
     fetcher.fetch(item(f"http://ann:secret@127.0.0.1:{server.port}/elsewhere"))
     assert "Authorization" not in server.headers["/ok.jpg"]
@@ -240,7 +241,7 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(server: PictureSer
 )
 @pytest.mark.parametrize("as_rendition", [False, True])
 def test_credentials_never_appear_in_messages(
-    server: PictureServer, fetcher: Fetcher, caplog: pytest.LogCaptureFixture, url: str, as_rendition: bool
+    server: ImageServer, fetcher: Fetcher, caplog: pytest.LogCaptureFixture, url: str, as_rendition: bool
 ) -> None:
     server.redirects |= {"/to-ftp": "ftp://ann:secret@h/x", "/to-nowhere": "http://ann:secret@\\\\/"}
     url = url.format(host=f"127.0.0.1:{server.port}")
@@ -253,15 +254,15 @@ def test_credentials_never_appear_in_messages(
 
 
 def test_a_rendition_is_fetched_instead_of_the_image(fetcher: Fetcher) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         wanted = item(server.url("/ok.png"), rendition=server.url("/ok.png?seed=3"))
         fetched = fetcher.fetch(wanted)
-        assert fetched.data == picture("PNG", seed=3)
+        assert fetched.data == make_image("PNG", seed=3)
         assert fetched.item is wanted
         assert server.hits == {"/ok.png?seed=3": 1}
 
 
-def test_a_rendition_is_checked_by_the_same_rules(server: PictureServer, fetcher: Fetcher) -> None:
+def test_a_rendition_is_checked_by_the_same_rules(server: ImageServer, fetcher: Fetcher) -> None:
     with pytest.raises(InvalidReferenceError, match="begin with http"):
         fetcher.fetch(item(server.url("/ok.jpg"), rendition="file:///etc/passwd"))
     with make_fetcher(allow_private_addresses=False) as closed, pytest.raises(AddressRefusedError):
@@ -269,24 +270,24 @@ def test_a_rendition_is_checked_by_the_same_rules(server: PictureServer, fetcher
 
 
 def test_proxies_and_netrc_of_the_environment_are_not_used(
-    server: PictureServer, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: ImageServer, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{server.closed_port}")
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert fetcher.fetch(item(server.url("/ok.jpg"))).data == picture()
+    assert fetcher.fetch(item(server.url("/ok.jpg"))).data == make_image()
     assert "Authorization" not in server.headers["/ok.jpg"]
 
 
-def test_one_fetcher_serves_many_threads(server: PictureServer, fetcher: Fetcher) -> None:
+def test_one_fetcher_serves_many_threads(server: ImageServer, fetcher: Fetcher) -> None:
     with ThreadPoolExecutor(16) as pool:
         wanted = [(seed, item(server.url(f"/ok.png?seed={seed}"))) for seed in range(64)]
-        results = pool.map(lambda pair: fetcher.fetch(pair[1]).data == picture("PNG", seed=pair[0]), wanted)
+        results = pool.map(lambda pair: fetcher.fetch(pair[1]).data == make_image("PNG", seed=pair[0]), wanted)
         assert all(results)
 
 
-def test_hundreds_of_threads_can_fetch(server: PictureServer) -> None:
+def test_hundreds_of_threads_can_fetch(server: ImageServer) -> None:
     with make_fetcher(per_host=200) as fetcher, ThreadPoolExecutor(200) as pool:
         wanted = [item(server.url(f"/ok.jpg?seed={seed}")) for seed in range(400)]
         assert all(fetched.data.startswith(b"\xff\xd8") for fetched in pool.map(fetcher.fetch, wanted))
@@ -296,40 +297,40 @@ def test_hundreds_of_threads_can_fetch(server: PictureServer) -> None:
 
 
 def test_images_in_flight_to_one_host_are_limited() -> None:
-    with PictureServer() as server, make_fetcher(per_host=2) as fetcher, ThreadPoolExecutor(8) as pool:
+    with ImageServer() as server, make_fetcher(per_host=2) as fetcher, ThreadPoolExecutor(8) as pool:
         gated = [pool.submit(fetcher.fetch, item(server.url(f"/gated?n={n}"))) for n in range(6)]
         assert soon(lambda: server.requests["/gated"] == 2)
         # Another host name has its own slots.
-        assert fetcher.fetch(item(server.url("/ok.jpg", host="localhost"))).data == picture()
+        assert fetcher.fetch(item(server.url("/ok.jpg", host="localhost"))).data == make_image()
         time.sleep(0.1)
         assert server.requests["/gated"] == 2
         server.gate.set()
-        assert all(future.result().data == picture() for future in gated)
+        assert all(future.result().data == make_image() for future in gated)
         assert server.requests["/gated"] == 6
 
 
 def test_a_redirect_exchanges_the_hosts_slot() -> None:
-    with PictureServer() as server, make_fetcher(per_host=1) as fetcher, ThreadPoolExecutor(2) as pool:
+    with ImageServer() as server, make_fetcher(per_host=1) as fetcher, ThreadPoolExecutor(2) as pool:
         server.redirects["/onward"] = server.url("/gated", host="localhost")
         redirected = pool.submit(fetcher.fetch, item(server.url("/onward")))
         assert soon(lambda: server.requests["/gated"] == 1)
-        assert fetcher.fetch(item(server.url("/ok.jpg"))).data == picture()
+        assert fetcher.fetch(item(server.url("/ok.jpg"))).data == make_image()
         waiting = pool.submit(fetcher.fetch, item(server.url("/ok.png", host="localhost")))
         time.sleep(0.1)
         assert server.requests["/ok.png"] == 0
         server.gate.set()
-        assert redirected.result().data == picture()
-        assert waiting.result().data == picture("PNG")
+        assert redirected.result().data == make_image()
+        assert waiting.result().data == make_image("PNG")
 
 
-def test_redirects_within_one_host_need_only_one_slot(server: PictureServer) -> None:
+def test_redirects_within_one_host_need_only_one_slot(server: ImageServer) -> None:
     with make_fetcher(per_host=1) as fetcher:
-        assert fetcher.fetch(item(server.url("/hops?left=5"))).data == picture()
+        assert fetcher.fetch(item(server.url("/hops?left=5"))).data == make_image()
 
 
 def test_waiting_for_a_slot_does_not_count_against_the_deadline() -> None:
     with (
-        PictureServer(delay_s=0.15) as server,
+        ImageServer(delay_s=0.15) as server,
         make_fetcher(per_host=1, deadline_s=0.75) as fetcher,
         ThreadPoolExecutor(8) as pool,
     ):
@@ -338,7 +339,7 @@ def test_waiting_for_a_slot_does_not_count_against_the_deadline() -> None:
 
 
 def test_closing_cancels_the_wait_for_a_slot() -> None:
-    with PictureServer() as server, ThreadPoolExecutor(4) as pool:
+    with ImageServer() as server, ThreadPoolExecutor(4) as pool:
         fetcher = make_fetcher(per_host=1)
         holding = pool.submit(fetcher.fetch, item(server.url("/gated")))
         assert soon(lambda: server.requests["/gated"] == 1)
@@ -347,15 +348,15 @@ def test_closing_cancels_the_wait_for_a_slot() -> None:
         fetcher.close()
         for future in waiting:
             with pytest.raises(TransferError, match="searchdb is closing"):
-                future.result(timeout=10)
+                future.result(timeout=GIVE_UP_S)
         with pytest.raises(TransferError, match="searchdb is closing"):
             fetcher.fetch(item(server.url("/ok.jpg", host="localhost")))
         server.gate.set()
-        assert holding.result().data == picture()
+        assert holding.result().data == make_image()
         assert server.requests["/ok.jpg"] == 0
 
 
-def test_only_hosts_in_use_are_kept_in_memory(server: PictureServer, fetcher: Fetcher) -> None:
+def test_only_hosts_in_use_are_kept_in_memory(server: ImageServer, fetcher: Fetcher) -> None:
     fetcher.fetch(item(server.url("/redirect")))
     for path in ("/404", "/hang-up"):
         with pytest.raises(FetchError):
@@ -371,7 +372,7 @@ def test_only_hosts_in_use_are_kept_in_memory(server: PictureServer, fetcher: Fe
 
 @pytest.mark.parametrize("status", [204, 206, 304, 403, 404, 410])
 def test_final_statuses_are_not_retried(fetcher: Fetcher, status: int) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         with pytest.raises(HTTPStatusError, match=f"the server answered {status} ") as caught:
             fetcher.fetch(item(server.url(f"/{status}")))
         assert caught.value.status == status
@@ -379,7 +380,7 @@ def test_final_statuses_are_not_retried(fetcher: Fetcher, status: int) -> None:
         assert server.requests[f"/{status}"] == 1
 
 
-def test_content_that_is_not_an_image_is_not_retried(server: PictureServer, fetcher: Fetcher) -> None:
+def test_content_that_is_not_an_image_is_not_retried(server: ImageServer, fetcher: Fetcher) -> None:
     """The Content-Type decides nothing: /html has text/html, and so has the image of /wrong-type."""
     with pytest.raises(NotAnImageError) as caught:
         decode(fetcher.fetch(item(server.url("/html"))), max_pixels=10_000)
@@ -388,14 +389,14 @@ def test_content_that_is_not_an_image_is_not_retried(server: PictureServer, fetc
 
 
 def test_a_short_retry_after_is_waited_for(fetcher: Fetcher) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         began = time.monotonic()
-        assert fetcher.fetch(item(server.url("/429-retry-after-1"))).data == picture()
+        assert fetcher.fetch(item(server.url("/429-retry-after-1"))).data == make_image()
         assert time.monotonic() - began >= 1
         assert server.requests["/429-retry-after-1"] == 2
 
 
-def test_pauses_double_and_are_partly_random(server: PictureServer) -> None:
+def test_pauses_double_and_are_partly_random(server: ImageServer) -> None:
     pauses: list[float | None] = []
 
     class Watched(Fetcher):
@@ -415,14 +416,14 @@ def test_pauses_double_and_are_partly_random(server: PictureServer) -> None:
 
 @pytest.mark.parametrize("path", ["/503-then-200", "/429-then-200", "/503-until-1999", "/half-then-ok"])
 def test_temporary_faults_are_retried(fetcher: Fetcher, path: str) -> None:
-    with PictureServer() as server:
-        assert fetcher.fetch(item(server.url(path))).data == picture()
+    with ImageServer() as server:
+        assert fetcher.fetch(item(server.url(path))).data == make_image()
         assert server.requests[path] == 2
 
 
 @pytest.mark.parametrize("path", ["/500", "/503", "/half", "/half-chunked", "/reset", "/hang-up", "/garbage"])
 def test_attempts_are_limited_and_the_failure_stays_retryable(path: str) -> None:
-    with PictureServer() as server, make_fetcher(attempts=3) as fetcher:
+    with ImageServer() as server, make_fetcher(attempts=3) as fetcher:
         with pytest.raises(FetchError) as caught:
             fetcher.fetch(item(server.url(path)))
         assert caught.value.retryable
@@ -431,7 +432,7 @@ def test_attempts_are_limited_and_the_failure_stays_retryable(path: str) -> None
 
 @pytest.mark.parametrize("path", ["/429-for-an-hour", "/503-until-2099"])
 def test_a_retry_after_beyond_the_cap_is_not_waited_for(fetcher: Fetcher, path: str) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         with pytest.raises(HTTPStatusError, match=r"asks for a pause of [\d,]+ seconds") as caught:
             fetcher.fetch(item(server.url(path)))
         assert caught.value.retryable
@@ -463,36 +464,36 @@ def test_a_retry_after_beyond_the_cap_is_not_waited_for(fetcher: Fetcher, path: 
     ],
 )
 def test_errors_name_the_fault(
-    server: PictureServer, fetcher: Fetcher, path: str, kind: type[FetchError], message: str
+    server: ImageServer, fetcher: Fetcher, path: str, kind: type[FetchError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
         fetcher.fetch(item(server.url(path)))
 
 
-def test_a_length_that_understates_the_body_ends_it(server: PictureServer, fetcher: Fetcher) -> None:
+def test_a_length_that_understates_the_body_ends_it(server: ImageServer, fetcher: Fetcher) -> None:
     assert fetcher.fetch(item(server.url("/understated"))).data == bytes(10)
-    assert fetcher.fetch(item(server.url("/ok.jpg"))).data == picture()
+    assert fetcher.fetch(item(server.url("/ok.jpg"))).data == make_image()
 
 
 @pytest.mark.parametrize("path", ["/drip", "/drip-headers"])
 def test_a_server_that_is_too_slow_is_not_retried(path: str) -> None:
-    with PictureServer() as server, make_fetcher(attempts=3, slow_after_s=0.3, slowest_bytes_per_s=5000) as fetcher:
+    with ImageServer() as server, make_fetcher(attempts=3, slow_after_s=0.3, slowest_bytes_per_s=5000) as fetcher:
         message = r"the transfer was too slow: \d+ bytes in [\d.]+ seconds, the minimum is 5,000 a second"
         with pytest.raises(FetchTimeoutError, match=message) as caught:
             fetcher.fetch(item(server.url(path)))
         assert type(caught.value) is FetchTimeoutError
         assert caught.value.retryable
         assert server.requests[path] == 1
-        assert fetcher.fetch(item(server.url("/ok.jpg"))).data == picture()
+        assert fetcher.fetch(item(server.url("/ok.jpg"))).data == make_image()
 
 
-def test_one_byte_a_second_is_too_slow(server: PictureServer) -> None:
+def test_one_byte_a_second_is_too_slow(server: ImageServer) -> None:
     with make_fetcher(slow_after_s=1) as fetcher, pytest.raises(FetchTimeoutError, match="minimum is 1,000 a second"):
         fetcher.fetch(item(server.url("/one-byte-a-second")))
 
 
 def test_idle_connections_and_computing_servers_are_not_too_slow() -> None:
-    with PictureServer(delay_s=0.2) as server, make_fetcher(slow_after_s=0.1, slowest_bytes_per_s=10**6) as fetcher:
+    with ImageServer(delay_s=0.2) as server, make_fetcher(slow_after_s=0.1, slowest_bytes_per_s=10**6) as fetcher:
         server.bodies["/large"] = bytes(MAX_BYTES)  # more than one read brings
         fetcher.fetch(item(server.url("/large")))
         time.sleep(0.2)
@@ -500,7 +501,7 @@ def test_idle_connections_and_computing_servers_are_not_too_slow() -> None:
         assert server.connections == 1
 
 
-def test_a_server_above_the_minimum_speed_may_take_long(server: PictureServer) -> None:
+def test_a_server_above_the_minimum_speed_may_take_long(server: ImageServer) -> None:
     with (
         make_fetcher(slow_after_s=0.1, slowest_bytes_per_s=1, deadline_s=0.5) as fetcher,
         pytest.raises(FetchTimeoutError, match=r"was not complete after 0\.5 seconds in all"),
@@ -509,7 +510,7 @@ def test_a_server_above_the_minimum_speed_may_take_long(server: PictureServer) -
 
 
 @pytest.mark.parametrize("path", ["/drip", "/drip-headers"])
-def test_a_dripping_server_ends_at_the_deadline(server: PictureServer, path: str) -> None:
+def test_a_dripping_server_ends_at_the_deadline(server: ImageServer, path: str) -> None:
     with make_fetcher(deadline_s=0.3) as fetcher:
         with pytest.raises(FetchTimeoutError, match=r"was not complete after 0\.3 seconds in all") as caught:
             fetcher.fetch(item(server.url(path)))
@@ -517,14 +518,14 @@ def test_a_dripping_server_ends_at_the_deadline(server: PictureServer, path: str
 
 
 def test_a_silent_server_ends_at_the_read_timeout_and_is_retried() -> None:
-    with PictureServer() as server, make_fetcher(read_timeout_s=0.1, attempts=3) as fetcher:
+    with ImageServer() as server, make_fetcher(read_timeout_s=0.1, attempts=3) as fetcher:
         with pytest.raises(FetchTimeoutError, match=r"sent nothing for 0\.1 seconds"):
             fetcher.fetch(item(server.url("/silent")))
         assert server.requests["/silent"] == 3
 
 
 def test_the_deadline_covers_all_attempts() -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         with (
             make_fetcher(read_timeout_s=0.2, deadline_s=0.5, attempts=50) as fetcher,
             pytest.raises(FetchTimeoutError, match=r"was not complete after 0\.5 seconds in all"),
@@ -534,7 +535,7 @@ def test_the_deadline_covers_all_attempts() -> None:
 
 
 def test_a_pause_beyond_the_deadline_is_not_started() -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         with make_fetcher(backoff_s=60, deadline_s=5) as fetcher, pytest.raises(HTTPStatusError):
             fetcher.fetch(item(server.url("/503-then-200")))
         with make_fetcher(deadline_s=0.9) as fetcher, pytest.raises(HTTPStatusError):
@@ -573,7 +574,7 @@ def test_a_server_that_does_not_shake_hands_ends_at_the_connect_timeout(limits: 
             fetcher.fetch(item(f"https://127.0.0.1:{listening.getsockname()[1]}/"))
 
 
-def test_closing_interrupts_a_pause(server: PictureServer) -> None:
+def test_closing_interrupts_a_pause(server: ImageServer) -> None:
     waiting = threading.Event()
 
     class Watched(Fetcher):
@@ -584,7 +585,7 @@ def test_closing_interrupts_a_pause(server: PictureServer) -> None:
     fetcher = Watched(max_bytes=MAX_BYTES, allow_private_addresses=True, backoff_s=40)
     with ThreadPoolExecutor(1) as pool:
         failing = pool.submit(fetcher.fetch, item(server.url("/500")))
-        assert waiting.wait(10)
+        assert waiting.wait(GIVE_UP_S)
         fetcher.close()
         with pytest.raises(TransferError, match="closing"):
             failing.result()
@@ -615,7 +616,7 @@ def test_the_error_for_an_unknown_host_names_it(fetcher: Fetcher) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"])
-def test_private_addresses_are_refused_unless_allowed(server: PictureServer, host: str) -> None:
+def test_private_addresses_are_refused_unless_allowed(server: ImageServer, host: str) -> None:
     before = sum(server.requests.values())
     with (
         make_fetcher(allow_private_addresses=False) as fetcher,
@@ -686,19 +687,19 @@ def test_one_private_address_among_public_ones_is_refused(monkeypatch: pytest.Mo
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(
-    server: PictureServer, monkeypatch: pytest.MonkeyPatch
+    server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that answers differently the second time must not be resolved a second time."""
     asked = resolve_to(monkeypatch, ["127.0.0.1"], ["93.184.215.14"])
     monkeypatch.setattr(safe_http, "is_private_address", lambda address: address != "127.0.0.1")
     with make_fetcher(allow_private_addresses=False) as fetcher:
         url = f"http://pictures.example:{server.port}/ok.jpg"
-        assert fetcher.fetch(item(url)).data == picture()
+        assert fetcher.fetch(item(url)).data == make_image()
     assert asked == ["pictures.example"]
     assert server.headers["/ok.jpg"]["Host"] == f"pictures.example:{server.port}"
 
 
-def test_addresses_of_redirects_are_checked(server: PictureServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_of_redirects_are_checked(server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_http, "is_private_address", lambda address: address != "127.0.0.1")
     with (
         make_fetcher(allow_private_addresses=False) as fetcher,
@@ -707,7 +708,7 @@ def test_addresses_of_redirects_are_checked(server: PictureServer, monkeypatch: 
         fetcher.fetch(item(server.url("/redirect-to-metadata")))
 
 
-def test_every_host_of_a_chain_of_redirects_is_checked(server: PictureServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_host_of_a_chain_of_redirects_is_checked(server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def answer(host: str, port: int, **_: Any) -> list[Any]:
@@ -723,7 +724,7 @@ def test_every_host_of_a_chain_of_redirects_is_checked(server: PictureServer, mo
         "/third": server.url("/ok.jpg", host="four.example"),
     }
     with make_fetcher(allow_private_addresses=False) as fetcher:
-        assert fetcher.fetch(item(server.url("/first", host="one.example"))).data == picture()
+        assert fetcher.fetch(item(server.url("/first", host="one.example"))).data == make_image()
         assert asked == ["one.example", "two.example", "three.example", "four.example"]
         server.redirects["/third"] = server.url("/ok.jpg", host="inside.example")
         with pytest.raises(AddressRefusedError, match=r"inside\.example is at 10\.0\.0\.1"):
@@ -735,7 +736,7 @@ def test_every_host_of_a_chain_of_redirects_is_checked(server: PictureServer, mo
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for pictures.example, and its key."""
+    """A self-signed certificate for images.example, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = [
@@ -759,17 +760,17 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def tls_server(certificate: tuple[Path, Path]) -> Iterator[PictureServer]:
+def tls_server(certificate: tuple[Path, Path]) -> Iterator[ImageServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
-    server = PictureServer()
+    server = ImageServer()
     server.wrap(context)
     with server:
         yield server
 
 
 def test_tls_checks_the_name_in_the_url_and_honours_a_private_authority(
-    tls_server: PictureServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tls_server: ImageServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, ["127.0.0.1"])
     port = tls_server.port
@@ -777,14 +778,14 @@ def test_tls_checks_the_name_in_the_url_and_honours_a_private_authority(
         fetcher.fetch(item(f"https://pictures.example:{port}/ok.jpg"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     with make_fetcher() as fetcher:
-        assert fetcher.fetch(item(f"https://pictures.example:{port}/ok.jpg")).data == picture()
+        assert fetcher.fetch(item(f"https://pictures.example:{port}/ok.jpg")).data == make_image()
         with pytest.raises(TransferError, match=r"no secure connection to other\.example"):
             fetcher.fetch(item(f"https://other.example:{port}/ok.jpg"))
 
 
 def test_a_redirect_from_https_to_http_is_followed(
-    server: PictureServer,
-    tls_server: PictureServer,
+    server: ImageServer,
+    tls_server: ImageServer,
     certificate: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -792,11 +793,11 @@ def test_a_redirect_from_https_to_http_is_followed(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     tls_server.redirects["/plain"] = server.url("/ok.jpg")
     with make_fetcher() as fetcher:
-        assert fetcher.fetch(item(f"https://pictures.example:{tls_server.port}/plain")).data == picture()
+        assert fetcher.fetch(item(f"https://pictures.example:{tls_server.port}/plain")).data == make_image()
 
 
 def test_the_deadline_applies_over_tls(
-    tls_server: PictureServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tls_server: ImageServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, ["127.0.0.1"])
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
@@ -807,13 +808,13 @@ def test_the_deadline_applies_over_tls(
 # --- The next stage -------------------------------------------------------------------------------
 
 
-def test_fetched_bytes_can_be_decoded(server: PictureServer, fetcher: Fetcher) -> None:
+def test_fetched_bytes_can_be_decoded(server: ImageServer, fetcher: Fetcher) -> None:
     with Image.open(io.BytesIO(fetcher.fetch(item(server.url("/ok.png"))).data)) as image:
         assert image.size == (48, 32)
 
 
 def test_pictures_lie_about_their_size_and_stand_upright_only_after_decoding(
-    server: PictureServer, fetcher: Fetcher
+    server: ImageServer, fetcher: Fetcher
 ) -> None:
     upright = decode(fetcher.fetch(item(server.url("/exif-rotated.jpg?seed=2"))), max_pixels=10_000)
     assert (upright.width, upright.height) == (32, 48)

@@ -18,7 +18,7 @@ from web.backend import EXTENSION
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, database: Database, embedder: CLIPEmbedder) -> StoredImages:
+def stored_images(tmp_path: Path, database: Database, embedder: CLIPEmbedder) -> StoredImages:
     folder = tmp_path / "the private folder"
     folder.mkdir()
     return StoredImages(folder, database, embedder)

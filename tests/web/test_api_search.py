@@ -15,7 +15,7 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from searchdb.config import Settings
-from tests.helpers.image_server import PictureServer, picture
+from tests.helpers.image_server import ImageServer, make_image
 from web import create_app
 from web.api.requests import MAX_PICTURES, MAX_TEXTS
 from web.backend import EXTENSION
@@ -52,9 +52,9 @@ def upload(data: bytes, name: str = "picture.png") -> tuple[BytesIO, str]:
 # --- Searching ------------------------------------------------------------------------------------
 
 
-def test_search_by_words(client: FlaskClient, shelf: StoredImages) -> None:
-    boat = shelf.add("a boat at sunset", country="Chile", tags=["sea"], metadata={"album": "Holidays"})
-    shelf.add("a dog on a bench")
+def test_search_by_words(client: FlaskClient, stored_images: StoredImages) -> None:
+    boat = stored_images.add("a boat at sunset", country="Chile", tags=["sea"], metadata={"album": "Holidays"})
+    stored_images.add("a dog on a bench")
     found = good(client.get("/api/search", query_string={"q": "a boat at sunset", "threshold": -1}))
     assert (found["count"], found["offset"], found["next"], found["vector"]) == (2, 0, None, None)
     hit = found["hits"][0]
@@ -68,11 +68,11 @@ def test_search_by_words(client: FlaskClient, shelf: StoredImages) -> None:
     assert len(hit["sha256"]) == 64
 
 
-def test_filters_are_those_of_the_library(client: FlaskClient, shelf: StoredImages) -> None:
-    boat = shelf.add(
+def test_filters_are_those_of_the_library(client: FlaskClient, stored_images: StoredImages) -> None:
+    boat = stored_images.add(
         "a boat", country="Chile", tags=["sea", "red"], latitude=-33.0, longitude=-71.6, taken_at="2024-05-31"
     )
-    dog = shelf.add("a dog", country="Peru", tags=["sea"], camera="Canon")
+    dog = stored_images.add("a dog", country="Peru", tags=["sea"], camera="Canon")
 
     def ids(**filters: Any) -> list[int]:
         found = good(client.get("/api/search", query_string={"q": "a boat", "threshold": -1, **filters}))
@@ -93,8 +93,8 @@ def test_filters_are_those_of_the_library(client: FlaskClient, shelf: StoredImag
     assert ids(source="urls") == []
 
 
-def test_next_leads_to_the_last_hit_and_no_hit_comes_twice(client: FlaskClient, shelf: StoredImages) -> None:
-    known = [shelf.add(f"a boat number {number}", tags=["sea"]) for number in range(7)]
+def test_next_leads_to_the_last_hit_and_no_hit_comes_twice(client: FlaskClient, stored_images: StoredImages) -> None:
+    known = [stored_images.add(f"a boat number {number}", tags=["sea"]) for number in range(7)]
     url: str | None = "/api/search?q=a+boat&count=3&tag=sea&threshold=-1"
     found: list[int] = []
     while url is not None:
@@ -104,8 +104,8 @@ def test_next_leads_to_the_last_hit_and_no_hit_comes_twice(client: FlaskClient, 
     assert sorted(found) == known
 
 
-def test_like_and_parts(client: FlaskClient, shelf: StoredImages) -> None:
-    boat, ship, dog = (shelf.add(text) for text in ("a boat", "a boat at sea", "a dog"))
+def test_like_and_parts(client: FlaskClient, stored_images: StoredImages) -> None:
+    boat, ship, dog = (stored_images.add(text) for text in ("a boat", "a boat at sea", "a dog"))
     found = good(client.get("/api/search", query_string={"like": boat, "not": "a dog", "threshold": -1}))
     assert {hit["id"] for hit in found["hits"]} == {ship, dog}
     assert found["hits"][0]["id"] == ship
@@ -113,10 +113,10 @@ def test_like_and_parts(client: FlaskClient, shelf: StoredImages) -> None:
     assert "picture" in problem(client.get("/api/search?like=999"), 404)["detail"]
 
 
-def test_search_by_a_picture_goes_on_by_its_vector(client: FlaskClient, shelf: StoredImages) -> None:
+def test_search_by_a_picture_goes_on_by_its_vector(client: FlaskClient, stored_images: StoredImages) -> None:
     for number in range(5):
-        shelf.add(f"a boat number {number}")
-    data = picture("PNG")
+        stored_images.add(f"a boat number {number}")
+    data = make_image("PNG")
     first = good(client.post("/api/search", data={"image": upload(data), "count": "2", "threshold": "-1"}))
     assert first["count"] == 2
     assert first["vector"] in first["next"]
@@ -126,19 +126,19 @@ def test_search_by_a_picture_goes_on_by_its_vector(client: FlaskClient, shelf: S
     assert [hit["id"] for hit in first["hits"] + second["hits"]] == [hit["id"] for hit in whole["hits"][:4]]
 
 
-def test_search_by_a_url_and_words(client: FlaskClient, shelf: StoredImages) -> None:
-    shelf.add("a boat")
-    with PictureServer() as server:
+def test_search_by_a_url_and_words(client: FlaskClient, stored_images: StoredImages) -> None:
+    stored_images.add("a boat")
+    with ImageServer() as server:
         body = {"url": server.url("/ok.jpg"), "q": "a boat", "threshold": -1, "source": ["files"]}
         found = good(client.post("/api/search", json=body))
     assert found["hits"][0]["parts"].keys() == {"text", "image"}
 
 
-# --- Single pictures ------------------------------------------------------------------------------
+# --- Single images ------------------------------------------------------------------------------
 
 
-def test_picture_by_id(client: FlaskClient, shelf: StoredImages) -> None:
-    boat = shelf.add("a boat", latitude=float("nan"), longitude=1.0)
+def test_picture_by_id(client: FlaskClient, stored_images: StoredImages) -> None:
+    boat = stored_images.add("a boat", latitude=float("nan"), longitude=1.0)
     found = good(client.get(f"/api/images/{boat}"))
     assert (found["id"], found["description"], found["latitude"]) == (boat, "a boat", None)
     assert "similarity" not in found
@@ -146,26 +146,28 @@ def test_picture_by_id(client: FlaskClient, shelf: StoredImages) -> None:
         problem(client.get(f"/api/images/{unknown}"), 404)
 
 
-def test_url_picture_is_where_it_is(client: FlaskClient, shelf: StoredImages) -> None:
-    url = shelf.add("a boat", image="https://ann:hush@pictures.example/boat.jpg?w=1", source="urls", source_id="a/b")
+def test_url_picture_is_where_it_is(client: FlaskClient, stored_images: StoredImages) -> None:
+    url = stored_images.add(
+        "a boat", image="https://ann:hush@pictures.example/boat.jpg?w=1", source="urls", source_id="a/b"
+    )
     found = good(client.get(f"/api/images/{url}"))
     assert found["url"] == "https://pictures.example/boat.jpg?w=1"
     assert found["source_id"] == "a/b"
     assert "hush" not in json.dumps(found)
 
 
-def test_no_answer_names_a_folder_of_this_server(client: FlaskClient, shelf: StoredImages) -> None:
-    noted = {"from": f"{shelf.folder}/boat.png", "deep": [{"path": str(shelf.folder)}]}
-    boat = shelf.add("a boat", source_id="the private folder/2024/a-boat.png", metadata=noted)
+def test_no_answer_names_a_folder_of_this_server(client: FlaskClient, stored_images: StoredImages) -> None:
+    noted = {"from": f"{stored_images.folder}/boat.png", "deep": [{"path": str(stored_images.folder)}]}
+    boat = stored_images.add("a boat", source_id="the private folder/2024/a-boat.png", metadata=noted)
     for response in (client.get(f"/api/images/{boat}"), client.get("/api/search?q=boat"), client.get("/api/random")):
         assert "boat.png" in response.text
-        assert "/" + shelf.folder.parts[1] + "/" not in response.text
+        assert "/" + stored_images.folder.parts[1] + "/" not in response.text
         assert "2024" not in response.text.replace("ingested_at", "")[: response.text.find("ingested_at")]
 
 
-def test_random(client: FlaskClient, shelf: StoredImages) -> None:
+def test_random(client: FlaskClient, stored_images: StoredImages) -> None:
     assert good(client.get("/api/random")) == {"images": []}
-    known = {shelf.add(f"a boat {number}") for number in range(4)}
+    known = {stored_images.add(f"a boat {number}") for number in range(4)}
     assert {image["id"] for image in good(client.get("/api/random?count=9"))["images"]} == known
     assert len(good(client.get("/api/random?count=2"))["images"]) == 2
 
@@ -182,7 +184,7 @@ def test_embeddings_of_texts(client: FlaskClient, embedder: CLIPEmbedder) -> Non
 
 
 def test_embeddings_of_pictures(client: FlaskClient, embedder: CLIPEmbedder) -> None:
-    files = [picture("PNG", seed=seed, size=(300, 200)) for seed in (1, 2)]
+    files = [make_image("PNG", seed=seed, size=(300, 200)) for seed in (1, 2)]
     expected = embedder.embed_images([Image.open(BytesIO(data)).convert("RGB") for data in files])
     encoded = [base64.b64encode(files[0]).decode(), base64.encodebytes(files[1]).decode()]
     as_json = good(client.post("/api/embeddings", json={"images": encoded}))
@@ -210,7 +212,7 @@ def test_embeddings_of_what_is_wrong(client: FlaskClient, body: dict[str, Any], 
 
 
 def test_embeddings_of_no_pictures(client: FlaskClient) -> None:
-    texts = [base64.b64encode(data).decode() for data in (picture(), b"<svg></svg>")]
+    texts = [base64.b64encode(data).decode() for data in (make_image(), b"<svg></svg>")]
     said = problem(client.post("/api/embeddings", json={"images": texts}), 415)
     assert said["errors"][0]["field"] == "images.1"
     assert "SVG" in said["detail"]
@@ -251,14 +253,14 @@ def test_wrong_parameters_are_named(client: FlaskClient, query: str, field: str)
 
 
 @pytest.mark.parametrize("query", ["", "not=a", "q=%20", "q=a&not=a", "vector=abc", "q=a&count=600&offset=600"])
-def test_what_cannot_be_searched_for(client: FlaskClient, shelf: StoredImages, query: str) -> None:
-    shelf.add("a boat")
+def test_what_cannot_be_searched_for(client: FlaskClient, stored_images: StoredImages, query: str) -> None:
+    stored_images.add("a boat")
     problem(client.get(f"/api/search?{query}"), 422)
 
 
 @pytest.mark.parametrize("text", ["\x00", "\x1b[31mred\x07", "a\x00b", "\ufffe", "%ff%fe", "\u202eevil", "💥" * 400])
-def test_odd_characters_are_searched_for(client: FlaskClient, shelf: StoredImages, text: str) -> None:
-    shelf.add("a boat")
+def test_odd_characters_are_searched_for(client: FlaskClient, stored_images: StoredImages, text: str) -> None:
+    stored_images.add("a boat")
     response = client.get("/api/search", query_string={"q": text, "words": "x" + text.replace("\x00", "")[:100]})
     assert response.status_code in (200, 422)
 
@@ -287,13 +289,13 @@ def test_bodies_of_other_kinds(client: FlaskClient) -> None:
 def test_pictures_that_are_none(client: FlaskClient) -> None:
     assert "SVG" in problem(client.post("/api/search", data={"image": upload(b"<svg></svg>")}), 415)["detail"]
     problem(client.post("/api/search", data={"image": upload(b"")}), 415)
-    assert fields(client.post("/api/search", data={"image": upload(picture()[:300])})) == {"image"}
+    assert fields(client.post("/api/search", data={"image": upload(make_image()[:300])})) == {"image"}
     assert fields(client.post("/api/search", json={"url": "ftp://pictures.example/a.jpg"})) == {"url"}
 
 
 def test_private_address_is_refused_and_not_told(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings.model_copy(update={"allow_private_addresses": False}), embedder=embedder)
-    with PictureServer() as server:
+    with ImageServer() as server:
         for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "169.254.169.254", "2130706433"):
             response = app.test_client().post("/api/search", json={"url": server.url("/ok.jpg", host=host)})
             assert fields(response) == {"url"}

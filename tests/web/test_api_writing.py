@@ -1,4 +1,4 @@
-"""The API that only those with the token may use: adding pictures, and removing them."""
+"""The API that only those with the token may use: adding images, and removing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.ingest.store import Store
-from tests.helpers.image_server import PictureServer, picture
+from tests.helpers.image_server import ImageServer, make_image
 from web import create_app
 from web.api.images import REBUILDER, UPLOADS
 from web.backend import EXTENSION
@@ -63,7 +63,7 @@ def test_without_the_token_nothing_is_written(
 ) -> None:
     headers = {} if header is None else {"Authorization": header.encode().decode("latin-1")}
     for response in (
-        client.post("/api/images", data={"image": (BytesIO(picture()), "a.png")}, headers=headers),
+        client.post("/api/images", data={"image": (BytesIO(make_image()), "a.png")}, headers=headers),
         client.post("/api/images", json={"url": "https://pictures.example/a.jpg"}, headers=headers),
         client.delete("/api/images/1", headers=headers),
     ):
@@ -79,7 +79,7 @@ def test_where_no_token_is_set_writing_is_off_and_says_so(settings: Settings, em
     app = create_app(settings, embedder=embedder)
     for headers in ({}, AUTHORISED, {"Authorization": "Bearer "}, {"Authorization": "Bearer None"}):
         for response in (
-            app.test_client().post("/api/images", data={"image": (BytesIO(picture()), "a.png")}, headers=headers),
+            app.test_client().post("/api/images", data={"image": (BytesIO(make_image()), "a.png")}, headers=headers),
             app.test_client().delete("/api/images/1", headers=headers),
         ):
             assert response.status_code == 403
@@ -91,7 +91,7 @@ def test_where_no_token_is_set_writing_is_off_and_says_so(settings: Settings, em
 
 
 def test_an_upload_is_stored_found_and_shown(client: FlaskClient, settings: Settings) -> None:
-    data = picture("PNG", seed=3)
+    data = make_image("PNG", seed=3)
     response = add(
         client,
         data,
@@ -122,15 +122,15 @@ def test_an_upload_is_stored_found_and_shown(client: FlaskClient, settings: Sett
 
 
 def test_the_same_bytes_again_are_the_same_row(client: FlaskClient, database: Database, settings: Settings) -> None:
-    first = add(client, picture(), description="The first")
-    again = add(client, picture(), "other.png", description="The second")
+    first = add(client, make_image(), description="The first")
+    again = add(client, make_image(), "other.png", description="The second")
     assert (first.status_code, again.status_code) == (201, 200)
     assert again.get_json() == first.get_json()
     assert stored(database) == len(files(settings)) == 1
 
 
 def test_a_url_is_fetched_and_stays_where_it_is(client: FlaskClient, settings: Settings) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         url = server.url("/ok.jpg")
         first = client.post("/api/images", json={"url": url, "description": "A stripe"}, headers=AUTHORISED)
         again = client.post("/api/images", json={"url": url}, headers=AUTHORISED)
@@ -159,14 +159,14 @@ def test_a_url_is_fetched_and_stays_where_it_is(client: FlaskClient, settings: S
 def test_what_is_wrong_with_what_is_said_is_named(
     client: FlaskClient, database: Database, settings: Settings, said: dict[str, Any], field: str
 ) -> None:
-    response = add(client, picture(), **said)
+    response = add(client, make_image(), **said)
     assert response.status_code == 422, response.text
     assert [error["field"] for error in response.get_json()["errors"]] == [field]
     assert stored(database) == len(files(settings)) == 0
 
 
 def test_what_cannot_be_fetched_is_no_picture(client: FlaskClient, database: Database) -> None:
-    with PictureServer() as server:
+    with ImageServer() as server:
         for path, status in (("/404", 422), ("/html", 415), ("/nowhere", 422)):
             response = client.post("/api/images", json={"url": server.url(path)}, headers=AUTHORISED)
             assert response.status_code == status, (path, response.text)
@@ -179,7 +179,7 @@ def test_what_cannot_be_fetched_is_no_picture(client: FlaskClient, database: Dat
 
 
 def test_removing_takes_row_file_and_thumbnail(client: FlaskClient, database: Database, settings: Settings) -> None:
-    row = add(client, picture()).get_json()
+    row = add(client, make_image()).get_json()
     client.get(row["thumbnail_url"])
     thumbnails = settings.home / "thumbnails"
     assert len(list(thumbnails.rglob("*.webp"))) == 1
@@ -191,8 +191,8 @@ def test_removing_takes_row_file_and_thumbnail(client: FlaskClient, database: Da
     assert client.delete(f"/api/images/{row['id']}", headers=AUTHORISED).status_code == 404
 
 
-def test_removing_leaves_a_file_of_a_folder_where_it_is(client: FlaskClient, shelf: StoredImages) -> None:
-    image = shelf.draw("mine.png")
-    number = shelf.add("mine", image=image)
+def test_removing_leaves_a_file_of_a_folder_where_it_is(client: FlaskClient, stored_images: StoredImages) -> None:
+    image = stored_images.draw("mine.png")
+    number = stored_images.add("mine", image=image)
     assert client.delete(f"/api/images/{number}", headers=AUTHORISED).status_code == 204
     assert image.exists()

@@ -6,7 +6,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,13 +22,12 @@ from searchdb.db.database import Database, Timeouts, migrate
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.stored_images import StoredImages
+from tests.helpers.waiting import GIVE_UP_S, until
 from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
 
 CLIENTS = 32
-REQUEST_TIMEOUT_S = 60
-"""Seconds after which a request counts as hanging."""
 
 
 class Stoppable:
@@ -40,11 +38,11 @@ class Stoppable:
         self.server.join()
 
     def stop(self, how: str = "fast") -> None:
-        self.server._pg_ctl("stop", "-m", how, timeout=120)
+        self.server._pg_ctl("stop", "-m", how, "-t", str(GIVE_UP_S), timeout=GIVE_UP_S)
 
     def start(self) -> None:
         if not self.server.is_running():
-            self.server._pg_ctl("start", "-l", str(self.server.data / "log"), timeout=120)
+            self.server._pg_ctl("start", "-t", str(GIVE_UP_S), "-l", str(self.server.data / "log"), timeout=GIVE_UP_S)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +72,9 @@ def settings(stoppable: Stoppable, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def site(settings: Settings, shelf: StoredImages, embedder: CLIPEmbedder) -> Iterator[str]:
-    """The address of a page that serves one picture, in threads, as many as there are requests."""
-    shelf.add("a red boat")
+def site(settings: Settings, stored_images: StoredImages, embedder: CLIPEmbedder) -> Iterator[str]:
+    """The address of a page that serves one image, in threads, as many as there are requests."""
+    stored_images.add("a red boat")
     app: Flask = create_app(settings, embedder=embedder)
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -90,7 +88,7 @@ def site(settings: Settings, shelf: StoredImages, embedder: CLIPEmbedder) -> Ite
 
 def status_of(url: str) -> int:
     """Return the status of the response."""
-    response = requests.get(url, timeout=REQUEST_TIMEOUT_S)
+    response = requests.get(url, timeout=GIVE_UP_S)
     if response.status_code == 503:
         assert int(response.headers["Retry-After"]) > 0
     return response.status_code
@@ -103,10 +101,7 @@ def statuses_of(url: str) -> list[int]:
 
 
 def until_ready(site: str) -> None:
-    deadline = time.monotonic() + REQUEST_TIMEOUT_S
-    while requests.get(f"{site}/readyz", timeout=REQUEST_TIMEOUT_S).status_code != 200:
-        assert time.monotonic() < deadline, "the application does not recover"
-        time.sleep(0.1)
+    until(lambda: requests.get(f"{site}/readyz", timeout=GIVE_UP_S).status_code == 200, "the application to recover")
 
 
 def test_a_database_that_stops_is_a_page_and_comes_back(site: str, stoppable: Stoppable) -> None:
@@ -119,8 +114,8 @@ def test_a_database_that_stops_is_a_page_and_comes_back(site: str, stoppable: St
             assert statuses_of(search) == [503] * CLIENTS
             assert status_of(alive) == 200
             assert status_of(ready) == 503
-            assert "searchdb_database_up 0.0" in requests.get(f"{site}/metrics", timeout=REQUEST_TIMEOUT_S).text
-        assert "The database cannot be reached" in requests.get(search, timeout=REQUEST_TIMEOUT_S).text
+            assert "searchdb_database_up 0.0" in requests.get(f"{site}/metrics", timeout=GIVE_UP_S).text
+        assert "The database cannot be reached" in requests.get(search, timeout=GIVE_UP_S).text
         stoppable.start()
         until_ready(site)
         assert statuses_of(search) == [200] * CLIENTS
@@ -138,15 +133,15 @@ def test_requests_during_an_outage_end(site: str, stoppable: Stoppable) -> None:
     for visitor in visitors:
         visitor.start()
     try:
-        time.sleep(0.5)
+        until(lambda: 200 in statuses, "a search before the outage")
         stoppable.stop("immediate")
-        time.sleep(1)
+        until(lambda: 503 in statuses, "a search during the outage")
         stoppable.start()
         until_ready(site)
     finally:
         stop.set()
         for visitor in visitors:
-            visitor.join(REQUEST_TIMEOUT_S)
+            visitor.join(GIVE_UP_S)
     assert not any(visitor.is_alive() for visitor in visitors)
     assert set(statuses) == {200, 503}
     assert status_of(f"{site}/?q=a+red+boat") == 200

@@ -129,8 +129,8 @@ def test_embedded_server_that_cannot_start_tells_no_paths(make_client, tmp_path:
 # --- The model ------------------------------------------------------------------------------------
 
 
-def test_model_that_is_not_there(make_client, shelf: StoredImages, settings: Settings) -> None:
-    picture = shelf.add("a boat")
+def test_model_that_is_not_there(make_client, stored_images: StoredImages, settings: Settings) -> None:
+    picture = stored_images.add("a boat")
     missing = settings.model_copy(update={"model": "/srv/secret place/my-clip"})
     client = make_client(missing, own_model=True)
     response = client.get("/?q=boat")
@@ -145,8 +145,8 @@ def test_model_that_is_not_there(make_client, shelf: StoredImages, settings: Set
         assert b"secret" not in shown.data
 
 
-def test_model_of_another_collection(client: FlaskClient, database: Database, shelf: StoredImages) -> None:
-    picture = shelf.add("a boat")
+def test_model_of_another_collection(client: FlaskClient, database: Database, stored_images: StoredImages) -> None:
+    picture = stored_images.add("a boat")
     with database.begin() as connection:
         connection.execute(
             sa.update(embedding_models).values(name="/home/joe/models/other-clip", weights_sha256=b"\7" * 32)
@@ -159,14 +159,14 @@ def test_model_of_another_collection(client: FlaskClient, database: Database, sh
 
 
 def test_model_is_the_collections_unless_one_was_chosen(
-    settings: Settings, database: Database, tmp_path: Path, shelf: StoredImages
+    settings: Settings, database: Database, tmp_path: Path, stored_images: StoredImages
 ) -> None:
     assert settings.database_url is not None
     unchosen = Settings(database_url=settings.database_url.get_secret_value(), home=tmp_path)
     collection = web_backend.Backend(unchosen, lambda name: NamedModel(name))  # type: ignore[arg-type]
     with closing(collection):
         assert collection.model().name == unchosen.model != "demo"
-        shelf.add("a boat")
+        stored_images.add("a boat")
         assert collection.model().name == "demo"
         chosen = web_backend.Backend(settings.model_copy(update={"model": "other"}), NamedModel)  # type: ignore[arg-type]
         with closing(chosen):
@@ -174,9 +174,9 @@ def test_model_is_the_collections_unless_one_was_chosen(
 
 
 def test_search_waits_for_the_model_but_not_for_ever(
-    settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, embedder: CLIPEmbedder, stored_images: StoredImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf.add("a boat")
+    stored_images.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
     with closing(collection):

@@ -13,18 +13,23 @@ from tests.helpers.stored_images import StoredImages
 
 
 @pytest.fixture
-def places(shelf: StoredImages) -> dict[str, int]:
+def places(stored_images: StoredImages) -> dict[str, int]:
     """Boats here and there, by name."""
     day = datetime(2024, 5, 31, 12, tzinfo=UTC)
     return {
-        "chile": shelf.add(
-            "a red boat", image=shelf.draw("chile.png"), country="Chile", tags=["boat", "sea"], taken_at=day
+        "chile": stored_images.add(
+            "a red boat", image=stored_images.draw("chile.png"), country="Chile", tags=["boat", "sea"], taken_at=day
         ),
-        "norway": shelf.add(
-            "a red boat", image=shelf.draw("norway.png"), country="Norway", tags=["boat"], latitude=60.0, longitude=10.0
+        "norway": stored_images.add(
+            "a red boat",
+            image=stored_images.draw("norway.png"),
+            country="Norway",
+            tags=["boat"],
+            latitude=60.0,
+            longitude=10.0,
         ),
-        "script": shelf.add(
-            "a red boat", image=shelf.draw("script.png", size=(40, 60)), country="<script>alert(1)</script>"
+        "script": stored_images.add(
+            "a red boat", image=stored_images.draw("script.png", size=(40, 60)), country="<script>alert(1)</script>"
         ),
     }
 
@@ -143,10 +148,12 @@ def test_a_malformed_filter_is_named(client: FlaskClient, places: dict[str, int]
     assert message in html.unescape(response.text).lower()
 
 
-def test_relevance_is_the_bar_and_what_is_not_there_is_said_to_be(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.draw("one.png")
+def test_relevance_is_the_bar_and_what_is_not_there_is_said_to_be(
+    client: FlaskClient, stored_images: StoredImages
+) -> None:
+    picture = stored_images.draw("one.png")
     for number in range(30):
-        shelf.add(f"{number} white boats on the sea", image=f"{picture}/{number}")
+        stored_images.add(f"{number} white boats on the sea", image=f"{picture}/{number}")
     page = client.get("/?q=a+purple+umbrella&threshold=-1").text
     assert "Nothing here seems to look much like it" in page
     bars = [int(width) for width in re.findall(r'<rect width="(\d+)"', page)]

@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from searchdb.config import Settings
+from tests.helpers.waiting import GIVE_UP_S
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tests.helpers.stored_images import StoredImages
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 90
 
 
 @dataclass(kw_only=True)
@@ -39,10 +39,10 @@ class Server:
     log: str = ""
 
     def get(self, path: str, **options: object) -> requests.Response:
-        return requests.get(self.url + path, timeout=PATIENCE, **options)  # type: ignore[arg-type]
+        return requests.get(self.url + path, timeout=GIVE_UP_S, **options)  # type: ignore[arg-type]
 
     def until_ready(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + GIVE_UP_S
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 if self.get("/readyz").status_code == 200:
@@ -56,7 +56,7 @@ class Server:
         if self.log:
             return
         self.process.send_signal(signal.SIGTERM)
-        _, self.log = self.process.communicate(timeout=PATIENCE)
+        _, self.log = self.process.communicate(timeout=GIVE_UP_S)
         assert self.process.returncode == 0, self.log
         assert "Traceback" not in self.log, self.log
 
@@ -92,23 +92,23 @@ def serve(settings: Settings) -> Iterator[Serve]:
         server.stop()
 
 
-def test_pictures_arrive_whole_and_searches_find_them(serve: Serve, shelf: StoredImages) -> None:
-    image = shelf.folder / "noise.bmp"
-    shelf.draw(image.name, size=(400, 300))
-    picture = shelf.add("a red boat", image=image)
+def test_pictures_arrive_whole_and_searches_find_them(serve: Serve, stored_images: StoredImages) -> None:
+    image = stored_images.folder / "noise.bmp"
+    stored_images.draw(image.name, size=(400, 300))
+    image_id = stored_images.add("a red boat", image=image)
     server = serve()
     for _ in range(2):
-        assert server.get(f"/images/{picture}/file").content == image.read_bytes()
-    part = server.get(f"/images/{picture}/file", headers={"Range": "bytes=5000-200000"})
+        assert server.get(f"/images/{image_id}/file").content == image.read_bytes()
+    part = server.get(f"/images/{image_id}/file", headers={"Range": "bytes=5000-200000"})
     assert (part.status_code, part.content) == (206, image.read_bytes()[5000:200001])
-    head = requests.head(f"{server.url}/images/{picture}/file", timeout=PATIENCE)
+    head = requests.head(f"{server.url}/images/{image_id}/file", timeout=GIVE_UP_S)
     assert head.headers["Content-Length"] == str(image.stat().st_size)
-    assert server.get(f"/images/{picture}/thumbnail").headers["Content-Type"] == "image/webp"
-    assert f'id="picture-{picture}"' in server.get("/?q=a+red+boat").text
+    assert server.get(f"/images/{image_id}/thumbnail").headers["Content-Type"] == "image/webp"
+    assert f'id="picture-{image_id}"' in server.get("/?q=a+red+boat").text
 
 
-def test_several_workers_count_together_and_log_in_json(serve: Serve, shelf: StoredImages) -> None:
-    shelf.add("a red boat")
+def test_several_workers_count_together_and_log_in_json(serve: Serve, stored_images: StoredImages) -> None:
+    stored_images.add("a red boat")
     server = serve(WEB_CONCURRENCY="2", SEARCHDB_LOG_FORMAT="json")
     for _ in range(20):
         assert server.get("/api/search?q=a+red+boat").status_code == 200
@@ -121,22 +121,24 @@ def test_several_workers_count_together_and_log_in_json(serve: Serve, shelf: Sto
     assert any("Booting worker" in line.get("message", "") for line in lines)
 
 
-def test_a_request_that_has_begun_ends_before_the_server_does(serve: Serve, shelf: StoredImages) -> None:
-    shelf.add("a red boat")
+def test_a_request_that_has_begun_ends_before_the_server_does(serve: Serve, stored_images: StoredImages) -> None:
+    stored_images.add("a red boat")
     server = serve()
     texts = [f"picture number {n} of a long album" for n in range(64)]
     answers: list[int] = []
 
     def ask() -> None:
-        answers.append(requests.post(f"{server.url}/api/embeddings", json={"texts": texts}, timeout=60).status_code)
+        answers.append(
+            requests.post(f"{server.url}/api/embeddings", json={"texts": texts}, timeout=GIVE_UP_S).status_code
+        )
 
     clients = [threading.Thread(target=ask) for _ in range(6)]
     for client in clients:
         client.start()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + GIVE_UP_S
     while not answers and time.monotonic() < deadline:
         time.sleep(0.001)
     server.stop()
     for client in clients:
-        client.join(PATIENCE)
+        client.join(GIVE_UP_S)
     assert answers == [200] * 6

@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse, encode_multipart
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.ingest.store import Store
-from tests.helpers.image_server import PictureServer, huge_png, picture
+from tests.helpers.image_server import ImageServer, huge_png, make_image
 from web import create_app
 from web.api.images import REBUILDER
 from web.backend import EXTENSION
@@ -61,7 +61,7 @@ def site(settings: Settings, database: Database, embedder: CLIPEmbedder) -> Iter
     settings = settings.model_copy(update=changes)
     app = create_app(settings, embedder=embedder)
     client = app.test_client()
-    said = {"image": (BytesIO(picture("PNG")), f"{MARKUP}.png"), "description": MARKUP, "tags": [MARKUP]}
+    said = {"image": (BytesIO(make_image("PNG")), f"{MARKUP}.png"), "description": MARKUP, "tags": [MARKUP]}
     assert client.post("/api/images", data=said, headers=TOKEN).status_code == 201
     yield Site(client=client, home=settings.home, store=Store(database.engine))
     app.extensions[REBUILDER].join()
@@ -69,7 +69,7 @@ def site(settings: Settings, database: Database, embedder: CLIPEmbedder) -> Iter
 
 
 def uploads(site: Site, data: bytes, name: str = "a.png") -> dict[str, TestResponse]:
-    """The answers of every place that takes a picture."""
+    """The answers of every place that takes an image."""
 
     def post(path: str, field: str) -> TestResponse:
         # Encoded here: the client would leave a large body's temporary file open.
@@ -128,7 +128,7 @@ def test_no_path_leads_out_of_the_collection(site: Site, up: str) -> None:
         assert response.status_code == 422
         tells_nothing(site, response)
     assert site.kept() == before
-    added = site.client.post("/api/images", data={"image": (BytesIO(picture(seed=5)), up)}, headers=TOKEN)
+    added = site.client.post("/api/images", data={"image": (BytesIO(make_image(seed=5)), up)}, headers=TOKEN)
     assert added.status_code == 201
     assert "/" not in added.get_json()["name"].removeprefix("file:")
     [new] = site.kept()[1] - before[1]
@@ -145,10 +145,10 @@ def test_no_path_leads_out_of_the_collection(site: Site, up: str) -> None:
         (SVG, 415),
         (b"\xef\xbb\xbf" + SVG, 415),
         (b"<!doctype html><script>alert(1)</script>", 415),
-        (b"%PDF-1.7\n" + picture(), 415),
+        (b"%PDF-1.7\n" + make_image(), 415),
         (b"GIF89a/*" + b"\0" * 40 + b"*/=alert(1)", 422),
         (b"", 415),
-        (picture()[:300], 422),
+        (make_image()[:300], 422),
         (b"\xff\xd8\xff\xe0" + bytes(200), 422),
     ],
     ids=[
@@ -165,7 +165,7 @@ def test_what_is_no_picture_is_refused_everywhere_alike(site: Site, data: bytes,
 
 
 def test_a_polyglot_is_served_as_the_picture_it_is(site: Site) -> None:
-    data = picture() + b"<!doctype html><script>alert(1)</script>"
+    data = make_image() + b"<!doctype html><script>alert(1)</script>"
     row = uploads(site, data, "page.html")["add"].get_json()
     with site.client.get(row["url"]) as response:
         assert response.mimetype == "image/jpeg"
@@ -194,7 +194,7 @@ def test_control_characters(site: Site) -> None:
         assert "Set-Cookie" not in response.headers
     response = site.client.post(
         "/api/images",
-        data={"image": (BytesIO(picture(seed=7)), f"{CONTROLS}.jpg"), "description": CONTROLS, "tags": [CONTROLS]},
+        data={"image": (BytesIO(make_image(seed=7)), f"{CONTROLS}.jpg"), "description": CONTROLS, "tags": [CONTROLS]},
         headers=TOKEN,
     )
     assert response.status_code in (201, 422)
@@ -211,7 +211,7 @@ def test_control_characters(site: Site) -> None:
 )
 def test_private_addresses_are_not_asked(site: Site, host: str) -> None:
     before = site.kept()
-    with PictureServer() as server:
+    with ImageServer() as server:
         url = server.url("/ok.jpg", host=host)
         for response in (
             site.client.post("/search", data={"url": url}),

@@ -1,4 +1,4 @@
-"""Pictures by id: only pictures, only those of the collection, and fast the second time."""
+"""Pictures by id: only images, only those of the collection, and fast the second time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tests.helpers.stored_images import StoredImages
 
 
-def thumbnail_of(client: FlaskClient, picture: int) -> Image.Image:
-    response = client.get(f"/images/{picture}/thumbnail")
+def thumbnail_of(client: FlaskClient, image_id: int) -> Image.Image:
+    response = client.get(f"/images/{image_id}/thumbnail")
     assert response.status_code == 200, response.text
     assert response.mimetype == "image/webp"
     return Image.open(BytesIO(response.data))
@@ -36,33 +36,35 @@ def thumbnail_of(client: FlaskClient, picture: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
-def test_content_and_not_the_name_says_what_a_file_is(client: FlaskClient, shelf: StoredImages, kind: str) -> None:
-    image = shelf.draw(f"{kind}.html", format=kind)
-    picture = shelf.add("a boat", image=image)
-    with client.get(f"/images/{picture}/file") as response:
+def test_content_and_not_the_name_says_what_a_file_is(
+    client: FlaskClient, stored_images: StoredImages, kind: str
+) -> None:
+    image = stored_images.draw(f"{kind}.html", format=kind)
+    image_id = stored_images.add("a boat", image=image)
+    with client.get(f"/images/{image_id}/file") as response:
         assert response.status_code == 200
         assert response.mimetype == f"image/{kind.lower()}"
         assert response.data == image.read_bytes()
         assert response.content_length == image.stat().st_size
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-    assert thumbnail_of(client, picture).size == (60, 40)
+    assert thumbnail_of(client, image_id).size == (60, 40)
 
 
-def test_browser_asks_again_and_gets_no_second_copy(client: FlaskClient, shelf: StoredImages) -> None:
-    image = shelf.draw("boat.png")
-    url = f"/images/{shelf.add('a boat', image=image)}/file"
+def test_browser_asks_again_and_gets_no_second_copy(client: FlaskClient, stored_images: StoredImages) -> None:
+    image = stored_images.draw("boat.png")
+    url = f"/images/{stored_images.add('a boat', image=image)}/file"
     with client.get(url) as first:
         headers = {"If-None-Match": first.headers["ETag"]}
     with client.get(url, headers=headers) as second:
         assert (second.status_code, second.data) == (304, b"")
-    shelf.draw("boat.png", colour="red", size=(80, 80))
+    stored_images.draw("boat.png", colour="red", size=(80, 80))
     with client.get(url, headers=headers) as third:
         assert third.status_code == 200
 
 
-def test_parts_of_a_file(client: FlaskClient, shelf: StoredImages) -> None:
-    image = shelf.draw("boat.png")
-    url = f"/images/{shelf.add('a boat', image=image)}/file"
+def test_parts_of_a_file(client: FlaskClient, stored_images: StoredImages) -> None:
+    image = stored_images.draw("boat.png")
+    url = f"/images/{stored_images.add('a boat', image=image)}/file"
     with client.get(url, headers={"Range": "bytes=1-3"}) as part:
         assert (part.status_code, part.data) == (206, b"PNG")
     with client.get(url, headers={"Range": "bytes=99999-"}) as beyond:
@@ -81,36 +83,42 @@ def test_parts_of_a_file(client: FlaskClient, shelf: StoredImages) -> None:
     ],
 )
 def test_file_that_became_something_else_is_not_served(
-    client: FlaskClient, shelf: StoredImages, content: bytes
+    client: FlaskClient, stored_images: StoredImages, content: bytes
 ) -> None:
-    image = shelf.draw("boat.png")
-    picture = shelf.add("a boat", image=image)
+    image = stored_images.draw("boat.png")
+    image_id = stored_images.add("a boat", image=image)
     image.write_bytes(content)
     for part in ("file", "thumbnail"):
-        response = client.get(f"/images/{picture}/{part}")
+        response = client.get(f"/images/{image_id}/{part}")
         assert response.status_code == 404
         assert "no longer contains an image" in response.text
         assert "private folder" not in response.text
 
 
-def test_only_regular_files_are_opened(client: FlaskClient, shelf: StoredImages) -> None:
-    fifo = shelf.folder / "pipe.png"
+def test_only_regular_files_are_opened(client: FlaskClient, stored_images: StoredImages) -> None:
+    fifo = stored_images.folder / "pipe.png"
     os.mkfifo(fifo)
-    places = [fifo, shelf.folder, Path("/dev/zero"), shelf.folder / "never was.png", Path("/proc/self/mem")]
+    places = [
+        fifo,
+        stored_images.folder,
+        Path("/dev/zero"),
+        stored_images.folder / "never was.png",
+        Path("/proc/self/mem"),
+    ]
     for place in places if sys.platform == "linux" else places[:2]:
-        picture = shelf.add("a boat", image=place, sha256=os.urandom(32))
+        image_id = stored_images.add("a boat", image=place, sha256=os.urandom(32))
         for part in ("file", "thumbnail"):
-            response = client.get(f"/images/{picture}/{part}")
+            response = client.get(f"/images/{image_id}/{part}")
             assert response.status_code == 404, place
             assert str(place) not in response.text
 
 
 @pytest.mark.parametrize("reference", ["boat.png", "../boat.png", "file:///etc/passwd", "ftp://example.org/a.png", ""])
-def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, shelf: StoredImages, reference: str) -> None:
-    picture = shelf.add("a boat", image=reference)
+def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, stored_images: StoredImages, reference: str) -> None:
+    image_id = stored_images.add("a boat", image=reference)
     for part in ("file", "thumbnail"):
-        assert client.get(f"/images/{picture}/{part}").status_code == 404
-    assert client.get(f"/images/{picture}").status_code == 200
+        assert client.get(f"/images/{image_id}/{part}").status_code == 404
+    assert client.get(f"/images/{image_id}").status_code == 200
 
 
 # --- URLs -----------------------------------------------------------------------------------------
@@ -123,71 +131,77 @@ def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, shelf: StoredI
         ("http://joe:secret@example.org:8080/boat.jpg", "http://example.org:8080/boat.jpg"),
     ],
 )
-def test_url_pictures_come_from_their_own_host(client: FlaskClient, shelf: StoredImages, url: str, target: str) -> None:
-    picture = shelf.add("a boat", image=url)
+def test_url_pictures_come_from_their_own_host(
+    client: FlaskClient, stored_images: StoredImages, url: str, target: str
+) -> None:
+    image_id = stored_images.add("a boat", image=url)
     for part in ("file", "thumbnail"):
-        response = client.get(f"/images/{picture}/{part}")
+        response = client.get(f"/images/{image_id}/{part}")
         assert response.status_code == 302
         assert response.headers["Location"] == target
 
 
-def test_a_url_picture_with_a_rendition_is_shown_by_it_in_small(client: FlaskClient, shelf: StoredImages) -> None:
+def test_a_url_picture_with_a_rendition_is_shown_by_it_in_small(
+    client: FlaskClient, stored_images: StoredImages
+) -> None:
     url = "https://example.org/boat.jpg"
-    picture = shelf.add("a boat", image=url, rendition=f"{url}?w=640")
-    assert client.get(f"/images/{picture}/thumbnail").headers["Location"] == f"{url}?w=640"
-    assert client.get(f"/images/{picture}/file").headers["Location"] == url
+    image_id = stored_images.add("a boat", image=url, rendition=f"{url}?w=640")
+    assert client.get(f"/images/{image_id}/thumbnail").headers["Location"] == f"{url}?w=640"
+    assert client.get(f"/images/{image_id}/file").headers["Location"] == url
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "https://", "http://example.org/a\r\nSet-Cookie: x=1", "http://a b/"])
-def test_malformed_url_leads_nowhere(client: FlaskClient, shelf: StoredImages, url: str) -> None:
-    picture = shelf.add("a boat", image=url)
+def test_malformed_url_leads_nowhere(client: FlaskClient, stored_images: StoredImages, url: str) -> None:
+    image_id = stored_images.add("a boat", image=url)
     for part in ("file", "thumbnail"):
-        assert client.get(f"/images/{picture}/{part}").status_code == 404
-    assert client.get(f"/images/{picture}").status_code == 200
+        assert client.get(f"/images/{image_id}/{part}").status_code == 404
+    assert client.get(f"/images/{image_id}").status_code == 200
     assert client.get("/").status_code == 200
 
 
 # --- Thumbnails -----------------------------------------------------------------------------------
 
 
-def test_thumbnail_is_small_upright_and_of_the_same_shape(client: FlaskClient, shelf: StoredImages) -> None:
+def test_thumbnail_is_small_upright_and_of_the_same_shape(client: FlaskClient, stored_images: StoredImages) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turn by 90 degrees to see it upright
-    image = shelf.draw("large.jpg", size=(1500, 1000), exif=exif)
-    thumbnail = thumbnail_of(client, shelf.add("a boat", image=image))
+    image = stored_images.draw("large.jpg", size=(1500, 1000), exif=exif)
+    thumbnail = thumbnail_of(client, stored_images.add("a boat", image=image))
     assert thumbnail.height == LONGEST_SIDE
     assert thumbnail.width == pytest.approx(LONGEST_SIDE * 2 / 3, abs=1)
 
 
-def test_thumbnail_is_kept(client: FlaskClient, shelf: StoredImages, settings: Settings) -> None:
-    image = shelf.draw("boat.png")
-    picture = shelf.add("a boat", image=image)
-    first = client.get(f"/images/{picture}/thumbnail")
+def test_thumbnail_is_kept(client: FlaskClient, stored_images: StoredImages, settings: Settings) -> None:
+    image = stored_images.draw("boat.png")
+    image_id = stored_images.add("a boat", image=image)
+    first = client.get(f"/images/{image_id}/thumbnail")
     [kept] = (settings.home / "thumbnails").glob("*/*")
     assert kept.read_bytes() == first.data
     assert kept.suffix == ".webp"
     assert kept.parent.name == kept.name[:2]
     image.unlink()
-    assert client.get(f"/images/{picture}/thumbnail").data == first.data
+    assert client.get(f"/images/{image_id}/thumbnail").data == first.data
 
 
-def test_browser_keeps_a_thumbnail_that_it_asked_for_by_content(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add("a boat")
-    [url] = {link for link in client.get("/").text.split('"') if link.startswith(f"/images/{picture}/thumbnail")}
+def test_browser_keeps_a_thumbnail_that_it_asked_for_by_content(
+    client: FlaskClient, stored_images: StoredImages
+) -> None:
+    image_id = stored_images.add("a boat")
+    [url] = {link for link in client.get("/").text.split('"') if link.startswith(f"/images/{image_id}/thumbnail")}
     response = client.get(url)
     assert "immutable" in response.headers["Cache-Control"]
     assert client.get(url, headers={"If-None-Match": response.headers["ETag"]}).status_code == 304
-    for other in (f"/images/{picture}/thumbnail", f"/images/{picture}/thumbnail?v=00000000"):
+    for other in (f"/images/{image_id}/thumbnail", f"/images/{image_id}/thumbnail?v=00000000"):
         assert "immutable" not in client.get(other).headers["Cache-Control"]
 
 
 def test_changed_file_is_shown_as_it_is_and_not_kept(
-    client: FlaskClient, shelf: StoredImages, settings: Settings
+    client: FlaskClient, stored_images: StoredImages, settings: Settings
 ) -> None:
-    image = shelf.draw("boat.png", colour="blue")
-    picture = shelf.add("a boat", image=image)
-    [url] = {link for link in client.get("/").text.split('"') if link.startswith(f"/images/{picture}/thumbnail")}
-    shelf.draw("boat.png", colour="red")
+    image = stored_images.draw("boat.png", colour="blue")
+    image_id = stored_images.add("a boat", image=image)
+    [url] = {link for link in client.get("/").text.split('"') if link.startswith(f"/images/{image_id}/thumbnail")}
+    stored_images.draw("boat.png", colour="red")
     response = client.get(url)
     red, _, blue = Image.open(BytesIO(response.data)).convert("RGB").getpixel((5, 5))  # type: ignore[misc]
     assert red > 200 > 50 > blue
@@ -196,31 +210,33 @@ def test_changed_file_is_shown_as_it_is_and_not_kept(
 
 
 def test_limits_of_ingest_hold_for_thumbnails_too(
-    shelf: StoredImages, settings: Settings, embedder: CLIPEmbedder
+    stored_images: StoredImages, settings: Settings, embedder: CLIPEmbedder
 ) -> None:
-    image = shelf.draw("boat.png", size=(300, 300))
-    picture = shelf.add("a boat", image=image)
+    image = stored_images.draw("boat.png", size=(300, 300))
+    image_id = stored_images.add("a boat", image=image)
     for limit in ({"max_image_pixels": 1000}, {"max_image_bytes": 10}):
         app = create_app(settings.model_copy(update=limit), embedder=embedder)
-        response = app.test_client().get(f"/images/{picture}/thumbnail")
+        response = app.test_client().get(f"/images/{image_id}/thumbnail")
         app.extensions[EXTENSION].close()
         assert response.status_code == 404
         assert "limit" in response.text
 
 
-def test_damaged_file_has_no_thumbnail(client: FlaskClient, shelf: StoredImages) -> None:
-    image = shelf.draw("boat.jpg", size=(300, 300))
-    picture = shelf.add("a boat", image=image)
+def test_damaged_file_has_no_thumbnail(client: FlaskClient, stored_images: StoredImages) -> None:
+    image = stored_images.draw("boat.jpg", size=(300, 300))
+    image_id = stored_images.add("a boat", image=image)
     image.write_bytes(image.read_bytes()[:400])
-    response = client.get(f"/images/{picture}/thumbnail")
+    response = client.get(f"/images/{image_id}/thumbnail")
     assert response.status_code == 404
     assert "cannot be shown" in response.text
 
 
-def test_folder_that_cannot_be_written_costs_no_thumbnail(client: FlaskClient, shelf: StoredImages, app: Flask) -> None:
+def test_folder_that_cannot_be_written_costs_no_thumbnail(
+    client: FlaskClient, stored_images: StoredImages, app: Flask
+) -> None:
     settings: Settings = app.extensions[EXTENSION].settings
     (settings.home / "thumbnails").write_text("in the way")
-    assert thumbnail_of(client, shelf.add("a boat")).size == (60, 40)
+    assert thumbnail_of(client, stored_images.add("a boat")).size == (60, 40)
 
 
 def test_every_format_that_is_read_has_a_type_to_be_served_as():

@@ -40,9 +40,9 @@ def value(client: FlaskClient, name: str, **labels: str) -> float | None:
     return numbers(client).get((name, frozenset(labels.items())))
 
 
-def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add("a red boat")
-    client.get(f"/images/{picture}")
+def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add("a red boat")
+    client.get(f"/images/{image_id}")
     client.get("/images/77")
     for n in range(20):
         client.get(f"/made-up-{n}")
@@ -60,9 +60,9 @@ def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, she
 
 
 def test_the_model_sql_and_caches_are_seen(
-    client: FlaskClient, database: Database, shelf: StoredImages, embedder: CLIPEmbedder
+    client: FlaskClient, database: Database, stored_images: StoredImages, embedder: CLIPEmbedder
 ) -> None:
-    shelf.add("a red boat")
+    stored_images.add("a red boat")
 
     def sources() -> list[float]:
         found = (value(client, "searchdb_text_vectors_total", source=each) for each in ("model", "database", "memory"))
@@ -89,9 +89,11 @@ def test_connections_in_use_are_seen(app: Flask) -> None:
     assert value(client, "searchdb_pool_connections_in_use") == 0
 
 
-def test_the_collection_is_counted_at_every_look(client: FlaskClient, database: Database, shelf: StoredImages) -> None:
+def test_the_collection_is_counted_at_every_look(
+    client: FlaskClient, database: Database, stored_images: StoredImages
+) -> None:
     assert value(client, "searchdb_pictures") == 0
-    shelf.add("a red boat")
+    stored_images.add("a red boat")
     with database.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO ingest_failures (image, source, error, message, retryable) "

@@ -44,10 +44,10 @@ OPERATIONS = {
 
 
 @pytest.fixture
-def served(settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages) -> Iterator[str]:
-    """The URL of a server with a token, over a few pictures."""
+def served(settings: Settings, embedder: CLIPEmbedder, stored_images: StoredImages) -> Iterator[str]:
+    """The URL of a server with a token, over a few images."""
     for description in ("a boat at sunset", "a dog on a bench", "red flowers"):
-        shelf.add(description)
+        stored_images.add(description)
     changes = {"api_token": SecretStr(TOKEN), "allow_private_addresses": False, "rate_limit": "", "work_limit": ""}
     settings = settings.model_copy(update=changes)
     app = create_app(settings, embedder=embedder)
@@ -75,7 +75,7 @@ CONFIGURATION = {
     "headers": {"Authorization": f"Bearer {TOKEN}"},
     "generation": {"max-examples": EXAMPLES, "deterministic": True},
     "checks": {
-        # What goes together (near and radius_km), and what a picture is, no schema can say: valid ones may be refused.
+        # What goes together (near and radius_km), and what an image is, no schema can say: valid ones may be refused.
         "positive_data_acceptance": {"expected-statuses": ["2xx", 404, 415, 422]},
     },
 }

@@ -20,6 +20,7 @@ from searchdb.config import Settings
 from searchdb.db.database import Database, Timeouts, migrate, open_database
 from searchdb.db.tables import embedding_models
 from searchdb.errors import DatabaseError, ModelUnavailableError
+from tests.helpers.waiting import GIVE_UP_S
 from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
@@ -197,7 +198,7 @@ def test_the_development_servers_own_line_does_not_double_it(
         with caplog.at_level(logging.INFO):
             import requests
 
-            assert requests.get(f"http://127.0.0.1:{server.server_port}/healthz", timeout=30).status_code == 200
+            assert requests.get(f"http://127.0.0.1:{server.server_port}/healthz", timeout=GIVE_UP_S).status_code == 200
     finally:
         server.shutdown()
         thread.join()
@@ -217,18 +218,18 @@ def addresses(html: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stripped", [True, False], ids=["stripped", "left on"])
-def test_under_a_path_everything_is_under_it(make_app: MakeApp, shelf: StoredImages, stripped: bool) -> None:
-    picture = shelf.add("a red boat")
-    elsewhere = shelf.add("a photograph", image="https://example.org/photo.jpg")
+def test_under_a_path_everything_is_under_it(make_app: MakeApp, stored_images: StoredImages, stripped: bool) -> None:
+    image_id = stored_images.add("a red boat")
+    elsewhere = stored_images.add("a photograph", image="https://example.org/photo.jpg")
     client = make_app(url_prefix="/photos").test_client()
     before = "" if stripped else "/photos"
-    for page in ("/", "/?q=a+red+boat", f"/images/{picture}", f"/images/{picture}?q=a+red+boat", "/nowhere"):
+    for page in ("/", "/?q=a+red+boat", f"/images/{image_id}", f"/images/{image_id}?q=a+red+boat", "/nowhere"):
         for address in addresses(client.get(before + page).text):
             assert address.startswith("/photos/"), (page, address)
     redirect = client.get(f"{before}/images/{elsewhere}/file")
     assert (redirect.status_code, redirect.headers["Location"]) == (302, "https://example.org/photo.jpg")
     shown = client.get(before + "/?q=a+red+boat").text
-    [thumbnail] = {each for each in addresses(shown) if each.startswith(f"/photos/images/{picture}/thumbnail")}
+    [thumbnail] = {each for each in addresses(shown) if each.startswith(f"/photos/images/{image_id}/thumbnail")}
     assert client.get(thumbnail.replace("&amp;", "&")).mimetype == "image/webp"
     for path in ("/static/page.css", "/healthz", "/" if stripped else ""):
         with client.get(before + path) as response:
@@ -277,8 +278,10 @@ def test_ready_when_empty_whatever_the_model(settings: Settings) -> None:
     app.extensions[EXTENSION].close()
 
 
-def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages) -> None:
-    shelf.add("a boat")
+def test_not_ready_until_the_model_is_loaded(
+    settings: Settings, embedder: CLIPEmbedder, stored_images: StoredImages
+) -> None:
+    stored_images.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
     collection._loaded = False
@@ -298,9 +301,9 @@ def test_not_ready_until_the_model_is_loaded(settings: Settings, embedder: CLIPE
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_again(
-    settings: Settings, embedder: CLIPEmbedder, shelf: StoredImages
+    settings: Settings, embedder: CLIPEmbedder, stored_images: StoredImages
 ) -> None:
-    shelf.add("a boat")
+    stored_images.add("a boat")
     app = create_app(settings, embedder=embedder)
     collection = app.extensions[EXTENSION]
     collection._loaded = False
@@ -310,16 +313,16 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(
     client = app.test_client()
     collection.model().load()
     assert "the model cannot be loaded" in client.get("/readyz").text
-    broken.second_try.wait(30)
+    broken.second_try.wait(GIVE_UP_S)
     statuses = {client.get("/readyz").status_code for _ in range(100)}
     assert 200 in statuses
     collection.close()
 
 
 def test_not_ready_with_another_model_than_the_pictures(
-    client: FlaskClient, database: Database, shelf: StoredImages
+    client: FlaskClient, database: Database, stored_images: StoredImages
 ) -> None:
-    shelf.add("a boat")
+    stored_images.add("a boat")
     with database.begin() as connection:
         connection.execute(sa.update(embedding_models).values(weights_sha256=b"\7" * 32))
     assert "the model does not fit the collection" in client.get("/readyz").text
@@ -336,7 +339,7 @@ class Held:
         self._failures = failures
 
     def embed_texts(self, texts: list[str]) -> Any:
-        self.may_go.wait(30)
+        self.may_go.wait(GIVE_UP_S)
         if self._failures:
             self._failures -= 1
             raise ModelUnavailableError("demo", "it is not there")

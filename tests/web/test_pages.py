@@ -28,7 +28,7 @@ def page(client: FlaskClient, path: str, status: int = 200) -> str:
 
 
 def shown(html: str) -> list[int]:
-    """Ids of the grid's pictures, in order."""
+    """Ids of the grid's images, in order."""
     return [int(found) for found in re.findall(r'<li class="cell r\d+" id="picture-(\d+)"', html)]
 
 
@@ -50,8 +50,8 @@ def test_empty_collection_says_how_to_fill_it(client: FlaskClient) -> None:
         assert "searchdb ingest files ~/Pictures" in page(client, path)
 
 
-def test_start_page_shows_what_is_there_and_what_to_ask(client: FlaskClient, shelf: StoredImages) -> None:
-    ids = {shelf.add("a red boat"), shelf.add("a green tree")}
+def test_start_page_shows_what_is_there_and_what_to_ask(client: FlaskClient, stored_images: StoredImages) -> None:
+    ids = {stored_images.add("a red boat"), stored_images.add("a green tree")}
     html = page(client, "/")
     assert set(shown(html)) == ids
     assert "2 images" in text(html)
@@ -59,10 +59,10 @@ def test_start_page_shows_what_is_there_and_what_to_ask(client: FlaskClient, she
     assert "/?q=a+boat+at+sunset" in links(html)
 
 
-def test_start_page_shows_some_of_many(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.draw("one.png")
+def test_start_page_shows_some_of_many(client: FlaskClient, stored_images: StoredImages) -> None:
+    path = stored_images.draw("one.png")
     for number in range(30):
-        shelf.add(f"boat {number}", image=f"{picture}/{number}")
+        stored_images.add(f"boat {number}", image=f"{path}/{number}")
     ids = shown(page(client, "/"))
     assert len(ids) == len(set(ids)) == 24
 
@@ -70,9 +70,9 @@ def test_start_page_shows_some_of_many(client: FlaskClient, shelf: StoredImages)
 # --- Searching ------------------------------------------------------------------------------------
 
 
-def test_best_first_with_similarity(client: FlaskClient, shelf: StoredImages) -> None:
-    shelf.add("two yellow bananas on the beach")
-    boat = shelf.add("a red boat at sunset")
+def test_best_first_with_similarity(client: FlaskClient, stored_images: StoredImages) -> None:
+    stored_images.add("two yellow bananas on the beach")
+    boat = stored_images.add("a red boat at sunset")
     html = page(client, "/?q=a+red+boat+at+sunset&threshold=-1")
     assert shown(html)[0] == boat
     assert len(shown(html)) == 2
@@ -85,26 +85,26 @@ def test_best_first_with_similarity(client: FlaskClient, shelf: StoredImages) ->
     assert 'value="a red boat at sunset"' in html
 
 
-def test_more_like_a_picture_and_words_on_top(client: FlaskClient, shelf: StoredImages) -> None:
-    liked, near = shelf.add("a red boat"), shelf.add("a red boat on the sea")
-    shelf.add("a banana")
+def test_more_like_a_picture_and_words_on_top(client: FlaskClient, stored_images: StoredImages) -> None:
+    liked, near = stored_images.add("a red boat"), stored_images.add("a red boat on the sea")
+    stored_images.add("a banana")
     html = page(client, f"/?like={liked}&q=sea&threshold=-1")
     assert liked not in shown(html)
     assert shown(html)[0] == near
     assert f'<input type="hidden" name="like" value="{liked}">' in html
 
 
-def test_without(client: FlaskClient, shelf: StoredImages) -> None:
-    shelf.add("a red boat")
-    shelf.add("a banana")
+def test_without(client: FlaskClient, stored_images: StoredImages) -> None:
+    stored_images.add("a red boat")
+    stored_images.add("a banana")
     html = page(client, "/?q=a+red+boat&not=a+banana&threshold=-1")
     assert 'name="not" type="text" value="a banana"' in html
     similarities = [float(found) for found in re.findall(r", similarity </span>(-?\d\.\d+)", html)]
     assert similarities[-1] < 0
 
 
-def test_nothing_similar_enough_says_what_the_nearest_has(client: FlaskClient, shelf: StoredImages) -> None:
-    shelf.add("a red boat")
+def test_nothing_similar_enough_says_what_the_nearest_has(client: FlaskClient, stored_images: StoredImages) -> None:
+    stored_images.add("a red boat")
     html = page(client, "/?q=a+yellow+banana&threshold=0.999")
     assert "No image reaches a similarity of 0.999." in text(html)
     assert re.search(r"The nearest one has -?0\.\d{3}", text(html))
@@ -112,9 +112,9 @@ def test_nothing_similar_enough_says_what_the_nearest_has(client: FlaskClient, s
     assert len(shown(page(client, nearest))) == 1
 
 
-def test_pages_of_results_follow_each_other(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.draw("one.png")
-    expected = {shelf.add(f"boat {n}", image=f"{picture}/{n}", vector_of="a boat") for n in range(PAGE_SIZE + 5)}
+def test_pages_of_results_follow_each_other(client: FlaskClient, stored_images: StoredImages) -> None:
+    path = stored_images.draw("one.png")
+    expected = {stored_images.add(f"boat {n}", image=f"{path}/{n}", vector_of="a boat") for n in range(PAGE_SIZE + 5)}
     first = page(client, "/?q=a+boat&threshold=0.1")
     [more] = [link for link in links(first) if "page=2" in link]
     second = page(client, more)
@@ -127,10 +127,10 @@ def test_pages_of_results_follow_each_other(client: FlaskClient, shelf: StoredIm
     assert "There are no more images" in text(page(client, "/?q=a+boat&page=3"))
 
 
-def test_neighbours_lie_across_the_pages(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.draw("one.png")
+def test_neighbours_lie_across_the_pages(client: FlaskClient, stored_images: StoredImages) -> None:
+    path = stored_images.draw("one.png")
     for n in range(PAGE_SIZE + 2):
-        shelf.add(f"boat {n}", image=f"{picture}/{n}", vector_of="a boat")
+        stored_images.add(f"boat {n}", image=f"{path}/{n}", vector_of="a boat")
     last, after = shown(page(client, "/?q=a+boat"))[-1], shown(page(client, "/?q=a+boat&page=2"))[0]
     assert f"/images/{after}?q=a+boat&page=2" in links(page(client, f"/images/{last}?q=a+boat"))
     assert f"/images/{last}?q=a+boat" in links(page(client, f"/images/{after}?q=a+boat&page=2"))
@@ -151,8 +151,8 @@ def test_a_line_stands_before_the_weaker_matches(demo_client: FlaskClient) -> No
     assert "Weaker matches" not in page(demo_client, "/?q=a+bicycle&not=snow"), "its order is not that of relevance"
 
 
-def test_last_page_that_may_be_asked_for(client: FlaskClient, shelf: StoredImages) -> None:
-    shelf.add("a boat")
+def test_last_page_that_may_be_asked_for(client: FlaskClient, stored_images: StoredImages) -> None:
+    stored_images.add("a boat")
     assert "There are no more images" in page(client, "/?q=a+boat&page=25")
 
 
@@ -202,11 +202,11 @@ def test_no_address_breaks_the_page(demo_client: FlaskClient, arguments: dict[st
         assert demo_client.get(path, query_string=arguments).status_code in (200, 400, 404)
 
 
-# --- One picture ----------------------------------------------------------------------------------
+# --- One image ----------------------------------------------------------------------------------
 
 
-def test_picture_with_all_that_is_known(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add(
+def test_picture_with_all_that_is_known(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add(
         "a red boat",
         tags=["boat", "red boat"],
         taken_at=datetime(2024, 5, 7, 18, 30, tzinfo=UTC),
@@ -219,7 +219,7 @@ def test_picture_with_all_that_is_known(client: FlaskClient, shelf: StoredImages
         credit_url="https://example.org/painter",
         page_url="http://example.org/boat",
     )
-    html = page(client, f"/images/{picture}")
+    html = page(client, f"/images/{image_id}")
     seen = text(html)
     for known in (
         "a red boat",
@@ -232,49 +232,53 @@ def test_picture_with_all_that_is_known(client: FlaskClient, shelf: StoredImages
     ):
         assert known in seen
     assert "/?q=red+boat" in links(html)
-    assert f"/?like={picture}" in links(html)
+    assert f"/?like={image_id}" in links(html)
     assert '<a href="https://example.org/painter" rel="noopener noreferrer">A. Painter</a>' in html
     assert '<a href="http://example.org/boat" rel="noopener noreferrer">' in html
     assert "a-red-boat.png" in seen
     assert "private folder" not in html
 
 
-def test_unsplash_is_credited_as_it_asks(client: FlaskClient, shelf: StoredImages) -> None:
+def test_unsplash_is_credited_as_it_asks(client: FlaskClient, stored_images: StoredImages) -> None:
     links_to = {"credit_url": "https://unsplash.com/@ann", "page_url": "https://unsplash.com/photos/x1"}
     url = "https://images.unsplash.com/photo-1"
-    html = page(client, f"/images/{shelf.add('a boat', image=url, source='unsplash', credit='Ann Lee', **links_to)}")
+    html = page(
+        client, f"/images/{stored_images.add('a boat', image=url, source='unsplash', credit='Ann Lee', **links_to)}"
+    )
     assert "Photo by Ann Lee on Unsplash" in text(html)
     for name, target in (("Ann Lee", links_to["credit_url"]), ("Unsplash", links_to["page_url"])):
         assert f'<a href="{target}" rel="noopener noreferrer">{name}</a>' in html
 
 
-def test_mean_colour_stands_in_the_place_of_a_picture(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add("a boat", colour="#8a7f66")
-    shelf.add("a tree")
+def test_mean_colour_stands_in_the_place_of_a_picture(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add("a boat", colour="#8a7f66")
+    stored_images.add("a tree")
     html = page(client, "/?q=boat&threshold=-1")
     assert html.count('class="ground"') == 1
     assert 'fill="#8a7f66"' in html
-    assert 'fill="#8a7f66"' in page(client, f"/images/{picture}")
+    assert 'fill="#8a7f66"' in page(client, f"/images/{image_id}")
 
 
-def test_any_picture(client: FlaskClient, shelf: StoredImages) -> None:
+def test_any_picture(client: FlaskClient, stored_images: StoredImages) -> None:
     assert client.get("/random").headers["Location"] == "/"
-    ids = {shelf.add("a boat"), shelf.add("a tree")}
+    ids = {stored_images.add("a boat"), stored_images.add("a tree")}
     response = client.get("/random")
     assert response.headers["Location"] in {f"/images/{each}" for each in ids}
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_picture_of_which_nothing_is_known(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add(None, image=shelf.draw("boat.png"))
-    html = page(client, f"/images/{picture}")
+def test_picture_of_which_nothing_is_known(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add(None, image=stored_images.draw("boat.png"))
+    html = page(client, f"/images/{image_id}")
     assert "<h1><bdi>boat.png</bdi></h1>" in html
     assert "None" not in text(html)
 
 
-def test_picture_in_a_search_has_its_similarity_and_neighbours(client: FlaskClient, shelf: StoredImages) -> None:
+def test_picture_in_a_search_has_its_similarity_and_neighbours(
+    client: FlaskClient, stored_images: StoredImages
+) -> None:
     for thing in ("boat", "bird", "house"):
-        shelf.add(f"a {thing} at sunset")
+        stored_images.add(f"a {thing} at sunset")
     results = page(client, "/?q=a+boat+at+sunset&threshold=-1")
     first, second, third = shown(results)
     [link] = [link for link in links(results) if link.startswith(f"/images/{second}?")]
@@ -286,29 +290,29 @@ def test_picture_in_a_search_has_its_similarity_and_neighbours(client: FlaskClie
     assert "Similarity" not in text(page(client, f"/images/{second}"))
 
 
-def test_similar_pictures(client: FlaskClient, shelf: StoredImages) -> None:
-    boat, near = shelf.add("a red boat"), shelf.add("a red boat on the sea")
+def test_similar_pictures(client: FlaskClient, stored_images: StoredImages) -> None:
+    boat, near = stored_images.add("a red boat"), stored_images.add("a red boat on the sea")
     html = page(client, f"/images/{boat}")
     assert shown(html) == [near]
 
 
-def test_file_that_is_gone_is_said_to_be(client: FlaskClient, shelf: StoredImages) -> None:
-    image = shelf.draw("gone.png")
-    picture = shelf.add("a boat", image=image)
+def test_file_that_is_gone_is_said_to_be(client: FlaskClient, stored_images: StoredImages) -> None:
+    image = stored_images.draw("gone.png")
+    image_id = stored_images.add("a boat", image=image)
     image.unlink()
-    assert "gone" in text(page(client, f"/images/{picture}"))
+    assert "gone" in text(page(client, f"/images/{image_id}"))
 
 
-def test_tiff_is_shown_by_its_thumbnail(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add("a boat", image=shelf.draw("scan.tiff"))
-    html = page(client, f"/images/{picture}")
-    assert re.search(rf'<img[^>]* src="/images/{picture}/thumbnail\?v=\w{{8}}"', html)
-    assert f"/images/{picture}/file" in links(html)
+def test_tiff_is_shown_by_its_thumbnail(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add("a boat", image=stored_images.draw("scan.tiff"))
+    html = page(client, f"/images/{image_id}")
+    assert re.search(rf'<img[^>]* src="/images/{image_id}/thumbnail\?v=\w{{8}}"', html)
+    assert f"/images/{image_id}/file" in links(html)
 
 
-def test_url_picture_shows_its_host_and_no_password(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add(None, image="https://joe:secret@example.org/boat.jpg")
-    for path in (f"/images/{picture}", "/"):
+def test_url_picture_shows_its_host_and_no_password(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add(None, image="https://joe:secret@example.org/boat.jpg")
+    for path in (f"/images/{image_id}", "/"):
         html = page(client, path)
         assert "secret" not in html
         assert "example.org" in text(html)
@@ -325,11 +329,11 @@ def test_no_such_picture(demo_client: FlaskClient, number: str, part: str) -> No
 # --- What strangers wrote -------------------------------------------------------------------------
 
 
-def test_what_is_stored_is_text_and_never_markup(client: FlaskClient, shelf: StoredImages) -> None:
+def test_what_is_stored_is_text_and_never_markup(client: FlaskClient, stored_images: StoredImages) -> None:
     nasty = "\"><script>alert('x')</script>\x07{{ 7*7 }}"
-    picture = shelf.add(
+    image_id = stored_images.add(
         nasty,
-        image=shelf.draw("a\nb<i>.png", format="PNG"),
+        image=stored_images.draw("a\nb<i>.png", format="PNG"),
         vector_of="a boat",
         tags=[nasty],
         credit=nasty,
@@ -338,7 +342,7 @@ def test_what_is_stored_is_text_and_never_markup(client: FlaskClient, shelf: Sto
         camera=nasty,
         city=nasty,
     )
-    for path in (f"/images/{picture}", "/", "/?q=%22%3E%3Cscript%3E&threshold=-1", f"/?like={picture}&threshold=-1"):
+    for path in (f"/images/{image_id}", "/", "/?q=%22%3E%3Cscript%3E&threshold=-1", f"/?like={image_id}&threshold=-1"):
         html = page(client, path)
         assert "<script>" not in html
         assert "<i>" not in html
@@ -346,9 +350,9 @@ def test_what_is_stored_is_text_and_never_markup(client: FlaskClient, shelf: Sto
         assert not re.search(r'href="(?!/|https?://|#)', html)
 
 
-def test_strict_policy_and_pages_that_keep_to_it(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add("a boat")
-    for path in ("/", "/?q=boat", f"/images/{picture}?q=boat", "/nowhere"):
+def test_strict_policy_and_pages_that_keep_to_it(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add("a boat")
+    for path in ("/", "/?q=boat", f"/images/{image_id}?q=boat", "/nowhere"):
         response = client.get(path)
         policy = response.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
@@ -359,11 +363,11 @@ def test_strict_policy_and_pages_that_keep_to_it(client: FlaskClient, shelf: Sto
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?! type=\"module\" src=)", response.text)
 
 
-def test_all_that_pages_link_to_is_there(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add("a boat", tags=["sea & sun", "100%"])
-    shelf.add("a boat at sunset")
+def test_all_that_pages_link_to_is_there(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add("a boat", tags=["sea & sun", "100%"])
+    stored_images.add("a boat at sunset")
     seen: set[str] = set()
-    todo = ["/", f"/images/{picture}", "/?q=boat"]
+    todo = ["/", f"/images/{image_id}", "/?q=boat"]
     while todo and len(seen) < 60:
         path = todo.pop()
         response = client.get(path)
@@ -375,9 +379,9 @@ def test_all_that_pages_link_to_is_there(client: FlaskClient, shelf: StoredImage
     assert any(path.startswith("/static/page.css") for path in seen)
 
 
-def test_works_below_a_prefix(client: FlaskClient, shelf: StoredImages) -> None:
-    picture = shelf.add("a boat")
-    for path in ("/", "/?q=boat", f"/images/{picture}?q=boat"):
+def test_works_below_a_prefix(client: FlaskClient, stored_images: StoredImages) -> None:
+    image_id = stored_images.add("a boat")
+    for path in ("/", "/?q=boat", f"/images/{image_id}?q=boat"):
         html = client.get(path, environ_overrides={"SCRIPT_NAME": "/pictures"}).text
         assert all(link.startswith("/pictures/") for link in links(html))
         assert 'action="/pictures/"' in html

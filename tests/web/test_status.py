@@ -22,9 +22,9 @@ def fail(database: Database, image: str, error: str) -> None:
 
 
 def test_tells_pictures_failures_by_cause_and_the_index(
-    client: FlaskClient, shelf: StoredImages, database: Database
+    client: FlaskClient, stored_images: StoredImages, database: Database
 ) -> None:
-    shelf.add("a red boat")
+    stored_images.add("a red boat")
     for n in range(3):
         fail(database, f"/home/anna/secret/{n}.jpg", "NotAnImageError")
     fail(database, "/home/anna/x.jpg", "<script>")
@@ -37,11 +37,11 @@ def test_tells_pictures_failures_by_cause_and_the_index(
     assert "&lt;script&gt;" in page
 
 
-def test_tells_nothing_of_the_server(client: FlaskClient, shelf: StoredImages, database: Database) -> None:
-    shelf.add("a red boat")
+def test_tells_nothing_of_the_server(client: FlaskClient, stored_images: StoredImages, database: Database) -> None:
+    stored_images.add("a red boat")
     fail(database, "/home/anna/secret/1.jpg", "NotAnImageError")
     page = client.get("/status").get_data(as_text=True)
-    for private in ("anna", "secret", str(shelf.folder), "postgresql://", "the private folder"):
+    for private in ("anna", "secret", str(stored_images.folder), "postgresql://", "the private folder"):
         assert private not in page
 
 

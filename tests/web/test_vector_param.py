@@ -1,4 +1,4 @@
-"""A picture's vector in an address: what is written is read back, and nothing else is taken for one."""
+"""An image's vector in an address: what is written is read back, and nothing else is taken for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searching by a picture in Chromium: chosen, pasted, dropped, by its address; with words, and shared."""
+"""Searching by an image in Chromium: chosen, pasted, dropped, by its address; with words, and shared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import FilePayload, Page, expect
 
 from searchdb.client import SearchDB
 from tests.helpers.browser_tabs import Tabs
-from tests.helpers.image_server import PictureServer
+from tests.helpers.image_server import ImageServer
 
 pytestmark = pytest.mark.browser
 
@@ -25,7 +25,7 @@ TRANSFER = """([data, type]) => {
 
 @pytest.fixture(scope="module")
 def boat(demo_collection: SearchDB) -> tuple[int, Path]:
-    """Id and file of a picture of the album."""
+    """Id and file of an image of the album."""
     [hit] = demo_collection.search("a boat at sunset", count=1)
     return hit.id, Path(hit.image)
 
@@ -107,7 +107,7 @@ def test_what_is_dropped_and_no_picture_is_named(site: str, tabs: Tabs) -> None:
 def test_pasted_address_of_a_picture(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
     page = tabs.open(permissions=["clipboard-read", "clipboard-write"])
     page.goto(site)
-    with PictureServer() as server:
+    with ImageServer() as server:
         server.bodies["/boat.jpg"] = boat[1].read_bytes()
         page.evaluate("text => navigator.clipboard.writeText(text)", server.url("/boat.jpg"))
         page.keyboard.press("Control+V")

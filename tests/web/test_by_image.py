@@ -1,4 +1,4 @@
-"""Searching by a picture that a visitor brings: the address that says it all, words and filters beside it, refusals."""
+"""Searching by an image that a visitor brings: the address that says it all, words and filters beside it, refusals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flask.testing import FlaskClient
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.media.embed import CLIPEmbedder
-from tests.helpers.image_server import PictureServer, huge_png, picture
+from tests.helpers.image_server import ImageServer, huge_png, make_image
 from web import create_app
 from web.backend import EXTENSION
 
 
-def search(client: FlaskClient, picture: bytes | None = None, **fields: str | list[str]) -> str:
-    """Return the address that a search by this picture leads to."""
-    upload = {} if picture is None else {"picture": (BytesIO(picture), "mine.png")}
+def search(client: FlaskClient, data: bytes | None = None, **fields: str | list[str]) -> str:
+    """Return the address that a search by this image leads to."""
+    upload = {} if data is None else {"picture": (BytesIO(data), "mine.png")}
     response = client.post("/search", data={**fields, **upload})
     assert response.status_code == 303, response.text
     return response.headers["Location"]
@@ -70,7 +70,7 @@ def test_words_what_not_and_filters_beside_the_picture(demo_client: FlaskClient,
 
 def test_a_picture_by_its_url(demo_client: FlaskClient, stored: dict[int, Path]) -> None:
     number, path = next(iter(stored.items()))
-    with PictureServer() as server:
+    with ImageServer() as server:
         server.bodies["/boat.jpg"] = path.read_bytes()
         address = search(demo_client, url=server.url("/boat.jpg"), q=" ")
     assert shown(demo_client.get(address).text)[0] == number
@@ -82,8 +82,8 @@ def test_a_picture_by_its_url(demo_client: FlaskClient, stored: dict[int, Path])
         (b"not a picture at all", 415, "picture"),
         (b"", 415, "empty"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "picture"),
-        (picture() + b"<script>alert(1)</script>", 303, ""),
-        (picture()[:200], 422, "picture"),
+        (make_image() + b"<script>alert(1)</script>", 303, ""),
+        (make_image()[:200], 422, "picture"),
         (huge_png(), 413, "pixels"),
         (None, 422, "No image was chosen"),
     ],
@@ -116,7 +116,7 @@ def test_more_than_may_be_sent_is_too_large(settings: Settings, embedder: CLIPEm
 
 def test_private_addresses_are_refused(demo_settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(demo_settings.model_copy(update={"allow_private_addresses": False}), embedder=embedder)
-    with PictureServer() as server:
+    with ImageServer() as server:
         for url in (server.url("/jpeg"), "http://169.254.169.254/latest", "http://[::1]/a.png", "file:///etc/passwd"):
             response = app.test_client().post("/search", data={"url": url})
             assert response.status_code == 422
@@ -134,5 +134,5 @@ def test_a_vector_that_is_none_is_explained(demo_client: FlaskClient, vector: st
 
 def test_nothing_of_the_picture_is_kept(demo_client: FlaskClient, demo_settings: Settings) -> None:
     before = {path for path in demo_settings.home.rglob("*") if path.is_file()}
-    search(demo_client, picture(seed=9))
+    search(demo_client, make_image(seed=9))
     assert {path for path in demo_settings.home.rglob("*") if path.is_file()} == before
