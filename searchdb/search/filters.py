@@ -274,8 +274,8 @@ def _around(latitude: float, longitude: float, radius_km: float) -> list[ColumnE
         else:
             found.append(lon.between(west, east))
     # The haversine of an angle is (1 - cos) / 2: right to a quarter of a metre, and without the squares of tiny sines,
-    # which PostgreSQL refuses as underflow.
-    parallels = math.cos(math.radians(latitude)) * sa.func.cos(sa.func.radians(lat))
+    # which PostgreSQL refuses as underflow. It refuses the radians of tiny angles, too, so the cosine is of degrees.
+    parallels = math.cos(math.radians(latitude)) * sa.func.cosd(lat)
     chord = _haversine(lat - latitude) + parallels * _haversine(lon - longitude)
     # Antipodes give a little more than 1 by rounding.
     distance = 2 * EARTH_RADIUS_KM * sa.func.asin(sa.func.sqrt(sa.func.least(chord, 1.0)))
@@ -283,7 +283,7 @@ def _around(latitude: float, longitude: float, radius_km: float) -> list[ColumnE
 
 
 def _haversine(degrees: ColumnElement[float]) -> ColumnElement[float]:
-    return (1 - sa.func.cos(sa.func.radians(degrees), type_=sa.Double)) / 2.0
+    return (1 - sa.func.cosd(degrees, type_=sa.Double)) / 2.0
 
 
 def _checked_condition(where: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -322,6 +322,8 @@ def test_every_filter_has_its_index(crowd: Crowd, name: str, conditions: dict[st
     near=st.tuples(st.floats(-90, 90), st.floats(-180, 180)),
     radius_km=st.floats(0.001, 20_100),
 )
+@example(near=(5e-324, 0.0), radius_km=1.0)
+@example(near=(0.0, -5e-324), radius_km=1.0)
 def test_the_circle_is_the_one_on_the_sphere(crowd: Crowd, near: tuple[float, float], radius_km: float) -> None:
     rng = np.random.default_rng(int(radius_km))
     points = [(float(a), float(b)) for a, b in rng.uniform((-90, -180), (90, 180), size=(60, 2))]
