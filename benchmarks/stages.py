@@ -30,8 +30,8 @@ from searchdb.config import Settings
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, FETCH_THREADS
 from searchdb.ingest.store import upsert_images
 from searchdb.media.decode import decode
-from searchdb.media.embed import DEMO_FOLDER, DEMO_MODEL
-from searchdb.records import DecodedImage, EmbeddedImage, FetchedImage, SourceItem
+from searchdb.media.embed import DEMO_FOLDER
+from searchdb.records import DEMO_MODEL, DecodedImage, EmbeddedImage, FetchedImage, SourceItem
 
 T = TypeVar("T")
 

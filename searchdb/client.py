@@ -316,11 +316,11 @@ class SearchDB:
 
     def _read(self, reference: str) -> Image.Image:
         if not reference:
-            raise QueryError("the picture to search by has an empty name")
+            raise QueryError("the image to search by has an empty name", field="image")
         is_url = reference.startswith(("http://", "https://"))
         item = SourceItem(image=reference if is_url else str(Path(reference).expanduser()), source="query")
         try:
             needed = self.embedder.shortest_edge
             return decode(self.fetcher.fetch(item), max_pixels=self.settings.max_image_pixels, needed=needed).pixels
         except ImageError as exc:
-            raise QueryError(f"cannot search by {mask_credentials(reference)}: {exc}") from exc
+            raise QueryError(f"cannot search by {mask_credentials(reference)}: {exc}", field="image") from exc

@@ -105,16 +105,26 @@ class ModelShapeError(ModelError):
 
 
 class ModelMismatchError(ModelError):
-    """The collection was embedded with another model than the one in use."""
+    """The collection was embedded with another model than the one in use.
 
-    def __init__(self, stored: str, given: str) -> None:
-        way_out = "`searchdb demo --remove` takes the demo out; or set" if stored.startswith("demo ") else "Set"
+    `stored` and `given` are the names of the collection's model and of the one in use; `stored_weights` and
+    `given_weights` the first hexadecimal digits of their SHA-256. `stored_is_demo`: the first is the demo's model.
+    """
+
+    def __init__(
+        self, *, stored: str, stored_weights: str, given: str, given_weights: str, stored_is_demo: bool
+    ) -> None:
+        way_out = "`searchdb demo --remove` removes the demo; or set" if stored_is_demo else "Set"
         super().__init__(
-            f"the stored pictures were embedded with {stored}, but the model in use is {given}: their vectors "
-            f"cannot be compared. {way_out} SEARCHDB_MODEL to the stored one, or use another database"
+            f"the stored images were embedded with {stored} (weights {stored_weights}), but the model in use is "
+            f"{given} (weights {given_weights}): their vectors cannot be compared. {way_out} SEARCHDB_MODEL to the "
+            "stored one, or use another database"
         )
         self.stored = stored
+        self.stored_weights = stored_weights
         self.given = given
+        self.given_weights = given_weights
+        self.stored_is_demo = stored_is_demo
 
 
 # --- Requests -------------------------------------------------------------------------------------
@@ -125,14 +135,21 @@ class SourceError(SearchDBError):
 
 
 class QueryError(SearchDBError):
-    """A search cannot be run as asked."""
+    """A search cannot be run as requested.
+
+    `field` is the parameter of `SearchDB.search` that is wrong; None if the error is not about a single one.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ImageNotFoundError(QueryError):
-    """No stored picture has this id."""
+    """No stored image has this id."""
 
     def __init__(self, image_id: int) -> None:
-        super().__init__(f"there is no picture with id {image_id}")
+        super().__init__(f"there is no image with id {image_id}")
         self.image_id = image_id
 
 

@@ -21,6 +21,9 @@ MAX_REFERENCE_BYTES = 2048
 LARGEST_ID = 2**63 - 1
 """The largest bigint: no image can have a higher id, and PostgreSQL raises an error for a larger number."""
 
+DEMO_MODEL = "demo"
+"""Name of the small model that comes with searchdb."""
+
 EMBEDDING_DIMENSION = 512
 """Length of an embedding; the width of `images.embedding`."""
 
@@ -66,8 +69,13 @@ class ModelIdentity:
     name: str
     weights_sha256: bytes
 
+    @property
+    def short_weights(self) -> str:
+        """The first hexadecimal digits of the weights' SHA-256, which tell models apart."""
+        return self.weights_sha256.hex()[:12]
+
     def __str__(self) -> str:
-        return f"{self.name} (weights {self.weights_sha256.hex()[:12]})"
+        return f"{self.name} (weights {self.short_weights})"
 
 
 @dataclass(frozen=True, kw_only=True)

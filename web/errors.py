@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import fields
 from http import HTTPStatus
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from searchdb.errors import (
     QueryError,
     SchemaError,
 )
-from searchdb.search.filters import Filters
 
 from .backend import backend
 from .problems import (
@@ -43,8 +41,8 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = 10
 """Seconds after which a client may try again where the service is away for a while."""
 
-PARAMETERS = frozenset({*(f.name for f in fields(Filters)), "threshold", "min_relevance"})
-"""What messages about a search may begin with, to say what they are about."""
+API_NAMES = {"text": "q", "exclude": "not"}
+"""Parameters of `SearchDB.search` that have another name in the API."""
 
 TIMED_OUT = "57014"
 """What PostgreSQL calls a statement that ran into statement_timeout."""
@@ -129,8 +127,8 @@ def _fields(error: InvalidFieldsError) -> Response:
 def _query(error: QueryError) -> Response:
     message = str(error)
     if below_api():
-        field = message.partition(" ")[0]  # our messages about a parameter begin with its name
-        errors = [FieldError(field=field, message=message)] if field in PARAMETERS else []
+        field = API_NAMES.get(error.field, error.field) if error.field else None
+        errors = [FieldError(field=field, message=message)] if field else []
         return problem(422, _sentence(message), errors)
     return _answer(400, "This search cannot be run", _sentence(message))
 
@@ -185,7 +183,8 @@ def _busy(error: sqlalchemy.exc.TimeoutError) -> Response:
 def _model(error: ModelError) -> Response:
     log.warning("%s", error)
     if isinstance(error, ModelMismatchError):
-        stored, given = (name.rpartition("/")[2] if name[:1] in "/~." else name for name in (error.stored, error.given))
+        stored = f"{model_label(error.stored)} (weights {error.stored_weights})"
+        given = f"{model_label(error.given)} (weights {error.given_weights})"
         return _answer(
             503,
             "The collection has another model",

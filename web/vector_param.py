@@ -36,8 +36,10 @@ def from_text(text: str, model: ModelIdentity) -> np.ndarray:
         data = b""
     steps = np.frombuffer(data[_MODEL_BYTES:], np.int8).astype(np.float32)
     if steps.shape != (EMBEDDING_DIMENSION,) or not steps.any():
-        raise QueryError("the vector is malformed: search by the image again")
+        raise QueryError("the vector is malformed: search by the image again", field="vector")
     if data[:_MODEL_BYTES] != model.weights_sha256[:_MODEL_BYTES]:
-        raise QueryError("the vector is from another model than the collection's: search by the image again")
+        raise QueryError(
+            "the vector is from another model than the collection's: search by the image again", field="vector"
+        )
     vector = steps * np.abs(steps)
     return vector / np.linalg.norm(vector)

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from searchdb.db.tables import embedding_models, images
 from searchdb.errors import ModelMismatchError
-from searchdb.records import ModelIdentity
+from searchdb.records import DEMO_MODEL, ModelIdentity
 
 
 def claim_model(connection: Connection, model: ModelIdentity) -> int:
@@ -37,7 +37,7 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
     if stored is not None and stored.weights_sha256 == model.weights_sha256:
         return stored.id
     if stored is not None and _has_images(connection):
-        raise ModelMismatchError(str(_identity(stored)), str(model))
+        raise _mismatch(_identity(stored), model)
     connection.execute(sa.update(embedding_models).where(current).values(current=False))
     claimed = sa.update(embedding_models).where(same).values(current=True, name=model.name)
     return connection.execute(claimed.returning(embedding_models.c.id)).scalar_one()
@@ -65,7 +65,17 @@ def check_model(connection: Connection, model: ModelIdentity) -> None:
     """
     stored = current_model(connection)
     if stored is not None and stored.weights_sha256 != model.weights_sha256 and _has_images(connection):
-        raise ModelMismatchError(str(stored), str(model))
+        raise _mismatch(stored, model)
+
+
+def _mismatch(stored: ModelIdentity, given: ModelIdentity) -> ModelMismatchError:
+    return ModelMismatchError(
+        stored=stored.name,
+        stored_weights=stored.short_weights,
+        given=given.name,
+        given_weights=given.short_weights,
+        stored_is_demo=stored.name == DEMO_MODEL,
+    )
 
 
 def _has_images(connection: Connection) -> bool:

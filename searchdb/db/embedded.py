@@ -217,9 +217,7 @@ class EmbeddedServer:
         # still hold the shared memory; further attempts are then enough.
         for last_try in (False, False, True):
             try:
-                self._pg_ctl(
-                    "start", "-t", str(START_TIMEOUT), "-l", str(self.data / "log"), timeout=START_TIMEOUT + 10
-                )
+                self._pg_ctl("start", "-l", str(self.data / "log"), timeout=START_TIMEOUT)
             except EmbeddedServerError:
                 if last_try:
                     raise
@@ -263,7 +261,9 @@ class EmbeddedServer:
     # --- PostgreSQL's programs ----------------------------------------------------------------
 
     def _pg_ctl(self, action: str, *arguments: str, timeout: float) -> None:
-        self._run("pg_ctl", action, "-w", "-t", str(int(timeout)), "-D", str(self.data), *arguments, timeout=timeout)
+        """Run pg_ctl and wait up to `timeout` seconds for it, with ten more for it to say why it failed."""
+        limit = ("-t", str(int(timeout)))
+        self._run("pg_ctl", action, "-w", *limit, "-D", str(self.data), *arguments, timeout=timeout + 10)
 
     def _run(self, program: str, *arguments: str, timeout: float) -> None:
         user = _server_user()

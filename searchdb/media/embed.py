@@ -18,14 +18,13 @@ from PIL import Image
 
 from searchdb.errors import ModelShapeError, ModelUnavailableError
 from searchdb.media.model_files import download, first_line, read_json, weights_sha256
-from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
+from searchdb.records import DEMO_MODEL, EMBEDDING_DIMENSION, ModelIdentity
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
 
-DEMO_MODEL = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 BATCH_SIZE = 32
 """Images in one forward pass: the fastest size on a CPU; larger batches do not fit its caches."""

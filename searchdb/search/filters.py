@@ -96,9 +96,14 @@ class Filters:
         _check_span(self.taken_after, self.taken_before)
         _check_place(self.near, self.radius_km)
         if self.orientation is not None and self.orientation not in ORIENTATION_SIGNS:
-            raise QueryError(f"orientation is {self.orientation!r}: it is one of {', '.join(get_args(Orientation))}")
+            raise QueryError(
+                f"orientation is {self.orientation!r}: it is one of {', '.join(get_args(Orientation))}",
+                field="orientation",
+            )
         if self.min_size is not None and not 1 <= self.min_size <= MAX_PIXELS:
-            raise QueryError(f"min_size is {self.min_size}: it is a number of pixels from 1 to {MAX_PIXELS:,}")
+            raise QueryError(
+                f"min_size is {self.min_size}: it is a number of pixels from 1 to {MAX_PIXELS:,}", field="min_size"
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen; this is its normal form
@@ -166,15 +171,20 @@ def _values(name: str, given: str | Collection[str] | None) -> tuple[str, ...] |
         return None
     if len(values) > MAX_VALUES:
         raise QueryError(
-            f"{name} has {len(values):,} values, the limit is {MAX_VALUES}: write a condition in SQL instead"
+            f"{name} has {len(values):,} values, the limit is {MAX_VALUES}: write a condition in SQL instead",
+            field=name,
         )
     for value in values:
         if not isinstance(cast(object, value), str) or not value.strip():
-            raise QueryError(f"{name} has the value {value!r}: it is a text that is not empty")
+            raise QueryError(f"{name} has the value {value!r}: it is a text that is not empty", field=name)
         if len(value) > MAX_VALUE_CHARACTERS:
-            raise QueryError(f"{name} has a value of {len(value):,} characters, the limit is {MAX_VALUE_CHARACTERS}")
+            raise QueryError(
+                f"{name} has a value of {len(value):,} characters, the limit is {MAX_VALUE_CHARACTERS}", field=name
+            )
         if not _storable(value):
-            raise QueryError(f"{name} has the value {value!r}, with a character that no text in PostgreSQL has")
+            raise QueryError(
+                f"{name} has the value {value!r}, with a character that no text in PostgreSQL has", field=name
+            )
     return values
 
 
@@ -190,7 +200,9 @@ def _moment(name: str, given: date | datetime | str | None) -> datetime | None:
         try:
             moment = datetime.fromisoformat(given.strip())
         except ValueError:
-            raise QueryError(f"{name} is {given[:40]!r}: write 2024-05-31, or 2024-05-31T18:00+02:00") from None
+            raise QueryError(
+                f"{name} is {given[:40]!r}: write 2024-05-31, or 2024-05-31T18:00+02:00", field=name
+            ) from None
     else:
         moment = given
     if not isinstance(moment, datetime):
@@ -202,18 +214,19 @@ def _check_span(after: object, before: object) -> None:
     if isinstance(after, datetime) and isinstance(before, datetime) and after >= before:
         raise QueryError(
             f"taken_after is {after.isoformat()} and taken_before {before.isoformat()}: nothing is taken "
-            "from the one on and before the other"
+            "from the one on and before the other",
+            field="taken_after",
         )
 
 
 def _ids(given: int | Collection[int] | None) -> tuple[int, ...] | None:
     ids = (given,) if isinstance(given, int) else tuple(dict.fromkeys(given or ()))
     if len(ids) > MAX_EXCLUDED:
-        raise QueryError(f"exclude_id has {len(ids):,} ids, the limit is {MAX_EXCLUDED:,}")
+        raise QueryError(f"exclude_id has {len(ids):,} ids, the limit is {MAX_EXCLUDED:,}", field="exclude_id")
     if wrong := next(
         (each for each in ids if not isinstance(cast(object, each), int) or not 0 <= each <= LARGEST_ID), None
     ):
-        raise QueryError(f"exclude_id has {wrong!r}, which is no picture's id")
+        raise QueryError(f"exclude_id has {wrong!r}, which is no picture's id", field="exclude_id")
     return ids or None
 
 
@@ -221,7 +234,9 @@ def _words(given: str | None) -> str | None:
     if given is None or not given.strip():
         return None
     if len(given) > MAX_VALUE_CHARACTERS or not _storable(given):
-        raise QueryError(f"words has {len(given):,} characters, the limit is {MAX_VALUE_CHARACTERS}, none of them NUL")
+        raise QueryError(
+            f"words has {len(given):,} characters, the limit is {MAX_VALUE_CHARACTERS}, none of them NUL", field="words"
+        )
     return given.strip()
 
 
@@ -233,24 +248,30 @@ def _point(given: tuple[float, float] | str | None) -> tuple[float, float] | Non
         return float(latitude), float(longitude)
     except (TypeError, ValueError):
         raise QueryError(
-            f"near is {str(given)[:40]!r}: write latitude,longitude in degrees, like 48.14,11.58"
+            f"near is {str(given)[:40]!r}: write latitude,longitude in degrees, like 48.14,11.58", field="near"
         ) from None
 
 
 def _check_place(near: object, radius_km: float | None) -> None:
     if (near is None) != (radius_km is None):
         missing, given = ("radius_km", "near") if radius_km is None else ("near", "radius_km")
-        raise QueryError(f"{given} is given without {missing}: a place is near=(latitude, longitude) and radius_km")
+        raise QueryError(
+            f"{given} is given without {missing}: a place is near=(latitude, longitude) and radius_km", field=given
+        )
     if not isinstance(near, tuple) or radius_km is None:
         return
     latitude, longitude = cast(tuple[float, float], near)
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
         raise QueryError(
             f"near is ({latitude}, {longitude}): the latitude lies between -90 and 90 degrees, "
-            "the longitude between -180 and 180"
+            "the longitude between -180 and 180",
+            field="near",
         )
     if not 0 < radius_km <= MAX_RADIUS_KM:
-        raise QueryError(f"radius_km is {radius_km}: it is more than 0 and at most {MAX_RADIUS_KM:,.0f} kilometres")
+        raise QueryError(
+            f"radius_km is {radius_km}: it is more than 0 and at most {MAX_RADIUS_KM:,.0f} kilometres",
+            field="radius_km",
+        )
 
 
 def _around(latitude: float, longitude: float, radius_km: float) -> list[ColumnElement[bool]]:
@@ -294,16 +315,17 @@ def _checked_condition(where: str) -> str:
     """
     if len(where) > MAX_WHERE_CHARACTERS or not _storable(where):
         raise QueryError(
-            f"where has {len(where):,} characters, the limit is {MAX_WHERE_CHARACTERS:,}, none of them NUL"
+            f"where has {len(where):,} characters, the limit is {MAX_WHERE_CHARACTERS:,}, none of them NUL",
+            field="where",
         )
     try:
         tree = sqlglot.parse_one(where, dialect="postgres", into=exp.Condition)
     except SqlglotError:
-        raise QueryError(f"where is not one condition in SQL: {_CONDITION_HINT}") from None
+        raise QueryError(f"where is not one condition in SQL: {_CONDITION_HINT}", field="where") from None
     if isinstance(tree, exp.Query):
-        raise QueryError(f"where is a query, not a condition: {_CONDITION_HINT}")
+        raise QueryError(f"where is a query, not a condition: {_CONDITION_HINT}", field="where")
     if tree.find(exp.Placeholder, exp.Parameter) is not None:
-        raise QueryError("where has a parameter such as $1 or :name: write its value in its place")
+        raise QueryError("where has a parameter such as $1 or :name: write its value in its place", field="where")
     return where
 
 

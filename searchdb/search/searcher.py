@@ -113,7 +113,8 @@ class Searcher:
                 if rows and relevance is None:
                     raise QueryError(
                         f"min_relevance is {min_relevance}, but a collection of less than {MIN_SAMPLE} images is too "
-                        "small to judge relevance: leave it out"
+                        "small to judge relevance: leave it out",
+                        field="min_relevance",
                     )
             else:
                 rows = self._fetch(connection, query, parts, filters, page)
@@ -135,7 +136,7 @@ class Searcher:
         """
         with self._reading() as connection:
             check_model(connection, self._embedder.identity)
-            return self._cache.embed(connection, [_checked(text) for text in texts])
+            return self._cache.embed(connection, [_checked(text, "text") for text in texts])
 
     def get(self, image_id: int) -> StoredImage:
         """Return one stored image.
@@ -169,7 +170,8 @@ class Searcher:
 
     def _embed_parts(self, connection: Connection, query: Query) -> dict[str, np.ndarray]:
         """Return the unit vectors of the query's parts, float32 of shape (512,), by the names in `Hit.parts`."""
-        wanted, excluded = ((None if each is None else _checked(each).strip()) for each in (query.text, query.exclude))
+        wanted = None if query.text is None else _checked(query.text, "text").strip()
+        excluded = None if query.exclude is None else _checked(query.exclude, "exclude").strip()
         texts = [each for each in (wanted, excluded) if each is not None]
         by_text = dict(zip(texts, self._cache.embed(connection, texts), strict=True)) if texts else {}
         parts: dict[str, np.ndarray] = {}
@@ -231,15 +233,22 @@ class Searcher:
 
 def _check_bounds(query: Query, threshold: float, min_relevance: float, count: int, offset: int) -> None:
     if not -1 <= threshold <= 1:
-        raise QueryError(f"the threshold is {threshold}, but a cosine similarity lies between -1 and 1")
+        raise QueryError(
+            f"the threshold is {threshold}, but a cosine similarity lies between -1 and 1", field="threshold"
+        )
     if not 0 <= min_relevance <= 1:
-        raise QueryError(f"min_relevance is {min_relevance}, but a relevance lies between 0 and 1")
+        raise QueryError(
+            f"min_relevance is {min_relevance}, but a relevance lies between 0 and 1", field="min_relevance"
+        )
     if min_relevance > 0 and query.text is None:
-        raise QueryError("min_relevance needs a text, to which it refers: for images give a threshold")
+        raise QueryError(
+            "min_relevance needs a text, to which it refers: for images give a threshold", field="min_relevance"
+        )
     if count < 1 or offset < 0 or offset + count > MAX_HITS:
         raise QueryError(
             f"hits {offset + 1} to {offset + count} were asked for: count starts at 1, offset at 0, "
-            f"and a search goes no deeper than {MAX_HITS:,} hits. Narrow the query instead"
+            f"and a search goes no deeper than {MAX_HITS:,} hits. Narrow the query instead",
+            field="offset" if count >= 1 and offset else "count",
         )
 
 
@@ -281,7 +290,7 @@ def _execute_guarded(
     except DatabaseError as exc:
         timed_out = exc.sqlstate == "57014"
         way_out = f" (the limit is {WHERE_TIMEOUT_S} s: simplify it, or create an index for it)" if timed_out else ""
-        raise QueryError(f"where is refused by PostgreSQL: {exc}{way_out}") from exc
+        raise QueryError(f"where is refused by PostgreSQL: {exc}{way_out}", field="where") from exc
 
 
 def _stored_embedding(connection: Connection, image_id: int) -> np.ndarray:
@@ -297,7 +306,7 @@ def _checked_id(image_id: int) -> int:
     return image_id
 
 
-def _checked(text: str) -> str:
+def _checked(text: str, field: str) -> str:
     """Return the text as the query cache keys it.
 
     Raises:
@@ -305,11 +314,12 @@ def _checked(text: str) -> str:
     """
     storable = text.replace("\x00", "").encode("utf-8", "replace").decode()
     if not storable.strip():
-        raise QueryError("the query text is empty")
+        raise QueryError("the query text is empty", field=field)
     if len(storable) > MAX_QUERY_CHARACTERS or len(storable.encode()) > MAX_QUERY_BYTES:
         raise QueryError(
             f"the query text has {len(storable):,} characters, the limit is {MAX_QUERY_CHARACTERS:,} "
-            f"({MAX_QUERY_BYTES:,} bytes); CLIP reads about the first 60 words"
+            f"({MAX_QUERY_BYTES:,} bytes); CLIP reads about the first 60 words",
+            field=field,
         )
     return storable
 

@@ -44,7 +44,7 @@ class Restartable:
 
     def _pg_ctl(self, action: str, *arguments: str) -> None:
         log = () if action == "stop" else ("-l", str(self.server.data / "log"))
-        self.server._pg_ctl(action, "-t", str(GIVE_UP_S), *arguments, *log, timeout=GIVE_UP_S)
+        self.server._pg_ctl(action, *arguments, *log, timeout=GIVE_UP_S)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -270,3 +271,27 @@ def test_a_cached_search_is_one_statement(demo_collection: SearchDB) -> None:
         event.remove(engine, "before_cursor_execute", record)
     assert len(statements) == 1
     assert first[0].relevance is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"text": " "}, "text"),
+        ({"text": "a boat", "exclude": "x" * 3000}, "exclude"),
+        ({"text": "a boat", "threshold": 2}, "threshold"),
+        ({"text": "a boat", "min_relevance": -1}, "min_relevance"),
+        ({"text": "a boat", "count": 0}, "count"),
+        ({"text": "a boat", "offset": 1000}, "offset"),
+        ({"text": "a boat", "near": "north"}, "near"),
+        ({"text": "a boat", "near": (1.0, 2.0)}, "near"),
+        ({"text": "a boat", "taken_after": "soon"}, "taken_after"),
+        ({"text": "a boat", "where": "width >"}, "where"),
+        ({}, None),
+    ],
+)
+def test_an_error_names_the_parameter_it_is_about(
+    demo_collection: SearchDB, arguments: dict[str, Any], field: str | None
+) -> None:
+    with pytest.raises(QueryError) as raised:
+        demo_collection.search(**arguments)
+    assert raised.value.field == field

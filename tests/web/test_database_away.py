@@ -38,11 +38,11 @@ class Stoppable:
         self.server.join()
 
     def stop(self, how: str = "fast") -> None:
-        self.server._pg_ctl("stop", "-m", how, "-t", str(GIVE_UP_S), timeout=GIVE_UP_S)
+        self.server._pg_ctl("stop", "-m", how, timeout=GIVE_UP_S)
 
     def start(self) -> None:
         if not self.server.is_running():
-            self.server._pg_ctl("start", "-t", str(GIVE_UP_S), "-l", str(self.server.data / "log"), timeout=GIVE_UP_S)
+            self.server._pg_ctl("start", "-l", str(self.server.data / "log"), timeout=GIVE_UP_S)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
 
 TOKEN = {"Authorization": "Bearer hunter2"}
-MARKUP = "\"'><script>alert(1)</script><svg onload=alert(1)>{{7*7}}"
+MARKUP = "\"'><script>alert(1)</script><svg onload=alert(1)>{{1237*6551}}"
 CONTROLS = "a\x00b\x07\x1b[31m\r\nSet-Cookie: x=1\u202e\ufffe"
 UP = "../../../../../../etc/passwd"
 UPS = (
@@ -103,7 +103,7 @@ def test_markup_is_text_wherever_it_comes_from(site: Site) -> None:
     for response in pages:
         assert response.mimetype == "text/html"
         assert not re.search(r"<script>|<svg onload", response.text), response.request.url
-        assert "49" not in re.findall(r"script&gt;[^<]{0,40}", response.text)
+        assert str(1237 * 6551) not in response.text
         assert "unsafe" not in response.headers["Content-Security-Policy"]
     assert hit["description"] == MARKUP
     for response in (site.client.get("/api/search", query_string={"q": MARKUP}), site.client.get(f"/api/{MARKUP}")):

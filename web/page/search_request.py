@@ -72,7 +72,9 @@ class SearchRequest:
             raise ImageNotFoundError(like)
         page = _whole(args, "page", "the page")
         if page is not None and not 1 <= page <= LAST_PAGE:
-            raise QueryError(f"there are pages 1 to {LAST_PAGE}: a search goes no deeper than {MAX_HITS:,} hits")
+            raise QueryError(
+                f"there are pages 1 to {LAST_PAGE}: a search goes no deeper than {MAX_HITS:,} hits", field="page"
+            )
         return cls(
             text=_words(args.get("q", "")),
             like=like,
@@ -160,10 +162,14 @@ class SearchRequest:
 
 def _filters(args: MultiDict[str, str]) -> Filters:
     if args.get("where", "").strip():
-        raise QueryError("this page runs no SQL of its visitors: `where` is for the command line and for Python")
+        raise QueryError(
+            "this page runs no SQL of its visitors: `where` is for the command line and for Python", field="where"
+        )
     given: dict[str, Any] = {name: [each for each in args.getlist(name) if each.strip()] for name in _SEVERAL}
     given |= {name: args.get(name, "").strip() or None for name in _ONE}
-    given["exclude_id"] = [_number(each, "the picture's id") for each in args.getlist("exclude_id") if each.strip()]
+    given["exclude_id"] = [
+        _number(each, "exclude_id", "the image's id") for each in args.getlist("exclude_id") if each.strip()
+    ]
     given["min_size"] = _whole(args, "min_size", "the size")
     given["radius_km"] = _decimal(args, "radius_km", "the radius", "of kilometres ")
     if given["near"] and given["radius_km"] is None:
@@ -189,16 +195,16 @@ def _whole(args: Mapping[str, str], name: str, label: str) -> int | None:
     text = args.get(name, "").strip()
     if not text:
         return None
-    return _number(text, label)
+    return _number(text, name, label)
 
 
-def _number(text: str, label: str) -> int:
+def _number(text: str, name: str, label: str) -> int:
     try:
         if len(text) <= _LONGEST_NUMBER:
             return int(text)
     except ValueError:
         pass
-    raise QueryError(f"{label} is {_shortened(text)!r}: a whole number is expected")
+    raise QueryError(f"{label} is {_shortened(text)!r}: a whole number is expected", field=name)
 
 
 def _decimal(args: Mapping[str, str], name: str, label: str, kind: str) -> float | None:
@@ -208,7 +214,7 @@ def _decimal(args: Mapping[str, str], name: str, label: str, kind: str) -> float
     try:
         return float(text)
     except ValueError:
-        raise QueryError(f"{label} is {_shortened(text)!r}: a number {kind}is expected") from None
+        raise QueryError(f"{label} is {_shortened(text)!r}: a number {kind}is expected", field=name) from None
 
 
 def _shortened(text: str) -> str:
