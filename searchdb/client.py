@@ -1,9 +1,10 @@
-"""SearchDB: one collection of pictures, as the CLI and Python programs use it; everything composed, nothing decided."""
+"""SearchDB: one collection of images, as the command line and Python programs use it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from datetime import date, datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from searchdb.media.decode import decode
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import Hit, RejectedItem, SourceItem, mask_credentials
+from searchdb.search.filter_table import Orientation
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import Query, Searcher
 from searchdb.sources.files import files, folders
@@ -37,7 +39,7 @@ from searchdb.unsplash.reader import find_parts
 
 
 class SearchDB:
-    """One collection of pictures: a database and the model that its vectors come from.
+    """One collection of images: a database and the model that its vectors come from.
 
     Settings come from the environment unless given: `SearchDB()`, `SearchDB(model="demo")`. The model is loaded when
     it is first needed. Use as a context manager, or call `close`.
@@ -54,7 +56,7 @@ class SearchDB:
         self.queue = Queue(self.database.engine)
 
     def close(self) -> None:
-        """Close all connections; the embedded server stops when we were its last user."""
+        """Close all connections; the embedded server stops if this was its last user."""
         if "fetcher" in self.__dict__:
             self.fetcher.close()
         self.database.close()
@@ -78,25 +80,55 @@ class SearchDB:
         min_relevance: float = 0.0,
         count: int = 10,
         offset: int = 0,
-        **filters: Any,
+        country: str | Collection[str] | None = None,
+        city: str | Collection[str] | None = None,
+        camera: str | Collection[str] | None = None,
+        tag: str | Collection[str] | None = None,
+        any_tag: str | Collection[str] | None = None,
+        source: str | Collection[str] | None = None,
+        taken_after: date | datetime | str | None = None,
+        taken_before: date | datetime | str | None = None,
+        orientation: Orientation | None = None,
+        min_size: int | None = None,
+        near: tuple[float, float] | str | None = None,
+        radius_km: float | None = None,
+        words: str | None = None,
+        exclude_id: int | Collection[int] | None = None,
+        where: str | None = None,
     ) -> list[Hit]:
-        """Return the pictures nearest to a text, a picture (file, URL or PIL), a stored picture's id, or all of them.
+        """Return the images nearest to a text, an image (file, URL or PIL), a stored image's id, or a combination.
 
         Several parts are combined as the unit mean of their unit vectors, minus that of `exclude`. `threshold` is the
-        least cosine similarity (-1 to 1); text and pictures are seldom more similar than 0.35 with CLIP.
-        `min_relevance` is the least relevance (0 to 1), which means the same for every text.
-
-        `filters` are those of `searchdb.search.filters.Filters`: `db.search("a boat", country="Chile", min_size=1000)`.
+        lowest cosine similarity (-1 to 1); with CLIP, a text and an image are rarely more similar than 0.35.
+        `min_relevance` is the lowest relevance (0 to 1), on one scale for all texts. `count` hits are returned, after
+        the first `offset`. The other arguments are filters: see `searchdb.Filters`.
 
         Raises:
-            QueryError: the query is empty or out of bounds, its `image` cannot be read, or a filter's value is wrong.
-            ImageNotFoundError: `like` names no stored picture.
+            QueryError: the query is empty or out of bounds, its `image` cannot be read, or a filter's value is wrong;
+                its `field` names the argument.
+            ImageNotFoundError: `like` names no stored image.
             ModelError: the model cannot be loaded or is not the collection's.
         """
-        picture = image if image is None or isinstance(image, Image.Image) else self._read(str(image))
+        pil_image = image if image is None or isinstance(image, Image.Image) else self._read(str(image))
         return self.searcher.search(
-            Query(text=text, image=picture and picture.convert("RGB"), like=like, exclude=exclude),
-            filters=Filters(**filters),
+            Query(text=text, image=pil_image and pil_image.convert("RGB"), like=like, exclude=exclude),
+            filters=Filters(
+                country=country,
+                city=city,
+                camera=camera,
+                tag=tag,
+                any_tag=any_tag,
+                source=source,
+                taken_after=taken_after,
+                taken_before=taken_before,
+                orientation=orientation,
+                min_size=min_size,
+                near=near,
+                radius_km=radius_km,
+                words=words,
+                exclude_id=exclude_id,
+                where=where,
+            ),
             threshold=threshold,
             min_relevance=min_relevance,
             count=count,
@@ -223,7 +255,7 @@ class SearchDB:
         enqueue_only: bool = False,
         progress: ProgressCallback = no_progress,
     ) -> IngestReport:
-        """Queue items from any source, and work off the queue until they are done, together with other workers.
+        """Queue items from any source, and process the queue until they are done, together with other workers.
 
         The vector index is rebuilt if the collection has outgrown it. An interrupted run leaves the rest queued.
 
@@ -258,7 +290,7 @@ class SearchDB:
         concurrency: int = DEFAULT_CONCURRENCY,
         progress: ProgressCallback = no_progress,
     ) -> IngestReport:
-        """Work off the queue until `stop` is set or, with `drain`, it is empty; return what this call did.
+        """Process the queue until `stop` is set or, with `drain`, it is empty; return what this call did.
 
         `concurrency` is the number of chunks processed at a time. Images already started are stored before it returns.
 
@@ -296,19 +328,19 @@ class SearchDB:
 
     @cached_property
     def embedder(self) -> CLIPEmbedder:
-        """The model: the one that SEARCHDB_MODEL names, else the one that the stored pictures carry."""
+        """The model: the one in SEARCHDB_MODEL, otherwise the one that the stored images were embedded with."""
         with self.database.connect() as connection:
             name = model_to_use(connection, self.settings.explicit_model, self.settings.model)
         return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)
 
     @cached_property
     def searcher(self) -> Searcher:
-        """The reading side."""
+        """Searches the collection."""
         return Searcher(self.database.engine, self.embedder)
 
     @cached_property
     def fetcher(self) -> Fetcher:
-        """What brings pictures from files and URLs, within the limits of the settings."""
+        """Reads images from files and URLs, within the limits of the settings."""
         return Fetcher(
             max_bytes=self.settings.max_image_bytes,
             allow_private_addresses=self.settings.allow_private_addresses,

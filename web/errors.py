@@ -1,4 +1,4 @@
-"""Turns errors into pages, and for programs into JSON, that say what to do and nothing of the server's own."""
+"""Turns errors into pages or JSON that say what to do and reveal nothing about the server."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from searchdb.db.best_effort import REFUSALS
 from searchdb.errors import (
     DatabaseError,
+    DecodeError,
     EmbeddedServerError,
     ImageError,
     ImageNotFoundError,
@@ -24,6 +25,7 @@ from searchdb.errors import (
     QueryError,
     SchemaError,
 )
+from searchdb.search.filter_table import PUBLIC_FILTERS, Kind
 
 from .backend import backend
 from .problems import (
@@ -39,20 +41,23 @@ from .problems import (
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 10
-"""Seconds after which a client may try again where the service is away for a while."""
+"""Seconds after which a client may try again while a service is unavailable."""
+
+LISTED_FILTERS = [row.name for row in PUBLIC_FILTERS if row.kind in (Kind.NAMES, Kind.CHOICE)]
+"""Filters whose values the page lists; a form without the lists passes them on as hidden inputs."""
 
 API_NAMES = {"text": "q", "exclude": "not"}
 """Parameters of `SearchDB.search` that have another name in the API."""
 
 TIMED_OUT = "57014"
-"""What PostgreSQL calls a statement that ran into statement_timeout."""
+"""SQLSTATE of a statement that exceeded statement_timeout."""
 
 _QUOTED_PATH = re.compile(r"(['\"])~?\.{0,2}/[^'\"]*?([^'\"/]+)/?\1")
 _PATH = re.compile(r"(?<![\w:/.~-])~?\.{0,2}/(?:[^\s'\"<>()]*/)?([^\s'\"<>()/]+)/?")
 
 
 def register(app: Flask) -> None:
-    """Install the handlers, and what the pages' frame needs."""
+    """Install the error handlers, and the variables of the base template."""
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(InvalidFieldsError, _fields)
     app.register_error_handler(QueryError, _query)
@@ -66,18 +71,18 @@ def register(app: Flask) -> None:
 
 
 def model_label(name: str) -> str:
-    """Return a model's name as visitors may see it: of a folder on this server its last component only."""
+    """Return a model's name as visitors may see it: only the last component of a folder on this server."""
     path = Path(name).expanduser()
     return path.name if path.is_absolute() or name.startswith(".") or path.is_dir() else name
 
 
 def without_paths(text: str) -> str:
-    """Return the text with every path of this server cut down to its last component."""
+    """Return the text with every path of this server reduced to its last component."""
     return _PATH.sub(r"\1", _QUOTED_PATH.sub(r"\1\2\1", text)) if "/" in text else text
 
 
 def _frame() -> dict[str, object]:
-    return {"model": model_label(backend().model_name), "asked": request.args}
+    return {"model": model_label(backend().model_name), "asked": request.args, "listed_filters": LISTED_FILTERS}
 
 
 def _answer(
@@ -107,9 +112,9 @@ def _http(error: HTTPException) -> Response:
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     titles = {404: "There is no such page", 500: "Something went wrong here", 503: "One moment"}
     messages = {
-        404: "The address may be mistyped, or what it led to is gone.",
+        404: "The address may be mistyped, or the page was removed.",
         413: f"A request to this address may have up to {request.max_content_length or 0:,} bytes.",
-        500: "The fault is on this side, and the server's log has the details.",
+        500: "This is an error of the server; its log has the details.",
     }
     response = _answer(status, titles.get(status, error.name), messages.get(status, error.description or error.name))
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -134,22 +139,24 @@ def _query(error: QueryError) -> Response:
 
 
 def _not_found(error: ImageNotFoundError) -> Response:
-    return _answer(404, "There is no such picture", "No picture has this number; it may have been removed.")
+    return _answer(404, "There is no such image", "No image has this id; it may have been removed.")
 
 
 def _picture(error: ImageError) -> Response:
     message = _sentence(without_paths(message_of(error)))
     if below_api():
         return problem(status_of(error), message)
-    return _answer(404, "This picture cannot be shown", message)
+    return _answer(404, "This image cannot be shown", message)
 
 
 def _refused(refused: ImageRefusedError) -> Response:
     message, status = without_paths(message_of(refused.error)), status_of(refused.error)
     if below_api():
         return problem(status, _sentence(message), [FieldError(field=refused.field, message=message)])
-    advice = "Choose another picture, or say in words what you look for."
-    return _answer(status, "This picture cannot be searched by", _sentence(message), advice=advice, asked=request.form)
+    advice = "Choose another file, or describe the image in words."
+    unreadable = isinstance(refused.error, DecodeError)
+    title = "This file is not an image we can read" if unreadable else "Cannot search by this image"
+    return _answer(status, title, _sentence(message), advice=advice, asked=request.form)
 
 
 def _database(error: DatabaseError) -> Response:
@@ -158,16 +165,16 @@ def _database(error: DatabaseError) -> Response:
     if isinstance(error, SchemaError):
         return _answer(503, "The database is not ready", _sentence(str(error)))
     if error.sqlstate in REFUSALS:
-        message = "This server may only read its database, so that nothing can be added or removed here."
+        message = "This server may only read its database, so nothing can be added or removed here."
         return _answer(403, "The database is read-only", message)
     if error.sqlstate == TIMED_OUT:
-        message = "The database was stopped in the middle of it. Ask for less, or try again in a while."
+        message = "The database cancelled the query. Narrow the search, or try again later."
         return _answer(503, "This took too long", message)
     reason = "The embedded server does not start" if isinstance(error, EmbeddedServerError) else "It does not answer"
     return _answer(
         503,
         "The database cannot be reached",
-        f"{reason}, so that nothing can be searched just now. The page works again as soon as it is back.",
+        f"{reason}, so searches do not work now. The page works again as soon as the database is back.",
         advice="If this is your server: the log names the reason, and this command checks the connection.",
         command="searchdb status",
     )
@@ -175,9 +182,7 @@ def _database(error: DatabaseError) -> Response:
 
 def _busy(error: sqlalchemy.exc.TimeoutError) -> Response:
     log.warning("%s", error)
-    return _answer(
-        503, "One moment", "More people search at once than the database serves. Try again in a few seconds."
-    )
+    return _answer(503, "One moment", "Too many searches are running. Try again in a few seconds.")
 
 
 def _model(error: ModelError) -> Response:
@@ -188,7 +193,7 @@ def _model(error: ModelError) -> Response:
         return _answer(
             503,
             "The collection has another model",
-            f"Its pictures were embedded with {stored}, this server uses {given}: their vectors cannot be compared.",
+            f"Its images were embedded with {stored}, this server uses {given}: their vectors cannot be compared.",
             advice="If this is your server: set SEARCHDB_MODEL to the collection's model, or use another database.",
         )
     if isinstance(error, ModelUnavailableError):
@@ -204,5 +209,5 @@ def _model(error: ModelError) -> Response:
 
 
 def _sentence(text: str) -> str:
-    """Return a message of ours, which begins in lower case and has no full stop, as a sentence."""
+    """Return an error message, which begins in lower case and has no full stop, as a sentence."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"

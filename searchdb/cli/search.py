@@ -9,45 +9,36 @@ import click
 
 from searchdb.cli import open_collection
 from searchdb.cli.output import hit_json, print_hits, print_json
-
-FILTER_OPTIONS = (
-    click.option("--source", multiple=True, metavar="NAME", help="ingested from: demo, files, urls, unsplash"),
-    click.option("--country", multiple=True, metavar="NAME", help="taken in this country; repeat for any of several"),
-    click.option("--city", multiple=True, metavar="NAME", help="taken in this city; repeat for any of several"),
-    click.option("--camera", multiple=True, metavar="NAME", help="taken with this camera; repeat for any of several"),
-    click.option("--tag", multiple=True, metavar="TAG", help="has this tag; repeat for all of several"),
-    click.option("--any-tag", multiple=True, metavar="TAG", help="has this tag; repeat for any of several"),
-    click.option(
-        "--taken-after", metavar="DATE", help="taken on this day or later: 2024-05-31, 2024-05-31T18:00+02:00"
-    ),
-    click.option("--taken-before", metavar="DATE", help="taken before this day or moment"),
-    click.option("--orientation", type=click.Choice(["landscape", "portrait", "square"]), help="the picture's shape"),
-    click.option("--min-size", type=int, metavar="PIXELS", help="its shorter side is at least this long"),
-    click.option("--near", metavar="LAT,LON", help="taken around this point, in degrees; with --radius-km"),
-    click.option("--radius-km", type=float, metavar="KM", help="at most so far from --near"),
-    click.option("--words", metavar="TEXT", help='words in description or tags: a "a phrase" or -without'),
-    click.option("--exclude-id", type=int, multiple=True, metavar="ID", help="not this picture; may be repeated"),
-    click.option("--where", metavar="SQL", help='a condition on the columns of images: "width > 2000 AND ..."'),
-)
-"""The fields of `Filters`, under their names."""
+from searchdb.search.filter_table import FILTERS, FilterRow, Kind
 
 
-def _filtered(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(FILTER_OPTIONS):
+def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for every filter."""
+    for row in reversed(FILTERS):
+        name = f"--{row.name.replace('_', '-')}"
+        option = click.option(
+            name, type=_type_of(row), multiple=row.several, metavar=row.metavar or None, help=row.help
+        )
         command = option(command)
     return command
 
 
+def _type_of(row: FilterRow) -> Any:
+    if row.kind is Kind.CHOICE:
+        return click.Choice(row.choices)
+    return {Kind.WHOLE: int, Kind.IDS: int, Kind.DECIMAL: float}.get(row.kind, str)
+
+
 @click.command("search")
 @click.argument("text", required=False)
-@click.option("--image", metavar="PATH|URL", help="a picture to search by, alone or with TEXT")
-@click.option("--like", type=int, metavar="ID", help="a stored picture to search by")
-@click.option("--not", "exclude", metavar="TEXT", help="what it should not be")
-@click.option("--threshold", type=float, default=0.0, show_default=True, help="least cosine similarity, -1 to 1")
-@click.option("--min-relevance", type=float, default=0.0, show_default=True, help="least relevance to TEXT, 0 to 1")
+@click.option("--image", metavar="PATH|URL", help="image to search by, alone or with TEXT")
+@click.option("--like", type=int, metavar="ID", help="id of a stored image to search by")
+@click.option("--not", "exclude", metavar="TEXT", help="text or content to exclude")
+@click.option("--threshold", type=float, default=0.0, show_default=True, help="lowest cosine similarity, -1 to 1")
+@click.option("--min-relevance", type=float, default=0.0, show_default=True, help="lowest relevance to TEXT, 0 to 1")
 @click.option("--count", type=int, default=10, show_default=True, help="number of hits")
-@click.option("--offset", type=int, default=0, show_default=True, help="hits to pass over")
-@_filtered
+@click.option("--offset", type=int, default=0, show_default=True, help="hits to skip")
+@_filter_options
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def search_command(
@@ -63,9 +54,10 @@ def search_command(
     as_json: bool,
     **filters: Any,
 ) -> None:
-    """Rank the stored pictures by similarity to a text, a picture, or both.
+    """Rank the stored images by similarity to a text, an image, or both.
 
-    Relevance tells how well a picture answers TEXT, from 0 to 1, whatever the text; similarity differs by text.
+    Relevance says how well an image matches TEXT, on one scale from 0 to 1; similarities of different texts cannot be
+    compared.
 
     \b
     searchdb search "a dog sitting on a bench"
@@ -84,15 +76,15 @@ def search_command(
         query = {**asked, **limits, "filters": given.to_json()}
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
         return
-    named = " + ".join(str(part) for part in (text, image, like and f"picture {like}") if part)
+    named = " + ".join(str(part) for part in (text, image, like and f"image {like}") if part)
     wanted = f"{named}, not {exclude}" if exclude else named
     if given:
         wanted += f" ({'; '.join(f'{name} {_in_words(value)}' for name, value in given.to_json().items())})"
     if hits:
         print_hits(hits, title=f"Ranked results for: {wanted}", offset=offset)
     else:
-        relevant = f" and {min_relevance} relevant" if min_relevance else ""
-        click.echo(f"No picture is at least {threshold} similar{relevant} to: {wanted}", err=True)
+        relevant = f" and a relevance of at least {min_relevance}" if min_relevance else ""
+        click.echo(f"No image has a similarity of at least {threshold}{relevant} to: {wanted}", err=True)
 
 
 @click.command("embed")

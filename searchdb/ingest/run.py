@@ -1,4 +1,4 @@
-"""Runs an ingest: queues items, works off the queue with a worker, and reports progress."""
+"""Runs an ingest: queues items, processes the queue with a worker, and reports progress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_ingest(
     enqueue_only: bool = False,
     progress: ProgressCallback = no_progress,
 ) -> IngestReport:
-    """Queue items and, unless `enqueue_only`, work off the queue until they are done, together with other workers.
+    """Queue items and, unless `enqueue_only`, process the queue until they are done, together with other workers.
 
     An index that the collection has outgrown is rebuilt at the end. An interrupted run leaves the rest queued, behind
     the chunks that other runs wait for.
@@ -103,7 +103,7 @@ def run_worker(
     concurrency: int = DEFAULT_CONCURRENCY,
     progress: ProgressCallback = no_progress,
 ) -> IngestReport:
-    """Work off the queue until `stop` is set or, with `drain`, it is empty; return what this worker did.
+    """Process the queue until `stop` is set or, with `drain`, it is empty; return what this worker did.
 
     `concurrency` is the number of chunks processed at a time. Images already started are stored before it returns.
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Select
 
 from searchdb.db.tables import images
-from searchdb.search.filters import ORIENTATION_SIGNS, Filters, shape_sign
+from searchdb.search.conditions import ORIENTATION_SIGNS, shape_sign
+from searchdb.search.filters import Filters
 
 FACET_ROWS = 30_000
 """Number of images counted, the newest ones: takes a tenth of a second, and covers all of the Unsplash Lite dataset."""

@@ -51,7 +51,7 @@ def test_every_page(site: str, tabs: Tabs, size: str, scheme: str) -> None:
     page.goto(f"{site}/?q=a+boat")
     page.get_by_text("Filters", exact=True).click()
     found["filters open"] = violations(page)
-    page.get_by_title("Search by a picture").click()
+    page.get_by_title("Search by image").click()
     found["picture panel"] = violations(page)
     page.keyboard.press("Escape")
     page.get_by_text("As SQL", exact=True).click()

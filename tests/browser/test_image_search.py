@@ -41,8 +41,8 @@ def test_chosen_with_words_taken_away_and_shared(site: str, tabs: Tabs, boat: tu
     number, path = boat
     page = tabs.open()
     page.goto(site)
-    page.get_by_title("Search by a picture").click()
-    page.get_by_label("Choose a picture").set_input_files(path)
+    page.get_by_title("Search by image").click()
+    page.get_by_label("Choose an image").set_input_files(path)
     ids = found(page)
     assert ids[0] == number
     thumbnail = page.locator("canvas[data-vector]")
@@ -55,14 +55,14 @@ def test_chosen_with_words_taken_away_and_shared(site: str, tabs: Tabs, boat: tu
     other = tabs.open()
     other.goto(page.url)
     assert found(other) == ids
-    expect(other.get_by_text("Your picture", exact=True)).to_be_visible()
+    expect(other.get_by_text("Your image", exact=True)).to_be_visible()
     expect(other.locator("canvas[data-vector]")).to_be_hidden()
 
-    page.get_by_label("Describe the picture you look for").fill("a house in the snow")
+    page.get_by_label("Describe the image you are looking for").fill("a house in the snow")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"\?q=a\+house\+in\+the\+snow&vector=[\w=%-]+$"))
     assert found(page) != ids
-    page.get_by_label("Do not search by your picture").click()
+    page.get_by_label("Remove your image from the search").click()
     page.wait_for_url(f"{site}/?q=a+house+in+the+snow")
 
 
@@ -113,17 +113,17 @@ def test_pasted_address_of_a_picture(site: str, tabs: Tabs, boat: tuple[int, Pat
         page.keyboard.press("Control+V")
         assert found(page)[0] == boat[0]
     # Pasted into the box it is a text like any other.
-    page.get_by_label("Describe the picture you look for").press("Control+V")
-    expect(page.get_by_label("Describe the picture you look for")).to_have_value(re.compile("^http://"))
+    page.get_by_label("Describe the image you are looking for").press("Control+V")
+    expect(page.get_by_label("Describe the image you are looking for")).to_have_value(re.compile("^http://"))
 
 
 def test_a_file_that_is_too_large_never_leaves(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site)
     page.evaluate("document.getElementById('by-picture').dataset.largest = 3000000")
-    page.get_by_title("Search by a picture").click()
+    page.get_by_title("Search by image").click()
     big: FilePayload = {"name": "big.jpg", "mimeType": "image/jpeg", "buffer": bytes(3_000_001)}
-    page.get_by_label("Choose a picture").set_input_files(files=[big])
+    page.get_by_label("Choose an image").set_input_files(files=[big])
     expect(page.get_by_role("alert")).to_have_text("This image is too large: 3 MB are the most.")
     assert page.url == f"{site}/"
 
@@ -131,9 +131,9 @@ def test_a_file_that_is_too_large_never_leaves(site: str, tabs: Tabs) -> None:
 def test_a_damaged_picture_is_explained(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=boat")
-    page.get_by_title("Search by a picture").click()
+    page.get_by_title("Search by image").click()
     text: FilePayload = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"not at all"}
-    page.get_by_label("Choose a picture").set_input_files(files=[text])
-    expect(page.get_by_role("heading", level=1)).to_have_text("This picture cannot be searched by")
-    expect(page.get_by_label("Describe the picture you look for")).to_have_value("boat")
+    page.get_by_label("Choose an image").set_input_files(files=[text])
+    expect(page.get_by_role("heading", level=1)).to_have_text("This file is not an image we can read")
+    expect(page.get_by_label("Describe the image you are looking for")).to_have_value("boat")
     tabs.complaints.clear()  # that it was refused is said there, too

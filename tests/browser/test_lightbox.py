@@ -173,7 +173,7 @@ def test_opening_fails_to_the_page_that_says_why(site: str, tabs: Tabs) -> None:
     page.goto(site + QUERY)
     page.locator(".open").first.evaluate("link => { link.href = link.href.replace(/\\d+\\?/, '999999?') }")
     page.locator(".open").first.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such picture")
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such image")
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("a boat at sunset"))
     tabs.complaints.clear()  # that it is not found is said there, too

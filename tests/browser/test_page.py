@@ -38,7 +38,7 @@ def test_search_open_go_on_and_back(site: str, tabs: Tabs) -> None:
     expect(lightbox.get_by_text("Similarity", exact=True)).to_be_visible()
     lightbox.get_by_role("link", name="More like this").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Like the image")
-    expect(page.get_by_label("Do not look for pictures like it")).to_be_visible()
+    expect(page.get_by_label("Remove this image from the search")).to_be_visible()
     assert thumbnails.count() > 10
     page.go_back()
     page.go_back()
@@ -94,7 +94,7 @@ def test_what_not_and_filters(site: str, tabs: Tabs) -> None:
     tags.get_by_role("checkbox", name=re.compile("^boat")).check()
     tags.get_by_role("checkbox", name=re.compile("^night")).check()
     page.get_by_label(re.compile("landscape")).check()
-    page.get_by_role("button", name="Show pictures").click()
+    page.get_by_role("button", name="Show images").click()
     page.wait_for_url(re.compile(r"\?q=a\+boat&not=the\+sun&"))
     assert set(page.url.partition("?")[2].split("&")[2:]) == {"tag=boat", "tag=night", "orientation=landscape"}
     cells = page.locator(".grid img").evaluate_all("all => all.map(each => [each.alt, each.width >= each.height])")
@@ -108,9 +108,9 @@ def test_what_not_and_filters(site: str, tabs: Tabs) -> None:
 def test_panels_close_as_menus_do(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=a+boat")
-    filters, image = page.get_by_role("button", name="Show pictures"), page.get_by_label("Choose a picture")
+    filters, image = page.get_by_role("button", name="Show images"), page.get_by_label("Choose an image")
     page.get_by_text("Filters", exact=True).click()
-    page.get_by_title("Search by a picture").click()
+    page.get_by_title("Search by image").click()
     expect(filters).to_be_hidden()
     expect(image).to_be_visible()
     page.keyboard.press("Escape")
@@ -140,14 +140,14 @@ def test_works_without_javascript(site: str, tabs: Tabs, album: Path) -> None:
     expect(page.get_by_role("link", name="Earlier images")).to_be_visible()
     page.get_by_text("Filters", exact=True).click()
     page.get_by_role("checkbox", name=re.compile("^tree")).first.check()
-    page.get_by_role("button", name="Show pictures").click()
+    page.get_by_role("button", name="Show images").click()
     expect(page.get_by_role("link", name="tag tree")).to_be_visible()
     page.locator(".open").first.click()
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     page.get_by_role("link", name="More like this", exact=True).click()
-    page.get_by_title("Search by a picture").click()
-    page.get_by_label("Choose a picture").set_input_files(next(album.glob("*.jpg")))
-    page.get_by_role("button", name="Search by this picture").click()
+    page.get_by_title("Search by image").click()
+    page.get_by_label("Choose an image").set_input_files(next(album.glob("*.jpg")))
+    page.get_by_role("button", name="Search by this image").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Like your image"))
 
 

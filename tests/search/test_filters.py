@@ -23,7 +23,9 @@ from searchdb.index import build as index
 from searchdb.records import Hit, ModelIdentity
 from searchdb.search import ranking
 from searchdb.search import searcher as search
-from searchdb.search.filters import EARTH_RADIUS_KM, MAX_EXCLUDED, MAX_VALUES, Filters
+from searchdb.search.conditions import EARTH_RADIUS_KM
+from searchdb.search.filter_table import MAX_EXCLUDED, MAX_VALUES
+from searchdb.search.filters import Filters
 from searchdb.search.searcher import Query, Searcher
 
 MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
@@ -354,7 +356,10 @@ def haversine(a: tuple[float, float], b: tuple[float, float]) -> float:
         ({"tag": [str(n) for n in range(MAX_VALUES + 1)]}, "tag has 101 values, the limit is 100"),
         ({"any_tag": [5]}, "any_tag has the value 5"),
         ({"taken_after": "yesterday"}, "taken_after is 'yesterday': write 2024-05-31"),
-        ({"taken_after": "2024-02-01", "taken_before": "2024-01-01"}, "nothing is taken from the one on"),
+        (
+            {"taken_after": "2024-02-01", "taken_before": "2024-01-01"},
+            "no image is taken after the one and",
+        ),
         ({"orientation": "wide"}, "orientation is 'wide': it is one of landscape, portrait, square"),
         ({"min_size": 0}, "min_size is 0"),
         ({"min_size": 2**31}, "min_size is 2147483648"),

@@ -131,7 +131,7 @@ def test_filters_by_their_names(demo_collection: SearchDB) -> None:
     assert hits
     assert tagged(hits, "boat", "sunset") == len(hits)
     with pytest.raises(TypeError, match="colour"):
-        demo_collection.search("a boat", colour="red")
+        demo_collection.search("a boat", colour="red")  # pyright: ignore[reportCallIssue]
 
 
 def test_the_cache_is_bounded_and_the_least_recently_used_go_first(

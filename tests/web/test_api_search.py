@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from searchdb.config import Settings
 from tests.helpers.image_server import ImageServer, make_image
 from web import create_app
-from web.api.requests import MAX_PICTURES, MAX_TEXTS
+from web.api.requests import MAX_IMAGES, MAX_TEXTS
 from web.backend import EXTENSION
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def test_embeddings_of_pictures(client: FlaskClient, embedder: CLIPEmbedder) -> 
         ({"texts": ["a"], "images": ["a"]}, "body"),
         ({"texts": []}, "texts"),
         ({"texts": ["a"] * (MAX_TEXTS + 1)}, "texts"),
-        ({"images": ["a"] * (MAX_PICTURES + 1)}, "images"),
+        ({"images": ["a"] * (MAX_IMAGES + 1)}, "images"),
         ({"texts": ["a", ""]}, "texts.1"),
         ({"texts": "a"}, "texts"),
         ({"images": ["%%%"]}, "images.0"),

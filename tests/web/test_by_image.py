@@ -64,7 +64,7 @@ def test_words_what_not_and_filters_beside_the_picture(demo_client: FlaskClient,
     for part in ("to the text", "to your image", "to what not"):
         assert part in detail
     assert "text_embedding(&#39;in the snow&#39;)" in detail
-    without = [unescape(link) for link in re.findall(r'href="([^"]+)" aria-label="Do not search by', html)]
+    without = [unescape(link) for link in re.findall(r'href="([^"]+)" aria-label="Remove your image', html)]
     assert without == ["/?q=in+the+snow&not=cat&tag=boat"]
 
 
@@ -89,7 +89,7 @@ def test_a_picture_by_its_url(demo_client: FlaskClient, stored: dict[int, Path])
     ],
     ids=["text", "empty", "svg", "polyglot", "truncated", "huge", "none"],
 )
-def test_what_is_no_picture_is_refused_with_the_reason(
+def test_a_file_that_is_not_an_image_is_refused_with_the_reason(
     demo_client: FlaskClient, data: bytes | None, status: int, message: str
 ) -> None:
     upload = {} if data is None else {"picture": (BytesIO(data), "a/../<b>.png")}
@@ -97,7 +97,8 @@ def test_what_is_no_picture_is_refused_with_the_reason(
     assert response.status_code == status
     if status == 303:
         return
-    assert "This picture cannot be searched by" in response.text
+    title = "Cannot search by this image" if data is None else "This file is not an image we can read"
+    assert f"<h1>{title}</h1>" in response.text
     assert message in response.text
     assert "&lt;b&gt;" not in response.text
     assert 'value="a boat"' in response.text, "what was typed is still there"

@@ -16,7 +16,7 @@ from ..files.uploads import decode_query_image
 from ..problems import image_field
 from .openapi import example, operation_id, request_body, responses
 from .parsing import JSON, body_type, checked, invalid, read_form, read_json
-from .requests import MAX_PICTURES, EmbeddingsBody, Nothing
+from .requests import MAX_IMAGES, EmbeddingsBody, Nothing
 from .responses import EmbeddingsAnswer, json_response
 
 blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")], operation_id_callback=operation_id)
@@ -26,7 +26,7 @@ blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")
     "/embeddings",
     responses=responses(body=True, ok=EmbeddingsAnswer),
     openapi_extensions={
-        **request_body(EmbeddingsBody, Nothing, "images", most=MAX_PICTURES),
+        **request_body(EmbeddingsBody, Nothing, "images", most=MAX_IMAGES),
         **example(
             "curl '{server}/api/embeddings' -H 'Content-Type: application/json' \\\n"
             '  -d \'{"texts": ["a boat at sunset", "snow"]}\''
@@ -46,7 +46,7 @@ def embed() -> Response:
             raise invalid("body", "has either texts or images")
         texts, files = body.texts, _decoded(body.images or ())
     else:
-        _, uploads = read_form(Nothing, "images", most=MAX_PICTURES)
+        _, uploads = read_form(Nothing, "images", most=MAX_IMAGES)
         most = backend().settings.max_image_bytes
         files = (upload.stream.read(most + 1) for upload in uploads)
     model = backend().model()

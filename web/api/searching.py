@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from flask import Response, url_for
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
+from searchdb.search.filter_table import PUBLIC_FILTERS
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import MAX_HITS, Query
 
@@ -24,9 +24,6 @@ from .requests import Narrowing, SearchBody, SearchParameters
 from .responses import Links, SearchAnswer, hit_response, json_response
 
 blueprint = APIBlueprint("searching", __name__, abp_tags=[Tag(name="Searching")], operation_id_callback=operation_id)
-
-FILTERS = tuple(f.name for f in fields(Filters) if f.name != "where")
-"""All but `where`, which is SQL."""
 
 
 @blueprint.get(
@@ -79,7 +76,7 @@ def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Resp
     end = query.offset + query.count
     hits = searcher.search(
         Query(text=query.q, vector=vector, like=query.like, exclude=query.exclude),
-        filters=Filters(**{name: getattr(query, name) for name in FILTERS}),
+        filters=Filters(**{row.name: getattr(query, row.name) for row in PUBLIC_FILTERS}),
         threshold=query.threshold,
         min_relevance=query.min_relevance,
         # One more than is shown tells whether there is a next page.

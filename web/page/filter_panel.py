@@ -1,4 +1,4 @@
-"""The filters that the page offers: the values that the collection has, with their counts, and those that are set."""
+"""The page's filter panel: the values in the collection, with their counts, and the ones that are selected."""
 
 from __future__ import annotations
 
@@ -6,24 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from searchdb.search.facets import Facet, Facets
+from searchdb.search.filter_table import PUBLIC_FILTERS, FilterRow
 
 from .search_request import SearchRequest
-
-_GROUPS = {
-    "country": "Country",
-    "city": "City",
-    "camera": "Camera",
-    "tag": "Tags, all of them",
-    "any_tag": "Tags, any of them",
-    "source": "Source",
-}
-_CASELESS = ("country", "city", "camera")
-"""Filters to which upper and lower case are one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One value that can be chosen; `count` pictures have it, None where that was not counted."""
+    """One value of a filter; `count` is the number of images that have it, None if it was not counted."""
 
     value: str
     count: int | None
@@ -32,7 +22,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One filter of which several values may be chosen."""
+    """One filter that allows several values."""
 
     name: str
     label: str
@@ -41,35 +31,30 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the filters' panel shows: lists of values, and the pictures' shapes."""
+    """The contents of the panel: lists of values, and the shapes of the images."""
 
     groups: Sequence[Group]
     shapes: Sequence[Facet]
 
 
 def choices(ask: SearchRequest, facets: Facets) -> Choices:
-    """Return what can be chosen; a filter by which all pictures are the same is left out unless it is set."""
-    offered = {
-        "country": facets.country,
-        "city": facets.city,
-        "camera": facets.camera,
-        "tag": facets.tag,
-        "any_tag": facets.tag,
-        "source": facets.source,
-    }
+    """Return the panel's contents; a filter whose value all images share is left out unless it is set."""
     groups: list[Group] = []
-    for name, values in offered.items():
-        chosen = getattr(ask.filters, name) or ()
+    for row in PUBLIC_FILTERS:
+        if row.legend is None:
+            continue
+        values: Sequence[Facet] = getattr(facets, row.facet or row.name)
+        chosen = getattr(ask.filters, row.name) or ()
         if chosen or any(facet.count < facets.counted for facet in values):
-            groups.append(Group(name=name, label=_GROUPS[name], choices=_choices(name, values, chosen)))
+            groups.append(Group(name=row.name, label=row.legend, choices=_choices(row, values, chosen)))
     shapes = facets.orientation if ask.filters.orientation or len(facets.orientation) > 1 else ()
     return Choices(groups=groups, shapes=shapes)
 
 
-def _choices(name: str, values: Sequence[Facet], chosen: Sequence[str]) -> list[Choice]:
+def _choices(row: FilterRow, values: Sequence[Facet], chosen: Sequence[str]) -> list[Choice]:
     def key(value: str) -> str:
-        return value.lower() if name in _CASELESS else value
+        return value.lower() if row.caseless else value
 
-    set_now, listed = {key(value) for value in chosen}, {key(facet.value) for facet in values}
+    selected, listed = {key(value) for value in chosen}, {key(facet.value) for facet in values}
     rare = [Choice(value=value, count=None, chosen=True) for value in chosen if key(value) not in listed]
-    return rare + [Choice(value=each.value, count=each.count, chosen=key(each.value) in set_now) for each in values]
+    return rare + [Choice(value=each.value, count=each.count, chosen=key(each.value) in selected) for each in values]

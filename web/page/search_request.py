@@ -1,4 +1,4 @@
-"""What a visitor asks for, read from the query string and written back into links."""
+"""A search as the page's address has it: read from the query string, and written back into links."""
 
 from __future__ import annotations
 
@@ -11,27 +11,20 @@ from werkzeug.datastructures import MultiDict
 
 from searchdb.errors import ImageNotFoundError, QueryError
 from searchdb.records import LARGEST_ID, ModelIdentity
+from searchdb.search.filter_table import FILTERS, PUBLIC_FILTERS, FilterRow, Kind
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import MAX_HITS, Query
 
 from .. import vector_param as vectors
 
 PAGE_SIZE = 40
-"""Hits on a page: ten rows or so on a wide screen. Divides MAX_HITS."""
+"""Hits on a page: about ten rows on a wide screen. Divides MAX_HITS."""
 LAST_PAGE = MAX_HITS // PAGE_SIZE
 DEFAULT_THRESHOLD = 0.0
 DEFAULT_RADIUS_KM = 50.0
-"""Around a place that is named without one: a city and what belongs to it."""
+"""Radius for a place that is given without one: a city and its surroundings."""
 _LONGEST_NUMBER = 20
-"""Characters: more than any number that means something here, and few enough to repeat in a message."""
-_SEVERAL = ("source", "country", "city", "camera", "tag", "any_tag")
-"""Filters that may be given several times."""
-_ONE = ("taken_after", "taken_before", "orientation", "near", "words")
-_LABELS = {
-    "any_tag": "tag, any of", "taken_after": "taken from", "taken_before": "taken before",
-    "min_size": "shorter side from", "exclude_id": "not picture",
-}  # fmt: skip
-"""How filters are called on the page; the others by their own names."""
+"""Characters of the longest number accepted; short enough to repeat in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +60,7 @@ class SearchRequest:
             QueryError: a number is none, or out of range, or a filter is malformed; or it is `where`, which is SQL.
             ImageNotFoundError: `like` is no id that a picture can have.
         """
-        like = _whole(args, "like", "the picture's id")
+        like = _whole(args, "like", "the image's id")
         if like is not None and not 0 <= like <= LARGEST_ID:
             raise ImageNotFoundError(like)
         page = _whole(args, "page", "the page")
@@ -79,8 +72,8 @@ class SearchRequest:
             text=_words(args.get("q", "")),
             like=like,
             exclude=_words(args.get("not", "")),
-            threshold=_decimal(args, "threshold", "the threshold", "from -1 to 1 "),
-            min_relevance=_decimal(args, "min_relevance", "the relevance", "from 0 to 1 "),
+            threshold=_decimal(args, "threshold", "the similarity"),
+            min_relevance=_decimal(args, "min_relevance", "the relevance"),
             filters=_filters(args),
             vector=args.get("vector", "").strip() or None,
             page=page or 1,
@@ -129,8 +122,9 @@ class SearchRequest:
     @property
     def chips(self) -> Iterator[Chip]:
         """The values of the filters that are set, one by one."""
+        labels = {row.name: row.label for row in FILTERS}
         for name, value in _given(self.filters).items():
-            label = _LABELS.get(name, name)
+            label = labels[name]
             if name == "near":
                 around = f"{value}, {self.filters.radius_km:g} km around"
                 yield Chip(label=label, value=around, without=self._with(near=None, radius_km=None))
@@ -165,16 +159,23 @@ def _filters(args: MultiDict[str, str]) -> Filters:
         raise QueryError(
             "this page runs no SQL of its visitors: `where` is for the command line and for Python", field="where"
         )
-    given: dict[str, Any] = {name: [each for each in args.getlist(name) if each.strip()] for name in _SEVERAL}
-    given |= {name: args.get(name, "").strip() or None for name in _ONE}
-    given["exclude_id"] = [
-        _number(each, "exclude_id", "the image's id") for each in args.getlist("exclude_id") if each.strip()
-    ]
-    given["min_size"] = _whole(args, "min_size", "the size")
-    given["radius_km"] = _decimal(args, "radius_km", "the radius", "of kilometres ")
-    if given["near"] and given["radius_km"] is None:
-        given["radius_km"] = DEFAULT_RADIUS_KM
-    return Filters(**given)
+    values: dict[str, Any] = {row.name: _filter_value(row, args) for row in PUBLIC_FILTERS}
+    if values["near"] and values["radius_km"] is None:
+        values["radius_km"] = DEFAULT_RADIUS_KM
+    return Filters(**values)
+
+
+def _filter_value(row: FilterRow, args: MultiDict[str, str]) -> Any:
+    """Return what the query string gives for a filter; None, or an empty list, where it gives nothing."""
+    if row.kind is Kind.NAMES:
+        return [each for each in args.getlist(row.name) if each.strip()]
+    if row.kind is Kind.IDS:
+        return [_number(each, row.name, "the image's id") for each in args.getlist(row.name) if each.strip()]
+    if row.kind is Kind.WHOLE:
+        return _whole(args, row.name, row.label)
+    if row.kind is Kind.DECIMAL:
+        return _decimal(args, row.name, row.label)
+    return args.get(row.name, "").strip() or None
 
 
 def _given(filters: Filters) -> dict[str, Any]:
@@ -207,14 +208,14 @@ def _number(text: str, name: str, label: str) -> int:
     raise QueryError(f"{label} is {_shortened(text)!r}: a whole number is expected", field=name)
 
 
-def _decimal(args: Mapping[str, str], name: str, label: str, kind: str) -> float | None:
+def _decimal(args: Mapping[str, str], name: str, label: str) -> float | None:
     text = args.get(name, "").strip()
     if not text:
         return None
     try:
         return float(text)
     except ValueError:
-        raise QueryError(f"{label} is {_shortened(text)!r}: a number {kind}is expected", field=name) from None
+        raise QueryError(f"{label} is {_shortened(text)!r}: a number is expected", field=name) from None
 
 
 def _shortened(text: str) -> str:
