@@ -38,6 +38,11 @@ class Recall:
         return cls(**{field.name: row[field.name] for field in fields(cls)})
 
     @property
+    def label(self) -> str:
+        """Name of the kind for people, who know `pictures` as images."""
+        return "images" if self.kind == "pictures" else self.kind
+
+    @property
     def speedup(self) -> float:
         """How many times faster than the exact scan, by the medians."""
         return self.exact_p50_ms / self.p50_ms
