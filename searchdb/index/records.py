@@ -39,10 +39,15 @@ class Recall:
 
     @property
     def label(self) -> str:
-        """Name of the kind for people, who know `pictures` as images."""
-        return "images" if self.kind == "pictures" else self.kind
+        """The name of `kind` in output for people."""
+        return label_of(self.kind)
 
     @property
     def speedup(self) -> float:
         """How many times faster than the exact scan, by the medians."""
         return self.exact_p50_ms / self.p50_ms
+
+
+def label_of(kind: str) -> str:
+    """Return the name of a kind of query in output for people: stored images are `pictures` only in stored values."""
+    return "images" if kind == "pictures" else kind
