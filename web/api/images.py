@@ -74,7 +74,7 @@ def add_image() -> Response:
         data = upload.stream.read(backend().settings.max_image_bytes + 1)
         with image_field("image"):
             added = adder.add(data, _item(body, image="", metadata=metadata))
-    return _answer(added)
+    return _response(added)
 
 
 @blueprint.delete(
@@ -139,7 +139,7 @@ def _own_name(upload: FileStorage) -> dict[str, str]:
     return {"name": name} if name.strip(".") else {}
 
 
-def _answer(added: Addition) -> Response:
+def _response(added: Addition) -> Response:
     response = json_response(image_response(added.image), 201 if added.created else 200)
     response.headers["Location"] = url_for(".get_image", image_id=added.image.id)
     if added.created:

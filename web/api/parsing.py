@@ -67,10 +67,10 @@ def authorised(view: View) -> View:
         token = backend().settings.api_token
         if token is None:
             raise Forbidden("Writing is disabled. Set SEARCHDB_API_TOKEN on the server to enable it.")
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         # WSGI decodes headers as Latin-1, whatever their encoding.
-        known = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.get_secret_value().encode())
-        if scheme.lower() != "bearer" or not known:
+        valid = hmac.compare_digest(credentials.strip().encode("latin-1", "replace"), token.get_secret_value().encode())
+        if scheme.lower() != "bearer" or not valid:
             raise Unauthorized(
                 "This request needs the header `Authorization: Bearer` with the server's SEARCHDB_API_TOKEN.",
                 www_authenticate=WWWAuthenticate("bearer"),
@@ -83,20 +83,20 @@ def authorised(view: View) -> View:
 # --- Values ---------------------------------------------------------------------------------------
 
 
-def read(model: type[M], given: MultiDict[str, str]) -> M:
+def read(model: type[M], arguments: MultiDict[str, str]) -> M:
     """Return a query string or a form as a model.
 
     Raises:
         InvalidFieldsError: a field is invalid, repeated or unknown.
     """
     values: dict[str, Any] = {}
-    for name, several in given.lists():
+    for name, given in arguments.lists():
         kind = _kinds(model).get(name)
-        if kind != "array" and len(several) > 1:
-            raise invalid(name, f"is given {len(several)} times, but only one value is allowed")
-        values[name] = several if kind == "array" else several[0]
+        if kind != "array" and len(given) > 1:
+            raise invalid(name, f"is given {len(given)} times, but only one value is allowed")
+        values[name] = given if kind == "array" else given[0]
         if kind == "object":
-            values[name] = _object(name, several[0])
+            values[name] = _object(name, given[0])
     with _fields_of():
         return model.model_validate(values)
 

@@ -54,7 +54,7 @@ def search(query: SearchParameters) -> Response:
     },
 )
 @checked
-def search_by_picture() -> Response:
+def search_by_image() -> Response:
     """Search by an image, optionally combined with text.
 
     The image is not stored. The response's `vector` replaces it in further searches, and `next` contains it, so the
