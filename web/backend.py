@@ -1,4 +1,4 @@
-"""Opens the database and the model for the web page, and opens the database again after an outage."""
+"""Opens the database and the model for the web application, and opens the database again after an outage."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from .timed_cache import TimedCache
 EXTENSION = "searchdb"
 """Key of the Backend in `app.extensions`."""
 REOPEN_INTERVAL_S = 2.0
-"""Seconds between attempts to open the database: requests that wait for the lock share one outcome."""
+"""Seconds between attempts to open the database: requests in between fail with the error of the last attempt."""
 TIMEOUTS = Timeouts(connect=3, pool=5.0, statement=15.0, silence=5.0)
-"""People wait for the response, and there are few threads: what takes longer than this ends with an error page."""
+"""Limits in seconds. Visitors wait for the response, and there are few threads: slower requests end with an error."""
 FACETS_MAX_AGE_S = 60.0
-"""Seconds for which the filters' values are cached: counting them takes a tenth of a second, and they change slowly."""
+"""Seconds for which the filters' values are cached: counting them takes 0.1 s, and they change slowly."""
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ def backend() -> Backend:
 
 
 class Backend:
-    """The database, opened when first needed and again after an outage, the model, and the search with both.
+    """The database, opened on first use and again after an outage, the model, and the searcher that uses both.
 
     Args:
-        settings: which database; the embedded one is started or joined.
+        settings: name the database; the embedded server is started if it does not run.
         make_embedder: returns the model with a given name, not loaded yet.
         loaded: whether the models that `make_embedder` returns are loaded already.
     """
@@ -76,14 +76,14 @@ class Backend:
 
     @cached_property
     def fetcher(self) -> Fetcher:
-        """Fetches the images whose URLs visitors enter, within the limits of the settings."""
+        """Fetches images from URLs that visitors enter, within the limits of the settings."""
         return Fetcher(
             max_bytes=self.settings.max_image_bytes, allow_private_addresses=self.settings.allow_private_addresses
         )
 
     @property
     def searcher(self) -> Searcher:
-        """The search with the collection's model; opens the database if it is not open.
+        """The searcher with the collection's model; opens the database if it is not open.
 
         Raises:
             DatabaseError: the database cannot be opened.
@@ -91,7 +91,7 @@ class Backend:
         return self.searcher_with(self.model())
 
     def searcher_with(self, model: BackgroundModel) -> Searcher:
-        """Return the search with this model: the same object for as long as database and model are the same."""
+        """Return the searcher with this model: the same object as long as the database and the model stay the same."""
         database = self.database()
         with self._searcher_lock:
             if self._searcher is not None and self._searcher[:2] == (database, model):
@@ -105,32 +105,32 @@ class Backend:
         return self._facets.get()
 
     def get(self, image_id: int) -> StoredImage:
-        """Return one stored image, without asking the database which model the collection uses.
+        """Return a stored image; does not query which model the collection uses.
 
         Raises:
-            ImageNotFoundError: there is none with this id.
+            ImageNotFoundError: there is no image with this id.
             DatabaseError: the database cannot be opened.
         """
         return self.searcher_with(self._model or self.model()).get(image_id)
 
     @property
     def model_name(self) -> str:
-        """The model's name, as far as it is known without asking the database."""
+        """The model's name, as far as it is known without a query."""
         model = self._model
         return self.settings.model if model is None else model.name
 
     def model(self) -> BackgroundModel:
-        """Return the model that the settings name, else that of the stored images; does not wait until it is loaded.
+        """Return the model that the settings name, or else the stored images' model; does not wait until it is loaded.
 
         Raises:
-            DatabaseError: the database, which knows the stored images' model, cannot be opened.
+            DatabaseError: the database, which records the stored images' model, cannot be opened.
         """
         name = self.settings.explicit_model
         if name is None:
             with self.database().begin() as connection:
                 name = model_to_use(connection, None, self.settings.model)
         with self._model_lock:
-            # The first ingest into an empty collection may use another model than the default.
+            # The first ingest into an empty collection may use a model other than the default.
             if self._model is None or self._model.name != name:
                 self._model = BackgroundModel(name, self._make_embedder(name), self.metrics, loaded=self._loaded)
             return self._model
@@ -142,11 +142,11 @@ class Backend:
     def database(self) -> Database:
         """Return the open database.
 
-        During an outage one request at a time tries to reach it, and the others fail at once with the error of the
-        last attempt: an attempt may take seconds, and there are few threads.
+        During an outage one request at a time tries to open it, and the others fail at once with the error of the last
+        attempt: an attempt may take seconds, and there are few threads.
 
         Raises:
-            DatabaseError: it cannot be opened; calls REOPEN_INTERVAL_S later try again.
+            DatabaseError: it cannot be opened; the next attempt is made after REOPEN_INTERVAL_S.
         """
         failure = self._failure
         if not self._lock.acquire(blocking=failure is None):
@@ -158,7 +158,7 @@ class Backend:
             self._check_suspect()
             if self._database is None:
                 if self._failure is not None and time.monotonic() - self._failed_at < REOPEN_INTERVAL_S:
-                    raise self._failure.with_traceback(None)  # or the traceback would grow with every request
+                    raise self._failure.with_traceback(None)  # otherwise the traceback grows with every request
                 try:
                     self._database = open_database(self.settings, TIMEOUTS)
                 except DatabaseError as exc:
@@ -171,10 +171,11 @@ class Backend:
             self._lock.release()
 
     def check(self) -> None:
-        """Check that the database answers and has the schema that this version needs.
+        """Check that the database can be reached and has the schema that this version needs.
 
         Raises:
-            DatabaseError: it cannot be reached, or its schema has another version.
+            DatabaseError: the database cannot be reached.
+            SchemaError: its schema has another version.
         """
         with self.database().begin() as connection:
             revision = schema_revision(connection)
@@ -185,7 +186,7 @@ class Backend:
         """Check that the stored images were embedded with this model's weights.
 
         Raises:
-            ModelMismatchError: they were embedded with others.
+            ModelMismatchError: they were embedded with other weights.
             DatabaseError: the database cannot be opened.
         """
         model = self.model().embedder.identity
@@ -218,7 +219,7 @@ class Backend:
                 self._database = None
 
     def _check_suspect(self) -> None:
-        """Check whether a suspect database answers; an embedded one that does not is closed, to be started again."""
+        """Check a suspect database; an embedded server that cannot be reached is closed, to be started again."""
         if not self._suspect or self._database is None:
             return
         self._suspect = False
@@ -238,7 +239,7 @@ class Backend:
                 with ExitStack() as held:
                     for _ in range(POOL_SIZE):
                         held.enter_context(self.database().connect())
-                if self.empty:  # its first ingest may use another model than the default
+                if self.empty:  # the first ingest may use a model other than the default
                     return
                 model = self.model()
             model.load()

@@ -1,4 +1,4 @@
-"""Loads the model in the background, while searches wait for it for a limited time."""
+"""Loads the model in a background thread; searches wait for it for a limited time."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from searchdb.search.query_cache import REMEMBERED_S, QueryCache
 from .ops.metrics import Metrics
 
 LOAD_WAIT_S = 15.0
-"""Seconds that a search waits for the model: loading from disk takes less, a first download much more."""
+"""Seconds that a search waits for the model: loading from disk takes less, the first download much more."""
 MODEL_RETRY_AFTER_S = 10
 """Seconds until a client may try again when the model is still loading."""
-WARM_UP_TEXT = "a picture"
-"""The text that is embedded, and searched for, before the first visitor comes."""
+WARM_UP_TEXT = "a photo"
+"""The text that is embedded and searched for at the start, so that the first visitor's search is fast."""
 
 log = logging.getLogger(__name__)
 
 
 class TimedEmbedder:
-    """A model whose runs are timed and counted in the metrics."""
+    """Wraps a model, and times and counts its runs in the metrics."""
 
     def __init__(self, embedder: Embedder, metrics: Metrics) -> None:
         self._embedder = embedder
@@ -65,18 +65,18 @@ class TimedEmbedder:
 
 
 class BackgroundModel:
-    """A model that one background thread loads, with the cache of its texts.
+    """A model that a background thread loads, with the cache of its text vectors.
 
     Args:
         name: the model's name, as it was chosen.
         embedder: the model.
-        metrics: count and time the model's runs, and count hits of the cache.
-        loaded: whether it is in memory already.
+        metrics: time and count the model's runs, and count hits of the cache.
+        loaded: whether the model is in memory already.
 
     Attributes:
-        embedder: the model, timed.
-        query_cache: the vectors of texts, for all requests of this process.
-        failure: why loading failed; None while it has not.
+        embedder: the model; its runs are timed.
+        query_cache: the vectors of texts, shared by all requests of this process.
+        failure: why loading failed; None if it has not failed.
     """
 
     def __init__(self, name: str, embedder: Embedder, metrics: Metrics, *, loaded: bool = False) -> None:
@@ -93,11 +93,11 @@ class BackgroundModel:
 
     @property
     def loaded(self) -> bool:
-        """Whether loading is over; true also when it failed, which a search then reports."""
+        """Whether loading has ended; also true after a failure, which a search then reports."""
         return self._done.is_set()
 
     def start(self) -> None:
-        """Start loading, unless it was started before."""
+        """Start loading, unless it was started already."""
         with self._lock:
             if not self._started:
                 self._begin()
@@ -109,15 +109,15 @@ class BackgroundModel:
                 self._begin()
 
     def load(self) -> None:
-        """Wait without a limit until it is loaded or loading has failed."""
+        """Load the model and wait, without a time limit, until that has succeeded or failed."""
         self.start()
         self._done.wait()
 
     def wait(self) -> None:
-        """Wait until it is loaded or loading has failed.
+        """Load the model and wait until that has succeeded or failed.
 
         Raises:
-            ServiceUnavailable: it is still loading after LOAD_WAIT_S.
+            ServiceUnavailable: the model is still loading after LOAD_WAIT_S.
         """
         self.start()
         if not self._done.wait(LOAD_WAIT_S):
@@ -132,7 +132,7 @@ class BackgroundModel:
 
     def _load(self) -> None:
         try:
-            self.query_cache.compute([WARM_UP_TEXT])  # runs the model, too: the first run is the slowest
+            self.query_cache.compute([WARM_UP_TEXT])  # also runs the model: the first run is the slowest
             _ = self.embedder.identity  # may have to read and hash the weights
         except ModelError as exc:
             log.warning("%s", exc)

@@ -29,11 +29,11 @@ COMMANDS = {
     "status": "status",
     "serve": "serve",
 }
-"""Commands, in the order that the help lists them, and the modules of this package that define them."""
+"""Commands in the order of the help, and the modules of this package that define them."""
 
 
 class Commands(click.Group):
-    """A group that imports the module of a command on use, and prints our errors as one line."""
+    """A group that imports a command's module when it is used, and prints our errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
@@ -86,7 +86,7 @@ def cli(ctx: click.Context, verbose: bool, debug: bool, **overrides: Any) -> Non
 
 
 def settings_of(ctx: click.Context, **overrides: Any) -> Settings:
-    """Return the settings: `overrides` before the command line before the environment."""
+    """Return the settings: `overrides` take precedence over the command line, and that over the environment."""
     from searchdb.config import Settings
 
     return Settings(**(ctx.obj | overrides))
@@ -100,7 +100,7 @@ def open_collection(ctx: click.Context, **overrides: Any) -> SearchDB:
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:
-    """Exit after clean-up, such as storing the current chunk; on the second signal, exit at once."""
+    """Exit after clean-up, such as storing the current chunk; a second signal exits at once."""
     signal.signal(number, lambda number, _frame: os._exit(128 + number))
     if number == signal.SIGINT:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`searchdb db`."""
+"""`searchdb db`: manages the database and the embedded server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def db_migrate(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def db_status(ctx: click.Context, as_json: bool) -> None:
-    """Show which database is used, whether it runs, and its schema, without starting it."""
+    """Show which database is used, whether it is running, and its schema; does not start it."""
     from searchdb.db.database import SCHEMA_REVISION, Database, schema_revision
     from searchdb.db.embedded import EmbeddedServer
 
@@ -97,7 +97,7 @@ def db_url(ctx: click.Context) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-    """Open psql on the database; further arguments go to psql."""
+    """Open psql on the database; further arguments are passed to psql."""
     from searchdb.config import libpq_url
     from searchdb.db.database import open_database
     from searchdb.db.embedded import program_path
@@ -116,5 +116,5 @@ def _embedded_server(ctx: click.Context) -> EmbeddedServer:
 
     settings = settings_of(ctx)
     if settings.url() is not None:
-        raise click.UsageError("DATABASE_URL names another server: start and stop that with its own tools")
+        raise click.UsageError("DATABASE_URL names another server: start and stop it with its own tools")
     return EmbeddedServer.at(settings.home)

@@ -1,4 +1,4 @@
-"""`searchdb demo`."""
+"""`searchdb demo`: draws, ingests, searches and serves the demo album."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HITS = 5
 
 
 @click.command("demo")
-@click.option("--no-serve", is_flag=True, help="end after the searches")
+@click.option("--no-serve", is_flag=True, help="exit after the searches")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="port of the page")
 @click.option("--remove", is_flag=True, help="remove the demo's images from the collection instead")
 @click.pass_context
@@ -68,11 +68,11 @@ def album_items(folder: Path) -> Iterator[SourceItem | RejectedItem]:
 
 
 def _serve(ctx: click.Context, port: int) -> int:
-    """Run `searchdb serve` in a process of its own and return its exit status.
+    """Run `searchdb serve` in a separate process and return its exit status.
 
     Gunicorn forks, and this process already has torch's threads and open connections, which do not survive a fork.
     """
-    click.echo(f"\nthe page is on http://{HOST}:{port} (Ctrl-C ends it)", err=True)
+    click.echo(f"\nthe page is on http://{HOST}:{port} (Ctrl-C stops it)", err=True)
     server = subprocess.Popen(
         [sys.executable, "-P", "-m", "searchdb", "serve", f"--host={HOST}", f"--port={port}"],
         env=os.environ | environment_of(ctx, model="demo"),

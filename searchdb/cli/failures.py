@@ -23,7 +23,7 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("failures")
 def failures_command() -> None:
-    """References that could not be ingested."""
+    """List, retry and clear references that could not be ingested."""
 
 
 @failures_command.command("list")
@@ -31,7 +31,7 @@ def failures_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def list_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
-    """List failures: the reference, the error, the number of attempts, and whether trying again may help."""
+    """List failures: the reference, the error, the number of attempts, and whether a retry may help."""
     recorded = open_collection(ctx).store.failures(source=source, error=error)
     found = (replace(failure, image=mask_credentials(failure.image)) for failure in recorded)
     if as_json:
@@ -47,14 +47,14 @@ def list_failures(ctx: click.Context, source: str | None, error: str | None, as_
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def retry_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
-    """Try failed references again."""
+    """Ingest failed references again."""
     from searchdb.records import SourceItem
 
     collection = open_collection(ctx)
     failures = list(collection.store.failures(source=source, error=error))
     items = [SourceItem.from_json(failure.item) for failure in failures if failure.item is not None]
     if malformed := len(failures) - len(items):
-        click.echo(f"{malformed:,} references are malformed: correct their source and ingest it again", err=True)
+        click.echo(f"{malformed:,} references are malformed: correct the source and ingest it again", err=True)
     report = run_ingest("retrying", partial(collection.ingest, items, retry_failed=True))
     if as_json:
         print_json(report.to_json())
@@ -65,7 +65,7 @@ def retry_failures(ctx: click.Context, source: str | None, error: str | None, as
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def clear_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
-    """Delete failures, so that the next ingest tries the references again."""
+    """Delete failures, so that the next run treats these references as new."""
     cleared = open_collection(ctx).store.clear_failures(source=source, error=error)
     if as_json:
         print_json({"cleared": cleared})

@@ -1,4 +1,4 @@
-"""The commands of `searchdb index`."""
+"""`searchdb index`: shows, builds, measures and tunes the vector index."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _measuring = [
         type=click.IntRange(1, 10_000),
         default=200,
         show_default=True,
-        help="number of stored images, and at most of stored texts, to search by",
+        help="stored images to search by; also the most stored texts",
     ),
     click.option(
         "--count", type=click.IntRange(1, 1000), default=10, show_default=True, help="hits compared, the k of recall@k"
@@ -54,7 +54,7 @@ def index_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool) -> None:
-    """Show the index: method, parameters, size, use, recall, and rows at the last build and now."""
+    """Show the index: method, parameters, size, use, recall, and the rows at the last build and now."""
     from searchdb.index.status import index_status
 
     with open_collection(ctx).database.connect() as connection:
@@ -81,7 +81,7 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
 def build_command(
     ctx: click.Context, method: str, lists: int | None, m: int | None, ef_construction: int | None, as_json: bool
 ) -> None:
-    """Rebuild the index to fit the rows; searches and ingest continue meanwhile."""
+    """Rebuild the index to fit the rows; searches and ingest continue."""
     if method == "ivfflat" and (m is not None or ef_construction is not None):
         raise click.UsageError("--m and --ef-construction need --method hnsw")
     if method == "hnsw" and lists is not None:
@@ -125,14 +125,14 @@ def recall_command(ctx: click.Context, queries: TextIO | None, sample: int, coun
     type=click.FloatRange(0, 1, min_open=True),
     default=0.99,
     show_default=True,
-    help="share of the true neighbours to find",
+    help="share of the true neighbours that searches should find",
 )
 @_with_measuring_options
 @click.pass_context
 def tune_command(
     ctx: click.Context, target: float, queries: TextIO | None, sample: int, count: int, as_json: bool
 ) -> None:
-    """Find the least search depth that reaches a recall, and set it for every client."""
+    """Find the least search effort that reaches a recall, and set it for every client."""
     from searchdb.cli.measuring import measuring_bar
     from searchdb.index.tune import tune_index
 
@@ -176,7 +176,7 @@ def _show(status: IndexStatus, as_json: bool) -> None:
 
 def _show_recalls(report: RecallReport) -> None:
     for recall in report.recalls:
-        click.echo(f"{recall.kind:9} {recall_line(recall)}")
+        click.echo(f"{recall.label:9} {recall_line(recall)}")
 
 
 def _show_notes(notes: list[str]) -> None:

@@ -22,7 +22,7 @@ def index_summary(status: IndexStatus) -> str:
 
 
 def index_details(status: IndexStatus) -> list[tuple[str, str]]:
-    """Return labels and values beyond the summary."""
+    """Return labels and values of what the summary leaves out."""
     details = [
         ("built", f"{status.built_at:%Y-%m-%d %H:%M}" if status.built_at else "with the schema"),
         ("size", f"{status.byte_size / 2**20:,.1f} MB"),
@@ -32,7 +32,7 @@ def index_details(status: IndexStatus) -> list[tuple[str, str]]:
     for recall in status.recalls:
         old = status.built_at and recall.measured_at and recall.measured_at < status.built_at
         when = f" on {recall.measured_at:%Y-%m-%d}, at {recall.row_count:,} rows" if recall.measured_at else ""
-        details.append((recall.kind, f"{recall_line(recall)}{when}{', before the last build' if old else ''}"))
+        details.append((recall.label, f"{recall_line(recall)}{when}{', before the last build' if old else ''}"))
     if not status.recalls:
         details.append(("recall", "never measured: run `searchdb index recall`"))
     if status.building is not None:
@@ -45,36 +45,36 @@ def index_details(status: IndexStatus) -> list[tuple[str, str]]:
 
 
 def build_progress_line(progress: BuildProgress) -> str:
-    """Return the progress of a build as a few words."""
+    """Return the progress of a build in a few words."""
     return f"{progress.phase}, {progress.done / progress.total:.0%}" if progress.total else progress.phase
 
 
 def recall_line(recall: Recall) -> str:
     """Return a measurement as one line."""
     return (
-        f"recall@{recall.match_count} {recall.recall:.3f} with {_depth(recall)}, "
+        f"recall@{recall.match_count} {recall.recall:.3f} with {_effort(recall)}, "
         f"p50 {recall.p50_ms:.2f} ms, p95 {recall.p95_ms:.2f} ms; exact scan p50 {recall.exact_p50_ms:.2f} ms, "
         f"p95 {recall.exact_p95_ms:.2f} ms: {recall.speedup:.1f} times as fast ({recall.queries:,} queries)"
     )
 
 
 def tuning_summary(report: TuneReport) -> str:
-    """Return the result of a tuning and what a search costs with it, as one line."""
+    """Return the result of tuning, and the time of a search with it, as one line."""
     now, before = report.chosen.recalls[0], report.before.recalls[0]
     worst = min(report.chosen.recalls, key=lambda recall: recall.recall)
-    depth = _depth(now)
-    cost = f"a search takes {now.p50_ms:.2f} ms, before {before.p50_ms:.2f} ms, an exact scan {now.exact_p50_ms:.2f} ms"
+    effort = _effort(now)
+    cost = f"a search takes {now.p50_ms:.2f} ms, before {before.p50_ms:.2f} ms; an exact scan {now.exact_p50_ms:.2f} ms"
     if report.reached:
-        return f"match_images now searches with {depth}, in every client: {cost}"
+        return f"match_images now searches with {effort}, in every client: {cost}"
     way_out = "build with a larger --m and --ef-construction, or with --method ivfflat"
     return (
-        f"recall {report.target} is out of reach: the best measured is {worst.recall:.3f} on {worst.kind}, "
-        f"with {depth} ({cost}). Nothing was changed; {way_out}"
+        f"recall {report.target} is out of reach: the best measured is {worst.recall:.3f} on {worst.label}, "
+        f"with {effort} ({cost}). Nothing was changed; {way_out}"
     )
 
 
-def _depth(recall: Recall) -> str:
-    """Return how far a search goes, such as `4 of 158 lists` or `ef_search 80`."""
+def _effort(recall: Recall) -> str:
+    """Return the search effort, such as `4 of 158 lists` or `ef_search 80`."""
     if recall.method == "hnsw":
         return f"ef_search {recall.setting}"
     if recall.method == "ivfflat":
@@ -99,5 +99,5 @@ def _tuning(status: IndexStatus) -> str:
     if status.tuned_since_build:
         return line
     if status.built_at is not None and tuned.measured_at < status.built_at:
-        return f"{line}; not since the last build, which kept the share: run `searchdb index tune`"
-    return f"{line}; changed by hand since, from {tuned.setting} to {status.setting}"
+        return f"{line}; not since the last build, which kept the search effort: run `searchdb index tune`"
+    return f"{line}; changed manually since, from {tuned.setting} to {status.setting}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from searchdb.ingest.run import ProgressCallback
 
 MAX_CHUNK_SIZE = 1000
-"""A chunk's resized images wait in memory until all are fetched: 150 MB at this size."""
+"""Limit of --chunk-size: a chunk's resized images stay in memory until all are fetched, 150 MB at this size."""
 
 
 def _default_chunk_size(_ctx: click.Context, _parameter: click.Parameter, value: int | None) -> int:
@@ -31,15 +31,15 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that all sources share."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="print a report as JSON"),
-        click.option("--retry-failed", is_flag=True, help="try references again that failed before"),
+        click.option("--retry-failed", is_flag=True, help="retry references that failed before"),
         click.option("--enqueue-only", is_flag=True, help="only fill the queue; `searchdb worker` does the work"),
         click.option(
             "--chunk-size",
             type=click.IntRange(1, MAX_CHUNK_SIZE),
             callback=_default_chunk_size,
-            help="images in one chunk [default: 128]",
+            help="images per chunk [default: 128]",
         ),
-        click.option("--limit", type=click.IntRange(1), metavar="N", help="take only the first N references"),
+        click.option("--limit", type=click.IntRange(1), metavar="N", help="ingest only the first N references"),
     ):
         command = option(command)
     return command
@@ -65,7 +65,7 @@ def ingest_files(
     enqueue_only: bool,
     as_json: bool,
 ) -> None:
-    """Ingest folders (recursively), files and globs; folder names become tags."""
+    """Ingest folders with their subfolders, files and globs; folder names become tags."""
     ingest = partial(
         open_collection(ctx).ingest_files,
         *paths,
@@ -95,7 +95,7 @@ def ingest_urls(
     enqueue_only: bool,
     as_json: bool,
 ) -> None:
-    """Ingest a list of URLs: one a line, or CSV, TSV or JSONL with a `url` column and metadata columns."""
+    """Ingest a list of URLs: one per line, or CSV, TSV or JSONL with a `url` column and metadata columns."""
     ingest = partial(
         open_collection(ctx).ingest_urls,
         source,
@@ -110,8 +110,12 @@ def ingest_urls(
 
 @ingest_command.command("unsplash")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--rendition", metavar="QUERY", help="asks for small images [default: w=640&fm=jpg&q=80&fit=max]")
-@click.option("--only-metadata", is_flag=True, help="load the tables, fetch no photos")
+@click.option(
+    "--rendition",
+    metavar="QUERY",
+    help="query string for the image server [default: w=640&fm=jpg&q=80&fit=max]",
+)
+@click.option("--only-metadata", is_flag=True, help="load the tables without fetching photos")
 @common
 @click.pass_context
 def ingest_unsplash(
@@ -128,8 +132,7 @@ def ingest_unsplash(
     """Ingest the Unsplash Lite dataset: the zip as downloaded, its folder, or parts such as photos.tsv000.
 
     Its tables are loaded first: unsplash_photos, unsplash_keywords, unsplash_collections, unsplash_conversions and
-    unsplash_colors. Then the photos not stored yet are fetched, as small images; `--rendition ''` asks for the
-    originals.
+    unsplash_colors. Then the photos not stored yet are fetched as small images; `--rendition ''` fetches the originals.
     """
     from searchdb.unsplash.photos import DEFAULT_RENDITION, parse_rendition
     from searchdb.unsplash.reader import find_parts
@@ -160,7 +163,7 @@ def ingest_unsplash(
 
 
 class IngestCall(Protocol):
-    """A call of one of `SearchDB`'s `ingest` methods that lacks only its `progress`."""
+    """One of `SearchDB`'s `ingest` methods with all arguments except `progress`."""
 
     def __call__(self, *, progress: ProgressCallback) -> IngestReport:
         """Ingest, and return the report."""
@@ -168,7 +171,7 @@ class IngestCall(Protocol):
 
 
 def run_ingest(label: str, ingest: IngestCall, *, enqueue_only: bool = False) -> IngestReport:
-    """Ingest with a progress bar, and say what was done, also when interrupted."""
+    """Ingest with a progress bar, and print what was done, also after an interrupt."""
     with showing_progress(label) as show:
         report = ingest(progress=show)
     if enqueue_only:
@@ -180,7 +183,7 @@ def run_ingest(label: str, ingest: IngestCall, *, enqueue_only: bool = False) ->
 
 @contextmanager
 def showing_progress(label: str) -> Generator[ProgressCallback]:
-    """Show a progress bar; yield its callback. When interrupted, say what is stored and that the rest is queued."""
+    """Show a progress bar and yield its callback; after an interrupt, print what is stored and how to continue."""
     from searchdb.ingest.pipeline import IngestReport
 
     report = IngestReport()
@@ -198,14 +201,14 @@ def showing_progress(label: str) -> Generator[ProgressCallback]:
     finally:
         if interrupted and (report.queued or report.done):
             click.echo(
-                f"stopped: {report.stored:,} images are stored. To continue with what is still queued, run the same "
-                "command again, or `searchdb worker`",
+                f"stopped: {report.stored:,} images are stored. To ingest what is still queued, run the same command "
+                "again, or `searchdb worker`",
                 err=True,
             )
 
 
 def _finish(ctx: click.Context, report: IngestReport, as_json: bool, **more: Any) -> None:
-    """Print the report as JSON if asked; exit with status 1 if no image was readable and none is queued."""
+    """Print the report if JSON was requested; exit with status 1 if no image was readable and none is queued."""
     if as_json:
         print_json(report.to_json() | more)
     if not (report.readable or report.queued > report.done):

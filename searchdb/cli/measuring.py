@@ -1,4 +1,4 @@
-"""Shows the progress bars of `searchdb index` on standard error: of a build, and of a measurement."""
+"""Shows the progress bars of index builds and measurements on standard error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL_S = 0.25
 
 @contextmanager
 def building_bar(database: Database) -> Generator[None]:
-    """Show the progress of a build, from PostgreSQL's progress view, while the caller waits for it."""
+    """Show the progress of a build, read from PostgreSQL's progress view, while the caller waits for the build."""
     finished = threading.Event()
     with _bar("building the index") as update:
 

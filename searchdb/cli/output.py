@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from searchdb.unsplash.loader import LoadProgress
 
 PIPE_WIDTH = 1000
-"""Width of a table written to a pipe, in characters: wide enough not to wrap any path."""
+"""Width of a table written to a pipe, in characters: wide enough that paths do not wrap."""
 
 
 def print_json(document: Any) -> None:
@@ -31,7 +31,7 @@ def print_json(document: Any) -> None:
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:
-    """Return a hit as JSON values, the most important first."""
+    """Return a hit as JSON values, the most important fields first."""
     from dataclasses import asdict
 
     values = asdict(hit)
@@ -40,7 +40,7 @@ def hit_json(hit: Hit) -> dict[str, Any]:
 
 
 def print_hits(hits: Sequence[Hit], *, title: str, offset: int = 0) -> None:
-    """Print a ranked list: rank, similarity, relevance, similarity to each part of the query, image, caption."""
+    """Print a ranked list: rank, similarity, relevance, similarity to each part of the query, image and caption."""
     relevance = ["relevance"] if any(hit.relevance is not None for hit in hits) else []
     parts = list(hits[0].parts or ()) if hits else []
     click.echo(title)
@@ -103,7 +103,7 @@ def progress_bar(label: str) -> Generator[Callable[[IngestReport], None]]:
 
     def show(report: IngestReport) -> None:
         nonlocal started
-        if not started:  # only now: an error in the arguments is one line, without a bar
+        if not started:  # not earlier: an error in the arguments prints one line and no bar
             started = True
             progress.start()
         progress.update(task, completed=report.done, total=report.total, failed=report.failed.total())

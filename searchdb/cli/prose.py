@@ -1,4 +1,4 @@
-"""Puts reports and states into words for people."""
+"""Describes reports of ingests and loads, the queue and workers in sentences."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
 
 def describe_ingest(report: IngestReport) -> str:
-    """Return what an ingest or a worker has done, in a few lines."""
+    """Return the report of an ingest or a worker in a few lines."""
     lines = [
         f"{report.done:,} references: {report.stored:,} stored, {report.unchanged:,} unchanged, "
         f"{report.failed.total():,} failed, {report.known_failures:,} known failures not tried again"
     ]
     lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
     if report.failed:
-        lines.append("`searchdb failures list` says why")
+        lines.append("`searchdb failures list` shows the reasons")
     if report.index_rebuilt:
         lines.append("the vector index was rebuilt, because the collection had outgrown it")
     if report.known_failures:
-        lines.append("--retry-failed tries the known failures again")
+        lines.append("--retry-failed retries the known failures")
     return "\n".join(lines)
 
 
 def describe_load(report: LoadReport) -> str:
-    """Return what a load of the Unsplash dataset's tables has done, in a few lines."""
+    """Return the report of loading the Unsplash dataset's tables in a few lines."""
     from searchdb.unsplash.columns import FORMATS
 
     lines = [
@@ -49,5 +49,5 @@ def describe_queue(queue: QueueStatus) -> str:
 
 
 def describe_worker(worker: WorkerStatus) -> str:
-    """Return where a worker runs, in one line."""
+    """Return where a worker runs and since when, in one line."""
     return f"{worker.host}, process {worker.pid}, since {worker.started_at:%Y-%m-%d %H:%M}"

@@ -1,4 +1,4 @@
-"""`searchdb serve`."""
+"""`searchdb serve`: runs the web application with gunicorn, or with Flask's server for development."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def serve_command(ctx: click.Context, host: str, port: int, workers: int | None,
         require_free_port(host, port)
     # The server's processes read the settings from the environment.
     os.environ.update(environment_of(ctx))
-    # The page sets up its own log; the command line's handler would write every line a second time.
+    # The web application sets up its own log; the command line's handler would write every line a second time.
     logging.getLogger().handlers.clear()
     if debug:
         _run_flask(host, port)
@@ -51,7 +51,7 @@ def serve_command(ctx: click.Context, host: str, port: int, workers: int | None,
 
 
 def environment_of(ctx: click.Context, **overrides: Any) -> Mapping[str, str]:
-    """Return the settings given on the command line, then these, as environment variables for another process."""
+    """Return the command line's settings, replaced by `overrides`, as environment variables for another process."""
     return {
         "DATABASE_URL" if name == "database_url" else f"SEARCHDB_{name.upper()}": str(value)
         for name, value in (ctx.obj | overrides).items()
@@ -59,7 +59,7 @@ def environment_of(ctx: click.Context, **overrides: Any) -> Mapping[str, str]:
 
 
 def require_free_port(host: str, port: int) -> None:
-    """Exit with one line if the address cannot be listened on."""
+    """Raise a ClickException if the server cannot listen on the address."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -78,7 +78,7 @@ def _run_gunicorn(host: str, port: int) -> None:
     from gunicorn.util import import_app
 
     class Page(Application):
-        """Gunicorn with the configuration of `web`, and the address given here."""
+        """Gunicorn with the configuration in `web.ops.serving` and the address from the command line."""
 
         def load_config(self) -> None:
             self.load_config_from_module_name_or_filename(f"python:{web.__name__}.ops.serving")

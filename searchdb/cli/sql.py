@@ -1,4 +1,4 @@
-"""`searchdb sql`."""
+"""`searchdb sql`: runs a statement and prints its rows."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from searchdb.cli.prose import describe_queue, describe_worker
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool) -> None:
-    """Show the number of images, and the state of queue, workers, model, index and server."""
+    """Show the number of images and the state of the queue, workers, model, index and server."""
     status = open_collection(ctx).status()
     if as_json:
         print_json(status.to_json())

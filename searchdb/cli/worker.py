@@ -1,4 +1,4 @@
-"""`searchdb worker`: works off the queue."""
+"""`searchdb worker`: processes the queue."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from searchdb.cli.prose import describe_ingest
 @click.option("--json", "as_json", is_flag=True, help="print a report as JSON at the end")
 @click.pass_context
 def worker_command(ctx: click.Context, concurrency: int | None, drain: bool, as_json: bool) -> None:
-    """Work off the queue that `searchdb ingest` fills, together with any number of other workers.
+    """Process the queue that `searchdb ingest` fills, together with any number of other workers.
 
-    On SIGTERM or Ctrl-C it stores the images already started and exits; a second signal ends it at once, and another
-    worker takes over its chunks. Files are ingested by workers on the machine that queued them, URLs by all workers.
+    On SIGTERM or Ctrl-C it stores the images already started and exits; a second signal ends it at once, and other
+    workers take over its chunks. Files are ingested by workers on the machine that queued them, URLs by all workers.
     """
     from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY
 

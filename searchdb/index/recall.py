@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from searchdb.db.tables import embedding_models, images, index_recalls, query_embeddings
 from searchdb.errors import QueryError
-from searchdb.index.records import Recall
+from searchdb.index.records import Recall, label_of
 from searchdb.index.status import SETTINGS, IndexStatus, index_status
 
 DEFAULT_SAMPLE = 200
@@ -22,10 +22,10 @@ DEFAULT_SAMPLE = 200
 ENOUGH_TEXTS = 20
 """With fewer text queries, a single bad one changes the recall by more than the differences that tuning acts on."""
 SAME_SIMILARITY = 1e-7
-"""Similarities this close count as equal: which of two equal images is found is arbitrary, and not a miss."""
+"""Similarities this close count as equal: of two equally similar images either may be found, which is not a miss."""
 
-# The same form as in match_images. Without index scans PostgreSQL reads all rows, in parallel if it expects that to be
-# faster.
+# The same form as in match_images. With index scans disabled, PostgreSQL reads all rows, in parallel if it expects that
+# to be faster.
 _EXACT = (
     "SELECT nearest.id, nearest.image, 1 - nearest.distance AS similarity FROM ("
     "SELECT id, image, embedding <=> %s AS distance FROM images ORDER BY embedding <=> %s LIMIT %s) AS nearest "
@@ -36,7 +36,7 @@ _MATCH = "SELECT id, image, similarity FROM match_images(%s, -1, %s)"
 MeasureCallback = Callable[[str, int, int], None]
 """Called with what is being measured, the queries done, and their total."""
 Queries = Mapping[str, np.ndarray]
-"""Unit vectors by kind (`text` first, then `pictures`), each float32 of shape (n, 512)."""
+"""Unit vectors by kind, `text` before `pictures` (stored images), each float32 of shape (n, 512)."""
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -45,18 +45,19 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RecallReport:
-    """One measurement for each kind of query that was available: `text`, `pictures`."""
+    """One measurement for each kind of query that was available: `text`, and `pictures` for stored images."""
 
     recalls: Sequence[Recall]
 
     @property
     def notes(self) -> list[str]:
-        """Caveats about these figures, for people."""
+        """Caveats to show with these figures."""
         texts = next((recall.queries for recall in self.recalls if recall.kind == "text"), 0)
         if not texts:
             return [
-                "no text queries are stored, and stored images alone overstate the recall: text vectors lie elsewhere "
-                "than image vectors. Add texts with `searchdb embed TEXT...`, by searching, or with --queries FILE"
+                "no text queries are stored, and stored images alone overstate the recall, because text vectors lie in "
+                "another region than image vectors. Add texts with `searchdb embed TEXT...`, by searching, or with "
+                "--queries FILE"
             ]
         if texts < ENOUGH_TEXTS:
             used = "one text query gives" if texts == 1 else f"{texts} text queries give"
@@ -64,7 +65,7 @@ class RecallReport:
         return []
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, except that dates stay `datetime`."""
+        """Return the report as JSON values, except that dates stay `datetime`."""
         by_kind = {recall.kind: asdict(recall) | {"speedup": recall.speedup} for recall in self.recalls}
         return {"text": None, "pictures": None} | by_kind | {"notes": self.notes}
 
@@ -77,7 +78,7 @@ def measure_recall(
     texts: np.ndarray | None = None,
     progress: MeasureCallback = silent,
 ) -> RecallReport:
-    """Compare match_images with an exact scan, query by query, and record the result.
+    """Compare match_images with an exact scan, query by query, and store the result.
 
     Args:
         count: the k of recall@k.
@@ -93,7 +94,7 @@ def measure_recall(
         state = index_status(connection)
         queries = queries_of(connection, sample, texts)
         report = RecallReport(recalls=compare(connection, state, queries, count, progress)[0])
-        # A role that may only read gets the figures too; they are then not recorded.
+        # A read-only role gets the figures too; they are then not stored.
         if connection.scalar(text("SELECT has_table_privilege('index_recalls', 'INSERT')")):
             record(connection, report.recalls)
     return report
@@ -103,13 +104,13 @@ def measure_recall(
 def snapshot(engine: Engine) -> Generator[Connection]:
     """Yield a connection in a transaction that sees a fixed set of images, even during an ingest."""
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
-        # Plans must not depend on how often a statement was prepared before.
+        # Plans must not depend on how often a statement has been executed.
         connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
         yield connection
 
 
 def queries_of(connection: Connection, sample: int, texts: np.ndarray | None) -> Queries:
-    """Return the query vectors: of texts, if there are any, and of random stored images."""
+    """Return the query vectors: those of texts, if there are any, and those of random stored images."""
     if texts is None:
         cached = (
             sa.select(query_embeddings.c.embedding)
@@ -143,10 +144,10 @@ def compare(
     exact: dict[str, list[Exact]] = {}
     for kind, vectors in queries.items():
         exact[kind] = []
-        right = wanted = 0
+        correct = expected = 0
         seconds: dict[str, list[float]] = {"exact": [], "match": []}
         for done, vector in enumerate(vectors):
-            progress(f"exact scan, {kind}", done, len(vectors))
+            progress(f"exact scan, {label_of(kind)}", done, len(vectors))
             # For this statement only: match_images could not use its index either with this setting.
             connection.exec_driver_sql("SET LOCAL enable_indexscan = off")
             similarities, took = _timed(connection, _EXACT, (vector, vector, count))
@@ -155,9 +156,9 @@ def compare(
             seconds["exact"].append(took)
             similarities, took = _timed(connection, _MATCH, (vector, count))
             seconds["match"].append(took)
-            right += _right(similarities, exact[kind][-1])
-            wanted += exact[kind][-1].found
-        progress(f"exact scan, {kind}", len(vectors), len(vectors))
+            correct += _count_correct(similarities, exact[kind][-1])
+            expected += exact[kind][-1].found
+        progress(f"exact scan, {label_of(kind)}", len(vectors), len(vectors))
         exact_p50, exact_p95 = _percentiles(seconds["exact"])
         p50, p95 = _percentiles(seconds["match"])
         recalls.append(
@@ -169,7 +170,7 @@ def compare(
                 row_count=state.rows,
                 queries=len(vectors),
                 match_count=count,
-                recall=right / wanted,
+                recall=correct / expected,
                 p50_ms=p50,
                 p95_ms=p95,
                 exact_p50_ms=exact_p50,
@@ -185,14 +186,14 @@ def compare_again(
     """Measure match_images with its current setting against known results of the exact scan."""
     _timed(connection, _MATCH, (vectors[0], seen.match_count))  # compiles the function, which has just changed
     seconds: list[float] = []
-    right = 0
+    correct = 0
     for done, (vector, truth) in enumerate(zip(vectors, exact, strict=True), 1):
         similarities, took = _timed(connection, _MATCH, (vector, seen.match_count))
         seconds.append(took)
-        right += _right(similarities, truth)
-        progress(f"{SETTINGS[seen.method]} = {seen.setting}, {seen.kind}", done, len(vectors))
+        correct += _count_correct(similarities, truth)
+        progress(f"{SETTINGS[seen.method]} = {seen.setting}, {seen.label}", done, len(vectors))
     p50, p95 = _percentiles(seconds)
-    return replace(seen, recall=right / sum(truth.found for truth in exact), p50_ms=p50, p95_ms=p95)
+    return replace(seen, recall=correct / sum(truth.found for truth in exact), p50_ms=p50, p95_ms=p95)
 
 
 def _timed(connection: Connection, statement: str, parameters: tuple[Any, ...]) -> tuple[list[float], float]:
@@ -202,7 +203,7 @@ def _timed(connection: Connection, statement: str, parameters: tuple[Any, ...]) 
     return [row.similarity for row in rows], time.perf_counter() - started
 
 
-def _right(similarities: Sequence[float], exact: Exact) -> int:
+def _count_correct(similarities: Sequence[float], exact: Exact) -> int:
     return min(exact.found, sum(similarity >= exact.last - SAME_SIMILARITY for similarity in similarities))
 
 

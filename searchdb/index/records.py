@@ -38,6 +38,16 @@ class Recall:
         return cls(**{field.name: row[field.name] for field in fields(cls)})
 
     @property
+    def label(self) -> str:
+        """The name of `kind` in output for people."""
+        return label_of(self.kind)
+
+    @property
     def speedup(self) -> float:
         """How many times faster than the exact scan, by the medians."""
         return self.exact_p50_ms / self.p50_ms
+
+
+def label_of(kind: str) -> str:
+    """Return the name of a kind of query in output for people: stored images are `pictures` only in stored values."""
+    return "images" if kind == "pictures" else kind

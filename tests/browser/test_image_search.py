@@ -124,7 +124,7 @@ def test_a_file_that_is_too_large_never_leaves(site: str, tabs: Tabs) -> None:
     page.get_by_title("Search by image").click()
     big: FilePayload = {"name": "big.jpg", "mimeType": "image/jpeg", "buffer": bytes(3_000_001)}
     page.get_by_label("Choose an image").set_input_files(files=[big])
-    expect(page.get_by_role("alert")).to_have_text("This image is too large: 3 MB are the most.")
+    expect(page.get_by_role("alert")).to_have_text("This image is too large: the limit is 3 MB.")
     assert page.url == f"{site}/"
 
 

@@ -124,7 +124,7 @@ def test_nothing_similar_enough_leads_to_the_nearest(site: str, tabs: Tabs) -> N
     page = tabs.open()
     page.goto(f"{site}/?q=a+boat&not=the+sun&threshold=0.9999")
     expect(page.get_by_text("No image reaches a similarity of 0.9999")).to_be_visible()
-    page.get_by_role("link", name="Show the nearest all the same").click()
+    page.get_by_role("link", name="Show the nearest images anyway").click()
     page.wait_for_url("**threshold=-1*")
     assert page.locator(".cell").count() > 10
 

@@ -277,7 +277,7 @@ def test_db_commands_with_the_embedded_server(short_home: Path) -> None:
         (["search"], 2, "nothing to search for"),
         (["search", "x", "--count", "many"], 2, "--count"),
         (["search", "x", "--count", "5000"], 1, "no deeper than 1,000"),
-        (["search", "--like", "999999"], 1, "no picture with id 999999"),
+        (["search", "--like", "999999"], 1, "no image with id 999999"),
         (["search", "x", "--taken-after", "soon"], 1, "taken_after is 'soon'"),
         (["search", "x", "--where", "true; DROP TABLE images"], 1, "not one condition in SQL"),
         (["search", "x", "--where", "flavour = 1"], 1, 'column "flavour" does not exist'),

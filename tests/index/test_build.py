@@ -294,7 +294,7 @@ def test_a_build_keeps_the_share_of_lists_that_was_tuned(database: Database) -> 
     assert built is not None
     assert built.probes == 2 * probes
     assert not built.tuned_since_build
-    assert "not since the last build, which kept the share" in dict(index_details(built))["tuned"]
+    assert "not since the last build, which kept the search effort" in dict(index_details(built))["tuned"]
     again = build_index(database.engine, lists=20)
     assert again is not None
     assert again.probes == probes

@@ -180,7 +180,7 @@ def test_tuning_sets_the_smallest_setting_that_reaches_the_target_for_every_clie
         set_depth(database, setting, chosen - 1)
         assert true_recall(database, vectors, texts) < 0.95
         with database.connect() as connection:
-            assert "changed by hand since" in dict(index_details(index_status(connection)))["tuned"]
+            assert "changed manually since" in dict(index_details(index_status(connection)))["tuned"]
 
 
 def test_a_target_out_of_reach_is_reported_and_nothing_changed(database: Database, vectors: np.ndarray) -> None:

@@ -61,7 +61,7 @@ def test_words_what_not_and_filters_beside_the_picture(demo_client: FlaskClient,
     assert f'name="vector" value="{vector[0]}"' in html
     hit = next(link for link in re.findall(r'class="open" href="([^"]+)"', html))
     detail = demo_client.get(unescape(hit)).text
-    for part in ("to the text", "to your image", "to what not"):
+    for part in ("to the text", "to your image", "to the excluded text"):
         assert part in detail
     assert "text_embedding(&#39;in the snow&#39;)" in detail
     without = [unescape(link) for link in re.findall(r'href="([^"]+)" aria-label="Remove your image', html)]

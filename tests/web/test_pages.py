@@ -107,7 +107,7 @@ def test_nothing_similar_enough_says_what_the_nearest_has(client: FlaskClient, s
     stored_images.add("a red boat")
     html = page(client, "/?q=a+yellow+banana&threshold=0.999")
     assert "No image reaches a similarity of 0.999." in text(html)
-    assert re.search(r"The nearest one has -?0\.\d{3}", text(html))
+    assert re.search(r"The nearest image has -?0\.\d{3}", text(html))
     [nearest] = [link for link in links(html) if "threshold=-1" in link]
     assert len(shown(page(client, nearest))) == 1
 

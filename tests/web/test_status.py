@@ -48,7 +48,7 @@ def test_tells_nothing_of_the_server(client: FlaskClient, stored_images: StoredI
 def test_an_empty_collection_has_a_status(client: FlaskClient) -> None:
     page = client.get("/status").get_data(as_text=True)
     assert "<dt>images</dt><dd>0</dd>" in page
-    assert "There were no searches yet" in page
+    assert "No searches yet" in page
 
 
 def test_plots_both(demo_client: FlaskClient) -> None:

@@ -1,4 +1,4 @@
-"""The JSON API under `/api`, described by `/api/openapi.json` and, for people, by `/api/`."""
+"""The JSON API under `/api`, documented at `/api/openapi.json` and as a page at `/api/`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..problems import Problem, below_api
 from .openapi import SECURITY_SCHEMES
 
 MAX_REQUEST_OVERHEAD = 1024 * 1024
-"""Bytes of a request beside the largest picture: its other fields, and what is around them."""
+"""Bytes that a request may have besides the largest image: its other fields, and the encoding of the form."""
 
 
 def register(app: OpenAPI) -> None:

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and the page that says the same to people."""
+"""Serves the OpenAPI document, and the same content as an HTML page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """What a request's body may be, under its content type."""
+    """The fields of a request body, for one content type."""
 
     content_type: str
     fields: Sequence[Field]
@@ -44,7 +44,7 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One thing that the API does."""
+    """One operation of the API."""
 
     anchor: str
     method: str
@@ -54,7 +54,7 @@ class Operation:
     needs_token: bool
     parameters: Sequence[Field]
     bodies: Sequence[Body]
-    answers: Mapping[str, str]
+    responses: Mapping[str, str]
     example: str
 
 
@@ -66,7 +66,7 @@ def document() -> Response:
 
 @blueprint.get("/", doc_ui=False)
 def page() -> str:
-    """Show the OpenAPI document to people."""
+    """Show the OpenAPI document as an HTML page."""
     document = _document()
     operations = list(_operations(document))
     hit = _fields(document["components"]["schemas"]["FoundImage"])
@@ -76,7 +76,7 @@ def page() -> str:
 
 @blueprint.app_template_filter("code")
 def as_code(text: str) -> Markup:
-    """Return a text with what stands between backticks, as Markdown has it, as code."""
+    """Return a text as HTML; the parts between backticks become code, as in Markdown."""
     parts = text.split("`")
     return Markup().join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
 
@@ -87,19 +87,19 @@ def _document() -> dict[str, Any]:
 
 def _operations(document: Mapping[str, Any]) -> Iterator[Operation]:
     for path, methods in document["paths"].items():
-        for method, said in methods.items():
-            content = said.get("requestBody", {}).get("content", {})
+        for method, spec in methods.items():
+            content = spec.get("requestBody", {}).get("content", {})
             yield Operation(
-                anchor=said["operationId"],
+                anchor=spec["operationId"],
                 method=method.upper(),
                 path=path,
-                summary=said["summary"],
-                paragraphs=[part for part in said.get("description", "").split("\n\n") if part],
-                needs_token=bool(said.get("security")),
-                parameters=[_field(each["name"], each["schema"], each) for each in said.get("parameters", ())],
+                summary=spec["summary"],
+                paragraphs=[part for part in spec.get("description", "").split("\n\n") if part],
+                needs_token=bool(spec.get("security")),
+                parameters=[_field(each["name"], each["schema"], each) for each in spec.get("parameters", ())],
                 bodies=[Body(content_type=kind, fields=_fields(each["schema"])) for kind, each in content.items()],
-                answers={status: each["description"] for status, each in said["responses"].items()},
-                example=said["x-codeSamples"][0]["source"],
+                responses={status: each["description"] for status, each in spec["responses"].items()},
+                example=spec["x-codeSamples"][0]["source"],
             )
 
 
@@ -111,17 +111,17 @@ def _fields(schema: Mapping[str, Any]) -> list[Field]:
     ]
 
 
-def _field(name: str, schema: Mapping[str, Any], said: Mapping[str, Any]) -> Field:
+def _field(name: str, schema: Mapping[str, Any], spec: Mapping[str, Any]) -> Field:
     return Field(
         name=name,
         kind=_kind(schema),
-        required=bool(said.get("required")),
-        description=said.get("description") or "",
+        required=bool(spec.get("required")),
+        description=spec.get("description") or "",
     )
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """Return what values of a schema are, in words."""
+    """Return the type of a schema's values in words."""
     if "anyOf" in schema:
         return " or ".join(_kind(choice) for choice in schema["anyOf"])
     if "enum" in schema:

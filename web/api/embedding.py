@@ -1,4 +1,4 @@
-"""Embeddings for other programs: texts or images to the unit vectors that the collection's own come from."""
+"""Embeds texts or images for other programs, with the model of the collection."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")
 )
 @checked
 def embed() -> Response:
-    """Turn texts or images into vectors.
+    """Embed texts or images.
 
-    Either `texts` or `images` is given. Nothing of it is kept.
+    Give either `texts` or `images`. Nothing is stored.
     """
     texts: list[str] | None = None
     if body_type() == JSON:
         body = read_json(EmbeddingsBody)
         if (body.texts is None) == (body.images is None):
-            raise invalid("body", "has either texts or images")
+            raise invalid("body", "must have either texts or images")
         texts, files = body.texts, _decoded(body.images or ())
     else:
         _, uploads = read_form(Nothing, "images", most=MAX_IMAGES)
@@ -59,9 +59,9 @@ def embed() -> Response:
             with image_field(f"images.{number}"):
                 query_image = decode_query_image(data)
             vectors += model.embedder.embed_images([query_image]).tolist()
-    # Not checked number by number: they come from the model.
-    said = EmbeddingsAnswer.model_construct(model=model_label(model.embedder.identity.name), embeddings=vectors)
-    return json_response(said)
+    # model_construct skips the validation of every number: they come from the model.
+    answer = EmbeddingsAnswer.model_construct(model=model_label(model.embedder.identity.name), embeddings=vectors)
+    return json_response(answer)
 
 
 def _decoded(texts: Iterable[str]) -> Iterator[bytes]:

@@ -21,14 +21,14 @@ from .parsing import JSON, authorised, body_type, checked, read_form, read_json
 from .requests import AddBody, ImagePath, Metadata, RandomParameters
 from .responses import Image, RandomAnswer, image_response, json_response
 
-blueprint = APIBlueprint("images", __name__, abp_tags=[Tag(name="Pictures")], operation_id_callback=operation_id)
+blueprint = APIBlueprint("images", __name__, abp_tags=[Tag(name="Images")], operation_id_callback=operation_id)
 
 REBUILDER = "searchdb.rebuilder"
 """Key of the BackgroundRebuilder in `app.extensions`."""
 UPLOADS = "uploads"
 """Name of the folder in SEARCHDB_HOME for uploaded images."""
 MAX_FILE_NAME_CHARACTERS = 200
-"""Of a client's own file name, which is kept to show it."""
+"""Longest file name of an upload that is stored, for display."""
 
 
 @blueprint.get(
@@ -59,9 +59,9 @@ def get_image(path: ImagePath) -> Response:
 def add_image() -> Response:
     """Add an image.
 
-    It is found by searches as soon as the answer is there: 201 with its row. An image whose bytes, or whose URL, are
-    stored already is not stored again: 200 with the row that is there, as it is. Uploaded files are kept here; images
-    at URLs stay where they are.
+    Status 201: the image is stored, and searches find it from now on. Status 200: an image with the same bytes or the
+    same URL was stored before; it is returned unchanged. Uploaded files are stored on this server; images at URLs are
+    not copied.
     """
     adder = _adder()
     if body_type() == JSON:
@@ -74,7 +74,7 @@ def add_image() -> Response:
         data = upload.stream.read(backend().settings.max_image_bytes + 1)
         with image_field("image"):
             added = adder.add(data, _item(body, image="", metadata=metadata))
-    return _answer(added)
+    return _response(added)
 
 
 @blueprint.delete(
@@ -90,8 +90,8 @@ def add_image() -> Response:
 def remove_image(path: ImagePath) -> Response:
     """Remove an image from the collection.
 
-    An uploaded file is deleted with it. A file that was ingested from a folder stays where it is, and the next ingest
-    of that folder adds it again.
+    An uploaded file is deleted with it. A file that was ingested from a folder is not deleted, and the next ingest of
+    that folder adds it again.
     """
     removed = _adder().remove(path.image_id)
     backend().thumbnails.forget(removed.sha256)
@@ -128,18 +128,18 @@ def _adder() -> Adder:
 
 
 def _item(body: Metadata, *, image: str, metadata: dict[str, Any]) -> SourceItem:
-    said = body.model_dump(exclude={"url", "metadata"})
-    return SourceItem(**{**said, "image": image, "source": SOURCE, "metadata": metadata})
+    values = body.model_dump(exclude={"url", "metadata"})
+    return SourceItem(**{**values, "image": image, "source": SOURCE, "metadata": metadata})
 
 
 def _own_name(upload: FileStorage) -> dict[str, str]:
-    """Return the client's name for its file as metadata: without folders, and without what cannot be shown."""
+    """Return the client's file name as metadata, without folders and unprintable characters."""
     name = (upload.filename or "").replace("\\", "/").rpartition("/")[2]
     name = "".join(character for character in name if character.isprintable()).strip()[:MAX_FILE_NAME_CHARACTERS]
     return {"name": name} if name.strip(".") else {}
 
 
-def _answer(added: Addition) -> Response:
+def _response(added: Addition) -> Response:
     response = json_response(image_response(added.image), 201 if added.created else 200)
     response.headers["Location"] = url_for(".get_image", image_id=added.image.id)
     if added.created:

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of requests and answers beyond what flask-openapi3 finds in the views."""
+"""Adds to the OpenAPI document what flask-openapi3 cannot derive from the views: errors, bodies and examples."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ TOKEN: list[dict[str, list[Any]]] = [{"token": []}]
 _REASONS = {
     400: "The body is not JSON.",
     401: "The token is missing or wrong.",
-    403: "Writing is off: the server has no SEARCHDB_API_TOKEN, or may only read its database.",
+    403: "Writing is disabled: the server has no SEARCHDB_API_TOKEN, or may only read its database.",
     404: "There is no image with this id.",
     413: "The request, or an image, has more bytes or pixels than the server accepts.",
     415: "The content is not an image in a supported format, or the request is neither JSON nor a form.",
-    422: "A value is wrong; or an image is damaged, or cannot be fetched.",
-    429: "There were too many requests; `Retry-After` says when to come again.",
-    503: "Database or model are away, or still loading; `Retry-After` says when to come again.",
+    422: "A value is invalid; or an image is damaged or cannot be fetched.",
+    429: "Too many requests; `Retry-After` says how many seconds to wait.",
+    503: "The database or the model is unavailable or still loading; `Retry-After` says how many seconds to wait.",
 }
 _ALWAYS = (422, 429, 503)
 _READING_A_BODY = (400, 413, 415)
 
 
 def responses(*reasons: int, body: bool = False, **good: type[BaseModel] | None) -> ResponseDict:
-    """Return an operation's answers.
+    """Return an operation's responses.
 
     Args:
-        reasons: statuses of its problems, beside those that every operation may have.
-        body: whether the request has one, and with it that body's problems.
-        good: the models of the good answers `ok`, `created` and `deleted`, None for an empty one.
+        reasons: statuses of its errors, besides those of every operation.
+        body: whether the request has a body; adds the errors of reading it.
+        good: the models of the successful responses `ok`, `created` and `deleted`; None for an empty response.
     """
     statuses = {"ok": 200, "created": 201, "deleted": 204}
-    found: ResponseDict = {statuses[name]: model for name, model in good.items()}
+    described: ResponseDict = {statuses[name]: model for name, model in good.items()}
     for status in sorted({*reasons, *_ALWAYS, *(_READING_A_BODY if body else ())}):
         schema = {"$ref": "#/components/schemas/Problem"}
-        found[status] = {"description": _REASONS[status], "content": {MIMETYPE: {"schema": schema}}}
-    return found
+        described[status] = {"description": _REASONS[status], "content": {MIMETYPE: {"schema": schema}}}
+    return described
 
 
 def request_body(json: type[Request], form: type[Request], files: str, *, most: int = 1) -> dict[str, Any]:
@@ -62,21 +62,21 @@ def request_body(json: type[Request], form: type[Request], files: str, *, most: 
 
 
 def operation_id(*, name: str, path: str, method: str) -> str:
-    """Return what generated clients call an operation: the name of its view."""
+    """Return the operation's id, which is also its name in generated clients: the name of its view."""
     return name
 
 
 def example(command: str) -> dict[str, Any]:
-    """Return how an operation is called from a shell; `{server}` stands for this server's URL."""
+    """Return a shell command as an operation's example; `{server}` stands for this server's URL."""
     return {"x-codeSamples": [{"lang": "Shell", "label": "curl", "source": command}]}
 
 
 def described_for(document: Mapping[str, Any], root: str, url: str) -> dict[str, Any]:
-    """Return the document as it is for those who reach the application's root at that path, and at that URL."""
+    """Return the document for clients that reach the application at the path `root` and the URL `url`."""
     described = deepcopy({**document, "servers": [{"url": root}]})
     for operations in described["paths"].values():
         for operation in operations.values():
-            # flask-openapi3 joins a docstring's lines so; they are Markdown as they are.
+            # flask-openapi3 joins a docstring's lines with <br/>, but they are Markdown.
             operation["description"] = operation.get("description", "").replace("<br/>", "\n").strip()
             for sample in operation.get("x-codeSamples", ()):
                 sample["source"] = sample["source"].replace("{server}", url.rstrip("/"))

@@ -1,4 +1,4 @@
-"""Reads requests: query strings, JSON and forms into their models, strictly, and after the token was looked at."""
+"""Parses query strings, JSON bodies and forms strictly into request models, and checks the API token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .requests import Nothing, Request
 
 JSON, FORM = "application/json", "multipart/form-data"
 _LONGEST_MESSAGE = 300
-"""Characters: pydantic quotes what it was given."""
+"""Characters: pydantic quotes invalid values, which can be long."""
 
 M = TypeVar("M", bound=Request)
 View = TypeVar("View", bound=Callable[..., Response])
@@ -30,49 +30,49 @@ View = TypeVar("View", bound=Callable[..., Response])
 
 
 def checked(view: View) -> View:
-    """Give a view its `path` and its `query`, of the models that it is annotated with.
+    """Pass a view its `path` and `query` arguments, parsed into the models that it is annotated with.
 
-    flask-openapi3 describes them from the same annotations. It could read them, too, but makes the JSON schema anew for
-    every request, passes on what is not named in it, and takes the first of values that are given twice.
+    flask-openapi3 documents them from the same annotations. Its own parsing is not used: it builds the JSON schema for
+    every request, accepts unknown names, and takes the first of several values.
     """
     hints = get_type_hints(view)
 
     @wraps(view)
-    def reading(**arguments: Any) -> Response:
-        given: dict[str, Request] = {}
+    def with_models(**arguments: Any) -> Response:
+        models: dict[str, Request] = {}
         if "path" in hints:
             try:
-                given["path"] = hints["path"].model_validate(arguments)
+                models["path"] = hints["path"].model_validate(arguments)
             except ValidationError:
                 raise NotFound from None
         query = read(hints.get("query", Nothing), request.args)
         if "query" in hints:
-            given["query"] = query
-        return view(**given)
+            models["query"] = query
+        return view(**models)
 
-    reading.__delay_validate_request__ = True  # type: ignore[attr-defined]  # flask-openapi3's mark for this
-    return reading  # type: ignore[return-value]  # the arguments are Flask's, the answer the view's
+    with_models.__delay_validate_request__ = True  # type: ignore[attr-defined]  # turns off flask-openapi3's parsing
+    return with_models  # type: ignore[return-value]  # it takes Flask's arguments and returns the view's response
 
 
 def authorised(view: View) -> View:
-    """Let a view run for those only who show SEARCHDB_API_TOKEN; of others not even the body is read.
+    """Run a view only for requests with SEARCHDB_API_TOKEN; the body of other requests is not read.
 
     Raises:
-        Forbidden: there is no token that would do.
-        Unauthorized: another one, or none, was given.
+        Forbidden: the server has no token.
+        Unauthorized: the token is missing or wrong.
     """
 
     @wraps(view)
     def guarded(**arguments: Any) -> Response:
         token = backend().settings.api_token
         if token is None:
-            raise Forbidden("Writing is off here: it is on once SEARCHDB_API_TOKEN is set for the server.")
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        # Headers come as Latin-1, whatever they are.
-        known = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.get_secret_value().encode())
-        if scheme.lower() != "bearer" or not known:
+            raise Forbidden("Writing is disabled. Set SEARCHDB_API_TOKEN on the server to enable it.")
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        # WSGI decodes headers as Latin-1, whatever their encoding.
+        valid = hmac.compare_digest(credentials.strip().encode("latin-1", "replace"), token.get_secret_value().encode())
+        if scheme.lower() != "bearer" or not valid:
             raise Unauthorized(
-                "This needs the header `Authorization: Bearer` with the server's SEARCHDB_API_TOKEN.",
+                "This request needs the header `Authorization: Bearer` with the server's SEARCHDB_API_TOKEN.",
                 www_authenticate=WWWAuthenticate("bearer"),
             )
         return view(**arguments)
@@ -83,61 +83,61 @@ def authorised(view: View) -> View:
 # --- Values ---------------------------------------------------------------------------------------
 
 
-def read(model: type[M], given: MultiDict[str, str]) -> M:
-    """Return the values of a query string or a form as a model.
+def read(model: type[M], arguments: MultiDict[str, str]) -> M:
+    """Return a query string or a form as a model.
 
     Raises:
-        InvalidFieldsError: one is wrong, is given twice, or is none of the model's.
+        InvalidFieldsError: a field is invalid, repeated or unknown.
     """
     values: dict[str, Any] = {}
-    for name, several in given.lists():
+    for name, given in arguments.lists():
         kind = _kinds(model).get(name)
-        if kind != "array" and len(several) > 1:
-            raise invalid(name, f"is given {len(several)} times, and counts only once")
-        values[name] = several if kind == "array" else several[0]
+        if kind != "array" and len(given) > 1:
+            raise invalid(name, f"is given {len(given)} times, but only one value is allowed")
+        values[name] = given if kind == "array" else given[0]
         if kind == "object":
-            values[name] = _object(name, several[0])
+            values[name] = _object(name, given[0])
     with _fields_of():
         return model.model_validate(values)
 
 
 def read_json(model: type[M]) -> M:
-    """Return the body, which is JSON, as a model.
+    """Return the JSON body as a model.
 
     Raises:
-        BadRequest: it is no JSON.
-        InvalidFieldsError: a value is wrong, or is none of the model's.
+        BadRequest: the body is not JSON.
+        InvalidFieldsError: a field is invalid or unknown.
     """
     with _fields_of():
         return model.model_validate_json(request.get_data(cache=False), strict=True)
 
 
 def read_form(model: type[M], files: str, *, most: int = 1) -> tuple[M, list[FileStorage]]:
-    """Return the body, which is a form, as a model and the files in the field of that name, at least one.
+    """Return the form in the body as a model, and the 1 to `most` files in its field `files`.
 
     Raises:
-        InvalidFieldsError: a value is wrong, or is none of the model's; or the files are too few or too many.
+        InvalidFieldsError: a field is invalid or unknown, or the number of files is wrong.
     """
     unknown = next((name for name in request.files if name != files), None)
     if unknown is not None:
-        raise invalid(unknown, "is a file, and there is no such field")
+        raise invalid(unknown, "there is no such field")
     if files in request.form:
-        raise invalid(files, "is no file: send it with a file name")
+        raise invalid(files, "is not a file: send it with a file name")
     uploads = request.files.getlist(files)
     if not 1 <= len(uploads) <= most:
-        wanted = "one file" if most == 1 else f"1 to {most} files"
-        raise invalid(files, f"has {len(uploads)} files, where {wanted} may be")
+        allowed = "one file is" if most == 1 else f"1 to {most} files are"
+        raise invalid(files, f"has {len(uploads)} files, but {allowed} allowed")
     return read(model, request.form), uploads
 
 
 def body_type() -> str:
-    """Return which of JSON and FORM the body is.
+    """Return the media type of the body, JSON or FORM.
 
     Raises:
-        UnsupportedMediaType: neither.
+        UnsupportedMediaType: it is neither.
     """
     if request.mimetype not in (JSON, FORM):
-        raise UnsupportedMediaType(f"The Content-Type of the request's body is neither {JSON} nor {FORM}.")
+        raise UnsupportedMediaType(f"The Content-Type of the request body must be {JSON} or {FORM}.")
     return request.mimetype
 
 
@@ -145,12 +145,12 @@ def _object(name: str, text: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError:
-        raise invalid(name, "is no JSON object") from None
+        raise invalid(name, "is not a JSON object") from None
 
 
 @cache
 def _kinds(model: type[Request]) -> Mapping[str, str | None]:
-    """Return the JSON type of each property that has a single one, null aside."""
+    """Return the JSON type of each property, null aside; None for a property with several types."""
     properties = model.model_json_schema()["properties"] if model.model_fields else {}
     return {name: _kind(part) for name, part in properties.items()}
 
@@ -167,7 +167,7 @@ def _fields_of() -> Iterator[None]:
     except ValidationError as exc:
         errors = exc.errors(include_url=False, include_context=False, include_input=False)
         if errors[0]["type"] == "json_invalid":
-            raise BadRequest(f"The request's body is not JSON: {errors[0]['msg'].partition(': ')[2]}.") from None
+            raise BadRequest(f"The request body is not JSON: {errors[0]['msg'].partition(': ')[2]}.") from None
         raise InvalidFieldsError([_field_error(error) for error in errors]) from None
 
 
@@ -178,5 +178,5 @@ def _field_error(error: ErrorDetails) -> FieldError:
 
 
 def invalid(field: str, message: str) -> InvalidFieldsError:
-    """Return the error that says what is wrong with one field."""
+    """Return the error for one invalid field."""
     return InvalidFieldsError([FieldError(field=field, message=message)])

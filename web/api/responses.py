@@ -1,4 +1,4 @@
-"""Response models of the API: stored images and hits as JSON, without paths on this server."""
+"""Response models of the API: stored images and hits as JSON, without this server's paths."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from ..files.links import Links, is_url, name_of
 class Image(BaseModel):
     """A stored image and its metadata."""
 
-    id: int = Field(description="Its id.")
-    name: str = Field(description="What it is called: its file's own name, or its URL.")
-    url: str = Field(description="URL of the image itself: its own, or one of this server.")
+    id: int = Field(description="Id of the image.")
+    name: str = Field(description="File name without its folder, or URL.")
+    url: str = Field(description="URL of the image: its own, or for a file one on this server.")
     thumbnail_url: str = Field(description="URL of the thumbnail.")
-    page: str = Field(description="Its page for people.")
+    page: str = Field(description="URL of its HTML page.")
     source: str = Field(description="Where it was ingested from.")
-    source_id: str | None = Field(description="Its id there.")
+    source_id: str | None = Field(description="Its id in that source.")
     description: str | None
     tags: list[str]
     width: int = Field(description="Pixels, upright.")
     height: int = Field(description="Pixels, upright.")
     credit: str | None = Field(description="Author or rights holder.")
     credit_url: str | None
-    page_url: str | None = Field(description="The page that it is from.")
+    page_url: str | None = Field(description="The page where the image was published.")
     taken_at: datetime | None
     camera: str | None
     country: str | None
     city: str | None
     latitude: float | None = Field(description="Degrees, north positive.")
     longitude: float | None = Field(description="Degrees, east positive.")
-    metadata: dict[str, Any] = Field(description="Whatever else is known of it.")
-    sha256: str = Field(description="Of the file, in hexadecimal digits.", pattern="^[0-9a-f]{64}$")
-    byte_size: int = Field(description="Of the file.")
+    metadata: dict[str, Any] = Field(description="Other metadata.")
+    sha256: str = Field(description="SHA-256 of the file in hexadecimal digits.", pattern="^[0-9a-f]{64}$")
+    byte_size: int = Field(description="Size of the file in bytes.")
     ingested_at: datetime
 
 
@@ -52,10 +52,10 @@ class FoundImage(Image):
 
     similarity: float = Field(description="Cosine similarity to the query, -1 to 1.")
     relevance: float | None = Field(
-        description="How well it answers the text, 0 to 1, on one scale for all texts; null without one."
+        description="How well the image matches the text, 0 to 1, on the same scale for all texts; null without a text."
     )
     parts: dict[str, float] | None = Field(
-        description="The similarity to each part of a query of several: text, image, like, not; else null."
+        description="Similarity to each part of a combined query: text, image, like, not; else null."
     )
 
 
@@ -63,10 +63,12 @@ class SearchAnswer(BaseModel):
     """One page of hits, best first."""
 
     hits: list[FoundImage]
-    count: int = Field(description="Hits in this answer.")
-    offset: int = Field(description="Hits before them.")
-    next: str | None = Field(description="Where the next hits are; null after the last.")
-    vector: str | None = Field(description="The image that was searched by, for `GET /api/search`; else null.")
+    count: int = Field(description="Number of hits in this response.")
+    offset: int = Field(description="Number of hits before these.")
+    next: str | None = Field(description="URL of the next hits; null after the last.")
+    vector: str | None = Field(
+        description="The vector of the image that was searched by, as `GET /api/search` takes it; null without one."
+    )
 
 
 class RandomAnswer(BaseModel):
@@ -76,13 +78,13 @@ class RandomAnswer(BaseModel):
 
 
 class EmbeddingsAnswer(BaseModel):
-    """Unit vectors, in the order of what was given."""
+    """Unit vectors, in the order of the inputs."""
 
-    model: str = Field(description="The model; vectors of two models cannot be compared.")
+    model: str = Field(description="Name of the model; vectors of different models cannot be compared.")
     embeddings: list[Annotated[list[float], Field(min_length=EMBEDDING_DIMENSION, max_length=EMBEDDING_DIMENSION)]]
 
 
-_AS_THEY_ARE = tuple(
+_COPIED_FIELDS = tuple(
     {f.name for f in fields(StoredImage)} & Image.model_fields.keys() - {"source_id", "tags", "metadata", "sha256"}
 )
 
@@ -108,14 +110,14 @@ def json_response(model: BaseModel, status: int = 200) -> Response:
 
 
 def _public(image: StoredImage, links: Links) -> dict[str, Any]:
-    """Return what `Image` shows; files' own paths, and what was noted of them, lose the names of folders."""
+    """Return the values of `Image`; a file's path, and paths in its metadata, are reduced to the file name."""
     name, source_id, metadata = name_of(image), image.source_id, image.metadata
     if image.source == ADDED:
         name = str(metadata.get("name") or name)
     elif not is_url(image):
         source_id = source_id and PurePath(source_id).name
         metadata = _without_paths(metadata)
-    return {name: getattr(image, name) for name in _AS_THEY_ARE} | {
+    return {name: getattr(image, name) for name in _COPIED_FIELDS} | {
         "name": name,
         "url": links.file(image),
         "thumbnail_url": links.thumbnail(image),

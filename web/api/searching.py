@@ -33,10 +33,10 @@ blueprint = APIBlueprint("searching", __name__, abp_tags=[Tag(name="Searching")]
 )
 @checked
 def search(query: SearchParameters) -> Response:
-    """Search by words, by a stored image, or by both.
+    """Search by text, by a stored image, or by both.
 
-    Give at least one of `q`, `like` and `vector`; several are combined. Filters that may have several values are
-    repeated: `tag=sea&tag=night`.
+    At least one of `q`, `like` and `vector` is required; several are combined. Repeat a filter to give it several
+    values: `tag=sea&tag=night`.
     """
     vector = None if query.vector is None else from_text(query.vector, _ready().embedder.identity)
     return _page(query, vector, query.vector)
@@ -51,11 +51,11 @@ def search(query: SearchParameters) -> Response:
     },
 )
 @checked
-def search_by_picture() -> Response:
+def search_by_image() -> Response:
     """Search by an image, optionally combined with text.
 
-    The image is not stored. `vector` in the answer stands for it, so that further pages, and further
-    searches, need it no more: `next` leads to `GET /api/search` with it.
+    The image is not stored. The response's `vector` replaces it in further searches, and `next` contains it, so the
+    image need not be sent again.
     """
     if body_type() == JSON:
         body = read_json(SearchBody)
@@ -67,7 +67,7 @@ def search_by_picture() -> Response:
             query_image = read_upload(upload)
     model = _ready().embedder.identity
     text = to_text(embed_query_image(query_image), model)
-    # By what the text says, and not by the image itself, so that the next page continues this one.
+    # The text rounds the vector: search by the rounded one, as the next page does.
     return _page(body, from_text(text, model), text)
 
 
@@ -79,25 +79,25 @@ def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Resp
         filters=Filters(**{row.name: getattr(query, row.name) for row in PUBLIC_FILTERS}),
         threshold=query.threshold,
         min_relevance=query.min_relevance,
-        # One more than is shown tells whether there is a next page.
+        # One more than shown, to know whether there is a next page.
         count=query.count + 1 if end < MAX_HITS else query.count,
         offset=query.offset,
     )
     shown, links = hits[: query.count], Links()
     more = len(hits) > query.count
-    said = SearchAnswer(
+    answer = SearchAnswer(
         hits=[hit_response(hit, links) for hit in shown],
         count=len(shown),
         offset=query.offset,
         next=_url(query, text, end) if more else None,
         vector=text,
     )
-    return json_response(said)
+    return json_response(answer)
 
 
 def _url(query: Narrowing, vector: str | None, offset: int) -> str:
-    given: dict[str, Any] = query.model_dump(by_alias=True, exclude_defaults=True, exclude={"url"})
-    return url_for(".search", **{**given, "vector": vector, "offset": offset})
+    parameters: dict[str, Any] = query.model_dump(by_alias=True, exclude_defaults=True, exclude={"url"})
+    return url_for(".search", **{**parameters, "vector": vector, "offset": offset})
 
 
 def _ready() -> BackgroundModel:

@@ -1,1 +1,1 @@
-"""Image files over HTTP: originals, thumbnails and uploads."""
+"""Serves and reads image files over HTTP: originals, thumbnails and uploads."""

@@ -28,7 +28,7 @@ from .uploads import decoding
 blueprint = Blueprint("images", __name__)
 
 NOT_SHOWN_BY_BROWSERS = frozenset({"image/tiff"})
-"""Served, but not shown by most browsers: pages show the thumbnail instead."""
+"""Formats that are served, but that most browsers cannot show: pages show the thumbnail instead."""
 
 MIMETYPES = {
     "JPEG": "image/jpeg",
@@ -39,7 +39,7 @@ MIMETYPES = {
     "TIFF": "image/tiff",
     "AVIF": "image/avif",
 }
-"""Raster formats only: an SVG or HTML file would run as a page of this site, with its permissions."""
+"""Media types of the served formats: raster only, as an SVG or HTML file would run with this site's permissions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def thumbnail(image_id: int) -> ResponseReturnValue:
 
 
 def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
-    """Return checksum and thumbnail of the stored image, or of the file's current content if it has changed."""
+    """Return the checksum and thumbnail of a stored image, or of its file's current content if that has changed."""
     cache = backend().thumbnails
     data = cache.get(image.sha256)
     if data is not None:
@@ -148,7 +148,7 @@ def _redirect_to_host(url: str) -> ResponseReturnValue:
         parts = urlsplit(clean_url(url))
     except ValueError as exc:
         raise InvalidReferenceError(f"The URL of this image {exc}.") from exc
-    # Browsers load no image from a URL with a password in it, and visitors must not learn it.
+    # Browsers do not load images from URLs with a password, and visitors must not see it.
     response = redirect(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
     response.headers["Cache-Control"] = "private, max-age=3600"
     return response

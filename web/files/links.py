@@ -1,4 +1,4 @@
-"""Names and addresses of stored images: what pages and the API call an image, and the URLs that lead to it."""
+"""Builds the public names and URLs of stored images, for the pages and the API."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flask import url_for
 from searchdb.records import LARGEST_ID, StoredImage, mask_credentials
 
 _ID_PLACEHOLDER = str(LARGEST_ID)
-"""Stands for the id in a URL pattern; it is an id, so that the route accepts it."""
+"""Stands for the id in a URL pattern; a valid id, so that the route accepts it."""
 
 
 class Links:
     """Builds the URLs of images on this server, within one request.
 
-    Flask builds one URL of each kind as a pattern, in which the id is then replaced: building every URL with `url_for`
-    takes longer than everything else in a page of hits.
+    Flask builds one URL of each kind as a pattern, in which the id is then replaced: building every URL of a page with
+    `url_for` takes longer than the rest of the page.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Links:
         return _with_id(self._page, image)
 
     def file(self, image: StoredImage) -> str:
-        """Return the URL of the image itself: its own for a URL image, else the one that serves its file."""
+        """Return the URL of the image itself: its own, or for a file the URL that serves it."""
         return _without_password(image.image) if is_url(image) else _with_id(self._file, image)
 
     def thumbnail(self, image: StoredImage) -> str:
@@ -41,7 +41,7 @@ class Links:
 
 
 def is_url(image: StoredImage) -> bool:
-    """Whether a stored image is at a URL rather than in a file."""
+    """Whether a stored image is at a URL and not in a file."""
     return image.image.startswith(("http://", "https://"))
 
 

@@ -1,4 +1,4 @@
-"""Makes thumbnails as WebP and caches them on disk by the SHA-256 of the image."""
+"""Makes WebP thumbnails and caches them on disk by the SHA-256 of the image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 from searchdb.media.write import write_atomically
 
 LONGEST_SIDE = 512
-"""Pixels: the grid's cells are about half as high, and screens with doubled pixels are common."""
+"""Pixels: about twice the height of the grid's cells, because many screens have two pixels per CSS pixel."""
 QUALITY = 80
 MAX_CACHE_BYTES = 2 * 1024**3
-"""About 80,000 thumbnails; above the limit the oldest are deleted, and made again on request."""
+"""About 80,000 thumbnails. Above the limit the oldest are deleted; they are made again on request."""
 PRUNE_EVERY = 500
-"""Thumbnails written between two scans of the cache: a scan takes tenths of a second."""
+"""Thumbnails written between two scans of the cache folder: a scan takes tenths of a second."""
 PRUNE_TO = 0.9
 """Fraction of the limit that pruning leaves, so that the next write does not prune again."""
 

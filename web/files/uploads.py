@@ -22,10 +22,10 @@ decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
 
 
 def decode_query_image(data: bytes) -> Image.Image:
-    """Return the encoded image as RGB, as large as the model needs it; waits until the model is loaded.
+    """Decode an image to RGB, at least as large as the model needs; waits until the model is loaded.
 
     Raises:
-        ImageError: the bytes are no image, or it is too large.
+        ImageError: the data is not an image, or the image is too large.
         ModelError: the model cannot be loaded.
     """
     settings = backend().settings
@@ -40,10 +40,11 @@ def decode_query_image(data: bytes) -> Image.Image:
 
 
 def read_upload(upload: FileStorage) -> Image.Image:
-    """Return the image of an uploaded file as RGB.
+    """Decode an uploaded file to RGB.
 
     Raises:
-        ImageError: the file is no image, or it is too large.
+        ImageError: the file is not an image, or the image is too large.
+        ModelError: the model cannot be loaded.
     """
     return decode_query_image(upload.stream.read(backend().settings.max_image_bytes + 1))
 
@@ -52,7 +53,8 @@ def fetch_query_image(url: str) -> Image.Image:
     """Return the image at a URL as RGB; private addresses are refused unless the settings allow them.
 
     Raises:
-        ImageError: the URL is malformed, cannot be fetched, or leads to no image.
+        ImageError: the URL is malformed, cannot be fetched, or does not lead to an image.
+        ModelError: the model cannot be loaded.
     """
     try:
         item = SourceItem(image=clean_url(url), source="query")

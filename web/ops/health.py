@@ -16,19 +16,19 @@ blueprint = Blueprint("health", __name__)
 log = logging.getLogger(__name__)
 
 NOT_READY_RETRY_AFTER_S = 5
-"""Seconds until the next check is useful: a model loads, or a database starts, in about that time."""
+"""Seconds until the next check is useful: loading a model or starting a database takes about that long."""
 _UNCACHED = {"Cache-Control": "no-store"}
 
 
 @blueprint.get("/healthz")
 def alive() -> ResponseReturnValue:
-    """Report that the process is alive, independent of the database."""
+    """Report that the process is alive; does not depend on the database."""
     return {"status": "ok"}, _UNCACHED
 
 
 @blueprint.get("/readyz")
 def ready() -> ResponseReturnValue:
-    """Report whether searches can be served: the database has our schema and, if it has images, the model is loaded."""
+    """Report whether searches can be served: the schema is current and, if there are images, the model is loaded."""
     missing = _missing()
     if missing is None:
         return {"status": "ready"}, _UNCACHED
@@ -36,7 +36,7 @@ def ready() -> ResponseReturnValue:
 
 
 def _missing() -> str | None:
-    """Return what is missing, None if nothing is; starts to fix it in the background where possible."""
+    """Return the reason why searches cannot be served, or None; loads the model in the background if necessary."""
     try:
         backend().check()
         if backend().empty:

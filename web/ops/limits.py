@@ -1,4 +1,4 @@
-"""Rate limits per client: for all requests, and for those that run the model."""
+"""Limits the rate of requests per client: of all requests, and of those that run the model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flask_limiter import ApplicationLimit, Limiter
 from searchdb.config import Settings
 
 EXEMPT = frozenset({"/healthz", "/readyz", "/metrics", "/static/<path:filename>"})
-"""Routes without a limit: monitoring must always be answered, and static files cost nothing."""
+"""Routes without a limit: monitoring always gets a response, and static files cost almost nothing."""
 WORK = frozenset({"/search", "/api/search", "/api/embeddings"})
-"""Routes whose POST requests run the model on the client's data, which no cache holds."""
+"""Routes whose POST requests run the model on the client's data, which is not cached."""
 
 
 def register(app: Flask, settings: Settings) -> None:
-    """Answer 429 to a client that exceeds the limits of the settings; each process counts separately.
+    """Respond with status 429 to clients that exceed the limits of the settings; each process counts separately.
 
-    A client is an IP address: behind a trusted proxy, the forwarded one.
+    A client is an IP address; behind a trusted proxy, the forwarded one.
     """
-    # The key prefix keeps two equal limits apart.
+    # The prefix of the second key keeps two equal limits apart.
     limiter = Limiter(
         lambda: request.remote_addr or "",
         app=app,
@@ -30,14 +30,14 @@ def register(app: Flask, settings: Settings) -> None:
             ApplicationLimit(
                 settings.rate_limit,
                 exempt_when=lambda: _route() in EXEMPT,
-                error_message=f"One client may make {settings.rate_limit} requests here. Try again a little later.",
+                error_message=f"The limit of requests from one client is {settings.rate_limit}. Try again later.",
             ),
             ApplicationLimit(
                 settings.work_limit,
                 key_function=lambda: f"work {request.remote_addr}",
                 exempt_when=lambda: request.method != "POST" or _route() not in WORK,
-                error_message=f"One client may send {settings.work_limit} images or texts to embed. "
-                "Try again a little later.",
+                error_message=f"The limit of images or texts to embed for one client is {settings.work_limit}. "
+                "Try again later.",
             ),
         ],
     )

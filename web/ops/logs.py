@@ -1,4 +1,4 @@
-"""Logging of the web server: one line per request and per message, as text or JSON, on standard error."""
+"""Logs the web server's requests and messages to standard error, one line each, as text or JSON."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ REQUESTS = logging.getLogger("web.requests")
 LONGEST_PART = 300
 """Characters of a path, and of a query string, that are logged."""
 LONGEST_VALUE = 100
-"""Characters of one query string value: the vector of a search by image has 688, which are of no use in a log."""
+"""Characters of one query string value that are logged: the vector of a search by image has 688, of no use in a log."""
 LONGEST_ADDRESS = 60
 REQUEST_ID = "X-Request-ID"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNQUOTED = "/:;=&+,@!$'()*~%?[]"
 """Characters that are not percent-encoded in a path or query string, beside letters, digits and `_.-~`."""
 _LOGGERS = ("web", "searchdb")
-"""The loggers, with their children, that this module configures."""
+"""The loggers that this module configures, with their children."""
 
 
 def sane_id(text: str | None) -> str | None:
@@ -32,7 +32,7 @@ def sane_id(text: str | None) -> str | None:
 
 
 def setup(log_format: str) -> None:
-    """Set the format of all our loggers, "text" or "json"; a later call replaces it."""
+    """Set the format of all our loggers, "text" or "json"; a later call replaces the format."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         handler = next((each for each in logger.handlers if isinstance(each, StandardError)), None)
@@ -41,7 +41,7 @@ def setup(log_format: str) -> None:
             logger.addHandler(handler)
         handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     REQUESTS.setLevel(logging.INFO)
-    # `flask run` logs every request as well: drop its lines.
+    # Flask's server logs every request as well: drop its lines.
     server = logging.getLogger("werkzeug")
     if _is_not_request_line not in server.filters:
         server.addFilter(_is_not_request_line)

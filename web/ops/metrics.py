@@ -1,4 +1,4 @@
-"""Prometheus metrics: requests, the model, SQL statements, and the state of the collection."""
+"""Collects and serves Prometheus metrics: requests, model runs, SQL statements and the state of the collection."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from searchdb.db.database import POOL_OVERFLOW, POOL_SIZE, Database
 from searchdb.errors import DatabaseError
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable for the folder in which several processes share their metrics."""
+"""Environment variable that names the folder in which several processes share their metrics."""
 STATE_TIMEOUT_MS = 2000
-"""Time limit for counting the collection: Prometheus waits for it, by default ten seconds."""
+"""Milliseconds that counting the collection may take: Prometheus waits for it, by default at most ten seconds."""
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
-"""Methods counted by name; all others, which a client may invent, are counted as "other"."""
+"""Methods that are counted by name; clients can invent others, which are counted as "other"."""
 NO_ROUTE = "none"
-"""Label of requests without a route: clients choose the path, so it would add unlimited labels."""
+"""Label of requests without a route: clients choose the path, which would add any number of labels."""
 REQUEST_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 EMBED_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SQL_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 20)
@@ -59,20 +59,20 @@ class Metrics:
         self._states: list[Collector] = []
         self._requests = Counter(
             "searchdb_http_requests",
-            "Requests answered.",
+            "Requests handled.",
             ["method", "route", "status"],
             registry=self._registry,
         )
         self._request_seconds = Histogram(
             "searchdb_http_request_seconds",
-            "Time until a request's answer began to be sent.",
+            "Time from a request to the start of its response.",
             ["route"],
             buckets=REQUEST_BUCKETS,
             registry=self._registry,
         )
         self._embed_seconds = Histogram(
             "searchdb_embed_seconds",
-            "Time of one run of the model, the wait for another's run included.",
+            "Time of one run of the model, including the wait for other runs.",
             ["kind"],
             buckets=EMBED_BUCKETS,
             registry=self._registry,
@@ -82,7 +82,7 @@ class Metrics:
         )
         self._text_vectors = Counter(
             "searchdb_text_vectors",
-            "Vectors of query texts by where they came from: cached in the database or in memory, or from the model.",
+            "Vectors of query texts by source: the cache in the database, the cache in memory, or the model.",
             ["source"],
             registry=self._registry,
         )
@@ -107,7 +107,7 @@ class Metrics:
         self._request_seconds.labels(route).observe(seconds)
 
     def embedded(self, kind: str, count: int, seconds: float) -> None:
-        """Count one run of the model on `count` inputs; `kind` is "text" or "picture"."""
+        """Count one run of the model on `count` inputs; `kind` is "text", or "picture" for images."""
         self._embed_seconds.labels(kind).observe(seconds)
         if kind == "text":
             self._text_vectors.labels("model").inc(count)
@@ -128,14 +128,14 @@ class Metrics:
         def ended(connection: sa.Connection, *_: object) -> None:
             self._sql_seconds.observe(time.perf_counter() - connection.info["searchdb_started"])
 
-        # Read from the pool rather than counted up and down: broken connections are never checked in.
+        # Read from the pool instead of counting up and down: broken connections are never checked in.
         @event.listens_for(engine, "checkout")
         def checked_out(*_: object) -> None:
             self._pool_in_use.set(_checked_out(engine))
 
         @event.listens_for(engine, "checkin")
         def checked_in(*_: object) -> None:
-            self._pool_in_use.set(max(_checked_out(engine) - 1, 0))  # it is still counted
+            self._pool_in_use.set(max(_checked_out(engine) - 1, 0))  # the pool still counts this connection
 
     def add_state(self, state: Collector) -> None:
         """Add a collector that runs whenever the metrics are read."""
@@ -154,7 +154,7 @@ class Metrics:
 
 
 class CollectionState(Collector):
-    """Counts of the collection, read from the database on every scrape, and whether the database answers.
+    """Reads the counts of the collection from the database on every scrape, and whether the database responds.
 
     Args:
         database: returns the open database, or raises DatabaseError.
@@ -171,10 +171,10 @@ class CollectionState(Collector):
                 connection.execute(text(f"SET LOCAL statement_timeout = {STATE_TIMEOUT_MS}"))
                 counts = connection.execute(_STATE).one()
         except DatabaseError as exc:
-            up = exc.sqlstate is not None  # it has answered, at least with a timeout
+            up = exc.sqlstate is not None  # the server has responded, if only with a timeout
         except PoolTimeoutError:  # every connection is in use
             pass
-        yield GaugeMetricFamily("searchdb_database_up", "Whether the database answers.", value=up)
+        yield GaugeMetricFamily("searchdb_database_up", "Whether the database responds.", value=up)
         if counts is not None:
             for name, description in _HELP.items():
                 yield GaugeMetricFamily(f"searchdb_{name}", description, value=getattr(counts, name))

@@ -1,4 +1,4 @@
-"""Production middleware: limits, metrics, a log line per request, proxies and URL prefixes."""
+"""Adds the production middleware: rate limits, metrics, a log line per request, proxies and URL prefixes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UnderPrefix:
         self._prefix = prefix
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request as the application, mounted at the prefix."""
+        """Pass a request to the application as mounted at the prefix."""
         environ["SCRIPT_NAME"] = self._prefix
         path = environ.get("PATH_INFO", "")
         if path == self._prefix or path.startswith(f"{self._prefix}/"):

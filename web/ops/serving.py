@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 wsgi_app = f"{__name__.removesuffix('.ops.serving')}:create_app(warm_up=False)"
-"""Of the `web` in which this file is: `web` in the repository, `searchdb.web` where the wheel is installed."""
+"""The application of the package that contains this file: `web` in the repository, `searchdb.web` in a wheel."""
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or 1)
-"""Each loads its own model, which uses every core: more than one needs many cores and much memory."""
+"""Each process loads its own model, which uses every core: several need many cores and much memory."""
 worker_class = "gthread"
 threads = 8
-"""Per worker: they share one model, one at a time, and meanwhile the others serve images."""
+"""Per worker: one thread at a time runs the shared model, while the others serve images."""
 
 preload_app = sys.platform != "darwin"
-"""Importing torch takes seconds; preloading saves restarted workers that time. On macOS the system libraries do not
+"""Importing torch takes seconds, which preloading saves when a worker restarts. On macOS the system libraries do not
 survive the fork."""
 
 timeout = 120
@@ -44,7 +44,7 @@ timeout = 120
 graceful_timeout = 30
 """Seconds that running requests get to finish when the server stops."""
 keepalive = 15
-"""Seconds that an idle connection stays open: visitors look at a page before the next request."""
+"""Seconds that an idle connection stays open, because visitors look at a page before the next request."""
 
 control_socket_disable = True
 """Unused, so it would only add an attack surface."""
@@ -65,7 +65,7 @@ if _settings.log_format == "json":
         "root": {"level": "WARNING", "handlers": []},
     }
 
-# Torch reads it once, on import. Workers share the cores, and more threads than cores are slower.
+# Torch reads OMP_NUM_THREADS once, on import. Workers share the cores, and more threads than cores are slower.
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 os.environ.setdefault("OMP_NUM_THREADS", str(max(_cores // workers, 1)))
 
@@ -81,7 +81,7 @@ if SHARED_FOLDER in os.environ:
 
 
 def on_starting(server: Arbiter) -> None:
-    """Import the model's libraries, once for all workers, before the server listens."""
+    """Import the model's libraries once for all workers, before the server listens."""
     from searchdb.media.embed import import_libraries
 
     if server.cfg.workers != workers:
@@ -108,7 +108,7 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
 
 
 def on_exit(server: Arbiter) -> None:
-    """Remove the metrics folder if we created it."""
+    """Remove the metrics folder if this process created it."""
     if _own_folder is not None:
         shutil.rmtree(_own_folder, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from searchdb.index.status import IndexStatus
 
 
 def index_line(status: IndexStatus) -> str:
-    """Return method, parameters, rows and state as one line; code is in backticks."""
+    """Return the index's method, parameters, rows and state as one line; code is in backticks."""
     if status.method is None:
         return f"none, every search reads all {status.rows:,} rows: run `searchdb index build`"
     if status.method == "hnsw":
@@ -24,13 +24,13 @@ def index_line(status: IndexStatus) -> str:
 
 
 def index_facts(status: IndexStatus) -> list[tuple[str, str]]:
-    """Return labels and values beyond the line; code is in backticks."""
+    """Return labels and values of further facts; code is in backticks."""
     facts = [
         ("built", f"{status.built_at:%Y-%m-%d %H:%M}" if status.built_at else "with the schema"),
         ("size", f"{status.byte_size / 2**20:,.1f} MB"),
         ("used", f"{status.scans:,} times since then"),
         ("tuned", _tuning(status)),
-        *((recall.kind, _recall(recall, status)) for recall in status.recalls),
+        *((recall.label, _recall(recall, status)) for recall in status.recalls),
     ]
     if not status.recalls:
         facts.append(("recall", "never measured: run `searchdb index recall`"))

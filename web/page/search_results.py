@@ -1,4 +1,4 @@
-"""Runs the search of a page and finds its neighbours: the pages around it, an image's neighbours and similar images."""
+"""Runs the search of a results page; finds an image's neighbours in the results, and similar images."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 SIMILAR_SIZE = 12
 WEAK_RELEVANCE = 0.3
-"""If no hit exceeds it, the page says that nothing matches well."""
+"""Relevance below which a hit is a weak match; if the best hit is weak, the page says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResults:
-    """One page of hits, best first, and where the pages around it are.
+    """One page of hits, best first, and the URLs of the pages around it.
 
-    `weak` is set when even the best hit has a low relevance. Otherwise `weaker` is the position on this page of the
-    first hit with a low relevance, None if that is on another page.
+    `first` is the rank of the first hit. `weak` is set if even the best hit has a low relevance. Otherwise `weaker` is
+    the position on this page of the first hit with a low relevance, None if there is none on this page.
     """
 
     tiles: Sequence[Tile]
@@ -49,7 +49,7 @@ class SearchResults:
 
 @dataclass(frozen=True, kw_only=True)
 class Trail:
-    """The search that an image was opened from: its hit there, and the neighbours."""
+    """The search that an image was opened from: the image's hit, and the URLs of its neighbours."""
 
     hit: Hit | None
     back_url: str
@@ -59,7 +59,7 @@ class Trail:
 
 def search_page(searcher: Searcher, search_request: SearchRequest) -> SearchResults:
     """Return the requested page of hits."""
-    # One more hit on either side shows whether there is a next page, and whether the weaker matches begin here.
+    # One more hit on either side shows whether there is a next page, and whether the weaker matches begin on this page.
     before, hits_around = _with_neighbours(searcher, search_request)
     hits = hits_around[before : before + PAGE_SIZE]
     best = hits_around[:1] if search_request.page == 1 else search(searcher, search_request, count=1)
@@ -82,7 +82,7 @@ def search_page(searcher: Searcher, search_request: SearchRequest) -> SearchResu
 def search(
     searcher: Searcher, search_request: SearchRequest, *, count: int, offset: int = 0, threshold: float | None = None
 ) -> Sequence[Hit]:
-    """Return the hits of a search; a `threshold` replaces the requested one and lifts the limit on relevance."""
+    """Return the hits of a search; `threshold` replaces the requested threshold and drops the minimum relevance."""
     return searcher.search(
         search_request.query(backend().model().embedder.identity),
         filters=search_request.filters,
@@ -102,12 +102,12 @@ def sql_of_search(search_request: SearchRequest) -> str:
 
 
 def search_trail(searcher: Searcher, search_request: SearchRequest, image_id: int) -> Trail | None:
-    """Repeat the search that an image was opened from; its vectors are cached, so this costs one index scan."""
+    """Repeat the search that an image was opened from; the vectors are cached, so this costs one index scan."""
     if search_request.empty:
         return None
     try:
         before, hits_around = _with_neighbours(searcher, search_request)
-    except ModelError as exc:  # the image can be shown without it
+    except ModelError as exc:  # the image can be shown without its neighbours
         log.warning("%s", exc)
         return None
     ids = [hit.id for hit in hits_around]
@@ -147,7 +147,7 @@ def _with_neighbours(searcher: Searcher, search_request: SearchRequest) -> tuple
 
 
 def _weaker(hits_around: Sequence[Hit], before: int) -> int | None:
-    """Return where the weaker matches begin; None for combined queries, which are not ordered by relevance."""
+    """Return the position of the first weak match; None for combined queries, which are not ordered by relevance."""
     if any(hit.parts for hit in hits_around):
         return None
     place = next((place for place, hit in enumerate(hits_around) if _weak(hit)), 0)

@@ -1,4 +1,4 @@
-"""The status page: counts, failures by cause, the state of the index, and two small plots."""
+"""Serves the status page: counts, failures by cause, the state of the index, and two small plots."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from .tiles import format_datetime
 
 blueprint = Blueprint("status", __name__)
 
-_KEPT = "searchdb status"
-KEPT_S = 5.0
-"""Seconds that a status is shown to all visitors: computing it counts every image."""
-CHARTS_KEPT_S = 60.0
+_CACHES = "searchdb status"
+"""Key of the cached status and charts in `app.extensions`."""
+STATUS_MAX_AGE_S = 5.0
+"""Seconds for which the status is cached for all visitors: computing it counts every image."""
+CHARTS_MAX_AGE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +63,16 @@ def register(app: Flask, backend: Backend) -> None:
         with backend.database().begin() as connection:
             return Charts(rate=rate_history(connection), similarity=similarity_histogram(connection))
 
-    app.extensions[_KEPT] = TimedCache(read_status, KEPT_S), TimedCache(read_charts, CHARTS_KEPT_S)
+    app.extensions[_CACHES] = TimedCache(read_status, STATUS_MAX_AGE_S), TimedCache(read_charts, CHARTS_MAX_AGE_S)
     app.register_blueprint(blueprint)
 
 
 @blueprint.get("/status")
 def status() -> ResponseReturnValue:
     """Show the status page, which reveals no hosts, paths or references."""
-    kept_status, kept_charts = current_app.extensions[_KEPT]
-    state: CollectionStatus = kept_status.get()
-    charts: Charts = kept_charts.get()
+    status_cache, charts_cache = current_app.extensions[_CACHES]
+    state: CollectionStatus = status_cache.get()
+    charts: Charts = charts_cache.get()
     return render_template(
         "status.html",
         count=state.images,
@@ -81,7 +82,7 @@ def status() -> ResponseReturnValue:
         bars=bars,
         index_line=index_line(state.index),
         index_facts=index_facts(state.index),
-        moment=format_datetime,
+        format_datetime=format_datetime,
     )
 
 
@@ -93,7 +94,7 @@ def bars(values: Sequence[float]) -> list[Bar]:
 
 def _meaning(error: str) -> str:
     """Return the first sentence of an error class's docstring."""
-    state = getattr(errors, error, None)
-    if not (isinstance(state, type) and issubclass(state, errors.ImageError)):
+    error_class = getattr(errors, error, None)
+    if not (isinstance(error_class, type) and issubclass(error_class, errors.ImageError)):
         return ""
-    return (inspect.getdoc(state) or "").partition(".")[0]
+    return (inspect.getdoc(error_class) or "").partition(".")[0]

@@ -1,4 +1,4 @@
-"""Turns stored images into the cells of a page's grid: caption, alternative text, links, size."""
+"""Turns stored images into the cells of a page's grid: caption, alternative text, links and size."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..files.links import Links, name_of, printable
 from .search_request import SearchRequest
 
 NARROWEST, WIDEST, STEP = 50, 250, 5
-"""Width over height in percent, as the stylesheet has classes for (`r50`, `r55`, ...): a page whose content security
-policy forbids style attributes needs classes. A cell crops its image by at most half a step, or more if the image is
-narrower or wider than the limits."""
+"""Smallest and largest ratio of width to height, and the step between ratios, in percent. The stylesheet has a class
+for each ratio (`r50`, `r55`, ...), because the content security policy forbids style attributes. A cell crops its image
+by at most half a step, or by more if the image is outside the limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
     """One cell of the grid.
 
-    `like` is the URL of the search for similar images; `colour` is the placeholder until the thumbnail has loaded.
-    `bar` is a hit's relevance in percent, or, without one, its similarity in percent of the best hit's; None outside a
-    search.
+    `like` is the URL of the search for similar images. `shape` is the CSS class for the aspect ratio. `colour` fills
+    the cell until the thumbnail has loaded. `bar` is a hit's relevance in percent, or without one its similarity in
+    percent of the best hit's; None outside a search.
     """
 
     id: int
@@ -48,9 +48,9 @@ def make_tiles(
     """Return the cells of a grid.
 
     Args:
-        images: stored images; for hits, the similarity is shown.
-        search_request: the search they come from, which the images' own pages link back to.
-        best: similarity of the best hit, whose bar is full.
+        images: stored images; hits are shown with their similarity.
+        search_request: the search that they come from; the images' pages link back to it.
+        best: similarity of the best hit, whose bar has full length.
     """
     links = Links()
     return [_tile(image, search_request, best, links) for image in images]
@@ -64,13 +64,13 @@ def alt_of(image: StoredImage) -> str:
 
 
 def format_datetime(moment: datetime) -> str:
-    """Return a date and time as text. Most images carry no time zone, so none is shown."""
+    """Return a UTC date and time as text. No time zone is shown, because most images have none."""
     moment = moment.astimezone(UTC)
     return f"{moment.day} {moment:%B} {moment.year}, {moment:%H:%M}"
 
 
 def shape_of(width: int, height: int) -> str:
-    """Return the CSS class of a cell for an image of this size."""
+    """Return the CSS class for the aspect ratio of an image of this size."""
     percent = 100 * width / max(height, 1)
     return f"r{min(max(round(percent / STEP) * STEP, NARROWEST), WIDEST)}"
 

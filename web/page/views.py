@@ -1,4 +1,4 @@
-"""The HTML pages: the search and its results, and one image with its metadata."""
+"""Serves the HTML pages: the start page, search results, and one image with its metadata."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ blueprint = Blueprint("pages", __name__)
 
 SAMPLE_SIZE = 24
 FORM_BYTES = 256 * 1024
-"""Size limit of the form fields beside an uploaded image: the longest text, and a hundred filters."""
+"""Size limit of the form fields besides an uploaded image: enough for the longest text and a hundred filters."""
 EXAMPLES = (
     "a dog sitting on a bench",
     "a boat at sunset",
@@ -35,7 +35,7 @@ EXAMPLES = (
     "the city at night",
     "something that feels lonely",
 )
-"""Example searches on the start page: things, places, light, and a mood."""
+"""Example searches on the start page: things, places, light and a mood."""
 
 
 @blueprint.app_context_processor
@@ -45,7 +45,7 @@ def _limits() -> dict[str, object]:
 
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
-    """Show the results of a search; without one, the start page with sample images and example searches."""
+    """Show the results of a search, or without one the start page with sample images and example searches."""
     search_request = SearchRequest.from_args(request.args)
     searcher = backend().searcher
     count = searcher.count()
@@ -78,8 +78,8 @@ def index() -> ResponseReturnValue:
 
 
 @blueprint.post("/search")
-def search_by_picture() -> ResponseReturnValue:
-    """Redirect from an uploaded image, or an image URL, to the search by its vector; the image is not stored."""
+def search_by_image() -> ResponseReturnValue:
+    """Redirect an uploaded image, or an image URL, to the search by its vector; the image is not stored."""
     request.max_content_length = backend().settings.max_image_bytes + FORM_BYTES
     search_request = SearchRequest.from_args(request.form)
     with image_field("picture"):
@@ -122,7 +122,7 @@ def image(image_id: int) -> ResponseReturnValue:
         shown_url=Links().thumbnail(image) if mimetype in NOT_SHOWN_BY_BROWSERS else _file_url(image),
         file_url=_file_url(image),
         host=host_of(image),
-        day=format_datetime,
+        format_datetime=format_datetime,
         trail=trail,
         sql=sql_of_search(search_request) if trail and trail.hit else None,
         similar=similar_tiles(searcher, search_request, image_id) if loaded else (),
@@ -131,10 +131,10 @@ def image(image_id: int) -> ResponseReturnValue:
 
 
 def _image_of_form() -> Image.Image:
-    """Return the RGB image that was uploaded or named in the form.
+    """Return the RGB image that was uploaded, or is at the URL in the form.
 
     Raises:
-        ImageError: there is none, or it cannot be read.
+        ImageError: the form has no image, or it cannot be read.
     """
     upload, url = request.files.get("picture"), request.form.get("url", "").strip()
     if upload is not None and upload.filename:

@@ -1,5 +1,5 @@
 // Optional enhancements: search works without scripts.
-// Addresses are taken from links and forms, never made here: the page may be below any prefix.
+// URLs come from links and forms, because the application may be mounted below any path prefix.
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -15,26 +15,27 @@ async function load(url) {
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
-// --- The box ---------------------------------------------------------------------------------------
+// --- The search box --------------------------------------------------------------------------------
 
 const box = $("#q");
 const form = $("#box");
-const byPicture = $("#by-picture");
+const imageForm = $("#by-picture");
 
 function dropEmpty(data) {
-  // Keep shared URLs free of empty parameters.
+  // Shared URLs should have no empty parameters.
   for (const [name, value] of [...data]) if (typeof value === "string" && !value.trim()) data.delete(name);
 }
 form?.addEventListener("formdata", ({ formData }) => dropEmpty(formData));
 
-byPicture?.addEventListener("formdata", ({ formData }) => {
-  const brought = [...formData].filter(([name]) => name === "picture" || name === "url");
+imageForm?.addEventListener("formdata", ({ formData }) => {
+  // Send the search form's current text and filters with the image.
+  const imageFields = [...formData].filter(([name]) => name === "picture" || name === "url");
   for (const name of [...formData.keys()]) formData.delete(name);
-  for (const [name, value] of [...new FormData(form), ...brought]) if (name !== "vector") formData.append(name, value);
+  for (const [name, value] of [...new FormData(form), ...imageFields]) if (name !== "vector") formData.append(name, value);
   dropEmpty(formData);
 });
 
-// The panels close as menus do.
+// The panels close like menus: one is open at a time; Escape or a click outside closes it.
 const panels = $$(".box details");
 for (const panel of panels) {
   panel.addEventListener("toggle", () => panel.open && panels.forEach((other) => other !== panel && (other.open = false)));
@@ -48,76 +49,77 @@ document.addEventListener("pointerdown", ({ target }) => {
   for (const panel of panels) if (!panel.contains(target)) panel.open = false;
 });
 
-// --- An image to search by: chosen, dropped or pasted ----------------------------------------------
+// --- Search by an image that is chosen, dropped or pasted -------------------------------------------
 
 const file = $("input[name=picture]");
 const address = $("input[name=url]");
-const SMALL = 32;
-const KEPT = "picture:";
+const PREVIEW_SIDE = 32; // pixels
+const PREVIEW_KEY = "picture:"; // in sessionStorage: of the image being uploaded, and with its vector after it
 
-function complain(text) {
-  const place = $(".complaint");
-  place.textContent = text;
-  place.hidden = false;
+function showError(text) {
+  const message = $(".complaint");
+  message.textContent = text;
+  message.hidden = false;
   $(".by-picture").open = true;
 }
 
-async function searchBy(picture) {
-  const largest = Number(byPicture.dataset.largest);
-  if (picture.size > largest) {
-    complain(`This image is too large: ${Math.floor(largest / 1e6)} MB are the most.`);
+async function searchBy(image) {
+  const largest = Number(imageForm.dataset.largest);
+  if (image.size > largest) {
+    showError(`This image is too large: the limit is ${Math.floor(largest / 1e6)} MB.`);
     return;
   }
-  sessionStorage.removeItem(KEPT);
+  sessionStorage.removeItem(PREVIEW_KEY);
   try {
-    sessionStorage.setItem(KEPT, await smallPixels(picture));
-  } catch { /* The server reports the error; an image that only the server can read gets no preview here. */ }
+    sessionStorage.setItem(PREVIEW_KEY, await makePreview(image));
+  } catch { /* The server reports the error. An image that only the server can read has no preview. */ }
   submit();
 }
 
 function submit() {
   say("Searching by the image");
-  byPicture.requestSubmit();
+  imageForm.requestSubmit();
 }
 
-async function smallPixels(picture) {
-  const bitmap = await createImageBitmap(picture);
+async function makePreview(image) {
+  const bitmap = await createImageBitmap(image);
   const side = Math.min(bitmap.width, bitmap.height);
-  const canvas = new OffscreenCanvas(SMALL, SMALL).getContext("2d");
-  canvas.drawImage(bitmap, (bitmap.width - side) / 2, (bitmap.height - side) / 2, side, side, 0, 0, SMALL, SMALL);
-  return btoa(String.fromCharCode(...canvas.getImageData(0, 0, SMALL, SMALL).data));
+  const canvas = new OffscreenCanvas(PREVIEW_SIDE, PREVIEW_SIDE).getContext("2d");
+  const [left, top] = [(bitmap.width - side) / 2, (bitmap.height - side) / 2];
+  canvas.drawImage(bitmap, left, top, side, side, 0, 0, PREVIEW_SIDE, PREVIEW_SIDE);
+  return btoa(String.fromCharCode(...canvas.getImageData(0, 0, PREVIEW_SIDE, PREVIEW_SIDE).data));
 }
 
-function paintSmall(canvas) {
-  const fresh = sessionStorage.getItem(KEPT);
-  const key = KEPT + canvas.dataset.vector;
-  if (fresh) sessionStorage.setItem(key, fresh);
-  sessionStorage.removeItem(KEPT);
+function showPreview(canvas) {
+  const uploaded = sessionStorage.getItem(PREVIEW_KEY);
+  const key = PREVIEW_KEY + canvas.dataset.vector;
+  if (uploaded) sessionStorage.setItem(key, uploaded);
+  sessionStorage.removeItem(PREVIEW_KEY);
   const pixels = sessionStorage.getItem(key);
   if (!pixels) return;
   const bytes = Uint8ClampedArray.from(atob(pixels), (character) => character.charCodeAt(0));
-  canvas.getContext("2d").putImageData(new ImageData(bytes, SMALL, SMALL), 0, 0);
+  canvas.getContext("2d").putImageData(new ImageData(bytes, PREVIEW_SIDE, PREVIEW_SIDE), 0, 0);
   canvas.hidden = false;
   canvas.nextElementSibling.remove();
 }
-$$("canvas[data-vector]").forEach(paintSmall);
+$$("canvas[data-vector]").forEach(showPreview);
 
 function searchByAny({ files, text }) {
-  const picture = [...files].find((each) => each.type.startsWith("image/"));
-  if (picture) {
-    const one = new DataTransfer();
-    one.items.add(picture);
-    file.files = one.files;
-    searchBy(picture);
+  const image = [...files].find((each) => each.type.startsWith("image/"));
+  if (image) {
+    const transfer = new DataTransfer();
+    transfer.items.add(image);
+    file.files = transfer.files;
+    searchBy(image);
   } else if (/^https?:\/\/\S+$/.test(text)) {
     address.value = text;
     submit();
-  } else if (files.length) complain("This file is not an image.");
+  } else if (files.length) showError("This file is not an image.");
 }
 
 const linkIn = (data) => (data.getData("text/uri-list") || data.getData("text/plain")).trim().split(/\s/)[0];
 
-if (byPicture) {
+if (imageForm) {
   file.addEventListener("change", () => file.files.length && searchBy(file.files[0]));
 
   document.addEventListener("paste", (event) => {
@@ -128,20 +130,20 @@ if (byPicture) {
     searchByAny({ files, text: event.clipboardData.getData("text/plain").trim() });
   });
 
-  let ours = false; // an image of this page is being dragged
-  const here = $("#drop-here");
-  const brings = (event) => !ours && ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
-  document.addEventListener("dragstart", () => { ours = true; });
-  document.addEventListener("dragend", () => { ours = false; });
+  let fromThisPage = false; // an image of this page is being dragged
+  const dropArea = $("#drop-here");
+  const accepts = ({ dataTransfer }) => !fromThisPage && ["Files", "text/uri-list"].some((type) => dataTransfer?.types.includes(type));
+  document.addEventListener("dragstart", () => { fromThisPage = true; });
+  document.addEventListener("dragend", () => { fromThisPage = false; });
   document.addEventListener("dragover", (event) => {
-    if (!brings(event)) return;
+    if (!accepts(event)) return;
     event.preventDefault();
-    here.hidden = false;
+    dropArea.hidden = false;
   });
-  document.addEventListener("dragleave", (event) => event.relatedTarget || (here.hidden = true));
+  document.addEventListener("dragleave", (event) => event.relatedTarget || (dropArea.hidden = true));
   document.addEventListener("drop", (event) => {
-    here.hidden = true;
-    if (!brings(event)) return;
+    dropArea.hidden = true;
+    if (!accepts(event)) return;
     event.preventDefault();
     searchByAny({ files: event.dataTransfer.files, text: linkIn(event.dataTransfer) });
   });
@@ -149,25 +151,25 @@ if (byPicture) {
 
 // --- The grid: missing images, more results, keys -----------------------------------------------------
 
-// An image whose file or host is gone shows its alternative text in a plain frame.
-function watchPictures(root) {
-  for (const picture of $$(".grid img, .cell img", root)) {
-    const mark = () => picture.closest(".frame").classList.add("missing");
-    if (picture.complete && !picture.naturalWidth) mark();
-    else picture.addEventListener("error", mark);
+// An image that cannot be loaded is replaced by its alternative text in a plain frame.
+function watchImages(root) {
+  for (const image of $$(".grid img, .cell img", root)) {
+    const mark = () => image.closest(".frame").classList.add("missing");
+    if (image.complete && !image.naturalWidth) mark();
+    else image.addEventListener("error", mark);
   }
 }
-watchPictures(document);
+watchImages(document);
 
 const results = $(".grid[data-page]");
 const pager = $("#pager");
-let coming = null; // the next page, while it is fetched
+let loading = null; // promise of the next page, while it is fetched
 
 function more() {
   const link = pager?.isConnected && $("a", pager);
   if (!link) return null;
-  coming ??= load(link.href).then((page) => append(page, link)).finally(() => { coming = null; });
-  return coming;
+  loading ??= load(link.href).then((page) => append(page, link)).finally(() => { loading = null; });
+  return loading;
 }
 
 function append(page, link) {
@@ -175,7 +177,7 @@ function append(page, link) {
   const cells = $$("li", grid ?? page.createElement("ul")).filter((cell) => !cell.id || !document.getElementById(cell.id));
   if (cells.length) cells[0].dataset.page = grid.dataset.page;
   results.append(...cells);
-  cells.forEach((cell) => watchPictures(cell));
+  cells.forEach((cell) => watchImages(cell));
   const next = $("#pager a", page);
   if (next) link.href = next.href;
   else pager.remove();
@@ -191,11 +193,11 @@ if (results) {
   const near = new IntersectionObserver(async ([entry]) => {
     if (!entry.isIntersecting) return;
     try {
-      // Where the window is larger than what came, it will not come into view again.
+      // If the new images do not fill the window, the link stays in view and the observer does not fire again.
       while (pager.isConnected && pager.getBoundingClientRect().top < 2 * innerHeight) await more();
     } catch {
       near.disconnect(); // the link remains
-      if (!leaving.signal.aborted) say("More images could not be loaded. The link below tries again.");
+      if (!leaving.signal.aborted) say("More images could not be loaded. Use the link below to try again.");
     }
   }, { rootMargin: "100% 0px" });
   if (pager) near.observe(pager);
@@ -203,11 +205,11 @@ if (results) {
   let due = 0;
   addEventListener("scroll", () => {
     clearTimeout(due);
-    due = setTimeout(rememberPlace, 120); // browsers allow a hundred changes of the address in half a minute
+    due = setTimeout(rememberPlace, 120); // browsers allow a hundred history changes in 30 seconds
   }, { passive: true });
 }
 
-// Reloading, sharing and going back lead to the page in view.
+// Reload, shared URLs and the back button lead to the page in view.
 function rememberPlace() {
   if ($("#lightbox").open) return;
   const inView = $$(".cell", results).find((cell) => cell.getBoundingClientRect().bottom > innerHeight / 4);
@@ -233,7 +235,7 @@ function moveIn(grid, from, key) {
   return row.reduce((best, each) => (off(each) < off(best) ? each : best)).cell;
 }
 
-// --- The lightbox: an image's page over the results ------------------------------------------------
+// --- The lightbox: shows an image's page over the results ------------------------------------------
 
 const lightbox = $("#lightbox");
 const ownPath = location.pathname;
@@ -263,7 +265,7 @@ async function show(cell) {
     document.title = page.title;
     lightbox.setAttribute("aria-label", $("h1", lightbox).textContent);
   } catch {
-    if (!leaving.signal.aborted) location.reload(); // the URL is the image's: its own page reports the error
+    if (!leaving.signal.aborted) location.reload(); // the URL is that of the image's page, which shows the error
   } finally {
     lightbox.removeAttribute("aria-busy");
   }
@@ -342,7 +344,7 @@ document.addEventListener("keydown", (event) => {
   else goal.scrollIntoView({ block: "nearest" });
 });
 
-// --- Copying SQL, and trying again ------------------------------------------------------------------
+// --- Copying SQL, and reloading after an error ------------------------------------------------------
 
 function readyToCopy(root) {
   for (const button of $$("[data-copy]", root)) button.hidden = false;
@@ -358,12 +360,12 @@ document.addEventListener("click", async ({ target }) => {
     button.textContent = "Copied";
   } catch {
     getSelection().selectAllChildren(code);
-    button.textContent = "Selected: copy it with your keys";
+    button.textContent = "Selected: copy it with Ctrl+C or ⌘C";
   }
 });
 
-const again = $("[data-again]");
-if (again) {
-  again.hidden = false;
-  setInterval(() => document.hidden || location.reload(), 1000 * Number(again.dataset.again));
+const reloadNotice = $("[data-again]");
+if (reloadNotice) {
+  reloadNotice.hidden = false;
+  setInterval(() => document.hidden || location.reload(), 1000 * Number(reloadNotice.dataset.again));
 }
