@@ -62,7 +62,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(InvalidFieldsError, _fields)
     app.register_error_handler(QueryError, _query)
     app.register_error_handler(ImageNotFoundError, _not_found)
-    app.register_error_handler(ImageError, _picture)
+    app.register_error_handler(ImageError, _image_error)
     app.register_error_handler(ImageRefusedError, _refused)
     app.register_error_handler(DatabaseError, _database)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, _busy)
@@ -142,7 +142,7 @@ def _not_found(error: ImageNotFoundError) -> Response:
     return _answer(404, "There is no such image", "No image has this id; it may have been removed.")
 
 
-def _picture(error: ImageError) -> Response:
+def _image_error(error: ImageError) -> Response:
     message = _sentence(without_paths(message_of(error)))
     if below_api():
         return problem(status_of(error), message)

@@ -20,7 +20,7 @@ PATHS = {
     "like": "/?like=5&q=snow",
     "nothing": "/?q=boat&threshold=0.9999",
     "no filter met": "/?q=boat&country=Nowhere",
-    "picture": "/images/5?q=a+boat&threshold=-1",
+    "image": "/images/5?q=a+boat&threshold=-1",
     "status": "/status",
     "API": "/api/",
     "error": "/nowhere",
@@ -52,7 +52,7 @@ def test_every_page(site: str, tabs: Tabs, size: str, scheme: str) -> None:
     page.get_by_text("Filters", exact=True).click()
     found["filters open"] = violations(page)
     page.get_by_title("Search by image").click()
-    found["picture panel"] = violations(page)
+    found["image panel"] = violations(page)
     page.keyboard.press("Escape")
     page.get_by_text("As SQL", exact=True).click()
     found["SQL"] = violations(page)
@@ -63,7 +63,7 @@ def test_every_page(site: str, tabs: Tabs, size: str, scheme: str) -> None:
     tabs.complaints.clear()  # of pages that are errors
 
 
-def test_keys_and_names_without_axe(site: str, tabs: Tabs, artifacts: Path) -> None:
+def test_focus_is_visible_in_forced_colours(site: str, tabs: Tabs, artifacts: Path) -> None:
     page = tabs.open(forced_colors="active")
     page.goto(f"{site}/?q=a+boat")
     page.screenshot(path=artifacts / "results-forced-colours.png")

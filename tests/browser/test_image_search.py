@@ -33,11 +33,11 @@ def boat(demo_collection: SearchDB) -> tuple[int, Path]:
 def found(page: Page) -> list[int]:
     """Wait for the results, and return their ids."""
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Like your image"))
-    ids = page.locator(".cell").evaluate_all("cells => cells.map(cell => cell.id.replace('picture-', ''))")
+    ids = page.locator(".cell").evaluate_all("cells => cells.map(cell => cell.id.replace('image-', ''))")
     return [int(each) for each in ids]
 
 
-def test_chosen_with_words_taken_away_and_shared(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
+def test_an_image_with_words_can_be_chosen_cleared_and_shared(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
     number, path = boat
     page = tabs.open()
     page.goto(site)
@@ -48,7 +48,7 @@ def test_chosen_with_words_taken_away_and_shared(site: str, tabs: Tabs, boat: tu
     thumbnail = page.locator("canvas[data-vector]")
     expect(thumbnail).to_be_visible()
     shades = thumbnail.evaluate("it => new Set(it.getContext('2d').getImageData(0, 0, 32, 32).data).size")
-    assert shades > 10, "the picture is drawn on it"
+    assert shades > 10, "the image is drawn on it"
     page.reload()
     expect(thumbnail).to_be_visible()
 
@@ -66,7 +66,7 @@ def test_chosen_with_words_taken_away_and_shared(site: str, tabs: Tabs, boat: tu
     page.wait_for_url(f"{site}/?q=a+house+in+the+snow")
 
 
-def test_pasted(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
+def test_search_by_a_pasted_image(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
     page = tabs.open(permissions=["clipboard-read", "clipboard-write"])
     page.goto(f"{site}/?q=a+tree&tag=boat")
     page.evaluate(
@@ -83,7 +83,7 @@ def test_pasted(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
     assert boat[0] in found(page)[:10]
 
 
-def test_dropped(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
+def test_search_by_a_dropped_image(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
     page = tabs.open()
     page.goto(f"{site}/images/1")
     data = base64.b64encode(boat[1].read_bytes()).decode()
@@ -94,7 +94,7 @@ def test_dropped(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
     assert found(page)[0] == boat[0]
 
 
-def test_what_is_dropped_and_no_picture_is_named(site: str, tabs: Tabs) -> None:
+def test_a_dropped_file_that_is_not_an_image_is_named(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site)
     address = page.url
@@ -104,7 +104,7 @@ def test_what_is_dropped_and_no_picture_is_named(site: str, tabs: Tabs) -> None:
     assert page.url == address
 
 
-def test_pasted_address_of_a_picture(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
+def test_search_by_a_pasted_image_url(site: str, tabs: Tabs, boat: tuple[int, Path]) -> None:
     page = tabs.open(permissions=["clipboard-read", "clipboard-write"])
     page.goto(site)
     with ImageServer() as server:
@@ -117,10 +117,10 @@ def test_pasted_address_of_a_picture(site: str, tabs: Tabs, boat: tuple[int, Pat
     expect(page.get_by_label("Describe the image you are looking for")).to_have_value(re.compile("^http://"))
 
 
-def test_a_file_that_is_too_large_never_leaves(site: str, tabs: Tabs) -> None:
+def test_a_file_that_is_too_large_is_not_uploaded(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site)
-    page.evaluate("document.getElementById('by-picture').dataset.largest = 3000000")
+    page.evaluate("document.getElementById('image-search').dataset.largest = 3000000")
     page.get_by_title("Search by image").click()
     big: FilePayload = {"name": "big.jpg", "mimeType": "image/jpeg", "buffer": bytes(3_000_001)}
     page.get_by_label("Choose an image").set_input_files(files=[big])
@@ -128,7 +128,7 @@ def test_a_file_that_is_too_large_never_leaves(site: str, tabs: Tabs) -> None:
     assert page.url == f"{site}/"
 
 
-def test_a_damaged_picture_is_explained(site: str, tabs: Tabs) -> None:
+def test_a_damaged_image_is_explained(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=boat")
     page.get_by_title("Search by image").click()

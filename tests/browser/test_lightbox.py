@@ -15,7 +15,7 @@ QUERY = "/?q=a+boat+at+sunset"
 
 
 def order(page: Page) -> list[str]:
-    return page.locator(".cell").evaluate_all("cells => cells.map(cell => cell.id.replace('picture-', ''))")
+    return page.locator(".cell").evaluate_all("cells => cells.map(cell => cell.id.replace('image-', ''))")
 
 
 def opened(page: Page, number: str) -> None:
@@ -24,7 +24,7 @@ def opened(page: Page, number: str) -> None:
     expect(page.locator("dialog[open] article dd").get_by_text(number, exact=True)).to_be_visible()
 
 
-def test_through_the_results_by_keys_and_back(site: str, tabs: Tabs) -> None:
+def test_arrow_keys_move_through_the_results(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site + QUERY)
     ids = order(page)
@@ -42,7 +42,7 @@ def test_through_the_results_by_keys_and_back(site: str, tabs: Tabs) -> None:
     page.keyboard.press("Escape")
     page.wait_for_url(site + QUERY)
     expect(page.locator("dialog")).to_be_hidden()
-    expect(page.locator(f"#picture-{ids[1]} .open")).to_be_focused()
+    expect(page.locator(f"#image-{ids[1]} .open")).to_be_focused()
     assert page.title() == title
 
 
@@ -63,7 +63,7 @@ def test_back_closes_and_forward_opens(site: str, tabs: Tabs) -> None:
     opened(page, ids[3])
 
 
-def test_its_address_is_the_pictures_own_page(site: str, tabs: Tabs) -> None:
+def test_its_url_is_the_images_own_page(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site + QUERY)
     ids = order(page)
@@ -78,7 +78,7 @@ def test_its_address_is_the_pictures_own_page(site: str, tabs: Tabs) -> None:
     other.keyboard.press("ArrowRight")
     other.wait_for_url(f"**/images/{ids[2]}?*")
     other.get_by_role("link", name="Back to the results").click()
-    other.wait_for_url(f"{site}{QUERY}#picture-{ids[2]}")
+    other.wait_for_url(f"{site}{QUERY}#image-{ids[2]}")
 
     page.reload()  # it is a page of its own now, whose way back leads to the results all the same
     expect(page.get_by_role("heading", name="Similar images")).to_be_visible()
@@ -98,7 +98,7 @@ def test_focus_stays_inside(site: str, tabs: Tabs) -> None:
         assert not outside
 
 
-def test_similar_pictures_open_over_a_pictures_page(site: str, tabs: Tabs) -> None:
+def test_similar_images_open_over_an_images_page(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/images/5")
     [first, second, *_] = order(page)
@@ -149,11 +149,11 @@ def test_keys_move_through_the_grid(site: str, tabs: Tabs) -> None:
     place = "() => { const box = document.activeElement.getBoundingClientRect(); return [box.x, box.y + scrollY] }"
     ids = order(page)
     page.locator("body").press("/")
-    expect(page.get_by_label("Describe the picture you look for")).to_be_focused()
+    expect(page.get_by_label("Describe the image you are looking for")).to_be_focused()
     page.keyboard.press("ArrowDown")
-    expect(page.locator(f"#picture-{ids[0]} .open")).to_be_focused()
+    expect(page.locator(f"#image-{ids[0]} .open")).to_be_focused()
     page.keyboard.press("ArrowRight")
-    expect(page.locator(f"#picture-{ids[1]} .open")).to_be_focused()
+    expect(page.locator(f"#image-{ids[1]} .open")).to_be_focused()
     start = page.evaluate(place)
     page.keyboard.press("ArrowDown")
     below = page.evaluate(place)
@@ -168,7 +168,7 @@ def test_keys_move_through_the_grid(site: str, tabs: Tabs) -> None:
     expect(page.locator("dialog")).to_be_hidden()
 
 
-def test_opening_fails_to_the_page_that_says_why(site: str, tabs: Tabs) -> None:
+def test_a_failed_opening_leads_to_the_error_page(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site + QUERY)
     page.locator(".open").first.evaluate("link => { link.href = link.href.replace(/\\d+\\?/, '999999?') }")
@@ -176,4 +176,4 @@ def test_opening_fails_to_the_page_that_says_why(site: str, tabs: Tabs) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("There is no such image")
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("a boat at sunset"))
-    tabs.complaints.clear()  # that it is not found is said there, too
+    tabs.complaints.clear()  # the browser also logs the 404

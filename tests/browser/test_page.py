@@ -17,12 +17,12 @@ README_QUERY = "a boat at sunset"
 
 
 def search(page: Page, words: str) -> None:
-    page.get_by_label("Describe the picture you look for").fill(words)
+    page.get_by_label("Describe the image you are looking for").fill(words)
     page.keyboard.press("Enter")
     page.wait_for_url("**/?q=*")
 
 
-def test_search_open_go_on_and_back(site: str, tabs: Tabs) -> None:
+def test_search_open_next_and_back(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site)
     expect(page.get_by_role("heading", level=1)).to_have_text("Find images by meaning")
@@ -43,14 +43,14 @@ def test_search_open_go_on_and_back(site: str, tabs: Tabs) -> None:
     page.go_back()
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("a boat at sunset"))
-    expect(page.get_by_label("Describe the picture you look for")).to_have_value("a boat at sunset")
+    expect(page.get_by_label("Describe the image you are looking for")).to_have_value("a boat at sunset")
 
 
 def test_more_like_a_hit_without_opening_it(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=a+boat&tag=boat")
     cell = page.locator(".cell").nth(2)
-    number = (cell.get_attribute("id") or "").removeprefix("picture-")
+    number = (cell.get_attribute("id") or "").removeprefix("image-")
     cell.hover()
     cell.get_by_role("link", name="More like this").click()
     page.wait_for_url(f"{site}/?like={number}&tag=boat")
@@ -60,7 +60,7 @@ def test_more_like_a_hit_without_opening_it(site: str, tabs: Tabs) -> None:
     assert like.evaluate("link => getComputedStyle(link).opacity") == "1"
 
 
-def test_every_picture_of_a_page_is_there(site: str, tabs: Tabs) -> None:
+def test_every_image_of_a_page_is_loaded(site: str, tabs: Tabs) -> None:
     page = tabs.open(bypass_csp=True)  # waiting for a condition is evaluating a string, which the page forbids
     page.goto(f"{site}/?q=a+house")
     thumbnails = page.locator(".grid img")
@@ -74,7 +74,7 @@ def test_every_picture_of_a_page_is_there(site: str, tabs: Tabs) -> None:
     assert page.locator(".missing").count() == 0
 
 
-def test_similarity_is_told_to_those_who_point_at_a_picture(site: str, tabs: Tabs) -> None:
+def test_similarity_is_shown_on_hover(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=a+boat")
     number = page.locator(".number").first
@@ -85,7 +85,7 @@ def test_similarity_is_told_to_those_who_point_at_a_picture(site: str, tabs: Tab
     expect(page.locator(".bar").first).to_be_visible()
 
 
-def test_what_not_and_filters(site: str, tabs: Tabs) -> None:
+def test_text_with_not_and_filters(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=a+boat")
     page.get_by_label("not", exact=True).fill("the sun")
@@ -132,7 +132,7 @@ def test_nothing_similar_enough_leads_to_the_nearest(site: str, tabs: Tabs) -> N
 def test_works_without_javascript(site: str, tabs: Tabs, album: Path) -> None:
     page = tabs.open(javascript=False)
     page.goto(site)
-    page.get_by_label("Describe the picture you look for").fill("a green tree")
+    page.get_by_label("Describe the image you are looking for").fill("a green tree")
     page.get_by_role("button", name="Search").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("a green tree"))
     page.get_by_role("link", name="More images").click()
@@ -151,7 +151,7 @@ def test_works_without_javascript(site: str, tabs: Tabs, album: Path) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Like your image"))
 
 
-def test_nothing_moves_when_pictures_arrive(site: str, tabs: Tabs) -> None:
+def test_layout_is_stable_while_images_load(site: str, tabs: Tabs) -> None:
     places = (
         "cells => cells.map(cell => { const box = cell.getBoundingClientRect(); return [box.x, box.y, box.width] })"
     )
@@ -164,14 +164,14 @@ def test_nothing_moves_when_pictures_arrive(site: str, tabs: Tabs) -> None:
     assert page.locator(".cell").evaluate_all(places) == before
 
 
-def test_picture_that_cannot_be_had_is_a_quiet_frame_with_its_text(site: str, tabs: Tabs) -> None:
+def test_an_unavailable_image_is_a_frame_with_its_description(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.route("**/thumbnail*", lambda route: route.fulfill(status=200, body=b""))
     page.goto(f"{site}/?q=a+dog")
     expect(page.locator(".frame.missing").first).to_be_visible()
 
 
-def test_first_tab_skips_to_the_pictures(site: str, tabs: Tabs) -> None:
+def test_first_tab_skips_to_the_images(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=a+dog")
     page.locator("body").press("Tab")  # waits for the page to take keys, which under load is after it has loaded
@@ -190,7 +190,7 @@ def test_fits_every_screen(site: str, tabs: Tabs, artifacts: Path, size: str, sc
         "results": "/?q=two+flowers",
         "filtered": "/?q=boat&not=night&tag=boat&any_tag=sunset&any_tag=day&orientation=landscape&words=boat",
         "nothing": "/?q=boat&not=night&threshold=0.99",
-        "picture": address,
+        "image": address,
         "status": "/status",
         "API": "/api/",
         "nowhere": "/nowhere",
@@ -245,6 +245,6 @@ def test_screenshot_for_the_readme(site: str, tabs: Tabs, artifacts: Path) -> No
     page.locator("dialog article").wait_for()
     page.locator("dialog summary").click()
     page.wait_for_load_state("networkidle")
-    page.screenshot(path=artifacts / "screenshot-picture.png")
-    for name in ("screenshot", "screenshot-picture"):
+    page.screenshot(path=artifacts / "screenshot-image.png")
+    for name in ("screenshot", "screenshot-image"):
         assert 50_000 < (artifacts / f"{name}.png").stat().st_size < 600_000

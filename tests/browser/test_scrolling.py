@@ -50,7 +50,7 @@ def page_of(page: Page) -> int:
     return int(found[1]) if found else 1
 
 
-def test_to_the_third_page_and_back_there(site: str, tabs: Tabs) -> None:
+def test_scrolling_to_the_third_page_and_back(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(site + QUERY)
     deepest = scroll_to(page, 3)
@@ -93,19 +93,19 @@ def test_lightbox_deep_in_the_results_closes_to_the_same_place(site: str, tabs: 
     assert page.url == address
 
 
-def test_the_neighbour_of_the_last_picture_comes_with_the_next_page(site: str, tabs: Tabs) -> None:
+def test_the_neighbour_of_the_last_image_is_on_the_next_page(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}/?q=two+flowers&threshold=-1&page=7")
     ids = order(page)
     page.locator(".open").nth(PAGE_SIZE - 1).click()
     page.locator("dialog[open] article").wait_for()
     page.keyboard.press("ArrowRight")
-    page.wait_for_url(lambda url: ids[PAGE_SIZE - 1].removeprefix("picture-") not in url)
+    page.wait_for_url(lambda url: ids[PAGE_SIZE - 1].removeprefix("image-") not in url)
     expect(page.locator("dialog[open] article")).to_be_visible()
     assert page_of(page) == 8
 
 
-def test_ends_with_the_last_picture(site: str, tabs: Tabs) -> None:
+def test_scrolling_ends_with_the_last_image(site: str, tabs: Tabs) -> None:
     page = tabs.open()
     page.goto(f"{site}{QUERY}&page=7")
     page.locator(".cell").last.scroll_into_view_if_needed()

@@ -44,7 +44,7 @@ def test_search_as_json(demo_settings: Settings) -> None:
     assert (hit["source"], hit["metadata"] != {}) == ("demo", True)
 
 
-def test_search_by_picture_and_by_id(demo_settings: Settings) -> None:
+def test_search_by_image_and_by_id(demo_settings: Settings) -> None:
     first = json.loads(output(run(demo_settings, "search", "--like", "5", "--count", "1", "--json")))["hits"][0]
     again = json.loads(output(run(demo_settings, "search", "--image", first["image"], "--count", "1", "--json")))
     assert again["hits"][0]["id"] == first["id"]
@@ -82,16 +82,16 @@ def test_search_by_several_parts_lists_them(demo_settings: Settings) -> None:
     assert "relevance" not in output(run(demo_settings, "search", "--like", "3")).splitlines()[1]
 
 
-def test_the_least_relevance(demo_settings: Settings) -> None:
+def test_a_minimum_relevance_is_applied(demo_settings: Settings) -> None:
     result = run(demo_settings, "search", "a submarine", "--threshold", "-1", "--min-relevance", "0.5")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "No picture is at least -1.0 similar and 0.5 relevant to: a submarine" in result.stderr
+    assert "No image has a similarity of at least -1.0 and a relevance of at least 0.5 to: a submarine" in result.stderr
 
 
-def test_no_match_says_so_and_is_no_failure(demo_settings: Settings) -> None:
+def test_no_match_says_so_and_exits_with_zero(demo_settings: Settings) -> None:
     result = run(demo_settings, "search", "a red car", "--threshold", "1")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "No picture is at least 1.0 similar" in result.stderr
+    assert "No image has a similarity of at least 1.0" in result.stderr
 
 
 def test_sql_embeds_the_texts_it_names(demo_settings: Settings) -> None:

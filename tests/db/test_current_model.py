@@ -59,7 +59,7 @@ def test_the_same_weights_under_another_name_are_the_same_model(database: Databa
         assert claim_model(connection, copy) == model_id
 
 
-def test_the_model_to_use_is_the_wanted_or_the_stored_or_the_default(database: Database) -> None:
+def test_the_model_is_the_configured_or_the_stored_or_the_default(database: Database) -> None:
     with database.begin() as connection:
         assert model_to_use(connection, None, "default") == "default"
         model_id = claim_model(connection, ONE)

@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path in ROUTES:
             ROUTES[path](self)
         else:
-            self.answer(b"no such picture", status=404, kind="text/plain")
+            self.answer(b"no such image", status=404, kind="text/plain")
 
     def answer(self, body: bytes = b"", *, status: int = 200, kind: str = "image/jpeg", **headers: str) -> None:
         """Send an honest answer; `Retry_After="3"` becomes a header."""

@@ -111,7 +111,7 @@ def test_work_ends_at_once_where_nothing_is_queued(collection: SearchDB) -> None
     assert collection.work(drain=True).done == 0
 
 
-def test_work_ends_when_told_to_stop(collection: SearchDB, listed: Path) -> None:
+def test_work_ends_when_cancelled(collection: SearchDB, listed: Path) -> None:
     enqueue(collection, listed)
     stop = threading.Event()
     report = collection.work(stop=stop, progress=lambda report: stop.set() if report.stored == 12 else None)

@@ -95,7 +95,7 @@ def test_an_ingest_outlasts_a_restart_and_a_crash_of_the_database(
         listed = write_list(tmp_path, server)
         ingest = runs.start("ingest", "urls", str(listed), "--chunk-size", "16", "--json")
         for before, how in ((16, "fast"), (80, "immediate")):
-            until(functools.partial(lambda least: stored(collection) >= least, before), "some pictures")
+            until(functools.partial(lambda least: stored(collection) >= least, before), "some images")
             restartable.restart(how)
         report = ingest.report()
         assert report["stored"] == report["done"] == report["total"] == IMAGES
@@ -112,7 +112,7 @@ def test_a_worker_outlasts_a_database_that_is_away_for_a_while(
     with ImageServer(delay_s=0.5) as server:
         enqueue(collection, write_list(tmp_path, server))
         worker = runs.start("worker", "--drain", "--json")
-        until(lambda: stored(collection) >= 16, "the first pictures")
+        until(lambda: stored(collection) >= 16, "the first images")
         restartable.stop()
         until(lambda: "Trying again" in worker.stderr, "the worker to notice the outage")
         time.sleep(3)  # so that several retries and heartbeats fail
@@ -130,7 +130,7 @@ def test_a_worker_gives_up_with_one_line_when_the_database_stays_away(
         idle = runs.start("worker", before=SHORT_OUTAGE)
         until(lambda: workers(collection) == {idle.pid}, "the worker")
         enqueue(collection, write_list(tmp_path, server))
-        until(lambda: stored(collection) >= 16, "the first pictures")
+        until(lambda: stored(collection) >= 16, "the first images")
         restartable.stop()
         try:
             assert idle.wait() == 1

@@ -68,7 +68,7 @@ def test_every_file_of_a_hostile_folder_becomes_a_row_or_a_named_failure(
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MEMORY_LIMIT_KB
 
 
-def test_two_ingests_of_one_folder_at_once_leave_each_picture_once(
+def test_two_ingests_of_one_folder_at_once_store_each_image_once(
     settings: Settings, collection: SearchDB, album: Path
 ) -> None:
     processes = [start(settings, "ingest", "files", str(album), "--json", "--chunk-size", "16") for _ in range(2)]

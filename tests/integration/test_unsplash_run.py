@@ -147,7 +147,7 @@ def assert_every_photo_has_its_end(collection: SearchDB, server: ImageServer, da
     assert collection.store.counts() == {"images": len(ended.stored), "failed": len(failures), "pending": 0}
 
 
-def test_every_photo_becomes_a_picture_or_a_failure_that_names_its_cause(
+def test_every_photo_becomes_an_image_or_a_failure_that_names_its_cause(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
     with ImageServer() as server:

@@ -90,9 +90,7 @@ def references_held(collection: SearchDB, pid: int) -> set[str]:
 # --- sharing --------------------------------------------------------------------------------------
 
 
-def test_three_workers_share_a_queue_and_fetch_no_picture_twice(
-    collection: SearchDB, runs: Runs, tmp_path: Path
-) -> None:
+def test_three_workers_share_a_queue_and_fetch_no_image_twice(collection: SearchDB, runs: Runs, tmp_path: Path) -> None:
     with ImageServer(delay_s=0.1) as server:
         listed = write_list(tmp_path, server)
         queueing = runs.start("ingest", "urls", str(listed), "--enqueue-only", "--chunk-size", str(CHUNK), "--json")
@@ -118,7 +116,7 @@ def test_three_workers_share_a_queue_and_fetch_no_picture_twice(
     assert workers(collection) == set()
 
 
-def test_two_ingests_of_one_list_at_once_fetch_each_picture_once(
+def test_two_ingests_of_one_list_at_once_fetch_each_image_once(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
     with ImageServer(delay_s=0.1) as server:
@@ -153,13 +151,13 @@ def test_an_ingest_and_a_worker_that_waited_share_the_list(collection: SearchDB,
 # --- stopping -------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_told_to_end_stores_what_it_has_begun_and_gives_back_the_rest(
+def test_a_worker_told_to_stop_stores_what_it_has_begun_and_requeues_the_rest(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
     with ImageServer(delay_s=0.2) as server:
         enqueue(collection, write_list(tmp_path, server))
         worker = runs.start("worker", "--json")
-        until(lambda: collection.store.counts()["images"] >= CHUNK, "the first pictures")
+        until(lambda: collection.store.counts()["images"] >= CHUNK, "the first images")
         worker.send(signal.SIGTERM)
         report = worker.report()
         assert "stopping" in worker.stderr
@@ -183,7 +181,7 @@ def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command
         listed = write_list(tmp_path, server)
         command = ("ingest", "urls", str(listed), "--chunk-size", str(CHUNK), "--json")
         interrupted = runs.start(*command)
-        until(lambda: collection.store.counts()["images"] >= CHUNK, "the first pictures")
+        until(lambda: collection.store.counts()["images"] >= CHUNK, "the first images")
         interrupted.send(signal.SIGINT)
         assert interrupted.wait() == 1
         stored = len(server.hits)
@@ -236,7 +234,7 @@ def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: Search
     assert_complete(collection)
 
 
-def test_a_picture_at_which_every_worker_dies_becomes_a_failure_and_harms_no_other(
+def test_an_image_that_kills_every_worker_becomes_a_failure_and_affects_no_other(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
     with ImageServer() as server:

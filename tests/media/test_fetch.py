@@ -813,9 +813,7 @@ def test_fetched_bytes_can_be_decoded(server: ImageServer, fetcher: Fetcher) -> 
         assert image.size == (48, 32)
 
 
-def test_pictures_lie_about_their_size_and_stand_upright_only_after_decoding(
-    server: ImageServer, fetcher: Fetcher
-) -> None:
+def test_sizes_are_read_before_decoding_and_orientation_is_applied_after(server: ImageServer, fetcher: Fetcher) -> None:
     upright = decode(fetcher.fetch(item(server.url("/exif-rotated.jpg?seed=2"))), max_pixels=10_000)
     assert (upright.width, upright.height) == (32, 48)
     huge = fetcher.fetch(item(server.url("/huge-png")))

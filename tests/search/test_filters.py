@@ -52,7 +52,7 @@ class Vectors:
         return image
 
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        raise AssertionError("no picture is searched by")
+        raise AssertionError("no search by an image is expected")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -60,13 +60,13 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class Crowd:
-    """Many clustered pictures whose tags are shares of them, by chance or by what they look like."""
+    """Many clustered images, tagged at random or by cluster."""
 
     def __init__(self, database: Database) -> None:
         rng = np.random.default_rng(4)
         centres = rng.normal(size=(150, 512))
         self.vectors = unit(centres[rng.integers(150, size=ROWS)] + 0.8 * rng.normal(size=(ROWS, 512)))
-        # As texts do, the queries lie off the pictures' manifold, and beside each other.
+        # As texts do, the queries lie off the manifold of the images, and near each other.
         gap = rng.normal(size=512)
         near = unit(centres[rng.integers(150, size=QUERIES)])
         self.queries = unit(0.35 * near + 0.6 * unit(rng.normal(size=(QUERIES, 512))) + 0.7 * gap / np.linalg.norm(gap))
@@ -168,7 +168,7 @@ def test_pages_are_stable_to_the_thousandth_hit(crowd: Crowd, name: str | None) 
         page(40, 970)
 
 
-def test_equal_pictures_come_in_the_order_of_their_ids(few: Searcher) -> None:
+def test_equally_similar_images_are_ordered_by_id_within_filters(few: Searcher) -> None:
     hits = few.search(Query(text="0"), filters=Filters(source="twins"), threshold=-1)
     assert [hit.similarity for hit in hits] == [hits[0].similarity] * 3
     assert [hit.id for hit in hits] == sorted(hit.id for hit in hits)
@@ -176,7 +176,7 @@ def test_equal_pictures_come_in_the_order_of_their_ids(few: Searcher) -> None:
 
 # --- what each filter means -------------------------------------------------------------------------
 
-PICTURES: dict[str, dict[str, Any]] = {
+IMAGES: dict[str, dict[str, Any]] = {
     "valparaiso": {
         "country": "Chile", "city": "Valparaíso", "camera": "Canon EOS 5D", "latitude": -33.05, "longitude": -71.61,
         "taken_at": datetime(2024, 5, 31, 12, tzinfo=UTC), "tags": ["boat", "harbour"], "width": 3000, "height": 2000,
@@ -202,9 +202,9 @@ COLUMNS = ("country", "city", "camera", "latitude", "longitude", "taken_at", "de
 
 @pytest.fixture
 def few(database: Database) -> Searcher:
-    """A collection of a few pictures of which much is known."""
+    """A collection of a few images with full metadata."""
     rng = np.random.default_rng(0)
-    vectors = {name: rng.normal(size=512) for name in PICTURES}
+    vectors = {name: rng.normal(size=512) for name in IMAGES}
     with database.begin() as connection:
         common = {
             "source": "test", "sha256": b"", "byte_size": 1, "embedding_model_id": claim_model(connection, MODEL),
@@ -212,7 +212,7 @@ def few(database: Database) -> Searcher:
         }  # fmt: skip
         rows = [
             {**common, "image": name, "embedding": unit(vectors[name.replace("1", "0").replace("2", "0")]), **known}
-            for name, known in PICTURES.items()
+            for name, known in IMAGES.items()
         ]
         connection.execute(sa.insert(images), rows)
     return Searcher(database.engine, Vectors(unit(rng.normal(size=(3, 512)))))
@@ -268,20 +268,20 @@ def test_what_a_filter_means(few: Searcher, conditions: dict[str, Any], expected
     assert names(few.search(Query(text="1"), filters=Filters(**conditions), threshold=-1, count=50)) == expected
 
 
-def test_pictures_left_out_by_id(few: Searcher) -> None:
+def test_images_are_excluded_by_id(few: Searcher) -> None:
     everything = few.search(Query(text="1"), threshold=-1)
     left = few.search(Query(text="1"), filters=Filters(exclude_id=[everything[0].id, 10**6]), threshold=-1)
     assert [hit.id for hit in left] == [hit.id for hit in everything[1:]]
     assert few.search(Query(text="1"), filters=Filters(exclude_id=everything[0].id), threshold=-1) == left
 
 
-def test_no_filter_is_none(few: Searcher) -> None:
+def test_filters_that_are_not_set_are_absent(few: Searcher) -> None:
     assert not Filters()
     assert not Filters(country=(), tag=[], words=" ", exclude_id=[])
     assert few.search(Query(text="1"), filters=Filters(), threshold=-1) == few.search(Query(text="1"), threshold=-1)
 
 
-def test_a_picture_is_no_hit_of_its_own_like_within_filters(few: Searcher) -> None:
+def test_like_excludes_the_image_itself_within_filters(few: Searcher) -> None:
     twins = few.search(Query(text="1"), filters=Filters(source="twins"), threshold=-1)
     hits = few.search(Query(like=twins[0].id), filters=Filters(source="twins"), threshold=-1)
     assert [hit.id for hit in hits] == [hit.id for hit in twins[1:]]
@@ -400,9 +400,7 @@ def test_a_filter_that_makes_no_sense_says_why(conditions: dict[str, Any], messa
         ("pg_sleep(5) IS NOT NULL", "statement timeout .the limit is 0.2 s"),
     ],
 )
-def test_what_postgresql_refuses_is_told_in_its_words(
-    few: Searcher, monkeypatch: pytest.MonkeyPatch, where: str, message: str
-) -> None:
+def test_postgresql_errors_are_quoted(few: Searcher, monkeypatch: pytest.MonkeyPatch, where: str, message: str) -> None:
     monkeypatch.setattr(search, "WHERE_TIMEOUT_S", 0.2)
     with pytest.raises(QueryError, match=message):
         few.search(Query(text="1"), filters=Filters(where=where))
@@ -421,7 +419,7 @@ def test_the_settings_of_a_filtered_search_end_with_it(few: Searcher, database: 
 
 def test_facets_count_the_commonest_values(few: Searcher) -> None:
     facets = few.facets()
-    assert (facets.counted, facets.complete) == (len(PICTURES), True)
+    assert (facets.counted, facets.complete) == (len(IMAGES), True)
     assert [(facet.value.lower(), facet.count) for facet in facets.country] == [("chile", 2), ("fiji", 1)]
     assert (facets.tag[0].value, facets.tag[0].count) == ("boat", 2)
     assert {facet.value: facet.count for facet in facets.orientation} == {"square": 5, "landscape": 3, "portrait": 1}
@@ -440,6 +438,6 @@ def test_facets_within_filters_and_limits(few: Searcher, monkeypatch: pytest.Mon
     assert (few.facets().counted, few.facets().complete) == (4, False)
 
 
-def test_no_picture_has_no_facets(database: Database) -> None:
+def test_an_empty_collection_has_no_facets(database: Database) -> None:
     facets = Searcher(database.engine, Vectors(np.ones((1, 512)))).facets()
     assert (facets.counted, facets.complete, list(facets.country), list(facets.orientation)) == (0, True, [], [])

@@ -65,7 +65,7 @@ def test_the_least_recently_used_texts_are_evicted_from_memory(embedder: CLIPEmb
     assert recorder.embedded == [["a boat"], ["a tree"], ["a cat"], ["a tree"]]
 
 
-def test_callers_cannot_change_what_is_cached(embedder: CLIPEmbedder) -> None:
+def test_cached_values_cannot_be_modified_by_callers(embedder: CLIPEmbedder) -> None:
     cache = QueryCache(embedder)
     for _ in range(2):
         vectors = cache.compute(["a boat"])

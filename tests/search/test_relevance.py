@@ -65,7 +65,7 @@ def area_under_curve(present: Sequence[float], absent: Sequence[float]) -> float
     return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
 
 
-def test_what_is_absent_scores_clearly_below_what_is_present(
+def test_absent_things_score_clearly_below_present_ones(
     demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder
 ) -> None:
     searcher = Searcher(database.engine, embedder)
@@ -118,7 +118,7 @@ def test_a_relevance_and_its_similarity() -> None:
     assert [judge.similarity(relevance) for relevance in (0, 0.5, 1)] == pytest.approx([-1, 0.25, 0.28])
 
 
-def test_the_least_relevance(demo_collection: SearchDB) -> None:
+def test_a_minimum_relevance_is_applied(demo_collection: SearchDB) -> None:
     hits = demo_collection.search("a dog", threshold=-1, count=300)
     for least in (0.3, 0.9):
         expected = [hit for hit in hits if relevance_of(hit) >= least]

@@ -113,7 +113,7 @@ def test_a_repeated_text_costs_no_model_call(demo_collection: SearchDB) -> None:
     assert again == first
 
 
-def test_several_parts_are_each_explained(demo_collection: SearchDB) -> None:
+def test_each_part_of_a_query_is_explained(demo_collection: SearchDB) -> None:
     with Image.open(demo_collection.searcher.get(9).image) as image:
         hits = demo_collection.search("a red car", image=image, like=3, exclude="snow", count=5)
         by_image = {hit.id: hit.similarity for hit in demo_collection.search(image=image, threshold=-1, count=300)}

@@ -110,10 +110,10 @@ def test_like_and_parts(client: FlaskClient, stored_images: StoredImages) -> Non
     assert {hit["id"] for hit in found["hits"]} == {ship, dog}
     assert found["hits"][0]["id"] == ship
     assert found["hits"][0]["parts"].keys() == {"like", "not"}
-    assert "picture" in problem(client.get("/api/search?like=999"), 404)["detail"]
+    assert "no such image" in problem(client.get("/api/search?like=999"), 404)["detail"]
 
 
-def test_search_by_a_picture_goes_on_by_its_vector(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_search_by_an_image_continues_by_its_vector(client: FlaskClient, stored_images: StoredImages) -> None:
     for number in range(5):
         stored_images.add(f"a boat number {number}")
     data = make_image("PNG")
@@ -137,7 +137,7 @@ def test_search_by_a_url_and_words(client: FlaskClient, stored_images: StoredIma
 # --- Single images ------------------------------------------------------------------------------
 
 
-def test_picture_by_id(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_image_by_id(client: FlaskClient, stored_images: StoredImages) -> None:
     boat = stored_images.add("a boat", latitude=float("nan"), longitude=1.0)
     found = good(client.get(f"/api/images/{boat}"))
     assert (found["id"], found["description"], found["latitude"]) == (boat, "a boat", None)
@@ -146,7 +146,7 @@ def test_picture_by_id(client: FlaskClient, stored_images: StoredImages) -> None
         problem(client.get(f"/api/images/{unknown}"), 404)
 
 
-def test_url_picture_is_where_it_is(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_image_url_is_its_original_url(client: FlaskClient, stored_images: StoredImages) -> None:
     url = stored_images.add(
         "a boat", image="https://ann:hush@pictures.example/boat.jpg?w=1", source="urls", source_id="a/b"
     )
@@ -156,7 +156,7 @@ def test_url_picture_is_where_it_is(client: FlaskClient, stored_images: StoredIm
     assert "hush" not in json.dumps(found)
 
 
-def test_no_answer_names_a_folder_of_this_server(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_no_response_names_a_folder_of_this_server(client: FlaskClient, stored_images: StoredImages) -> None:
     noted = {"from": f"{stored_images.folder}/boat.png", "deep": [{"path": str(stored_images.folder)}]}
     boat = stored_images.add("a boat", source_id="the private folder/2024/a-boat.png", metadata=noted)
     for response in (client.get(f"/api/images/{boat}"), client.get("/api/search?q=boat"), client.get("/api/random")):
@@ -165,7 +165,7 @@ def test_no_answer_names_a_folder_of_this_server(client: FlaskClient, stored_ima
         assert "2024" not in response.text.replace("ingested_at", "")[: response.text.find("ingested_at")]
 
 
-def test_random(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_random_images(client: FlaskClient, stored_images: StoredImages) -> None:
     assert good(client.get("/api/random")) == {"images": []}
     known = {stored_images.add(f"a boat {number}") for number in range(4)}
     assert {image["id"] for image in good(client.get("/api/random?count=9"))["images"]} == known
@@ -183,7 +183,7 @@ def test_embeddings_of_texts(client: FlaskClient, embedder: CLIPEmbedder) -> Non
     np.testing.assert_allclose(np.linalg.norm(answer["embeddings"], axis=1), 1, atol=1e-5)
 
 
-def test_embeddings_of_pictures(client: FlaskClient, embedder: CLIPEmbedder) -> None:
+def test_embeddings_of_images(client: FlaskClient, embedder: CLIPEmbedder) -> None:
     files = [make_image("PNG", seed=seed, size=(300, 200)) for seed in (1, 2)]
     expected = embedder.embed_images([Image.open(BytesIO(data)).convert("RGB") for data in files])
     encoded = [base64.b64encode(files[0]).decode(), base64.encodebytes(files[1]).decode()]
@@ -207,11 +207,11 @@ def test_embeddings_of_pictures(client: FlaskClient, embedder: CLIPEmbedder) -> 
         ({"texts": ["a"], "more": 1}, "more"),
     ],
 )
-def test_embeddings_of_what_is_wrong(client: FlaskClient, body: dict[str, Any], field: str) -> None:
+def test_invalid_embedding_requests_are_refused(client: FlaskClient, body: dict[str, Any], field: str) -> None:
     assert fields(client.post("/api/embeddings", json=body)) == {field}
 
 
-def test_embeddings_of_no_pictures(client: FlaskClient) -> None:
+def test_embeddings_of_files_that_are_not_images(client: FlaskClient) -> None:
     texts = [base64.b64encode(data).decode() for data in (make_image(), b"<svg></svg>")]
     said = problem(client.post("/api/embeddings", json={"images": texts}), 415)
     assert said["errors"][0]["field"] == "images.1"
@@ -253,7 +253,7 @@ def test_wrong_parameters_are_named(client: FlaskClient, query: str, field: str)
 
 
 @pytest.mark.parametrize("query", ["", "not=a", "q=%20", "q=a&not=a", "vector=abc", "q=a&count=600&offset=600"])
-def test_what_cannot_be_searched_for(client: FlaskClient, stored_images: StoredImages, query: str) -> None:
+def test_invalid_queries_are_refused(client: FlaskClient, stored_images: StoredImages, query: str) -> None:
     stored_images.add("a boat")
     problem(client.get(f"/api/search?{query}"), 422)
 
@@ -266,7 +266,7 @@ def test_odd_characters_are_searched_for(client: FlaskClient, stored_images: Sto
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b'{"url": "\xff"}', b'{"url": "\\ud800"}', b"[" * 100_000])
-def test_what_is_no_json(client: FlaskClient, body: bytes) -> None:
+def test_invalid_json_is_refused(client: FlaskClient, body: bytes) -> None:
     for path in ("/api/search", "/api/embeddings"):
         response = client.post(path, data=body, content_type="application/json")
         assert "not JSON" in problem(response, 400)["detail"]
@@ -277,7 +277,7 @@ def test_values_in_json_are_of_their_types(client: FlaskClient) -> None:
     assert fields(client.post("/api/search", json=body)) == {"count", "tag", "threshold", "colour"}
 
 
-def test_bodies_of_other_kinds(client: FlaskClient) -> None:
+def test_bodies_of_other_content_types_are_refused(client: FlaskClient) -> None:
     for path in ("/api/search", "/api/embeddings"):
         problem(client.post(path, data=b"x", content_type="text/plain"), 415)
         problem(client.post(path), 415)
@@ -286,14 +286,14 @@ def test_bodies_of_other_kinds(client: FlaskClient) -> None:
     assert fields(client.post("/api/search", data={"image": upload(b""), "other": upload(b"")})) == {"other"}
 
 
-def test_pictures_that_are_none(client: FlaskClient) -> None:
+def test_files_that_are_not_images_are_refused(client: FlaskClient) -> None:
     assert "SVG" in problem(client.post("/api/search", data={"image": upload(b"<svg></svg>")}), 415)["detail"]
     problem(client.post("/api/search", data={"image": upload(b"")}), 415)
     assert fields(client.post("/api/search", data={"image": upload(make_image()[:300])})) == {"image"}
     assert fields(client.post("/api/search", json={"url": "ftp://pictures.example/a.jpg"})) == {"url"}
 
 
-def test_private_address_is_refused_and_not_told(settings: Settings, embedder: CLIPEmbedder) -> None:
+def test_private_address_is_refused_and_not_revealed(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings.model_copy(update={"allow_private_addresses": False}), embedder=embedder)
     with ImageServer() as server:
         for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "169.254.169.254", "2130706433"):
@@ -314,7 +314,7 @@ def test_everything_below_api_is_answered_in_json(client: FlaskClient) -> None:
     assert "<!doctype html>" in client.get("/nowhere").text
 
 
-def test_unforeseen_fault_tells_nothing(settings: Settings, embedder: CLIPEmbedder) -> None:
+def test_unexpected_error_reveals_nothing(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings, embedder=embedder)
 
     def broken() -> str:

@@ -129,7 +129,7 @@ def test_the_same_bytes_again_are_the_same_row(client: FlaskClient, database: Da
     assert stored(database) == len(files(settings)) == 1
 
 
-def test_a_url_is_fetched_and_stays_where_it_is(client: FlaskClient, settings: Settings) -> None:
+def test_an_image_added_by_url_is_stored_by_its_url(client: FlaskClient, settings: Settings) -> None:
     with ImageServer() as server:
         url = server.url("/ok.jpg")
         first = client.post("/api/images", json={"url": url, "description": "A stripe"}, headers=AUTHORISED)
@@ -156,7 +156,7 @@ def test_a_url_is_fetched_and_stays_where_it_is(client: FlaskClient, settings: S
         ({"description": ["one", "two"]}, "description"),
     ],
 )
-def test_what_is_wrong_with_what_is_said_is_named(
+def test_invalid_metadata_is_named(
     client: FlaskClient, database: Database, settings: Settings, said: dict[str, Any], field: str
 ) -> None:
     response = add(client, make_image(), **said)
@@ -165,7 +165,7 @@ def test_what_is_wrong_with_what_is_said_is_named(
     assert stored(database) == len(files(settings)) == 0
 
 
-def test_what_cannot_be_fetched_is_no_picture(client: FlaskClient, database: Database) -> None:
+def test_a_url_that_cannot_be_fetched_is_refused(client: FlaskClient, database: Database) -> None:
     with ImageServer() as server:
         for path, status in (("/404", 422), ("/html", 415), ("/nowhere", 422)):
             response = client.post("/api/images", json={"url": server.url(path)}, headers=AUTHORISED)
@@ -191,7 +191,7 @@ def test_removing_takes_row_file_and_thumbnail(client: FlaskClient, database: Da
     assert client.delete(f"/api/images/{row['id']}", headers=AUTHORISED).status_code == 404
 
 
-def test_removing_leaves_a_file_of_a_folder_where_it_is(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_removing_does_not_delete_a_file_of_a_folder(client: FlaskClient, stored_images: StoredImages) -> None:
     image = stored_images.draw("mine.png")
     number = stored_images.add("mine", image=image)
     assert client.delete(f"/api/images/{number}", headers=AUTHORISED).status_code == 204

@@ -26,7 +26,7 @@ def test_another_model_has_another_searcher(app: Flask) -> None:
     assert backend.searcher_with(other) is not searcher
 
 
-def test_embeddings_and_searches_share_the_memory_of_texts(app: Flask, client: FlaskClient) -> None:
+def test_embeddings_and_searches_share_the_text_cache(app: Flask, client: FlaskClient) -> None:
     client.post("/api/embeddings", json={"texts": ["a green boat"]})
     before = client.get("/metrics").text
     client.get("/api/search?q=a+green+boat")

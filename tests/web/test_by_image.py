@@ -21,14 +21,14 @@ from web.backend import EXTENSION
 
 def search(client: FlaskClient, data: bytes | None = None, **fields: str | list[str]) -> str:
     """Return the address that a search by this image leads to."""
-    upload = {} if data is None else {"picture": (BytesIO(data), "mine.png")}
+    upload = {} if data is None else {"image": (BytesIO(data), "mine.png")}
     response = client.post("/search", data={**fields, **upload})
     assert response.status_code == 303, response.text
     return response.headers["Location"]
 
 
 def shown(html: str) -> list[int]:
-    return [int(found) for found in re.findall(r'<li class="cell r\d+" id="picture-(\d+)"', html)]
+    return [int(found) for found in re.findall(r'<li class="cell r\d+" id="image-(\d+)"', html)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def stored(demo_collection: SearchDB) -> dict[int, Path]:
     return {hit.id: Path(hit.image) for hit in demo_collection.search("a boat", count=3)}
 
 
-def test_finds_the_picture_itself_and_its_address_does_so_again(
+def test_finds_the_image_itself_and_the_url_repeats_the_search(
     demo_client: FlaskClient, stored: dict[int, Path]
 ) -> None:
     for number, path in stored.items():
@@ -49,7 +49,7 @@ def test_finds_the_picture_itself_and_its_address_does_so_again(
         assert shown(demo_client.get(address).text) == shown(html)
 
 
-def test_words_what_not_and_filters_beside_the_picture(demo_client: FlaskClient, stored: dict[int, Path]) -> None:
+def test_words_not_and_filters_combine_with_the_image(demo_client: FlaskClient, stored: dict[int, Path]) -> None:
     path = next(iter(stored.values()))
     address = search(
         demo_client, path.read_bytes(), q="in the snow", country="", tag=["boat"], page="3", **{"not": "cat"}
@@ -68,7 +68,7 @@ def test_words_what_not_and_filters_beside_the_picture(demo_client: FlaskClient,
     assert without == ["/?q=in+the+snow&not=cat&tag=boat"]
 
 
-def test_a_picture_by_its_url(demo_client: FlaskClient, stored: dict[int, Path]) -> None:
+def test_search_by_the_url_of_an_image(demo_client: FlaskClient, stored: dict[int, Path]) -> None:
     number, path = next(iter(stored.items()))
     with ImageServer() as server:
         server.bodies["/boat.jpg"] = path.read_bytes()
@@ -79,11 +79,11 @@ def test_a_picture_by_its_url(demo_client: FlaskClient, stored: dict[int, Path])
 @pytest.mark.parametrize(
     ("data", "status", "message"),
     [
-        (b"not a picture at all", 415, "picture"),
+        (b"not a picture at all", 415, "image"),
         (b"", 415, "empty"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "image"),
         (make_image() + b"<script>alert(1)</script>", 303, ""),
-        (make_image()[:200], 422, "picture"),
+        (make_image()[:200], 422, "image"),
         (huge_png(), 413, "pixels"),
         (None, 422, "No image was chosen"),
     ],
@@ -92,7 +92,7 @@ def test_a_picture_by_its_url(demo_client: FlaskClient, stored: dict[int, Path])
 def test_a_file_that_is_not_an_image_is_refused_with_the_reason(
     demo_client: FlaskClient, data: bytes | None, status: int, message: str
 ) -> None:
-    upload = {} if data is None else {"picture": (BytesIO(data), "a/../<b>.png")}
+    upload = {} if data is None else {"image": (BytesIO(data), "a/../<b>.png")}
     response = demo_client.post("/search", data={"q": "a boat", **upload})
     assert response.status_code == status
     if status == 303:
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_an_image_is_refused_with_the_reason(
 def test_more_than_may_be_sent_is_too_large(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings.model_copy(update={"max_image_bytes": 1000}), embedder=embedder)
     client = app.test_client()
-    response = client.post("/search", data={"picture": (BytesIO(bytes(2000)), "a.png")})
+    response = client.post("/search", data={"image": (BytesIO(bytes(2000)), "a.png")})
     assert response.status_code == 413
     assert "1,000 bytes" in response.text
     response = client.post("/search", data=b"q=" + b"x" * 2**20, content_type="application/x-www-form-urlencoded")
@@ -127,13 +127,13 @@ def test_private_addresses_are_refused(demo_settings: Settings, embedder: CLIPEm
 
 
 @pytest.mark.parametrize("vector", ["x", "A" * 688, "é" * 688, "-" * 687 + "="])
-def test_a_vector_that_is_none_is_explained(demo_client: FlaskClient, vector: str) -> None:
+def test_an_invalid_vector_is_explained(demo_client: FlaskClient, vector: str) -> None:
     response = demo_client.get("/", query_string={"vector": vector})
     assert response.status_code == 400
     assert "search by the image again" in response.text
 
 
-def test_nothing_of_the_picture_is_kept(demo_client: FlaskClient, demo_settings: Settings) -> None:
+def test_nothing_of_the_uploaded_image_is_stored(demo_client: FlaskClient, demo_settings: Settings) -> None:
     before = {path for path in demo_settings.home.rglob("*") if path.is_file()}
     search(demo_client, make_image(seed=9))
     assert {path for path in demo_settings.home.rglob("*") if path.is_file()} == before

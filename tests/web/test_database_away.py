@@ -104,7 +104,7 @@ def until_ready(site: str) -> None:
     until(lambda: requests.get(f"{site}/readyz", timeout=GIVE_UP_S).status_code == 200, "the application to recover")
 
 
-def test_a_database_that_stops_is_a_page_and_comes_back(site: str, stoppable: Stoppable) -> None:
+def test_a_database_outage_shows_a_page_and_search_recovers(site: str, stoppable: Stoppable) -> None:
     search, alive, ready = f"{site}/?q=a+red+boat", f"{site}/healthz", f"{site}/readyz"
     assert status_of(ready) == 200
     assert set(statuses_of(search)) == {200}

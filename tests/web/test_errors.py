@@ -75,7 +75,7 @@ def test_failing_to_connect_is_not_repeated_by_everybody(
     assert len(calls) == 1
 
 
-def test_application_recovers_when_the_database_comes(
+def test_application_recovers_when_the_database_starts(
     make_client, settings: Settings, admin: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web_backend, "REOPEN_INTERVAL_S", 0.0)
@@ -118,7 +118,7 @@ def test_database_without_tables(make_client, empty_settings: Settings) -> None:
     assert client.get("/readyz").status_code == 503
 
 
-def test_embedded_server_that_cannot_start_tells_no_paths(make_client, tmp_path: Path) -> None:
+def test_embedded_server_that_cannot_start_reveals_no_paths(make_client, tmp_path: Path) -> None:
     home = tmp_path / ("long" * 30)
     client = make_client(Settings(home=home, model="demo"))
     response = client.get("/")
@@ -130,7 +130,7 @@ def test_embedded_server_that_cannot_start_tells_no_paths(make_client, tmp_path:
 
 
 def test_model_that_is_not_there(make_client, stored_images: StoredImages, settings: Settings) -> None:
-    picture = stored_images.add("a boat")
+    image_id = stored_images.add("a boat")
     missing = settings.model_copy(update={"model": "/srv/secret place/my-clip"})
     client = make_client(missing, own_model=True)
     response = client.get("/?q=boat")
@@ -139,14 +139,14 @@ def test_model_that_is_not_there(make_client, stored_images: StoredImages, setti
     assert "my-clip" in response.text
     assert "secret" not in response.text
     assert "srv" not in response.text
-    for path in ("/", f"/images/{picture}", f"/images/{picture}?q=boat", f"/images/{picture}/thumbnail"):
+    for path in ("/", f"/images/{image_id}", f"/images/{image_id}?q=boat", f"/images/{image_id}/thumbnail"):
         shown = client.get(path)
         assert shown.status_code == 200
         assert b"secret" not in shown.data
 
 
 def test_model_of_another_collection(client: FlaskClient, database: Database, stored_images: StoredImages) -> None:
-    picture = stored_images.add("a boat")
+    image_id = stored_images.add("a boat")
     with database.begin() as connection:
         connection.execute(
             sa.update(embedding_models).values(name="/home/joe/models/other-clip", weights_sha256=b"\7" * 32)
@@ -155,7 +155,7 @@ def test_model_of_another_collection(client: FlaskClient, database: Database, st
     assert response.status_code == 503
     assert "other-clip (weights 070707070707)" in response.text
     assert "joe" not in response.text
-    assert client.get(f"/images/{picture}?q=boat").status_code == 200
+    assert client.get(f"/images/{image_id}?q=boat").status_code == 200
 
 
 def test_model_is_the_collections_unless_one_was_chosen(
@@ -173,7 +173,7 @@ def test_model_is_the_collections_unless_one_was_chosen(
             assert chosen.model().name == "other"
 
 
-def test_search_waits_for_the_model_but_not_for_ever(
+def test_search_waits_for_the_model_for_a_limited_time(
     settings: Settings, embedder: CLIPEmbedder, stored_images: StoredImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored_images.add("a boat")
@@ -217,7 +217,7 @@ class SlowModel:
 # --- Everything else ------------------------------------------------------------------------------
 
 
-def test_unforeseen_fault_shows_no_traceback(app: Flask) -> None:
+def test_unexpected_error_shows_no_traceback(app: Flask) -> None:
     def broken() -> str:
         raise ZeroDivisionError("/srv/secret/config")
 
@@ -234,7 +234,7 @@ def test_importing_the_web_loads_no_model() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_wrong_method(client: FlaskClient) -> None:
+def test_a_wrong_method_is_a_405(client: FlaskClient) -> None:
     response = client.post("/")
     assert response.status_code == 405
     assert "GET" in response.headers["Allow"]
@@ -269,5 +269,5 @@ def test_model_label(name: str, label: str) -> None:
         ("(in ~/models/clip/)", "(in clip)"),
     ],
 )
-def test_without_paths(text: str, expected: str) -> None:
+def test_paths_are_removed_from_messages(text: str, expected: str) -> None:
     assert without_paths(text) == expected

@@ -37,7 +37,7 @@ def places(stored_images: StoredImages) -> dict[str, int]:
 def shown(client: FlaskClient, query: str) -> list[int]:
     response = client.get(f"/?q=a+red+boat&threshold=-1&{query}")
     assert response.status_code == 200
-    return [int(found) for found in re.findall(r'<li class="cell r\d+" id="picture-(\d+)"', response.text)]
+    return [int(found) for found in re.findall(r'<li class="cell r\d+" id="image-(\d+)"', response.text)]
 
 
 def offered(page: str, name: str) -> dict[str, str]:
@@ -68,7 +68,7 @@ def test_only_what_meets_the_filters_is_shown(
     assert set(shown(client, query)) == {places[name] for name in names}
 
 
-def test_a_picture_can_be_left_out(client: FlaskClient, places: dict[str, int]) -> None:
+def test_an_image_can_be_excluded(client: FlaskClient, places: dict[str, int]) -> None:
     assert places["chile"] not in shown(client, f"exclude_id={places['chile']}")
 
 
@@ -83,12 +83,12 @@ def test_chips_take_one_filter_away_and_keep_the_others(client: FlaskClient, pla
     assert 'name="near" type="text" value="60,10"' in page
 
 
-def test_filters_are_kept_on_the_way_to_a_picture_and_back(client: FlaskClient, places: dict[str, int]) -> None:
+def test_filters_are_kept_from_the_grid_to_an_image_and_back(client: FlaskClient, places: dict[str, int]) -> None:
     page = client.get("/?q=a+red+boat&country=Chile&min_relevance=0").text
     [link] = re.findall(rf'<a class="open" href="(/images/{places["chile"]}\?[^"]+)">', page)
     assert "country=Chile" in link
     back = client.get(html.unescape(link)).text
-    assert re.search(r'href="/\?q=a\+red\+boat&amp;[^"]*country=Chile[^"]*#picture-\d+">', back)
+    assert re.search(r'href="/\?q=a\+red\+boat&amp;[^"]*country=Chile[^"]*#image-\d+">', back)
 
 
 def test_values_are_offered_with_their_counts_and_escaped(client: FlaskClient, places: dict[str, int]) -> None:
@@ -96,7 +96,7 @@ def test_values_are_offered_with_their_counts_and_escaped(client: FlaskClient, p
     assert offered(page, "country") == {"<script>alert(1)</script>": "1", "Chile": "1", "Norway": "1"}
     assert offered(page, "tag") == {"boat": "2", "sea": "1"}
     assert offered(page, "orientation") == {"landscape": "2", "portrait": "1"}
-    assert offered(page, "camera") == offered(page, "source") == {}, "all pictures are the same by these"
+    assert offered(page, "camera") == offered(page, "source") == {}, "all images are equal in these"
     assert "<script>alert" not in page
     assert "<script>alert" not in client.get("/?q=boat&country=%3Cscript%3Ealert(1)%3C/script%3E").text
 
@@ -109,18 +109,18 @@ def test_a_value_that_is_set_is_offered_whatever_the_collection_has(
     assert 'name="camera" value="Nikon" checked' in page
 
 
-def test_what_leads_on_from_a_picture_keeps_the_filters(client: FlaskClient, places: dict[str, int]) -> None:
+def test_links_of_an_image_page_keep_the_filters(client: FlaskClient, places: dict[str, int]) -> None:
     chile = places["chile"]
     cell = html.unescape(client.get("/?q=a+red+boat&threshold=-1&country=Chile&country=Norway").text)
     assert f'<a class="like" href="/?like={chile}&country=Chile&country=Norway"' in cell
     page = html.unescape(client.get(f"/images/{chile}?q=a+red+boat&country=Chile&country=Norway").text)
     assert f'href="/?like={chile}&country=Chile&country=Norway">More like this' in page
     assert '<a href="/?q=sea&country=Chile&country=Norway"><bdi>sea' in page
-    similar = re.findall(r'id="picture-(\d+)"', page)
+    similar = re.findall(r'id="image-(\d+)"', page)
     assert similar == [str(places["norway"])], "similar ones are those within the filters"
 
 
-def test_filters_that_nothing_meets_say_so(client: FlaskClient, places: dict[str, int]) -> None:
+def test_filters_without_matches_say_so(client: FlaskClient, places: dict[str, int]) -> None:
     page = client.get("/?q=a+red+boat&country=Peru").text
     assert "No image matches the filters." in page
 
@@ -134,12 +134,12 @@ def test_filters_that_nothing_meets_say_so(client: FlaskClient, places: dict[str
         ("min_size=0", "min_size"),
         ("near=here&radius_km=1", "near"),
         ("radius_km=1", "near"),
-        ("near=1,2&radius_km=far", "number of kilometres"),
+        ("near=1,2&radius_km=far", "radius is 'far': a number"),
         ("exclude_id=x", "whole number"),
         ("country=" + "x" * 10_000, "10,000 characters"),
-        ("country=a%00b", "no text in postgresql has"),
+        ("country=a%00b", "postgresql cannot store"),
         ("min_relevance=2", "between 0 and 1"),
-        ("where=1=1", "runs no sql"),
+        ("where=1=1", "does not run sql"),
     ],
 )
 def test_a_malformed_filter_is_named(client: FlaskClient, places: dict[str, int], query: str, message: str) -> None:
@@ -148,12 +148,10 @@ def test_a_malformed_filter_is_named(client: FlaskClient, places: dict[str, int]
     assert message in html.unescape(response.text).lower()
 
 
-def test_relevance_is_the_bar_and_what_is_not_there_is_said_to_be(
-    client: FlaskClient, stored_images: StoredImages
-) -> None:
-    picture = stored_images.draw("one.png")
+def test_absent_things_are_marked_by_relevance(client: FlaskClient, stored_images: StoredImages) -> None:
+    image = stored_images.draw("one.png")
     for number in range(30):
-        stored_images.add(f"{number} white boats on the sea", image=f"{picture}/{number}")
+        stored_images.add(f"{number} white boats on the sea", image=f"{image}/{number}")
     page = client.get("/?q=a+purple+umbrella&threshold=-1").text
     assert "No close matches" in page
     bars = [int(width) for width in re.findall(r'<rect width="(\d+)"', page)]

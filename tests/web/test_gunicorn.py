@@ -92,7 +92,7 @@ def serve(settings: Settings) -> Iterator[Serve]:
         server.stop()
 
 
-def test_pictures_arrive_whole_and_searches_find_them(serve: Serve, stored_images: StoredImages) -> None:
+def test_images_are_served_whole_and_searches_find_them(serve: Serve, stored_images: StoredImages) -> None:
     image = stored_images.folder / "noise.bmp"
     stored_images.draw(image.name, size=(400, 300))
     image_id = stored_images.add("a red boat", image=image)
@@ -104,7 +104,7 @@ def test_pictures_arrive_whole_and_searches_find_them(serve: Serve, stored_image
     head = requests.head(f"{server.url}/images/{image_id}/file", timeout=GIVE_UP_S)
     assert head.headers["Content-Length"] == str(image.stat().st_size)
     assert server.get(f"/images/{image_id}/thumbnail").headers["Content-Type"] == "image/webp"
-    assert f'id="picture-{image_id}"' in server.get("/?q=a+red+boat").text
+    assert f'id="image-{image_id}"' in server.get("/?q=a+red+boat").text
 
 
 def test_several_workers_count_together_and_log_in_json(serve: Serve, stored_images: StoredImages) -> None:
@@ -124,7 +124,7 @@ def test_several_workers_count_together_and_log_in_json(serve: Serve, stored_ima
 def test_a_request_that_has_begun_ends_before_the_server_does(serve: Serve, stored_images: StoredImages) -> None:
     stored_images.add("a red boat")
     server = serve()
-    texts = [f"picture number {n} of a long album" for n in range(64)]
+    texts = [f"image number {n} of a long album" for n in range(64)]
     answers: list[int] = []
 
     def ask() -> None:

@@ -78,7 +78,7 @@ def uploads(site: Site, data: bytes, name: str = "a.png") -> dict[str, TestRespo
         return site.client.post(path, data=body, content_type=kind, headers=TOKEN)
 
     return {
-        "page": post("/search", "picture"),
+        "page": post("/search", "image"),
         "search": post("/api/search", "image"),
         "embeddings": post("/api/embeddings", "images"),
         "add": post("/api/images", "image"),
@@ -156,7 +156,7 @@ def test_no_path_leads_out_of_the_collection(site: Site, up: str) -> None:
         *("gif and script", "empty", "half", "jpeg of nothing"),
     ],
 )
-def test_what_is_no_picture_is_refused_everywhere_alike(site: Site, data: bytes, status: int) -> None:
+def test_files_that_are_not_images_are_refused_everywhere_alike(site: Site, data: bytes, status: int) -> None:
     before = site.kept()
     for place, response in uploads(site, data).items():
         assert response.status_code == status, (place, response.text)
@@ -164,7 +164,7 @@ def test_what_is_no_picture_is_refused_everywhere_alike(site: Site, data: bytes,
     assert site.kept() == before
 
 
-def test_a_polyglot_is_served_as_the_picture_it_is(site: Site) -> None:
+def test_a_polyglot_is_served_as_the_image_it_is(site: Site) -> None:
     data = make_image() + b"<!doctype html><script>alert(1)</script>"
     row = uploads(site, data, "page.html")["add"].get_json()
     with site.client.get(row["url"]) as response:
@@ -174,7 +174,7 @@ def test_a_polyglot_is_served_as_the_picture_it_is(site: Site) -> None:
     assert site.client.get(row["thumbnail_url"]).mimetype == "image/webp"
 
 
-def test_queries_without_end(site: Site) -> None:
+def test_unbounded_queries_are_refused(site: Site) -> None:
     long = "boat " * 2000
     assert site.client.get("/", query_string={"q": long}).status_code == 400
     assert site.client.get("/", query_string={"q": "boat", "words": long}).status_code == 400
@@ -187,7 +187,7 @@ def test_queries_without_end(site: Site) -> None:
     assert site.client.get("/", query_string=[("tag", str(n)) for n in range(5000)]).status_code == 400
 
 
-def test_control_characters(site: Site) -> None:
+def test_control_characters_are_searched_and_stored(site: Site) -> None:
     for path in ("/", "/api/search"):
         response = site.client.get(path, query_string={"q": CONTROLS, "threshold": -1})
         assert response.status_code == 200
@@ -209,7 +209,7 @@ def test_control_characters(site: Site) -> None:
     "host",
     ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "0x7f.1", "169.254.169.254"],
 )
-def test_private_addresses_are_not_asked(site: Site, host: str) -> None:
+def test_private_addresses_are_not_contacted(site: Site, host: str) -> None:
     before = site.kept()
     with ImageServer() as server:
         url = server.url("/ok.jpg", host=host)

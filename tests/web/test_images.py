@@ -1,4 +1,4 @@
-"""Pictures by id: only images, only those of the collection, and fast the second time."""
+"""Image files by id: only images of the collection are served, and thumbnails come from the cache."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_content_and_not_the_name_says_what_a_file_is(
     assert thumbnail_of(client, image_id).size == (60, 40)
 
 
-def test_browser_asks_again_and_gets_no_second_copy(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_a_repeated_request_gets_not_modified(client: FlaskClient, stored_images: StoredImages) -> None:
     image = stored_images.draw("boat.png")
     url = f"/images/{stored_images.add('a boat', image=image)}/file"
     with client.get(url) as first:
@@ -62,7 +62,7 @@ def test_browser_asks_again_and_gets_no_second_copy(client: FlaskClient, stored_
         assert third.status_code == 200
 
 
-def test_parts_of_a_file(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_byte_ranges_of_a_file(client: FlaskClient, stored_images: StoredImages) -> None:
     image = stored_images.draw("boat.png")
     url = f"/images/{stored_images.add('a boat', image=image)}/file"
     with client.get(url, headers={"Range": "bytes=1-3"}) as part:
@@ -114,7 +114,7 @@ def test_only_regular_files_are_opened(client: FlaskClient, stored_images: Store
 
 
 @pytest.mark.parametrize("reference", ["boat.png", "../boat.png", "file:///etc/passwd", "ftp://example.org/a.png", ""])
-def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, stored_images: StoredImages, reference: str) -> None:
+def test_a_relative_path_is_not_served(client: FlaskClient, stored_images: StoredImages, reference: str) -> None:
     image_id = stored_images.add("a boat", image=reference)
     for part in ("file", "thumbnail"):
         assert client.get(f"/images/{image_id}/{part}").status_code == 404
@@ -131,7 +131,7 @@ def test_what_is_no_absolute_path_is_no_file(client: FlaskClient, stored_images:
         ("http://joe:secret@example.org:8080/boat.jpg", "http://example.org:8080/boat.jpg"),
     ],
 )
-def test_url_pictures_come_from_their_own_host(
+def test_url_images_are_loaded_from_their_own_host(
     client: FlaskClient, stored_images: StoredImages, url: str, target: str
 ) -> None:
     image_id = stored_images.add("a boat", image=url)
@@ -141,7 +141,7 @@ def test_url_pictures_come_from_their_own_host(
         assert response.headers["Location"] == target
 
 
-def test_a_url_picture_with_a_rendition_is_shown_by_it_in_small(
+def test_an_image_with_a_rendition_is_shown_small_by_its_rendition(
     client: FlaskClient, stored_images: StoredImages
 ) -> None:
     url = "https://example.org/boat.jpg"
@@ -151,7 +151,7 @@ def test_a_url_picture_with_a_rendition_is_shown_by_it_in_small(
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "https://", "http://example.org/a\r\nSet-Cookie: x=1", "http://a b/"])
-def test_malformed_url_leads_nowhere(client: FlaskClient, stored_images: StoredImages, url: str) -> None:
+def test_a_malformed_url_is_not_served(client: FlaskClient, stored_images: StoredImages, url: str) -> None:
     image_id = stored_images.add("a boat", image=url)
     for part in ("file", "thumbnail"):
         assert client.get(f"/images/{image_id}/{part}").status_code == 404
@@ -171,7 +171,7 @@ def test_thumbnail_is_small_upright_and_of_the_same_shape(client: FlaskClient, s
     assert thumbnail.width == pytest.approx(LONGEST_SIDE * 2 / 3, abs=1)
 
 
-def test_thumbnail_is_kept(client: FlaskClient, stored_images: StoredImages, settings: Settings) -> None:
+def test_thumbnail_is_cached(client: FlaskClient, stored_images: StoredImages, settings: Settings) -> None:
     image = stored_images.draw("boat.png")
     image_id = stored_images.add("a boat", image=image)
     first = client.get(f"/images/{image_id}/thumbnail")
@@ -195,7 +195,7 @@ def test_browser_keeps_a_thumbnail_that_it_asked_for_by_content(
         assert "immutable" not in client.get(other).headers["Cache-Control"]
 
 
-def test_changed_file_is_shown_as_it_is_and_not_kept(
+def test_a_changed_file_is_shown_as_it_is_and_not_cached(
     client: FlaskClient, stored_images: StoredImages, settings: Settings
 ) -> None:
     image = stored_images.draw("boat.png", colour="blue")

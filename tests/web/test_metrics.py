@@ -59,7 +59,7 @@ def test_requests_are_counted_by_route_never_by_address(client: FlaskClient, sto
     assert not any("made-up" in word.lower() for _, labels in shown for pair in labels for word in pair)
 
 
-def test_the_model_sql_and_caches_are_seen(
+def test_the_model_sql_and_caches_are_measured(
     client: FlaskClient, database: Database, stored_images: StoredImages, embedder: CLIPEmbedder
 ) -> None:
     stored_images.add("a red boat")
@@ -81,7 +81,7 @@ def test_the_model_sql_and_caches_are_seen(
     assert value(client, "searchdb_pool_connections_limit") == 20
 
 
-def test_connections_in_use_are_seen(app: Flask) -> None:
+def test_connections_in_use_are_measured(app: Flask) -> None:
     client = app.test_client()
     database = app.extensions[EXTENSION].database()
     with database.connect(), database.connect():
@@ -89,7 +89,7 @@ def test_connections_in_use_are_seen(app: Flask) -> None:
     assert value(client, "searchdb_pool_connections_in_use") == 0
 
 
-def test_the_collection_is_counted_at_every_look(
+def test_the_collection_is_counted_at_every_scrape(
     client: FlaskClient, database: Database, stored_images: StoredImages
 ) -> None:
     assert value(client, "searchdb_pictures") == 0
@@ -105,7 +105,7 @@ def test_the_collection_is_counted_at_every_look(
     assert value(client, "searchdb_pending") == 0
 
 
-def test_a_database_that_is_away_is_said_to_be(embedder: CLIPEmbedder) -> None:
+def test_an_unavailable_database_is_reported(embedder: CLIPEmbedder) -> None:
     away = Settings(database_url="postgresql://nobody@127.0.0.1:1/nothing", model="demo")
     app = create_app(away, embedder=embedder)
     client = app.test_client()

@@ -51,7 +51,7 @@ def make_app(settings: Settings, embedder: CLIPEmbedder) -> Iterator[MakeApp]:
 # --- Limits ---------------------------------------------------------------------------------------
 
 
-def test_a_client_beyond_the_limit_is_told_when_to_come_back(make_app: MakeApp) -> None:
+def test_a_client_beyond_the_limit_gets_a_retry_after(make_app: MakeApp) -> None:
     client = make_app(rate_limit="3 per minute").test_client()
     assert [client.get("/").status_code for _ in range(4)] == [200, 200, 200, 429]
     refused = client.get("/")
@@ -61,7 +61,7 @@ def test_a_client_beyond_the_limit_is_told_when_to_come_back(make_app: MakeApp) 
     assert client.get("/", environ_base={"REMOTE_ADDR": "192.0.2.7"}).status_code == 200
 
 
-def test_the_watched_and_the_static_are_not_limited(make_app: MakeApp) -> None:
+def test_monitoring_and_static_files_are_not_limited(make_app: MakeApp) -> None:
     client = make_app(rate_limit="1 per hour").test_client()
     assert client.get("/").status_code == 200
     for path in ("/healthz", "/readyz", "/metrics", "/static/page.css"):
@@ -72,7 +72,7 @@ def test_the_watched_and_the_static_are_not_limited(make_app: MakeApp) -> None:
 
 
 @pytest.mark.parametrize("path", ["/search", "/api/search", "/api/embeddings"])
-def test_what_the_model_has_to_work_for_has_a_limit_of_its_own(make_app: MakeApp, path: str) -> None:
+def test_requests_that_use_the_model_have_a_limit_of_their_own(make_app: MakeApp, path: str) -> None:
     app = make_app(work_limit="2 per minute", rate_limit="100 per minute")
     if not any(rule.rule == path and "POST" in (rule.methods or ()) for rule in app.url_map.iter_rules()):
         app.add_url_rule(path, path, lambda: "", methods=["POST"])
@@ -218,7 +218,7 @@ def addresses(html: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stripped", [True, False], ids=["stripped", "left on"])
-def test_under_a_path_everything_is_under_it(make_app: MakeApp, stored_images: StoredImages, stripped: bool) -> None:
+def test_below_a_path_every_link_has_its_prefix(make_app: MakeApp, stored_images: StoredImages, stripped: bool) -> None:
     image_id = stored_images.add("a red boat")
     elsewhere = stored_images.add("a photograph", image="https://example.org/photo.jpg")
     client = make_app(url_prefix="/photos").test_client()
@@ -240,7 +240,7 @@ def test_a_path_that_only_begins_like_it_is_another(make_app: MakeApp) -> None:
     assert make_app(url_prefix="/photos").test_client().get("/photoshop").status_code == 404
 
 
-def test_the_proxys_own_words_count_where_it_is_trusted(make_app: MakeApp) -> None:
+def test_forwarded_headers_count_where_the_proxy_is_trusted(make_app: MakeApp) -> None:
     headers = {
         "X-Forwarded-Prefix": "/albums",
         "X-Forwarded-Host": "pictures.example.org",
@@ -319,7 +319,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(
     collection.close()
 
 
-def test_not_ready_with_another_model_than_the_pictures(
+def test_not_ready_with_another_model_than_the_images(
     client: FlaskClient, database: Database, stored_images: StoredImages
 ) -> None:
     stored_images.add("a boat")
@@ -386,7 +386,7 @@ def test_migrations_are_not_cut_short(empty_settings: Settings) -> None:
         migrate(database)
 
 
-def test_more_requests_than_connections_wait_and_then_are_told_so(
+def test_more_requests_than_connections_wait_and_then_get_an_error(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web_backend, "TIMEOUTS", Timeouts(pool=0.2))

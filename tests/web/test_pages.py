@@ -29,7 +29,7 @@ def page(client: FlaskClient, path: str, status: int = 200) -> str:
 
 def shown(html: str) -> list[int]:
     """Ids of the grid's images, in order."""
-    return [int(found) for found in re.findall(r'<li class="cell r\d+" id="picture-(\d+)"', html)]
+    return [int(found) for found in re.findall(r'<li class="cell r\d+" id="image-(\d+)"', html)]
 
 
 def links(html: str) -> list[str]:
@@ -50,7 +50,7 @@ def test_empty_collection_says_how_to_fill_it(client: FlaskClient) -> None:
         assert "searchdb ingest files ~/Pictures" in page(client, path)
 
 
-def test_start_page_shows_what_is_there_and_what_to_ask(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_start_page_shows_the_collection_and_example_queries(client: FlaskClient, stored_images: StoredImages) -> None:
     ids = {stored_images.add("a red boat"), stored_images.add("a green tree")}
     html = page(client, "/")
     assert set(shown(html)) == ids
@@ -85,7 +85,7 @@ def test_best_first_with_similarity(client: FlaskClient, stored_images: StoredIm
     assert 'value="a red boat at sunset"' in html
 
 
-def test_more_like_a_picture_and_words_on_top(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_similar_images_combined_with_words(client: FlaskClient, stored_images: StoredImages) -> None:
     liked, near = stored_images.add("a red boat"), stored_images.add("a red boat on the sea")
     stored_images.add("a banana")
     html = page(client, f"/?like={liked}&q=sea&threshold=-1")
@@ -94,7 +94,7 @@ def test_more_like_a_picture_and_words_on_top(client: FlaskClient, stored_images
     assert f'<input type="hidden" name="like" value="{liked}">' in html
 
 
-def test_without(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_not_lowers_the_similarity(client: FlaskClient, stored_images: StoredImages) -> None:
     stored_images.add("a red boat")
     stored_images.add("a banana")
     html = page(client, "/?q=a+red+boat&not=a+banana&threshold=-1")
@@ -136,7 +136,7 @@ def test_neighbours_lie_across_the_pages(client: FlaskClient, stored_images: Sto
     assert f"/images/{last}?q=a+boat" in links(page(client, f"/images/{after}?q=a+boat&page=2"))
 
 
-def test_a_line_stands_before_the_weaker_matches(demo_client: FlaskClient) -> None:
+def test_a_line_separates_the_weaker_matches(demo_client: FlaskClient) -> None:
     seen, ranks = "", []
     for number in range(1, 6):
         html = page(demo_client, f"/?q=a+bicycle&threshold=-1&page={number}")
@@ -151,7 +151,7 @@ def test_a_line_stands_before_the_weaker_matches(demo_client: FlaskClient) -> No
     assert "Weaker matches" not in page(demo_client, "/?q=a+bicycle&not=snow"), "its order is not that of relevance"
 
 
-def test_last_page_that_may_be_asked_for(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_a_page_after_the_last_image_says_so(client: FlaskClient, stored_images: StoredImages) -> None:
     stored_images.add("a boat")
     assert "There are no more images" in page(client, "/?q=a+boat&page=25")
 
@@ -164,7 +164,7 @@ def test_odd_words_are_searched_or_refused(demo_client: FlaskClient, query: str)
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ("q=boat&threshold=high", 400, "threshold is 'high'"),
+        ("q=boat&threshold=high", 400, "similarity is 'high': a number is expected"),
         ("q=boat&threshold=nan", 400, "threshold"),
         ("q=boat&threshold=2", 400, "threshold is 2.0"),
         ("q=boat&page=0", 400, "pages 1 to 25"),
@@ -173,9 +173,9 @@ def test_odd_words_are_searched_or_refused(demo_client: FlaskClient, query: str)
         ("q=boat&page=two", 400, "page is 'two'"),
         (f"q=boat&page={'9' * 5000}", 400, "page is"),
         ("like=boat", 400, "id is 'boat'"),
-        ("like=999999", 404, "no such picture"),
-        ("like=-1", 404, "no such picture"),
-        (f"like={2**63}", 404, "no such picture"),
+        ("like=999999", 404, "There is no such image"),
+        ("like=-1", 404, "There is no such image"),
+        (f"like={2**63}", 404, "There is no such image"),
         (f"like={2**70}", 400, "id is"),
         ("not=boat", 400, "nothing to look for"),
         (f"q={'a' * 2001}", 400, "2,001 characters"),
@@ -197,7 +197,7 @@ ARGUMENT = st.one_of(st.text(max_size=40), st.integers().map(str), st.floats().m
 
 @settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.sampled_from(["q", "like", "not", "threshold", "page", "x"]), ARGUMENT))
-def test_no_address_breaks_the_page(demo_client: FlaskClient, arguments: dict[str, str]) -> None:
+def test_no_url_breaks_the_page(demo_client: FlaskClient, arguments: dict[str, str]) -> None:
     for path in ("/", "/images/1"):
         assert demo_client.get(path, query_string=arguments).status_code in (200, 400, 404)
 
@@ -205,7 +205,7 @@ def test_no_address_breaks_the_page(demo_client: FlaskClient, arguments: dict[st
 # --- One image ----------------------------------------------------------------------------------
 
 
-def test_picture_with_all_that_is_known(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_image_with_all_metadata(client: FlaskClient, stored_images: StoredImages) -> None:
     image_id = stored_images.add(
         "a red boat",
         tags=["boat", "red boat"],
@@ -250,7 +250,7 @@ def test_unsplash_is_credited_as_it_asks(client: FlaskClient, stored_images: Sto
         assert f'<a href="{target}" rel="noopener noreferrer">{name}</a>' in html
 
 
-def test_mean_colour_stands_in_the_place_of_a_picture(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_mean_colour_is_the_placeholder_of_an_image(client: FlaskClient, stored_images: StoredImages) -> None:
     image_id = stored_images.add("a boat", colour="#8a7f66")
     stored_images.add("a tree")
     html = page(client, "/?q=boat&threshold=-1")
@@ -259,7 +259,7 @@ def test_mean_colour_stands_in_the_place_of_a_picture(client: FlaskClient, store
     assert 'fill="#8a7f66"' in page(client, f"/images/{image_id}")
 
 
-def test_any_picture(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_the_random_page_redirects_to_an_image(client: FlaskClient, stored_images: StoredImages) -> None:
     assert client.get("/random").headers["Location"] == "/"
     ids = {stored_images.add("a boat"), stored_images.add("a tree")}
     response = client.get("/random")
@@ -267,16 +267,14 @@ def test_any_picture(client: FlaskClient, stored_images: StoredImages) -> None:
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_picture_of_which_nothing_is_known(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_image_without_metadata(client: FlaskClient, stored_images: StoredImages) -> None:
     image_id = stored_images.add(None, image=stored_images.draw("boat.png"))
     html = page(client, f"/images/{image_id}")
     assert "<h1><bdi>boat.png</bdi></h1>" in html
     assert "None" not in text(html)
 
 
-def test_picture_in_a_search_has_its_similarity_and_neighbours(
-    client: FlaskClient, stored_images: StoredImages
-) -> None:
+def test_image_in_a_search_has_its_similarity_and_neighbours(client: FlaskClient, stored_images: StoredImages) -> None:
     for thing in ("boat", "bird", "house"):
         stored_images.add(f"a {thing} at sunset")
     results = page(client, "/?q=a+boat+at+sunset&threshold=-1")
@@ -286,17 +284,17 @@ def test_picture_in_a_search_has_its_similarity_and_neighbours(
     assert re.search(r"Similarity -?\d\.\d{3} to", text(html))
     trail = links(html[html.index('class="trail"') : html.index('class="stage')])
     arguments = "?q=a+boat+at+sunset&threshold=-1.0"
-    assert trail == [f"/{arguments}#picture-{second}", f"/images/{first}{arguments}", f"/images/{third}{arguments}"]
+    assert trail == [f"/{arguments}#image-{second}", f"/images/{first}{arguments}", f"/images/{third}{arguments}"]
     assert "Similarity" not in text(page(client, f"/images/{second}"))
 
 
-def test_similar_pictures(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_similar_images(client: FlaskClient, stored_images: StoredImages) -> None:
     boat, near = stored_images.add("a red boat"), stored_images.add("a red boat on the sea")
     html = page(client, f"/images/{boat}")
     assert shown(html) == [near]
 
 
-def test_file_that_is_gone_is_said_to_be(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_a_missing_file_is_reported(client: FlaskClient, stored_images: StoredImages) -> None:
     image = stored_images.draw("gone.png")
     image_id = stored_images.add("a boat", image=image)
     image.unlink()
@@ -310,7 +308,7 @@ def test_tiff_is_shown_by_its_thumbnail(client: FlaskClient, stored_images: Stor
     assert f"/images/{image_id}/file" in links(html)
 
 
-def test_url_picture_shows_its_host_and_no_password(client: FlaskClient, stored_images: StoredImages) -> None:
+def test_url_image_shows_its_host_and_no_password(client: FlaskClient, stored_images: StoredImages) -> None:
     image_id = stored_images.add(None, image="https://joe:secret@example.org/boat.jpg")
     for path in (f"/images/{image_id}", "/"):
         html = page(client, path)
@@ -322,7 +320,7 @@ def test_url_picture_shows_its_host_and_no_password(client: FlaskClient, stored_
     "number", ["999999", str(2**63 - 1), str(2**63), str(2**70), "0", "-1", "9" * 5000, "1.5", "x", "١"]
 )
 @pytest.mark.parametrize("part", ["", "/file", "/thumbnail"])
-def test_no_such_picture(demo_client: FlaskClient, number: str, part: str) -> None:
+def test_an_unknown_id_is_a_404(demo_client: FlaskClient, number: str, part: str) -> None:
     assert "There is no such" in page(demo_client, f"/images/{number}{part}", 404)
 
 

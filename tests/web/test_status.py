@@ -21,7 +21,7 @@ def fail(database: Database, image: str, error: str) -> None:
         connection.execute(sa.insert(ingest_failures).values(row))
 
 
-def test_tells_pictures_failures_by_cause_and_the_index(
+def test_status_shows_counts_failures_by_cause_and_the_index(
     client: FlaskClient, stored_images: StoredImages, database: Database
 ) -> None:
     stored_images.add("a red boat")
@@ -37,7 +37,9 @@ def test_tells_pictures_failures_by_cause_and_the_index(
     assert "&lt;script&gt;" in page
 
 
-def test_tells_nothing_of_the_server(client: FlaskClient, stored_images: StoredImages, database: Database) -> None:
+def test_responses_reveal_nothing_of_the_server(
+    client: FlaskClient, stored_images: StoredImages, database: Database
+) -> None:
     stored_images.add("a red boat")
     fail(database, "/home/anna/secret/1.jpg", "NotAnImageError")
     page = client.get("/status").get_data(as_text=True)
@@ -51,7 +53,7 @@ def test_an_empty_collection_has_a_status(client: FlaskClient) -> None:
     assert "No searches yet" in page
 
 
-def test_plots_both(demo_client: FlaskClient) -> None:
+def test_both_curves_are_plotted(demo_client: FlaskClient) -> None:
     demo_client.get("/?q=a+boat")
     page = demo_client.get("/status").get_data(as_text=True)
     assert page.count('class="plot"') == 2

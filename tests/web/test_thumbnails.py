@@ -17,7 +17,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_what_was_put_is_got(tmp_path: Path) -> None:
+def test_a_stored_value_is_returned(tmp_path: Path) -> None:
     cache = ThumbnailCache(tmp_path)
     cache.put(key(1), b"one")
     assert cache.get(key(1)) == b"one"
@@ -25,7 +25,7 @@ def test_what_was_put_is_got(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 1
 
 
-def test_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
+def test_the_oldest_are_removed_when_there_are_too_many(tmp_path: Path) -> None:
     cache = ThumbnailCache(tmp_path, max_bytes=1000, prune_every=1000)
     for number in range(20):
         cache.put(key(number), b"x" * 100)
@@ -42,7 +42,7 @@ def test_writing_prunes_now_and_then(tmp_path: Path) -> None:
     assert len(files(tmp_path)) <= 20
 
 
-def test_small_cache_is_left_alone(tmp_path: Path) -> None:
+def test_small_cache_is_not_pruned(tmp_path: Path) -> None:
     cache = ThumbnailCache(tmp_path, max_bytes=10_000)
     for number in range(20):
         cache.put(key(number), b"x" * 100)

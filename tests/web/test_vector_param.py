@@ -31,7 +31,7 @@ def test_is_read_back_nearly_the_same(spikes: int) -> None:
         assert float(read @ vector) > 0.9995
 
 
-def test_needs_no_quoting_in_an_address() -> None:
+def test_needs_no_quoting_in_a_url() -> None:
     for seed in range(20):
         text = to_text(unit(seed), MODEL)
         assert len(text) == 688
@@ -50,6 +50,6 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["A" * 688, "+" * 688, "=" * 688, "A" * 687, to_text(unit(1), MODEL) + "A"])
-def test_what_nearly_looks_like_one_is_refused(text: str) -> None:
+def test_almost_valid_vectors_are_refused(text: str) -> None:
     with pytest.raises(QueryError, match="search by the image again"):
         from_text(text, MODEL)

@@ -30,25 +30,25 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class FilterPanel:
     """The contents of the panel: lists of values, and the shapes of the images."""
 
     groups: Sequence[Group]
     shapes: Sequence[Facet]
 
 
-def choices(ask: SearchRequest, facets: Facets) -> Choices:
+def filter_panel(search: SearchRequest, facets: Facets) -> FilterPanel:
     """Return the panel's contents; a filter whose value all images share is left out unless it is set."""
     groups: list[Group] = []
     for row in PUBLIC_FILTERS:
         if row.legend is None:
             continue
         values: Sequence[Facet] = getattr(facets, row.facet or row.name)
-        chosen = getattr(ask.filters, row.name) or ()
+        chosen = getattr(search.filters, row.name) or ()
         if chosen or any(facet.count < facets.counted for facet in values):
             groups.append(Group(name=row.name, label=row.legend, choices=_choices(row, values, chosen)))
-    shapes = facets.orientation if ask.filters.orientation or len(facets.orientation) > 1 else ()
-    return Choices(groups=groups, shapes=shapes)
+    shapes = facets.orientation if search.filters.orientation or len(facets.orientation) > 1 else ()
+    return FilterPanel(groups=groups, shapes=shapes)
 
 
 def _choices(row: FilterRow, values: Sequence[Facet], chosen: Sequence[str]) -> list[Choice]:

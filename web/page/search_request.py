@@ -1,4 +1,4 @@
-"""A search as the page's address has it: read from the query string, and written back into links."""
+"""A search as the page's URL has it: read from the query string, and written back into links."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Chip:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
-    """One search as the address bar has it: `?q=…&like=…&not=…&threshold=…&page=…`, and filters by their names.
+    """One search as the URL has it: `?q=…&like=…&not=…&threshold=…&page=…`, and filters by their names.
 
-    `vector` is a picture that is searched by, as `web.vector_param` writes it.
+    `vector` is the image to search by, in the form that `web.vector_param` writes.
     """
 
     text: str | None = None
@@ -57,8 +57,8 @@ class SearchRequest:
         """Read a query string; what is empty counts as not given.
 
         Raises:
-            QueryError: a number is none, or out of range, or a filter is malformed; or it is `where`, which is SQL.
-            ImageNotFoundError: `like` is no id that a picture can have.
+            QueryError: a number or a filter is malformed or out of range, or `where`, which is SQL, is given.
+            ImageNotFoundError: `like` is out of the range of ids.
         """
         like = _whole(args, "like", "the image's id")
         if like is not None and not 0 <= like <= LARGEST_ID:
@@ -81,14 +81,14 @@ class SearchRequest:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is looked for."""
+        """Whether there is nothing to search for."""
         return self.text is None and self.like is None and self.exclude is None and self.vector is None
 
     def query(self, model: ModelIdentity) -> Query:
-        """Return the search itself.
+        """Return the query of the search.
 
         Raises:
-            QueryError: the vector is malformed, or of another model than this.
+            QueryError: the vector is malformed, or was made by another model.
         """
         vector = None if self.vector is None else vectors.from_text(self.vector, model)
         return Query(text=self.text, vector=vector, like=self.like, exclude=self.exclude)
@@ -114,7 +114,7 @@ class SearchRequest:
 
     @property
     def fields(self) -> Iterator[tuple[str, str]]:
-        """Names and values of all that a form passes on to search the same way, but for the page."""
+        """Names and values of the hidden fields that repeat this search in a form, from its first page."""
         for name, value in self.args(page=1).items():
             for each in value if isinstance(value, list) else [value]:
                 yield name, str(each)
@@ -140,16 +140,16 @@ class SearchRequest:
 
     def args(self, **changes: Any) -> dict[str, Any]:
         """Return the query string's arguments, without those not given, for url_for."""
-        ask = replace(self, **changes)
+        request = replace(self, **changes)
         given = {
-            "q": ask.text,
-            "like": ask.like,
-            "not": ask.exclude,
-            "threshold": ask.threshold,
-            "min_relevance": ask.min_relevance,
-            **_given(ask.filters),
-            "vector": ask.vector,
-            "page": ask.page if ask.page > 1 else None,
+            "q": request.text,
+            "like": request.like,
+            "not": request.exclude,
+            "threshold": request.threshold,
+            "min_relevance": request.min_relevance,
+            **_given(request.filters),
+            "vector": request.vector,
+            "page": request.page if request.page > 1 else None,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -157,7 +157,7 @@ class SearchRequest:
 def _filters(args: MultiDict[str, str]) -> Filters:
     if args.get("where", "").strip():
         raise QueryError(
-            "this page runs no SQL of its visitors: `where` is for the command line and for Python", field="where"
+            "the page does not run SQL from its visitors: `where` is for the command line and for Python", field="where"
         )
     values: dict[str, Any] = {row.name: _filter_value(row, args) for row in PUBLIC_FILTERS}
     if values["near"] and values["radius_km"] is None:

@@ -121,7 +121,7 @@ def search_trail(searcher: Searcher, search_request: SearchRequest, image_id: in
 
     return Trail(
         hit=None if at is None else hits_around[at],
-        back_url=url_for("pages.index", **search_request.args(), _anchor=f"picture-{image_id}"),
+        back_url=url_for("pages.index", **search_request.args(), _anchor=f"image-{image_id}"),
         previous_url=neighbour(-1),
         next_url=neighbour(1),
     )

@@ -17,7 +17,7 @@ from ..files.links import Links, host_of, is_url, name_of
 from ..files.uploads import embed_query_image, fetch_query_image, read_upload
 from ..problems import image_field
 from ..vector_param import to_text
-from .filter_panel import choices
+from .filter_panel import filter_panel
 from .search_request import SearchRequest
 from .search_results import search, search_page, search_trail, similar_tiles, sql_of_search
 from .tiles import alt_of, format_datetime, make_tiles, shape_of
@@ -50,14 +50,14 @@ def index() -> ResponseReturnValue:
     searcher = backend().searcher
     count = searcher.count()
     if count == 0:
-        return render_template("empty.html", ask=search_request, count=count)
-    offered = choices(search_request, backend().facets())
+        return render_template("empty.html", search=search_request, count=count)
+    panel = filter_panel(search_request, backend().facets())
     model = backend().model()
     if search_request.empty:
         model.start()
         tiles = make_tiles(searcher.sample(SAMPLE_SIZE), search_request=search_request)
         return render_template(
-            "home.html", ask=search_request, count=count, examples=EXAMPLES, tiles=tiles, choices=offered
+            "home.html", search=search_request, count=count, examples=EXAMPLES, tiles=tiles, filter_panel=panel
         )
     model.wait()
     liked = None if search_request.like is None else searcher.get(search_request.like)
@@ -67,12 +67,12 @@ def index() -> ResponseReturnValue:
         nearest = next(iter(search(searcher, replace(search_request, page=1), count=1, threshold=-1)), None)
     return render_template(
         "results.html",
-        ask=search_request,
+        search=search_request,
         count=count,
         results=results,
         liked=None if liked is None else make_tiles([liked], search_request=search_request)[0],
         nearest=nearest,
-        choices=offered,
+        filter_panel=panel,
         sql=sql_of_search(search_request) if results.hits else None,
     )
 
@@ -82,7 +82,7 @@ def search_by_image() -> ResponseReturnValue:
     """Redirect an uploaded image, or an image URL, to the search by its vector; the image is not stored."""
     request.max_content_length = backend().settings.max_image_bytes + FORM_BYTES
     search_request = SearchRequest.from_args(request.form)
-    with image_field("picture"):
+    with image_field("image"):
         query_image = _image_of_form()
     vector = to_text(embed_query_image(query_image), backend().model().embedder.identity)
     return redirect(url_for("pages.index", **replace(search_request, vector=vector, page=1).args()), 303)
@@ -113,7 +113,7 @@ def image(image_id: int) -> ResponseReturnValue:
     trail = search_trail(searcher, search_request, image_id) if loaded else None
     return render_template(
         "image.html",
-        ask=search_request,
+        search=search_request,
         image=image,
         name=name_of(image),
         alt=alt_of(image),
@@ -126,7 +126,7 @@ def image(image_id: int) -> ResponseReturnValue:
         trail=trail,
         sql=sql_of_search(search_request) if trail and trail.hit else None,
         similar=similar_tiles(searcher, search_request, image_id) if loaded else (),
-        choices=choices(search_request, backend().facets()),
+        filter_panel=filter_panel(search_request, backend().facets()),
     )
 
 
@@ -136,7 +136,7 @@ def _image_of_form() -> Image.Image:
     Raises:
         ImageError: the form has no image, or it cannot be read.
     """
-    upload, url = request.files.get("picture"), request.form.get("url", "").strip()
+    upload, url = request.files.get("image"), request.form.get("url", "").strip()
     if upload is not None and upload.filename:
         return read_upload(upload)
     if url:

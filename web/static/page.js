@@ -19,7 +19,7 @@ async function load(url) {
 
 const box = $("#q");
 const form = $("#box");
-const imageForm = $("#by-picture");
+const imageForm = $("#image-search");
 
 function dropEmpty(data) {
   // Shared URLs should have no empty parameters.
@@ -29,7 +29,7 @@ form?.addEventListener("formdata", ({ formData }) => dropEmpty(formData));
 
 imageForm?.addEventListener("formdata", ({ formData }) => {
   // Send the search form's current text and filters with the image.
-  const imageFields = [...formData].filter(([name]) => name === "picture" || name === "url");
+  const imageFields = [...formData].filter(([name]) => name === "image" || name === "url");
   for (const name of [...formData.keys()]) formData.delete(name);
   for (const [name, value] of [...new FormData(form), ...imageFields]) if (name !== "vector") formData.append(name, value);
   dropEmpty(formData);
@@ -51,16 +51,16 @@ document.addEventListener("pointerdown", ({ target }) => {
 
 // --- Search by an image that is chosen, dropped or pasted -------------------------------------------
 
-const file = $("input[name=picture]");
+const file = $("input[name=image]");
 const address = $("input[name=url]");
 const PREVIEW_SIDE = 32; // pixels
-const PREVIEW_KEY = "picture:"; // in sessionStorage: of the image being uploaded, and with its vector after it
+const PREVIEW_KEY = "image:"; // in sessionStorage: of the image being uploaded, and with its vector after it
 
 function showError(text) {
   const message = $(".complaint");
   message.textContent = text;
   message.hidden = false;
-  $(".by-picture").open = true;
+  $(".image-search").open = true;
 }
 
 async function searchBy(image) {
