@@ -75,7 +75,7 @@ embedding_models = Table(
     Column("current", Boolean, nullable=False, server_default=text("false")),
     _created_at(),
     Index("embedding_models_one_current_idx", text("(true)"), unique=True, postgresql_where=text("current")),
-    comment="The models that vectors were made with; the pictures all carry the current one.",
+    comment="The models that vectors were made with. All images have vectors of the current one.",
 )
 
 images = Table(
@@ -105,7 +105,7 @@ images = Table(
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Column("byte_size", BigInteger, nullable=False, comment="of the encoded file"),
     Column("modified_at", DateTime(timezone=True), comment="the file's, to notice changes; NULL for URLs"),
-    Column("colour", Text, comment="mean of the picture, like #8a7f66; NULL: unknown"),
+    Column("colour", Text, comment="mean colour, like #8a7f66; NULL: unknown"),
     Column("ingested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
     CheckConstraint("colour ~ '^#[0-9a-f]{6}$'", name="colour"),
@@ -126,7 +126,7 @@ images = Table(
         postgresql_ops={"embedding": "vector_cosine_ops"},
         postgresql_with={"lists": 1},
     ),
-    comment="The searchable pictures.",
+    comment="The searchable images.",
 )
 
 query_embeddings = Table(
@@ -156,7 +156,7 @@ image_sample = Table(
         nullable=False,
         comment="a copy, so that a query reads one place",
     ),
-    comment="Pictures by chance: what a text's similarities are compared with for relevance.",
+    comment="A random sample of images: a text's similarities to them are its background for relevance.",
 )
 
 relevance_scale = Table(

@@ -21,7 +21,7 @@ _TYPES: Mapping[Kind, type[TypeEngine[Any]] | TypeEngine[Any]] = {
     Kind.TIMESTAMP: DateTime(timezone=True),
 }
 _COMMENTS = {
-    "photos": "Unsplash: the photos, whether or not they are pictures in images.",
+    "photos": "Unsplash: the photos, whether or not they are in images.",
     "keywords": "Unsplash: what the photos show, as their users and three services say.",
     "collections": "Unsplash: the collections that people put the photos in.",
     "colors": "Unsplash: the main colours of the photos.",

@@ -1,4 +1,4 @@
-"""Rename stored error classes from Picture to Image: NotAPictureError is now NotAnImageError."""
+"""Say image, not picture: rename stored error classes (NotAPictureError is now NotAnImageError) and reword comments."""
 
 from __future__ import annotations
 
@@ -17,13 +17,43 @@ RENAMED = {
     "DamagedPictureError": "DamagedImageError",
 }
 
+COMMENTS = {
+    "TABLE embedding_models": (
+        "The models that vectors were made with; the pictures all carry the current one.",
+        "The models that vectors were made with. All images have vectors of the current one.",
+    ),
+    "TABLE images": ("The searchable pictures.", "The searchable images."),
+    "COLUMN images.colour": (
+        "mean of the picture, like #8a7f66; NULL: unknown",
+        "mean colour, like #8a7f66; NULL: unknown",
+    ),
+    "TABLE image_sample": (
+        "Pictures by chance: what a text's similarities are compared with for relevance.",
+        "A random sample of images: a text's similarities to them are its background for relevance.",
+    ),
+    "TABLE unsplash_photos": (
+        "Unsplash: the photos, whether or not they are pictures in images.",
+        "Unsplash: the photos, whether or not they are in images.",
+    ),
+}
+"""Comments before and after."""
+
 
 def upgrade() -> None:
     _rename(RENAMED)
+    for target, (_, after) in COMMENTS.items():
+        _comment(target, after)
 
 
 def downgrade() -> None:
     _rename({new: old for old, new in RENAMED.items()})
+    for target, (before, _) in COMMENTS.items():
+        _comment(target, before)
+
+
+def _comment(target: str, text: str) -> None:
+    quoted = text.replace("'", "''")
+    op.execute(f"COMMENT ON {target} IS '{quoted}'")
 
 
 def _rename(names: Mapping[str, str]) -> None:
