@@ -32,7 +32,7 @@ from searchdb.search.searcher import Query, Searcher
 from searchdb.sources.files import files, folders
 from searchdb.sources.urls import urls
 from searchdb.status import CollectionStatus, collection_status
-from searchdb.unsplash import loader as unsplash
+from searchdb.unsplash import loader
 from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.photos import DEFAULT_RENDITION
 from searchdb.unsplash.reader import find_parts
@@ -206,8 +206,8 @@ class SearchDB:
         Raises:
             SourceError: a path does not exist, or holds nothing of the dataset, or is truncated.
         """
-        report = unsplash.load(self.database.engine, find_parts(paths), progress=progress)
-        report.refreshed = unsplash.refresh(self.database.engine)
+        report = loader.load(self.database.engine, find_parts(paths), progress=progress)
+        report.refreshed = loader.refresh(self.database.engine)
         return report
 
     def ingest_unsplash(
@@ -244,7 +244,7 @@ class SearchDB:
         self, *paths: str | Path, rendition: str | None = DEFAULT_RENDITION, limit: int | None = None
     ) -> Iterator[SourceItem | RejectedItem]:
         """Yield the dataset's photos, whose tables are loaded already; see `ingest_unsplash`."""
-        return islice(unsplash.items(self.database.engine, find_parts(paths), rendition=rendition), limit)
+        return islice(loader.items(self.database.engine, find_parts(paths), rendition=rendition), limit)
 
     def ingest(
         self,

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,19 +24,19 @@ from safetensors.numpy import load_file
 import searchdb.demo
 from searchdb.cli.demo import album_items
 from searchdb.client import SearchDB
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
 from searchdb.db import user_sql as sql
-from searchdb.db.database import Database, migrate
-from searchdb.db.embedded import EmbeddedServer, program_path
+from searchdb.db.embedded import program_path
 from searchdb.db.tables import VECTOR_INDEX, images
 from searchdb.errors import DatabaseError
-from searchdb.unsplash import loader as unsplash
+from searchdb.unsplash import loader
 from searchdb.unsplash.reader import find_parts
 from tests.helpers import unsplash_files
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "sql-cookbook.md").read_text(encoding="utf-8")
-DATABASE = "cookbook"
 
 WRITING = "How can every image have a stored label?"
 COUNTRIES = ("Portugal", "Norway", "Japan", "Chile", None)
@@ -145,15 +146,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def collection(server: EmbeddedServer, admin: sa.Engine, album: Path, home: Path) -> Iterator[SearchDB]:
+def collection(
+    new_settings: Callable[[Path], AbstractContextManager[Settings]], album: Path, home: Path
+) -> Iterator[SearchDB]:
     """A collection with the album, as `make demo` leaves it."""
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
-    url = libpq_url(server.url.set(database=DATABASE))
-    settings = Settings(database_url=url, home=home, model="demo", dtype="float32")
-    with Database(settings) as database:
-        migrate(database)
-    with SearchDB(settings) as collection:
+    with (
+        new_settings(home) as settings,
+        SearchDB(settings.model_copy(update={"dtype": "float32"})) as collection,
+    ):
         collection.ingest(album_items(album))
         yield collection
 
@@ -300,7 +300,7 @@ def add_unsplash(
         ),
     )
     unsplash_files.write(folder, "photos.tsv000", (unsplash_files.photo(int(each[5:])) for each in sorted(photos)))
-    unsplash.load(collection.database.engine, find_parts([folder]))
+    loader.load(collection.database.engine, find_parts([folder]))
     return keywords, colours, downloads
 
 

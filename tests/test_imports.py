@@ -175,6 +175,7 @@ def loaded_after(code: str) -> set[str]:
         "from searchdb.cli import cli; cli(['search', '--help'], standalone_mode=False)",
     ],
 )
+@pytest.mark.slow
 def test_nothing_heavy_is_loaded_early(code: str) -> None:
     assert not loaded_after(code) & {"torch", "transformers", "procrastinate"}
 

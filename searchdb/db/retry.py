@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -30,11 +31,15 @@ class OutageLog:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._since: float | None = None
+        self._ended = -math.inf
 
-    def record_failure(self, error: BaseException | None) -> None:
-        """Log the start of an outage, unless it is known already."""
+    def record_failure(self, error: BaseException | None, attempted_at: float) -> None:
+        """Log the start of an outage, unless it is known, or over: the attempt may have begun before its end.
+
+        `attempted_at` is a time of time.monotonic().
+        """
         with self._lock:
-            if self._since is None:
+            if self._since is None and attempted_at > self._ended:
                 self._since = time.monotonic()
                 logger.warning("%s. Trying again for up to %g seconds", error, MAX_OUTAGE_S)
 
@@ -44,6 +49,7 @@ class OutageLog:
             if self._since is not None:
                 logger.warning("the database is back after %.0f seconds", time.monotonic() - self._since)
                 self._since = None
+                self._ended = time.monotonic()
 
     def reset(self) -> None:
         """Forget the outage, so that the next failure is logged again."""
@@ -61,6 +67,12 @@ def retry_until_available(call: Callable[[], T], *, outage_log: OutageLog, cance
     """
     cancel = cancel or threading.Event()
     give_up_at: float | None = None
+    attempted_at = 0.0
+
+    def attempt() -> T:
+        nonlocal attempted_at
+        attempted_at = time.monotonic()
+        return call()
 
     def is_over(_state: RetryCallState) -> bool:
         nonlocal give_up_at
@@ -74,11 +86,11 @@ def retry_until_available(call: Callable[[], T], *, outage_log: OutageLog, cance
         stop=is_over,
         wait=wait_fixed(PAUSE_S),
         sleep=sleep_using_event(cancel),
-        before_sleep=lambda state: outage_log.record_failure(state.outcome and state.outcome.exception()),
+        before_sleep=lambda state: outage_log.record_failure(state.outcome and state.outcome.exception(), attempted_at),
         reraise=True,
     )
     try:
-        result = attempts(call)
+        result = attempts(attempt)
     except DatabaseError as exc:
         if is_transient(exc):
             outage_log.reset()

@@ -20,7 +20,7 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 from searchdb.db.database import Database
 from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, ModelError
-from searchdb.index import rebuild as index
+from searchdb.index import rebuild
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.ingest.queue import ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
 
@@ -223,7 +223,7 @@ class Worker:
     def rebuild_index(self) -> None:
         """Rebuild the vector index if the collection has outgrown it."""
         if self.report.stored:
-            self.index_rebuilt |= index.rebuild_if_stale(self._database.engine)
+            self.index_rebuilt |= rebuild.rebuild_if_stale(self._database.engine)
 
     def _work(self, context: procrastinate.JobContext) -> None:
         """Ingest one chunk, in one of the executor's threads."""

@@ -119,6 +119,7 @@ def test_sql_is_read_only_by_default(settings: Settings) -> None:
     assert run(settings, "sql", "--write", "CREATE TABLE mine (n int)").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_worker_ingests_what_was_only_queued(settings: Settings, album: Path) -> None:
     queued = run(
         settings, "ingest", "files", album / "*.jpg", "--limit", "20", "--chunk-size", "8", "--enqueue-only", "--json"
@@ -139,6 +140,7 @@ def test_a_worker_ingests_what_was_only_queued(settings: Settings, album: Path) 
     assert json.loads(output(run(settings, "worker", "--drain", "--json")))["done"] == 0
 
 
+@pytest.mark.slow
 def test_unsplash_fills_its_tables_and_fetches_renditions(settings: Settings, tmp_path: Path) -> None:
     with ImageServer() as server:
         photos = [photo(n, photo_image_url=server.url(f"/ok.jpg?seed={n}")) for n in range(1, 4)]
@@ -187,6 +189,7 @@ def test_embed_fills_the_cache(settings: Settings) -> None:
     assert count["rows"] == [{"count": 2}]
 
 
+@pytest.mark.slow
 def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -254,6 +257,7 @@ def test_db_commands_with_a_database_url(settings: Settings, empty_settings: Set
         assert run(settings, "db", command).exit_code == 2
 
 
+@pytest.mark.slow
 def test_db_commands_with_the_embedded_server(short_home: Path) -> None:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -53,6 +53,7 @@ def test_an_external_database_is_not_migrated_automatically(empty_settings: Sett
         assert schema_revision(connection) is None
 
 
+@pytest.mark.slow
 def test_the_embedded_database_is_migrated_when_opened(short_home: Path) -> None:
     with open_database(Settings(home=short_home)) as database, database.connect() as connection:
         assert database.embedded

@@ -15,6 +15,8 @@ from searchdb.db.embedded import MAJOR_VERSION, EmbeddedServer
 from searchdb.errors import EmbeddedServerError
 from tests.helpers.waiting import GIVE_UP_S, until
 
+pytestmark = pytest.mark.slow  # starts servers of its own
+
 USER = """
 import sys
 from pathlib import Path

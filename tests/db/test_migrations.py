@@ -82,6 +82,7 @@ def alembic(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.slow
 def test_upgrade_downgrade_and_upgrade_leave_nothing_to_migrate(empty_settings: Settings) -> None:
     for arguments in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"], ["check"]):
         result = alembic(empty_settings, *arguments)
@@ -96,6 +97,7 @@ def test_the_queue_schema_is_the_migrated_one() -> None:
     assert hashlib.sha256(schema).hexdigest() == PROCRASTINATE_SCHEMA
 
 
+@pytest.mark.slow
 def test_downgrading_removes_all_tables_and_functions(settings: Settings) -> None:
     assert alembic(settings, "downgrade", "base").returncode == 0
     with Database(settings) as database, database.connect() as connection:
@@ -129,6 +131,7 @@ def stored_errors(settings: Settings) -> tuple[list[str], list[dict[str, int]]]:
         return list(failures), list(chunks)
 
 
+@pytest.mark.slow
 def test_stored_error_names_follow_their_classes(empty_settings: Settings, tmp_path: Path) -> None:
     assert alembic(empty_settings, "upgrade", "0006").returncode == 0
     path = tmp_path / "image.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,6 +99,17 @@ def test_many_threads_waiting_for_one_outage_log_it_once(
         assert [each.result(timeout=GIVE_UP_S) for each in waiting] == [1] * 8
     assert len(lines(caplog, "Trying again")) == 1
     assert len(lines(caplog, "the database is back")) == 1
+
+
+def test_a_failure_of_a_call_from_before_the_recovery_is_no_new_outage(caplog: pytest.LogCaptureFixture) -> None:
+    outage_log, error = OutageLog(), DatabaseUnavailableError("the server", "connection refused")
+    before = time.monotonic()
+    outage_log.record_failure(error, before)
+    outage_log.record_recovery()
+    outage_log.record_failure(error, before)
+    assert len(lines(caplog, "Trying again")) == 1
+    outage_log.record_failure(error, time.monotonic())
+    assert len(lines(caplog, "Trying again")) == 2
 
 
 def test_retries_end_after_the_longest_outage(away: Database, monkeypatch: pytest.MonkeyPatch) -> None:

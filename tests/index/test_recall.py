@@ -154,6 +154,7 @@ def test_without_an_index_recall_is_1_and_tuning_fails(database: Database) -> No
 
 
 @pytest.mark.parametrize(("method", "setting"), [("ivfflat", "ivfflat.probes"), ("hnsw", "hnsw.ef_search")])
+@pytest.mark.slow
 def test_tuning_sets_the_smallest_setting_that_reaches_the_target_for_every_client(
     database: Database, vectors: np.ndarray, method: str, setting: str
 ) -> None:

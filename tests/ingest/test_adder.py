@@ -28,7 +28,7 @@ from searchdb.errors import (
     TooManyBytesError,
     TooManyPixelsError,
 )
-from searchdb.ingest import adder as adding
+from searchdb.ingest import adder as adder_module
 from searchdb.ingest.adder import SOURCE, Adder
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
@@ -138,7 +138,7 @@ def test_many_add_the_same_bytes_at_once(adder: Adder, database: Database, uploa
     data = make_image("PNG", seed=7)
     together = threading.Barrier(THREADS)
 
-    def add(_number: int) -> adding.Addition:
+    def add(_number: int) -> adder_module.Addition:
         together.wait()
         return adder.add(data, item())
 
@@ -149,6 +149,7 @@ def test_many_add_the_same_bytes_at_once(adder: Adder, database: Database, uploa
     assert (count(database, images), len(files_in(uploads))) == (1, 1)
 
 
+@pytest.mark.slow
 def test_adding_and_removing_at_once_never_leaves_a_row_without_its_file(
     adder: Adder, database: Database, uploads: Path
 ) -> None:
@@ -195,7 +196,7 @@ def test_file_is_deleted_when_its_row_cannot_be_written(
         assert len(files_in(uploads)) == 1, "the file comes before the row"
         raise DatabaseError("no")
 
-    monkeypatch.setattr(adding, "upsert_images", refuse)
+    monkeypatch.setattr(adder_module, "upsert_images", refuse)
     with pytest.raises(DatabaseError):
         adder.add(make_image(), item())
     assert files_in(uploads) == []
@@ -224,7 +225,7 @@ def test_long_camera_name_is_cut(adder: Adder) -> None:
     Image.new("RGB", (8, 8)).save(file, "JPEG", exif=exif)
     image = adder.add(file.getvalue(), item()).image
     assert image.camera is not None
-    assert len(image.camera) == adding.MAX_CAMERA_CHARACTERS
+    assert len(image.camera) == adder_module.MAX_CAMERA_CHARACTERS
 
 
 def test_another_model_adds_nothing(adder: Adder, database: Database, uploads: Path) -> None:

@@ -117,6 +117,7 @@ def test_identical_bytes_are_embedded_once_and_stored_twice(
     assert np.array_equal(stored["a.jpg"]["embedding"], stored["twin.jpg"]["embedding"])
 
 
+@pytest.mark.slow
 def test_many_chunks_with_progress(collection: SearchDB, album: Path) -> None:
     seen: list[int] = []
     report = collection.ingest_files(album, chunk_size=7, progress=lambda current: seen.append(current.done))
@@ -177,6 +178,7 @@ def test_another_model_ingests_nothing(collection: SearchDB, folder: Path, monke
     assert rows(collection).keys() == {"a.jpg"}
 
 
+@pytest.mark.slow
 def test_stored_images_stay_when_the_run_is_interrupted(collection: SearchDB, album: Path) -> None:
     def interrupt(report: IngestReport) -> None:
         if report.stored >= 20:
@@ -191,6 +193,7 @@ def test_stored_images_stay_when_the_run_is_interrupted(collection: SearchDB, al
     assert report.unchanged >= stored - 1
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_one_error(collection: SearchDB, folder: Path) -> None:
     collection.ingest_files(folder / "a.jpg")
     with collection.database.connect() as connection, pytest.raises(DatabaseUnavailableError):

@@ -124,6 +124,7 @@ def test_text_that_postgresql_cannot_hold_is_made_storable(store: Store, databas
     assert (row["tags"], row["metadata"], row["camera"]) == (["t�"], {"k�": ["�"]}, "Cam�")
 
 
+@pytest.mark.slow
 def test_concurrent_writers_of_the_same_images_do_not_deadlock(store: Store, database: Database) -> None:
     items = [SourceItem(image=f"/{n:03}.jpg", source="files") for n in range(50)]
     failures: list[BaseException] = []

@@ -19,15 +19,24 @@ from procrastinate.manager import JobManager
 from searchdb.client import SearchDB
 from searchdb.db.tables import ingest_workers
 from searchdb.errors import DatabaseError, ModelMismatchError
-from searchdb.ingest import pipeline as ingest
-from searchdb.ingest import worker as jobs
+from searchdb.ingest import pipeline
+from searchdb.ingest import worker as worker_module
 from searchdb.ingest.pipeline import MAX_ATTEMPTS, Ingest
 from searchdb.ingest.worker import Worker
 from searchdb.records import FetchedImage, ModelIdentity
 from tests.helpers.image_server import ImageServer
 from tests.helpers.waiting import GIVE_UP_S, until
 
+pytestmark = pytest.mark.slow  # runs whole workers
+
 OTHER_MODEL = ModelIdentity(name="other/model", weights_sha256=b"o" * 32)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for jobs often, and repeat those that fail at once."""
+    monkeypatch.setattr(worker_module, "POLL_S", 0.1)
+    monkeypatch.setattr(worker_module, "RETRY_S", 0)
 
 
 @pytest.fixture
@@ -64,7 +73,7 @@ def alive(collection: SearchDB) -> int:
 def fail_at(monkeypatch: pytest.MonkeyPatch, ending: str, error: BaseException) -> list[str]:
     """Raise an unexpected error when an image with this ending is decoded; return where it was raised."""
     raised: list[str] = []
-    decode = ingest.decode
+    decode = pipeline.decode
 
     def failing(fetched: FetchedImage, **options: Any) -> Any:
         if fetched.item.image.endswith(ending):
@@ -72,7 +81,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, ending: str, error: BaseException) 
             raise error
         return decode(fetched, **options)
 
-    monkeypatch.setattr(ingest, "decode", failing)
+    monkeypatch.setattr(pipeline, "decode", failing)
     return raised
 
 
@@ -139,7 +148,7 @@ def test_a_model_other_than_the_collections_ends_the_worker_and_leaves_the_chunk
 def test_sessions_that_keep_failing_end_the_worker_with_the_error(
     collection: SearchDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "MAX_FAILED_SESSIONS", 1)
+    monkeypatch.setattr(worker_module, "MAX_FAILED_SESSIONS", 1)
     with collection.database.begin() as connection:
         connection.execute(sa.text("DROP TABLE procrastinate_events, procrastinate_workers CASCADE"))
     with pytest.raises(DatabaseError, match="procrastinate_workers"):
@@ -219,8 +228,8 @@ def test_a_chunk_whose_end_could_not_be_recorded_does_not_stay_in_the_queue(
     collection: SearchDB, listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the connection breaks after its images were stored, and the session goes on."""
-    monkeypatch.setattr(jobs, "HEARTBEAT_S", 0.2)
-    monkeypatch.setattr(jobs, "STALLED_AFTER_S", 1.0)
+    monkeypatch.setattr(worker_module, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(worker_module, "STALLED_AFTER_S", 1.0)
     finish = JobManager.finish_job
     broken: list[object] = []
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.tables import images
-from searchdb.index import build as index
+from searchdb.index import build
 from searchdb.index.status import NEW_INDEX, build_progress, leftovers
 from tests.helpers.vectors import clustered, fill, recall
 from tests.helpers.waiting import GIVE_UP_S, until
@@ -29,7 +29,7 @@ def vectors(database: Database) -> np.ndarray:
     """The vectors of the images in `database`, whose index was built on them."""
     vectors = clustered(ROWS)
     fill(database, vectors)
-    index.build_index(database.engine)
+    build.build_index(database.engine)
     return vectors
 
 
@@ -90,7 +90,7 @@ def test_searches_and_ingest_go_on_during_a_build(database: Database, vectors: n
     threads = [beside(work) for work in (search, write, look)]
     try:
         for _ in range(2):
-            assert index.build_index(database.engine, method=method) is not None
+            assert build.build_index(database.engine, method=method) is not None
     finally:
         built.set()
         for thread in threads:
@@ -117,7 +117,7 @@ def test_a_killed_build_leaves_a_working_index(
         process = start_build(settings, "--method", "hnsw")
         until(lambda: NEW_INDEX in left(database), "the build to begin")
         with database.connect() as connection:
-            assert index.index_status(connection).building is not None
+            assert build.index_status(connection).building is not None
             builder = connection.scalar(sa.text("SELECT pid FROM pg_stat_progress_create_index"))
             assert builder is not None
             if how == "pg_terminate_backend":
@@ -139,7 +139,7 @@ def test_a_killed_build_leaves_a_working_index(
     assert left(database) == ([NEW_INDEX] if how == "kill -9" else [])
 
     with database.connect() as connection:
-        state = index.index_status(connection)
+        state = build.index_status(connection)
     assert (state.method, state.lists, state.valid, state.building) == ("ivfflat", 63, True, None)
     assert recall(database, vectors, clustered(20, seed=1)) >= 0.9
     more = clustered(1, seed=9)
@@ -148,6 +148,6 @@ def test_a_killed_build_leaves_a_working_index(
         nearest = connection.scalar(sa.text("SELECT image FROM match_images(:query)"), {"query": more[0]})
     assert nearest == f"/{ROWS}"
 
-    again = index.build_index(database.engine, method="hnsw")
+    again = build.build_index(database.engine, method="hnsw")
     assert again is not None
     assert (again.method, again.valid, again.leftovers) == ("hnsw", True, ())

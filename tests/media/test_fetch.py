@@ -328,6 +328,7 @@ def test_redirects_within_one_host_need_only_one_slot(server: ImageServer) -> No
         assert fetcher.fetch(item(server.url("/hops?left=5"))).data == make_image()
 
 
+@pytest.mark.slow
 def test_waiting_for_a_slot_does_not_count_against_the_deadline() -> None:
     with (
         ImageServer(delay_s=0.15) as server,
@@ -388,6 +389,7 @@ def test_content_that_is_not_an_image_is_not_retried(server: ImageServer, fetche
     assert decode(fetcher.fetch(item(server.url("/wrong-type"))), max_pixels=10_000).width == 48
 
 
+@pytest.mark.slow
 def test_a_short_retry_after_is_waited_for(fetcher: Fetcher) -> None:
     with ImageServer() as server:
         began = time.monotonic()
@@ -487,6 +489,7 @@ def test_a_server_that_is_too_slow_is_not_retried(path: str) -> None:
         assert fetcher.fetch(item(server.url("/ok.jpg"))).data == make_image()
 
 
+@pytest.mark.slow
 def test_one_byte_a_second_is_too_slow(server: ImageServer) -> None:
     with make_fetcher(slow_after_s=1) as fetcher, pytest.raises(FetchTimeoutError, match="minimum is 1,000 a second"):
         fetcher.fetch(item(server.url("/one-byte-a-second")))
@@ -796,6 +799,7 @@ def test_a_redirect_from_https_to_http_is_followed(
         assert fetcher.fetch(item(f"https://pictures.example:{tls_server.port}/plain")).data == make_image()
 
 
+@pytest.mark.slow
 def test_the_deadline_applies_over_tls(
     tls_server: ImageServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,10 @@ from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database, open_database
 from searchdb.db.tables import VECTOR_INDEX, images
 from searchdb.errors import QueryError
-from searchdb.index import build as index
+from searchdb.index import build
 from searchdb.records import Hit, ModelIdentity
 from searchdb.search import ranking
-from searchdb.search import searcher as search
+from searchdb.search import searcher as searcher_module
 from searchdb.search.conditions import EARTH_RADIUS_KM
 from searchdb.search.filter_table import MAX_EXCLUDED, MAX_VALUES
 from searchdb.search.filters import Filters
@@ -81,7 +83,7 @@ class Crowd:
             common["embedding_model_id"] = claim_model(connection, MODEL)
             rows = [{**common, "image": f"/{n}", "embedding": self.vectors[n], "tags": tags[n]} for n in range(ROWS)]
             connection.execute(sa.insert(images), rows)
-        index.build_index(database.engine)
+        build.build_index(database.engine)
         self.database = database
         self.searcher = Searcher(database.engine, Vectors(self.queries))
 
@@ -103,24 +105,23 @@ class Crowd:
 
 
 @pytest.fixture(scope="module")
-def crowd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
-    from tests.conftest import TEMPLATE, _new_database, _settings
-
-    request.getfixturevalue("_template")
-    server, admin = request.getfixturevalue("server"), request.getfixturevalue("admin")
-    settings: Settings = _settings(server, _new_database(admin, TEMPLATE), tmp_path_factory.mktemp("home"))
-    with open_database(settings) as database:
+def crowd(
+    new_settings: Callable[[Path], AbstractContextManager[Settings]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Crowd]:
+    with new_settings(tmp_path_factory.mktemp("home")) as settings, open_database(settings) as database:
         yield Crowd(database)
 
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("kind", ["chance", "alike", "unlike"])
+@pytest.mark.slow
 def test_a_filtered_page_is_full_and_has_the_nearest(crowd: Crowd, kind: str, share: str) -> None:
     assert crowd.recall(f"{kind} {share}") >= 0.95
     assert crowd.recall(None) >= 0.95
 
 
 @pytest.mark.parametrize("name", ["chance half", "alike tenth", "unlike half", "unlike tenth", "chance hundredth"])
+@pytest.mark.slow
 def test_the_index_fills_the_page_however_rare_the_matches(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -130,15 +131,17 @@ def test_the_index_fills_the_page_however_rare_the_matches(
     assert index_scans(crowd.database) >= before + QUERIES
 
 
+@pytest.mark.slow
 def test_hnsw_fills_filtered_pages_as_well(crowd: Crowd) -> None:
-    assert index.build_index(crowd.database.engine, method="hnsw") is not None
+    assert build.build_index(crowd.database.engine, method="hnsw") is not None
     try:
         for name in ("chance half", "alike half", "unlike half", "unlike tenth", "chance hundredth"):
             assert crowd.recall(name) >= 0.95, name
     finally:
-        index.build_index(crowd.database.engine)
+        build.build_index(crowd.database.engine)
 
 
+@pytest.mark.slow
 def test_few_matches_are_all_compared(crowd: Crowd) -> None:
     before = index_scans(crowd.database)
     assert crowd.recall("chance tenth", count=40) == 1
@@ -154,6 +157,7 @@ def index_scans(database: Database) -> int:
 
 
 @pytest.mark.parametrize("name", [None, "chance half", "unlike half", "chance tenth"])
+@pytest.mark.slow
 def test_pages_are_stable_to_the_thousandth_hit(crowd: Crowd, name: str | None) -> None:
     def page(count: int, offset: int) -> list[int]:
         hits = crowd.searcher.search(
@@ -401,7 +405,7 @@ def test_a_filter_that_makes_no_sense_says_why(conditions: dict[str, Any], messa
     ],
 )
 def test_postgresql_errors_are_quoted(few: Searcher, monkeypatch: pytest.MonkeyPatch, where: str, message: str) -> None:
-    monkeypatch.setattr(search, "WHERE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(searcher_module, "WHERE_TIMEOUT_S", 0.2)
     with pytest.raises(QueryError, match=message):
         few.search(Query(text="1"), filters=Filters(where=where))
     assert few.search(Query(text="1"), threshold=-1)  # the connection is none the worse

@@ -65,6 +65,7 @@ def area_under_curve(present: Sequence[float], absent: Sequence[float]) -> float
     return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
 
 
+@pytest.mark.slow
 def test_absent_things_score_clearly_below_present_ones(
     demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder
 ) -> None:

@@ -226,6 +226,7 @@ def test_another_model_is_rejected_with_both_names(demo_collection: SearchDB, tm
         searcher.search(Query(text="a dog"))
 
 
+@pytest.mark.slow
 def test_searching_for_a_cached_text_does_not_load_the_model(demo_collection: SearchDB) -> None:
     demo_collection.search("a red boat", count=1)
     url = demo_collection.settings.url()

@@ -19,7 +19,7 @@ from searchdb.db.database import Database
 from searchdb.db.tables import images
 from searchdb.errors import DatabaseError, InvalidReferenceError, SourceError
 from searchdb.records import DecodedImage, EmbeddedImage, ModelIdentity, RejectedItem, SourceItem
-from searchdb.unsplash import loader as unsplash
+from searchdb.unsplash import loader
 from searchdb.unsplash.columns import FORMATS
 from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.reader import find_parts
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(database: Database, *paths: Path) -> LoadReport:
-    return unsplash.load(database.engine, find_parts(paths))
+    return loader.load(database.engine, find_parts(paths))
 
 
 def content(database: Database, table: str) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def versions(database: Database, table: str) -> list[Any]:
 
 
 def found(database: Database, *paths: Path, **options: Any) -> list[SourceItem | RejectedItem]:
-    return list(unsplash.items(database.engine, find_parts(paths), **options))
+    return list(loader.items(database.engine, find_parts(paths), **options))
 
 
 def photo_items(database: Database, *paths: Path) -> list[SourceItem]:
@@ -165,11 +165,11 @@ def test_conversions_are_added_once(database: Database, folder: Path) -> None:
 def test_concurrent_loaders_add_nothing_twice(database: Database, folder: Path) -> None:
     files.write_dataset(folder, 60)
     reports: list[LoadReport] = []
-    loaders = [threading.Thread(target=lambda: reports.append(load(database, folder))) for _ in range(3)]
-    for loader in loaders:
-        loader.start()
-    for loader in loaders:
-        loader.join()
+    threads = [threading.Thread(target=lambda: reports.append(load(database, folder))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert sum(report.written.total() for report in reports) == 60 * 7
     assert len(content(database, "conversions")) == 60
 
@@ -208,7 +208,7 @@ def test_an_interrupted_load_leaves_no_partial_part(database: Database, folder: 
     files.many_keywords(folder / "keywords.tsv000", 100)
     files.many_keywords(folder / "keywords.tsv001", 20_000)
     with pytest.raises(KeyboardInterrupt):
-        unsplash.load(database.engine, find_parts([folder]), progress=interrupt)
+        loader.load(database.engine, find_parts([folder]), progress=interrupt)
     assert len(content(database, "keywords")) == 100
     assert load(database, folder).written == {"keywords": 19_900}
 
@@ -229,7 +229,7 @@ def test_progress_counts_the_bytes_of_all_parts(database: Database, folder: Path
     files.write(folder, "photos.tsv000", [files.photo()])
     for path in (folder, files.zipped(folder, tmp_path / "lite.zip")):
         reported: list[LoadProgress] = []
-        unsplash.load(database.engine, find_parts([path]), progress=reported.append)
+        loader.load(database.engine, find_parts([path]), progress=reported.append)
         assert [(each.table, each.rows) for each in reported] == [
             ("photos", 1),
             ("keywords", 10_000),
@@ -347,7 +347,7 @@ def test_bad_rows_and_photos_without_a_url_are_rejected_in_order(database: Datab
 def test_a_malformed_rendition_is_refused_at_once(database: Database, folder: Path) -> None:
     parts = find_parts([files.write_dataset(folder)])
     with pytest.raises(SourceError, match="the rendition '640' is not a query string"):
-        unsplash.items(database.engine, parts, rendition="640")
+        loader.items(database.engine, parts, rendition="640")
 
 
 def test_parts_must_have_been_loaded(database: Database, folder: Path) -> None:
@@ -364,18 +364,18 @@ def test_tables_loaded_later_update_the_stored_images(database: Database, folder
     files.write(folder, "photos.tsv000", (files.photo(n) for n in range(1, 4)))
     load(database, folder)
     store(database, *photo_items(database, folder))
-    assert unsplash.refresh(database.engine) == 0
+    assert loader.refresh(database.engine) == 0
     load(database, files.write(folder, "keywords.tsv000", [files.keyword(1, "dune"), files.keyword(2, "quay")]))
     before = stored(database, "photo000003")
-    assert unsplash.refresh(database.engine) == 2
-    assert unsplash.refresh(database.engine) == 0
+    assert loader.refresh(database.engine) == 2
+    assert loader.refresh(database.engine) == 0
     assert stored(database).tags == ["dune"]
     assert stored(database, "photo000003") == before
     load(
         database,
         files.write(folder, "photos.tsv001", [files.photo(3, photo_description="", photo_location_city=" Oslo ")]),
     )
-    assert unsplash.refresh(database.engine) == 1
+    assert loader.refresh(database.engine) == 1
     row = stored(database, "photo000003")
     assert (row.description, row.city, row.credit) == (None, "Oslo", "Ann Example 3")
     assert row.ingested_at == before.ingested_at
@@ -386,12 +386,12 @@ def test_refreshing_keeps_metadata_from_the_file(database: Database, folder: Pat
     load(database, folder)
     taken = datetime(2001, 2, 3, tzinfo=UTC)
     store(database, *photo_items(database, folder), taken_at=taken, camera="X100", latitude=1.5, longitude=2.5)
-    assert unsplash.refresh(database.engine) == 0
+    assert loader.refresh(database.engine) == 0
     load(
         database,
         files.write(folder, "photos.tsv000", [files.photo(photo_location_latitude=9, photo_location_longitude=8)]),
     )
-    assert unsplash.refresh(database.engine) == 1
+    assert loader.refresh(database.engine) == 1
     row = stored(database)
     assert (row.taken_at.year, row.camera, row.latitude, row.longitude) == (2019, "X100", 9, 8)
 
@@ -405,14 +405,15 @@ def test_refreshing_does_not_change_unknown_images(database: Database, folder: P
         SourceItem(image="https://example.org/d", source="unsplash", source_id="photo000001", description="old"),
     )
     load(database, files.write(folder, "photos.tsv000", [files.photo(1)]))
-    assert unsplash.refresh(database.engine) == 1
+    assert loader.refresh(database.engine) == 1
     with database.connect() as connection:
         descriptions = connection.scalars(sa.select(images.c.description).order_by(images.c.image)).all()
     assert descriptions == ["kept", "kept", "kept", "picture 1"]
     load(database, files.write(folder, "photos.tsv000", [files.photo(1, photo_image_url="")]))
-    assert unsplash.refresh(database.engine) == 0
+    assert loader.refresh(database.engine) == 0
 
 
+@pytest.mark.slow
 def test_more_images_than_one_batch_are_refreshed(database: Database, folder: Path) -> None:
     files.write(folder, "photos.tsv000", (files.photo(n) for n in range(1, 1203)))
     load(database, folder)
@@ -420,5 +421,5 @@ def test_more_images_than_one_batch_are_refreshed(database: Database, folder: Pa
         database,
         *(SourceItem(image=f"/{n}", source="unsplash", source_id=f"photo{n:06}") for n in range(1, 1203)),
     )
-    assert unsplash.refresh(database.engine) == 1202
-    assert unsplash.refresh(database.engine) == 0
+    assert loader.refresh(database.engine) == 1202
+    assert loader.refresh(database.engine) == 0

@@ -299,6 +299,7 @@ def test_an_endless_row_is_cut() -> None:
     assert str(found) == "row longer than 1,048,576 characters"
 
 
+@pytest.mark.slow
 def test_memory_stays_constant(tmp_path: Path) -> None:
     """300,000 rows, 12 MB, with an unclosed quote in the middle."""
     path = files.many_keywords(tmp_path / "keywords.tsv000", 150_000)

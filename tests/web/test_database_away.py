@@ -27,6 +27,8 @@ from web import backend as web_backend
 from web import create_app
 from web.backend import EXTENSION
 
+pytestmark = pytest.mark.slow  # starts servers of its own
+
 CLIENTS = 32
 
 

@@ -102,6 +102,7 @@ def test_application_survives_a_restart_of_the_database(make_client, settings: S
     assert client.get("/").status_code == 200
 
 
+@pytest.mark.slow
 def test_embedded_server_that_died_is_started_again(short_home: Path, make_client) -> None:
     client = make_client(Settings(home=short_home, model="demo"))
     assert client.get("/").status_code == 200
@@ -173,6 +174,7 @@ def test_model_is_the_collections_unless_one_was_chosen(
             assert chosen.model().name == "other"
 
 
+@pytest.mark.slow
 def test_search_waits_for_the_model_for_a_limited_time(
     settings: Settings, embedder: CLIPEmbedder, stored_images: StoredImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +231,7 @@ def test_unexpected_error_shows_no_traceback(app: Flask) -> None:
     assert not re.search(r"Traceback|ZeroDivision|secret", response.text)
 
 
+@pytest.mark.slow
 def test_importing_the_web_loads_no_model() -> None:
     script = "import sys, web; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])

@@ -24,6 +24,8 @@ from web import create_app
 from web.api.images import REBUILDER
 from web.backend import EXTENSION
 
+pytestmark = pytest.mark.slow  # sends every hostile input to every endpoint
+
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
 

@@ -386,6 +386,7 @@ def test_migrations_are_not_cut_short(empty_settings: Settings) -> None:
         migrate(database)
 
 
+@pytest.mark.slow
 def test_more_requests_than_connections_wait_and_then_get_an_error(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,7 @@ def test_pages_of_results_follow_each_other(client: FlaskClient, stored_images: 
     assert "There are no more images" in text(page(client, "/?q=a+boat&page=3"))
 
 
+@pytest.mark.slow
 def test_neighbours_lie_across_the_pages(client: FlaskClient, stored_images: StoredImages) -> None:
     path = stored_images.draw("one.png")
     for n in range(PAGE_SIZE + 2):
