@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-BASE = {"errors", "records", "config", "companions", "embedder"}
+BASE = {"errors", "records", "config", "bundled", "embedder"}
 """What every package may import."""
 PACKAGES: dict[str, set[str]] = {
     "sources": set(),
@@ -30,7 +30,7 @@ FILES: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
     "config": {"errors"},
-    "companions": set(),
+    "bundled": set(),
     "embedder": {"records"},
     "media.fetch": {"media.safe_http"},
     "media.safe_http": set(),

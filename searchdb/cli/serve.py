@@ -6,14 +6,13 @@ import errno
 import logging
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from searchdb.bundled import import_web
 from searchdb.cli import settings_of
-from searchdb.companions import import_web
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -33,8 +32,6 @@ def serve_command(ctx: click.Context, host: str, port: int, workers: int | None,
     """
     if debug and workers is not None:
         raise click.UsageError("--workers has no effect with --debug: leave one of them out")
-    if sys.platform == "win32" and not debug:
-        raise click.ClickException("gunicorn does not run on Windows: use --debug, or run searchdb under WSL or Docker")
     settings_of(ctx)  # reports a malformed setting here, in one line
     if "WERKZEUG_RUN_MAIN" not in os.environ:  # the reloader's child inherits the socket of its parent
         require_free_port(host, port)

@@ -17,7 +17,7 @@ from pgvector.psycopg import register_vector
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext
 
-from searchdb.companions import migrations_folder
+from searchdb.bundled import migrations_folder
 from searchdb.config import Settings, libpq_url
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.retry import OutageLog
