@@ -7,8 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -20,13 +19,12 @@ from searchdb.config import Settings, libpq_url
 from searchdb.db.database import Database, migrate, open_database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.databases import NewSettings
 
 # No deadlines: tests assert behaviour, never seconds. In CI the same examples every time, so that a change is judged by
 # what it changed; a developer's runs go on looking for new ones.
 hypothesis.settings.register_profile("searchdb", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("searchdb")
-
-NewSettings = Callable[[Path], AbstractContextManager[Settings]]
 
 TEMPLATE = "searchdb_template"
 DEMO_IMAGES = 300

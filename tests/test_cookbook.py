@@ -8,7 +8,6 @@ import re
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +31,7 @@ from searchdb.errors import DatabaseError
 from searchdb.unsplash import loader
 from searchdb.unsplash.reader import find_parts
 from tests.helpers import unsplash_files
+from tests.helpers.databases import NewSettings
 
 pytestmark = pytest.mark.slow
 
@@ -146,9 +146,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def collection(
-    new_settings: Callable[[Path], AbstractContextManager[Settings]], album: Path, home: Path
-) -> Iterator[SearchDB]:
+def collection(new_settings: NewSettings, album: Path, home: Path) -> Iterator[SearchDB]:
     """A collection with the album, as `make demo` leaves it."""
     with (
         new_settings(home) as settings,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from searchdb.config import Settings
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database, open_database
 from searchdb.db.tables import VECTOR_INDEX, images
@@ -29,6 +26,7 @@ from searchdb.search.conditions import EARTH_RADIUS_KM
 from searchdb.search.filter_table import MAX_EXCLUDED, MAX_VALUES
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import Query, Searcher
+from tests.helpers.databases import NewSettings
 
 MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
 ROWS = 12_000
@@ -105,9 +103,7 @@ class Crowd:
 
 
 @pytest.fixture(scope="module")
-def crowd(
-    new_settings: Callable[[Path], AbstractContextManager[Settings]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Crowd]:
+def crowd(new_settings: NewSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
     with new_settings(tmp_path_factory.mktemp("home")) as settings, open_database(settings) as database:
         yield Crowd(database)
 
