@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.tables import Embedding, embedding_models, image_sample, images, relevance_scale
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.query_cache import QueryCache
 
 SAMPLE_SIZE = 1000
@@ -36,19 +37,6 @@ searched for, the background measures the match itself, not the text's bias."""
 LIFT_RANGE = (0.10, 0.95)
 """Quantiles of everyday words' best lifts that are relevance 0 and 1: nearly every collection lacks a tenth of these
 words, and nearly every collection shows a twentieth of them."""
-
-EVERYDAY_WORDS = (
-    "a person", "a man", "a woman", "a child", "a crowd", "a face", "a hand", "a dog", "a cat", "a bird", "a horse",
-    "a cow", "a fish", "an insect", "a tree", "a flower", "a leaf", "a forest", "a mountain", "a river", "a lake",
-    "the sea", "a beach", "a desert", "a field", "a garden", "snow", "the sky", "clouds", "the sun", "the moon",
-    "night", "rain", "fog", "a city", "a street", "a road", "a bridge", "a building", "a house", "a church", "a room",
-    "a kitchen", "a bed", "a table", "a chair", "a window", "a door", "stairs", "a car", "a bus", "a bicycle",
-    "a train", "an airplane", "a boat", "food", "fruit", "vegetables", "bread", "a cup of coffee", "a bottle",
-    "a book", "a computer", "a telephone", "written text", "a map", "a drawing", "a painting", "a statue", "a toy",
-    "a ball", "sports", "a musical instrument", "clothes", "shoes", "a hat", "a bag", "a tool", "a machine", "fire",
-    "a lamp", "glass", "metal", "wood", "stone", "paper",
-)  # fmt: skip
-"""What images commonly show: every collection shows some of it, and lacks much of it."""
 
 # One statement, so that it is one transaction in autocommit, too; DO takes no parameters.
 _REFRESH = text(
@@ -72,7 +60,7 @@ class Relevance:
     A similarity's lift is its distance above the text's background. The background is the lower quartile of the text's
     similarities to a sample of the whole collection; it is needed because CLIP's similarities differ as much by text as
     by image. Relevance 0 is the lift with which an everyday word finds its best image when no image shows it, 1 the
-    lift when many do: the 10th and the 95th percentile of the best lifts of EVERYDAY_WORDS in the sample. In between,
+    lift when many do: the 10th and the 95th percentile of the best lifts of EVERYDAY_TEXTS in the sample. In between,
     relevance is linear.
 
     Both ends are measured, and so belong to the collection and the model together. A text that no image matches has a
@@ -137,7 +125,7 @@ class RelevanceJudge:
     Keeps the backgrounds of texts in memory for as long as the scale stays the same. Thread-safe.
 
     Args:
-        cache: of the model's texts; computes the vectors of EVERYDAY_WORDS when the scale is measured.
+        cache: of the model's texts; computes the vectors of EVERYDAY_TEXTS when the scale is measured.
         writer: stores the sample and the scale.
     """
 
@@ -195,7 +183,7 @@ class RelevanceJudge:
     def _measure_scale(self, connection: Connection) -> Scale | None:
         """Measure the scale, and store it if the database may be written; None if the sample is gone meanwhile."""
         connection.commit()  # the model may take a while: hold no snapshot meanwhile
-        words = self._cache.compute(EVERYDAY_WORDS)
+        words = self._cache.compute(EVERYDAY_TEXTS)
         rows = connection.scalars(sa.select(image_sample.c.embedding)).all()
         if not rows:
             return None
