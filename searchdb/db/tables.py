@@ -156,19 +156,29 @@ image_sample = Table(
         nullable=False,
         comment="a copy, so that a query reads one place",
     ),
-    comment="A random sample of images: a text's similarities to them are its background for relevance.",
+    comment="A random sample of images: relevance and the weights of combined queries are measured on it.",
 )
 
 relevance_scale = Table(
     "relevance_scale",
     metadata,
     Column("embedding_model_id", Integer, ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
-    Column("background_low", Double, nullable=False),
-    Column("background_high", Double, nullable=False),
-    Column("lift_low", Double, nullable=False),
-    Column("lift_high", Double, nullable=False),
+    Column("bias_weight", Double, nullable=False),
+    Column("bias_low", Double, nullable=False),
+    Column("bias_high", Double, nullable=False),
+    Column("mean", Double, nullable=False),
+    Column("spread", Double, nullable=False),
+    Column("lower_spread", Double, nullable=False),
+    Column("midpoint", Double, nullable=False),
+    Column("unit", Double, nullable=False),
+    Column(
+        "everyday_vector",
+        Embedding(EMBEDDING_DIMENSION),
+        nullable=False,
+        comment="mean vector of the everyday texts",
+    ),
     Column("made_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    comment="What everyday words find in image_sample: the two ends of relevance.",
+    comment="What the everyday texts measure in image_sample: the scale of relevance.",
 )
 
 ingest_failures = Table(

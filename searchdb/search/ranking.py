@@ -49,6 +49,7 @@ def ranked(
     deep: bool = False,
     condition: ColumnElement[bool] | None = None,
     threshold: float | ColumnElement[float] = -1.0,
+    kept: ColumnElement[bool] | None = None,
     without: int | ColumnElement[int] | None = None,
 ) -> sa.Subquery:
     """Return a query of the nearest images: id, similarity, and place (1 for the best).
@@ -61,6 +62,7 @@ def ranked(
         deep: rank at least MAX_HITS images, not FIRST_HITS.
         condition: on the columns of `images`; None for all images. It needs `prepare` in the same transaction.
         threshold: lowest cosine similarity.
+        kept: on the columns of `images`, like `condition`, but applied to the images found: at most MAX_HITS.
         without: id of an image to leave out.
     """
     limits = [FIRST_HITS, MAX_HITS] if deep else [FIRST_HITS]
@@ -83,6 +85,8 @@ def ranked(
         .where(found.c.similarity >= threshold)
         .group_by(found.c.id)
     )
+    if kept is not None:
+        hits = hits.join(images, images.c.id == found.c.id).where(kept)
     if without is not None:
         hits = hits.where(found.c.id != without)
     return hits.subquery("ranked")
@@ -96,6 +100,11 @@ def prepare(connection: Connection) -> None:
 def similarity_to(vector: ColumnElement[Any]) -> ColumnElement[float]:
     """Return the cosine similarity of a row of `images` to a unit vector."""
     return 1 - images.c.embedding.cosine_distance(vector)
+
+
+def product(stored: ColumnElement[Any], vector: ColumnElement[Any]) -> ColumnElement[float]:
+    """Return the inner product of a column of vectors with a vector, which need not be a unit vector."""
+    return -stored.max_inner_product(vector)  # pgvector's <#> is its negative
 
 
 def parameter(name: str) -> sa.BindParameter[Any]:

@@ -18,12 +18,14 @@ from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
 from searchdb.records import LARGEST_ID, Hit, StoredImage
 from searchdb.search import facets
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.facets import FACET_VALUES, Facets
 from searchdb.search.filters import Filters
 from searchdb.search.query_cache import QueryCache
-from searchdb.search.ranking import FIRST_HITS, MAX_HITS, parameter, prepare, similarity_to
-from searchdb.search.relevance import MIN_SAMPLE, Relevance, RelevanceJudge, Scale
-from searchdb.search.statements import SAMPLE, STORED_FIELDS, STORED_IMAGE, hits_page, unfiltered_hits_page
+from searchdb.search.ranking import FIRST_HITS, MAX_HITS, prepare
+from searchdb.search.relevance import MIN_SAMPLE, RelevanceJudge
+from searchdb.search.relevance_scale import Relevance, Scale, adjusted
+from searchdb.search.statements import RELEVANT, SAMPLE, STORED_FIELDS, STORED_IMAGE, hits_page, unfiltered_hits_page
 
 __all__ = ["MAX_HITS", "Facets", "Filters", "Query", "Searcher"]
 
@@ -71,13 +73,21 @@ class Searcher:
         engine: the database.
         embedder: the model; asked only for texts that are not cached.
         cache: of this embedder's texts, if it is shared; by default one that always asks the database.
+        everyday_texts: texts to measure the scale of relevance with.
     """
 
-    def __init__(self, engine: Engine, embedder: Embedder, cache: QueryCache | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        embedder: Embedder,
+        cache: QueryCache | None = None,
+        *,
+        everyday_texts: Sequence[str] = EVERYDAY_TEXTS,
+    ) -> None:
         self._engine = engine
         self._embedder = embedder
         self._cache = QueryCache(embedder) if cache is None else cache
-        self._judge = RelevanceJudge(self._cache, self._cache.writer)
+        self._judge = RelevanceJudge(self._cache, self._cache.writer, everyday_texts)
 
     def search(
         self,
@@ -108,8 +118,8 @@ class Searcher:
             parts = self._embed_parts(connection, query)
             if min_relevance > 0:
                 relevance = self._judge_text(connection, query, parts)
-                required = None if relevance is None else relevance.similarity(min_relevance)
-                rows = self._fetch(connection, query, parts, filters, page, text_threshold=required)
+                least = {} if relevance is None else self._least(connection, relevance, parts["text"], min_relevance)
+                rows = self._fetch(connection, query, parts, filters, page, least)
                 if rows and relevance is None:
                     raise QueryError(
                         f"min_relevance is {min_relevance}, but a collection of less than {MIN_SAMPLE} images is too "
@@ -120,7 +130,10 @@ class Searcher:
                 rows = self._fetch(connection, query, parts, filters, page)
                 # The rows bring the scale, which saves a statement.
                 relevance = self._judge_text(connection, query, parts, Scale.from_row(rows[0])) if rows else None
-        return [_hit(row, parts, relevance) for row in rows]
+            everyday: Mapping[int, float] = {}
+            if relevance is not None:
+                everyday = self._everyday_similarities(connection, relevance.scale, rows)
+        return [_hit(row, parts, relevance, everyday) for row in rows]
 
     def facets(self, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
         """Return the values by which the images within the filters can be filtered further, `limit` each at most."""
@@ -195,6 +208,21 @@ class Searcher:
         """Return how similarities to the query's text are judged; None without one, and in a small collection."""
         return None if query.text is None else self._judge.judge(connection, query.text, parts["text"], scale)
 
+    def _least(
+        self, connection: Connection, relevance: Relevance, vector: np.ndarray, min_relevance: float
+    ) -> dict[str, Any]:
+        """Return the parameters of RELEVANT for a text's vector and a least relevance."""
+        everyday_vector = self._judge.everyday_vector(connection, relevance.scale)
+        return {"adjusted": adjusted(vector, everyday_vector), "least": relevance.least(min_relevance)}
+
+    def _everyday_similarities(
+        self, connection: Connection, scale: Scale, rows: Sequence[Mapping[Any, Any]]
+    ) -> Mapping[int, float]:
+        """Return the images' mean similarities to the everyday texts, by id: from the rows, if they have this scale."""
+        if rows and Scale.from_row(rows[0]) != scale:
+            return self._judge.everyday_similarities(connection, scale, [row["id"] for row in rows])
+        return {row["id"]: row["everyday_similarity"] for row in rows}
+
     def _fetch(
         self,
         connection: Connection,
@@ -202,22 +230,18 @@ class Searcher:
         parts: Mapping[str, np.ndarray],
         filters: Filters | None,
         page: _Page,
-        *,
-        text_threshold: float | None = None,
+        least: Mapping[str, Any] | None = None,
     ) -> Sequence[Mapping[Any, Any]]:
-        """Return the rows of one page of hits; `text_threshold` is the lowest similarity to the query's text."""
+        """Return the rows of one page of hits; `least` has the parameters of RELEVANT, if it must be met."""
         condition = filters.condition() if filters else None
-        threshold = page.threshold
-        if text_threshold is not None:
-            if len(parts) == 1:
-                threshold = max(threshold, text_threshold)
-            else:
-                similar = similarity_to(parameter("part_text")) >= text_threshold
-                condition = similar if condition is None else condition & similar
         explained = tuple(parts) if len(parts) > 1 else ()
-        shape = (page.end > FIRST_HITS, explained, query.like is not None)
-        values = {"vector": _combined(parts), "threshold": threshold, "offset": page.offset, "end": page.end}
-        values |= {f"part_{name}": parts[name] for name in explained}
+        # The order of a text's hits is nearly that of relevance, so that enough relevant ones are among the nearest.
+        among_nearest = bool(least) and condition is None and not explained
+        if least and not among_nearest:
+            condition = RELEVANT if condition is None else condition & RELEVANT
+        shape = (among_nearest or page.end > FIRST_HITS, explained, query.like is not None, among_nearest)
+        values = {"vector": _combined(parts), "threshold": page.threshold, "offset": page.offset, "end": page.end}
+        values |= {f"part_{name}": parts[name] for name in explained} | dict(least or {})
         if query.like is not None:
             values["without"] = query.like
         if condition is None:
@@ -258,13 +282,18 @@ def _combined(parts: Mapping[str, np.ndarray]) -> np.ndarray:
     return _unit(vector - parts["not"]) if "not" in parts else vector
 
 
-def _hit(row: Mapping[Any, Any], parts: Mapping[str, np.ndarray], relevance: Relevance | None) -> Hit:
+def _hit(
+    row: Mapping[Any, Any],
+    parts: Mapping[str, np.ndarray],
+    relevance: Relevance | None,
+    everyday_similarities: Mapping[int, float],
+) -> Hit:
     explained = {name: row[f"part_{name}"] for name in parts} if len(parts) > 1 else None
     to_text = explained["text"] if explained and "text" in explained else row["similarity"]
     return Hit(
         **{name: row[name] for name in STORED_FIELDS},
         similarity=row["similarity"],
-        relevance=None if relevance is None else relevance.of(to_text),
+        relevance=None if relevance is None else relevance.of(to_text, everyday_similarities[row["id"]]),
         parts=explained,
     )
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement
 
 from searchdb.db.tables import embedding_models, images, relevance_scale
 from searchdb.records import StoredImage
-from searchdb.search.ranking import parameter, ranked, similarity_to
+from searchdb.search.ranking import parameter, product, ranked, similarity_to
 from searchdb.search.relevance import SCALE_COLUMNS
 
 STORED_FIELDS = tuple(f.name for f in fields(StoredImage))
@@ -50,18 +50,28 @@ SAMPLE = sa.select(*_STORED_COLUMNS).where(
 """Random stored images; parameter: `count`."""
 
 
+RELEVANT = product(images.c.embedding, parameter("adjusted")) >= sa.bindparam("least", type_=sa.Double)
+"""A least relevance; parameters: `adjusted`, the text's vector adjusted as similarities are, and `least`."""
+
+
 def hits_page(
-    deep: bool, explained: tuple[str, ...], without: bool, condition: ColumnElement[bool] | None = None
+    deep: bool,
+    explained: tuple[str, ...],
+    without: bool,
+    relevant: bool = False,
+    condition: ColumnElement[bool] | None = None,
 ) -> sa.Select[Any]:
     """Return the statement for one page of hits, whose parameters are `vector`, `threshold`, `offset` and `end`.
 
-    Each row has the columns of `images`, `similarity`, `model` (the SHA-256 of its weights) and the relevance scale.
+    Each row has the columns of `images`, `similarity`, `model` (the SHA-256 of its weights), the relevance scale and
+    `everyday_similarity`, the image's mean similarity to the everyday texts that it was measured with.
 
     Args:
         deep: whether the page goes beyond FIRST_HITS.
         explained: names of parts of the query. Each adds a parameter and a column `part_<name>`: the part's vector and
             the hit's similarity to it.
         without: whether an image is left out; its id is the parameter `without`.
+        relevant: whether only images are kept that meet RELEVANT; adds its parameters.
         condition: a condition on the columns of `images`; None for all images.
     """
     place = ranked(
@@ -69,6 +79,7 @@ def hits_page(
         deep=deep,
         condition=condition,
         threshold=sa.bindparam("threshold", type_=sa.Double),
+        kept=RELEVANT if relevant else None,
         without=sa.bindparam("without", type_=sa.BigInteger) if without else None,
     )
     offset, end = (sa.bindparam(name, type_=sa.Integer) for name in ("offset", "end"))
@@ -78,6 +89,7 @@ def hits_page(
             place.c.similarity,
             embedding_models.c.weights_sha256.label("model"),
             *SCALE_COLUMNS,
+            product(images.c.embedding, relevance_scale.c.everyday_vector).label("everyday_similarity"),
             *(similarity_to(parameter(f"part_{name}")).label(f"part_{name}") for name in explained),
         )
         .join_from(place, images, images.c.id == place.c.id)
@@ -89,9 +101,9 @@ def hits_page(
 
 
 @cache
-def unfiltered_hits_page(deep: bool, explained: tuple[str, ...], without: bool) -> sa.Select[Any]:
+def unfiltered_hits_page(deep: bool, explained: tuple[str, ...], without: bool, relevant: bool) -> sa.Select[Any]:
     """Return `hits_page` without a condition, built once for each of its few shapes.
 
     Building a statement takes longer than running it.
     """
-    return hits_page(deep, explained, without)
+    return hits_page(deep, explained, without, relevant)

@@ -19,7 +19,7 @@ from searchdb.demo.composition import KINDS, SETTINGS
 from searchdb.errors import QueryError
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import Hit, ModelIdentity
-from searchdb.search.relevance import MIN_SAMPLE, Relevance, refresh_sample
+from searchdb.search.relevance import MIN_SAMPLE, refresh_sample
 from searchdb.search.searcher import Query, Searcher
 from tests.helpers.album import copy_album
 
@@ -81,13 +81,13 @@ def test_absent_things_score_clearly_below_present_ones(
     assert area_under_curve(present, absent) >= 0.95
     assert area_under_curve(present, unknown) >= 0.95
     assert np.median(present) > 0.85
-    assert np.median(absent) < 0.75
+    assert np.median(absent) < 0.7
     assert max(unknown) < 0.3
 
 
 def test_an_absent_thing_has_only_irrelevant_hits(demo_collection: SearchDB) -> None:
     assert all(relevance_of(hit) < 0.3 for hit in demo_collection.search("a submarine", threshold=-1, count=40))
-    assert all(relevance_of(hit) > 0.8 for hit in demo_collection.search("a cat", count=5))
+    assert all(relevance_of(hit) > 0.7 for hit in demo_collection.search("a cat", count=5))
 
 
 def relevance_of(hit: Hit) -> float:
@@ -106,22 +106,21 @@ def test_what_all_images_show_is_relevant(
     assert there > max(best(searcher, other) for other in SETTINGS if other != setting)
 
 
-def test_relevance_follows_similarity(demo_collection: SearchDB) -> None:
+def test_relevance_nearly_follows_similarity(demo_collection: SearchDB) -> None:
     hits = demo_collection.search("a red car", threshold=-1, count=300)
-    relevances = [relevance_of(hit) for hit in hits]
-    assert relevances == sorted(relevances, reverse=True)
-    assert (max(relevances) <= 1, min(relevances)) == (True, 0)
+    ranks = [np.argsort(np.argsort([getattr(hit, name) for hit in hits])) for name in ("similarity", "relevance")]
+    assert np.corrcoef(ranks)[0, 1] > 0.9  # Spearman's correlation
+    assert all(0 < relevance_of(hit) < 1 for hit in hits)
 
 
-def test_a_relevance_and_its_similarity() -> None:
-    judge = Relevance(background=0.18, low=0.04, high=0.1)
-    assert [judge.of(similarity) for similarity in (-1, 0.22, 0.25, 0.28, 1)] == pytest.approx([0, 0, 0.5, 1, 1])
-    assert [judge.similarity(relevance) for relevance in (0, 0.5, 1)] == pytest.approx([-1, 0.25, 0.28])
+@pytest.mark.parametrize("text", ["🎉🎉🎉", "кошка", "猫", "lkj qwpoe zxmn", "!!!", "a"])
+def test_what_the_model_cannot_read_is_not_certain(demo_collection: SearchDB, text: str) -> None:
+    assert all(relevance_of(hit) < 0.9 for hit in demo_collection.search(text, threshold=-1, count=300))
 
 
 def test_a_minimum_relevance_is_applied(demo_collection: SearchDB) -> None:
     hits = demo_collection.search("a dog", threshold=-1, count=300)
-    for least in (0.3, 0.9):
+    for least in (0.3, 0.7):
         expected = [hit for hit in hits if relevance_of(hit) >= least]
         assert 0 < len(expected) < 300
         assert demo_collection.search("a dog", min_relevance=least, threshold=-1, count=300) == expected
@@ -209,7 +208,7 @@ def test_a_cached_background_is_not_used_with_a_new_sample(
     after = relevances(searcher)
     assert after != before
     with Database(settings) as other:  # as in another process, with nothing cached
-        assert relevances(Searcher(other.engine, embedder)) == after
+        assert relevances(Searcher(other.engine, embedder)) == pytest.approx(after, abs=1e-5)
 
 
 def count(database: Database, table: sa.Table) -> int:

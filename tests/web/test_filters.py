@@ -154,7 +154,5 @@ def test_absent_things_are_marked_by_relevance(client: FlaskClient, stored_image
         stored_images.add(f"{number} white boats on the sea", image=f"{image}/{number}")
     page = client.get("/?q=a+purple+umbrella&threshold=-1").text
     assert "No close matches" in page
-    bars = [int(width) for width in re.findall(r'<rect width="(\d+)"', page)]
-    assert bars == sorted(bars, reverse=True)
-    assert bars[0] < 50
+    assert max(int(width) for width in re.findall(r'<rect width="(\d+)"', page)) < 30
     assert "No image reaches a relevance of 0.99" in client.get("/?q=a+purple+umbrella&min_relevance=0.99").text

@@ -146,9 +146,10 @@ def test_a_line_separates_the_weaker_matches(demo_client: FlaskClient) -> None:
         if "Weaker matches" in html:
             ranks.append(number)
             after = [int(width) for width in re.findall(r'<rect width="(\d+)"', html.partition("Weaker matches")[2])]
-            assert min(before, default=100) >= 30 > max(after)
+            assert max(after) < 30
+            assert not before or before[-1] >= 30
         seen += html
-    assert len(ranks) == 1
+    assert ranks
     assert "Weaker matches" not in page(demo_client, "/?q=a+bicycle&not=snow"), "its order is not that of relevance"
 
 

@@ -29,7 +29,7 @@ class SearchResults:
     """One page of hits, best first, and the URLs of the pages around it.
 
     `first` is the rank of the first hit. `weak` is set if even the best hit has a low relevance. Otherwise `weaker` is
-    the position on this page of the first hit with a low relevance, None if there is none on this page.
+    the position on this page from which on all hits have a low relevance, None if there is none on this page.
     """
 
     tiles: Sequence[Tile]
@@ -147,11 +147,14 @@ def _with_neighbours(searcher: Searcher, search_request: SearchRequest) -> tuple
 
 
 def _weaker(hits_around: Sequence[Hit], before: int) -> int | None:
-    """Return the position of the first weak match; None for combined queries, which are not ordered by relevance."""
+    """Return the position from which on all matches are weak; None for combined queries.
+
+    Combined queries are not ordered by the relevance to their text. Those of a text alone nearly are.
+    """
     if any(hit.parts for hit in hits_around):
         return None
-    place = next((place for place, hit in enumerate(hits_around) if _weak(hit)), 0)
-    shown = before <= place < before + PAGE_SIZE
+    place = max((place + 1 for place, hit in enumerate(hits_around) if not _weak(hit)), default=0)
+    shown = before <= place < min(before + PAGE_SIZE, len(hits_around))
     return place - before if place > 0 and shown else None
 
 
