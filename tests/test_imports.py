@@ -49,6 +49,8 @@ FILES: dict[str, set[str]] = {
     "search.filters": {"search.filter_table", "search.conditions"},
     "search.ranking": {"db.tables"},
     "search.everyday_texts": set(),
+    "search.query": set(),
+    "search.combination": {"db.tables", "db.best_effort", "search.ranking", "search.relevance"},
     "search.relevance": {"db.tables", "db.best_effort", "search.everyday_texts", "search.query_cache"},
     "index.records": set(),
     "index.policy": {"index.records"},

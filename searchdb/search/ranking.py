@@ -49,7 +49,8 @@ def ranked(
     deep: bool = False,
     condition: ColumnElement[bool] | None = None,
     threshold: float | ColumnElement[float] = -1.0,
-    without: int | ColumnElement[int] | None = None,
+    without: ColumnElement[Any] | None = None,
+    room: int = 1,
 ) -> sa.Subquery:
     """Return a query of the nearest images: id, similarity, and place (1 for the best).
 
@@ -61,11 +62,12 @@ def ranked(
         deep: rank at least MAX_HITS images, not FIRST_HITS.
         condition: on the columns of `images`; None for all images. It needs `prepare` in the same transaction.
         threshold: lowest cosine similarity.
-        without: id of an image to leave out.
+        without: an array of ids of images to leave out.
+        room: the most ids in it.
     """
     limits = [FIRST_HITS, MAX_HITS] if deep else [FIRST_HITS]
     if without is not None:
-        limits = [limit + 1 for limit in limits]  # the image that is left out may be among them
+        limits = [limit + room for limit in limits]  # the images that are left out may be among them
     scans = (
         [_scan_all(vector, limit) for limit in limits]
         if condition is None
@@ -84,7 +86,7 @@ def ranked(
         .group_by(found.c.id)
     )
     if without is not None:
-        hits = hits.where(found.c.id != without)
+        hits = hits.where(found.c.id != sa.all_(without))
     return hits.subquery("ranked")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.tables import embedding_models, images, relevance_scale
 from searchdb.records import StoredImage
@@ -51,7 +52,7 @@ SAMPLE = sa.select(*_STORED_COLUMNS).where(
 
 
 def hits_page(
-    deep: bool, explained: tuple[str, ...], without: bool, condition: ColumnElement[bool] | None = None
+    deep: bool, explained: tuple[str, ...], room: int, condition: ColumnElement[bool] | None = None
 ) -> sa.Select[Any]:
     """Return the statement for one page of hits, whose parameters are `vector`, `threshold`, `offset` and `end`.
 
@@ -61,7 +62,7 @@ def hits_page(
         deep: whether the page goes beyond FIRST_HITS.
         explained: names of parts of the query. Each adds a parameter and a column `part_<name>`: the part's vector and
             the hit's similarity to it.
-        without: whether an image is left out; its id is the parameter `without`.
+        room: the most images that are left out; their ids are the parameter `without`, which 0 does not have.
         condition: a condition on the columns of `images`; None for all images.
     """
     place = ranked(
@@ -69,7 +70,8 @@ def hits_page(
         deep=deep,
         condition=condition,
         threshold=sa.bindparam("threshold", type_=sa.Double),
-        without=sa.bindparam("without", type_=sa.BigInteger) if without else None,
+        without=sa.bindparam("without", type_=ARRAY(sa.BigInteger)) if room else None,
+        room=room,
     )
     offset, end = (sa.bindparam(name, type_=sa.Integer) for name in ("offset", "end"))
     return (
@@ -89,9 +91,9 @@ def hits_page(
 
 
 @cache
-def unfiltered_hits_page(deep: bool, explained: tuple[str, ...], without: bool) -> sa.Select[Any]:
+def unfiltered_hits_page(deep: bool, explained: tuple[str, ...], room: int) -> sa.Select[Any]:
     """Return `hits_page` without a condition, built once for each of its few shapes.
 
     Building a statement takes longer than running it.
     """
-    return hits_page(deep, explained, without)
+    return hits_page(deep, explained, room)
