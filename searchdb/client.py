@@ -74,8 +74,10 @@ class SearchDB:
         text: str | None = None,
         *,
         image: str | Path | Image.Image | None = None,
-        like: int | None = None,
+        like: int | Collection[int] | None = None,
+        unlike: int | Collection[int] | None = None,
         exclude: str | None = None,
+        text_weight: float | None = None,
         threshold: float = 0.0,
         min_relevance: float = 0.0,
         count: int = 10,
@@ -96,22 +98,30 @@ class SearchDB:
         exclude_id: int | Collection[int] | None = None,
         where: str | None = None,
     ) -> list[Hit]:
-        """Return the images nearest to a text, an image (file, URL or PIL), a stored image's id, or a combination.
+        """Return the images nearest to a text, an image (file, URL or PIL), stored images by id, or a combination.
 
-        Several parts are combined as the unit mean of their unit vectors, minus that of `exclude`. `threshold` is the
-        lowest cosine similarity (-1 to 1); with CLIP, a text and an image are rarely more similar than 0.35.
-        `min_relevance` is the lowest relevance (0 to 1), on one scale for all texts. `count` hits are returned, after
-        the first `offset`. The other arguments are filters: see `searchdb.Filters`.
+        Each part counts, whatever its similarities' spread; `text_weight` (0 to 1) shifts the balance from the images
+        to the text. `exclude` (a text) and `unlike` (stored images) are subtracted with about half a part's weight.
+        `threshold` is the lowest cosine similarity (-1 to 1); with CLIP, a text and an image are rarely more similar
+        than 0.35. `min_relevance` is the lowest relevance (0 to 1), on one scale for all texts. `count` hits are
+        returned, after the first `offset`. The other arguments are filters: see `searchdb.Filters`.
 
         Raises:
             QueryError: the query is empty or out of bounds, its `image` cannot be read, or a filter's value is wrong;
                 its `field` names the argument.
-            ImageNotFoundError: `like` names no stored image.
+            ImageNotFoundError: `like` or `unlike` names no stored image.
             ModelError: the model cannot be loaded or is not the collection's.
         """
         pil_image = image if image is None or isinstance(image, Image.Image) else self._read(str(image))
         return self.searcher.search(
-            Query(text=text, image=pil_image and pil_image.convert("RGB"), like=like, exclude=exclude),
+            Query(
+                text=text,
+                image=pil_image and pil_image.convert("RGB"),
+                like=like,
+                unlike=unlike,
+                exclude=exclude,
+                text_weight=text_weight,
+            ),
             filters=Filters(
                 country=country,
                 city=city,

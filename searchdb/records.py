@@ -258,7 +258,8 @@ class Hit(StoredImage):
 
     `relevance` is the similarity to the query's text on a scale from 0 to 1 that is comparable between texts (see
     `searchdb.search.relevance.Relevance`); None for a query without text, and in a collection with too few images to
-    compare with. `parts` are the similarities to each part of a query that has several: `text`, `image`, `like`, `not`.
+    compare with. `parts` are the similarities to each part of a query that has several: `text`, `image`, `like`, `not`,
+    `unlike`.
     """
 
     similarity: float

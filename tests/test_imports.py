@@ -49,6 +49,8 @@ FILES: dict[str, set[str]] = {
     "search.filters": {"search.filter_table", "search.conditions"},
     "search.ranking": {"db.tables"},
     "search.everyday_texts": set(),
+    "search.query": set(),
+    "search.combination": {"db.tables", "db.best_effort", "search.ranking", "search.relevance"},
     "search.relevance_scale": set(),
     "search.relevance": {
         "db.tables",

@@ -32,8 +32,10 @@ def _type_of(row: FilterRow) -> Any:
 @click.command("search")
 @click.argument("text", required=False)
 @click.option("--image", metavar="PATH|URL", help="image to search by, alone or with TEXT")
-@click.option("--like", type=int, metavar="ID", help="id of a stored image to search by")
+@click.option("--like", type=int, multiple=True, metavar="ID", help="id of a stored image to search by; repeatable")
+@click.option("--unlike", type=int, multiple=True, metavar="ID", help="id of a disliked stored image; repeatable")
 @click.option("--not", "exclude", metavar="TEXT", help="text or content to exclude")
+@click.option("--text-weight", type=float, metavar="FLOAT", help="0: only the images count, 1: only TEXT; middle 0.5")
 @click.option("--threshold", type=float, default=0.0, show_default=True, help="lowest cosine similarity, -1 to 1")
 @click.option("--min-relevance", type=float, default=0.0, show_default=True, help="lowest relevance to TEXT, 0 to 1")
 @click.option("--count", type=int, default=10, show_default=True, help="number of hits")
@@ -45,8 +47,10 @@ def search_command(
     ctx: click.Context,
     text: str | None,
     image: str | None,
-    like: int | None,
+    like: tuple[int, ...],
+    unlike: tuple[int, ...],
     exclude: str | None,
+    text_weight: float | None,
     threshold: float,
     min_relevance: float,
     count: int,
@@ -61,23 +65,25 @@ def search_command(
 
     \b
     searchdb search "a dog sitting on a bench"
-    searchdb search "at the beach" --image me.jpg --not "other people"
+    searchdb search "at the beach" --image me.jpg --not "other people" --text-weight 0.6
+    searchdb search --like 12 --like 31 --unlike 7
     searchdb search "a boat" --country Chile --taken-after 2024-01-01 --orientation landscape
     """
-    if text is None and image is None and like is None:
+    if text is None and image is None and not like:
         raise click.UsageError("nothing to search for: give TEXT, --image or --like")
     from searchdb.search.filters import Filters
 
     given = Filters(**filters)
     limits = {"threshold": threshold, "min_relevance": min_relevance, "count": count, "offset": offset}
-    hits = open_collection(ctx).search(text, image=image, like=like, exclude=exclude, **limits, **filters)
+    asked = {"image": image, "like": like, "unlike": unlike, "exclude": exclude, "text_weight": text_weight}
+    hits = open_collection(ctx).search(text, **asked, **limits, **filters)
     if as_json:
-        asked = {"text": text, "image": image, "like": like, "not": exclude}
-        query = {**asked, **limits, "filters": given.to_json()}
+        parts = {"text": text, "image": image, "like": like, "unlike": unlike, "not": exclude}
+        query = {**parts, "text_weight": text_weight, **limits, "filters": given.to_json()}
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
         return
-    named = " + ".join(str(part) for part in (text, image, like and f"image {like}") if part)
-    wanted = f"{named}, not {exclude}" if exclude else named
+    named = " + ".join(str(part) for part in (text, image, _images_in_words(like)) if part)
+    wanted = ", not ".join(str(part) for part in (named, exclude, _images_in_words(unlike)) if part)
     if given:
         wanted += f" ({'; '.join(f'{name} {_in_words(value)}' for name, value in given.to_json().items())})"
     if hits:
@@ -99,6 +105,10 @@ def embed_command(ctx: click.Context, texts: tuple[str, ...], as_json: bool) -> 
         print_json({"embeddings": embeddings})
     else:
         click.echo(f"stored {len(texts)} query embedding{'s' if len(texts) > 1 else ''}", err=True)
+
+
+def _images_in_words(ids: tuple[int, ...]) -> str:
+    return f"image{'s' if len(ids) > 1 else ''} {', '.join(map(str, ids))}" if ids else ""
 
 
 def _in_words(value: Any) -> str:

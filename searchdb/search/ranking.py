@@ -50,7 +50,8 @@ def ranked(
     condition: ColumnElement[bool] | None = None,
     threshold: float | ColumnElement[float] = -1.0,
     kept: ColumnElement[bool] | None = None,
-    without: int | ColumnElement[int] | None = None,
+    without: ColumnElement[Any] | None = None,
+    room: int = 1,
 ) -> sa.Subquery:
     """Return a query of the nearest images: id, similarity, and place (1 for the best).
 
@@ -63,11 +64,12 @@ def ranked(
         condition: on the columns of `images`; None for all images. It needs `prepare` in the same transaction.
         threshold: lowest cosine similarity.
         kept: on the columns of `images`, like `condition`, but applied to the images found: at most MAX_HITS.
-        without: id of an image to leave out.
+        without: an array of ids of images to leave out.
+        room: the most ids in it.
     """
     limits = [FIRST_HITS, MAX_HITS] if deep else [FIRST_HITS]
     if without is not None:
-        limits = [limit + 1 for limit in limits]  # the image that is left out may be among them
+        limits = [limit + room for limit in limits]  # the images that are left out may be among them
     scans = (
         [_scan_all(vector, limit) for limit in limits]
         if condition is None
@@ -88,7 +90,7 @@ def ranked(
     if kept is not None:
         hits = hits.join(images, images.c.id == found.c.id).where(kept)
     if without is not None:
-        hits = hits.where(found.c.id != without)
+        hits = hits.where(found.c.id != sa.all_(without))
     return hits.subquery("ranked")
 
 

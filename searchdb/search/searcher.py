@@ -9,45 +9,35 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from PIL import Image
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.current_model import check_model
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
-from searchdb.records import LARGEST_ID, Hit, StoredImage
-from searchdb.search import facets
+from searchdb.records import Hit, StoredImage
+from searchdb.search import combination, facets
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.facets import FACET_VALUES, Facets
 from searchdb.search.filters import Filters
+from searchdb.search.query import MAX_EXAMPLES, MAX_QUERY_CHARACTERS, Query, checked_id, checked_text
 from searchdb.search.query_cache import QueryCache
 from searchdb.search.ranking import FIRST_HITS, MAX_HITS, prepare
 from searchdb.search.relevance import MIN_SAMPLE, RelevanceJudge
 from searchdb.search.relevance_scale import Relevance, Scale, adjusted
 from searchdb.search.statements import RELEVANT, SAMPLE, STORED_FIELDS, STORED_IMAGE, hits_page, unfiltered_hits_page
 
-__all__ = ["MAX_HITS", "Facets", "Filters", "Query", "Searcher"]
+__all__ = ["MAX_HITS", "MAX_QUERY_CHARACTERS", "Facets", "Filters", "Query", "Searcher"]
 
 WHERE_TIMEOUT_S = 30
 """Longest run of a search with a raw condition, which may be slow in ways that our own filters are not."""
-MAX_QUERY_CHARACTERS = 2000
-"""Longest query text: CLIP reads about the first 60 words, PostgreSQL keeps keys of at most 2,704 bytes."""
-MAX_QUERY_BYTES = 2600
+_ROOMS = (0, 1, 10, 2 * MAX_EXAMPLES)
+"""Numbers of images that a statement can leave out: few, because a statement is built for each."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """What to search for: at least one of `text`, `image` (RGB) and `like` (a stored image's id), without `exclude`.
-
-    Instead of the image its unit `vector` may be given, float32 of shape (512,), from the same model.
-    """
-
-    text: str | None = None
-    image: Image.Image | None = None
-    vector: np.ndarray | None = None
-    like: int | None = None
-    exclude: str | None = None
+_EMBEDDINGS = sa.select(images.c.id, images.c.embedding).where(
+    images.c.id == sa.func.any(sa.bindparam("ids", type_=ARRAY(sa.BigInteger)))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +91,17 @@ class Searcher:
     ) -> list[Hit]:
         """Return the hits `offset` to `offset + count` of the images nearest to the query, best first.
 
-        Several parts are combined as the unit mean of their unit vectors, minus the excluded text's.
-        `threshold` is the lowest cosine similarity, -1 to 1; `min_relevance` the lowest relevance, 0 to 1, which needs
-        a text. `like` excludes the image itself. With filters there are `count` hits if as many images meet them and
-        the two limits.
+        Several parts are weighed and added, see `searchdb.search.combination`. `threshold` is the lowest cosine
+        similarity, -1 to 1; `min_relevance` the lowest relevance, 0 to 1, which needs a text. The liked and disliked
+        images are no hits. With filters there are `count` hits if as many images meet them and the two limits.
 
         Raises:
-            QueryError: the query is empty, too long, or asks for hits past MAX_HITS; or PostgreSQL refuses
+            QueryError: the query is invalid, see `Query.check`, or asks for hits past MAX_HITS; or PostgreSQL refuses
                 `filters.where`; or `min_relevance` is given and the collection is too small to judge relevance.
-            ImageNotFoundError: `like` names no stored image.
+            ImageNotFoundError: `like` or `unlike` names no stored image.
             ModelMismatchError: the stored images were embedded with another model.
         """
+        query.check()
         _check_bounds(query, threshold, min_relevance, count, offset)
         page = _Page(offset=offset, count=count, threshold=threshold)
         with self._reading() as connection:
@@ -135,6 +125,17 @@ class Searcher:
                 everyday = self._everyday_similarities(connection, relevance.scale, rows)
         return [_hit(row, parts, relevance, everyday) for row in rows]
 
+    def weights(self, query: Query) -> dict[str, float]:
+        """Return the weights with which a search adds the parts of a query, by the names in `Hit.parts`.
+
+        Raises:
+            QueryError: the query is invalid.
+            ImageNotFoundError: `like` or `unlike` names no stored image.
+        """
+        query.check()
+        with self._reading() as connection:
+            return self._weigh(connection, query, self._embed_parts(connection, query))
+
     def facets(self, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
         """Return the values by which the images within the filters can be filtered further, `limit` each at most."""
         with self._reading() as connection:
@@ -149,7 +150,7 @@ class Searcher:
         """
         with self._reading() as connection:
             check_model(connection, self._embedder.identity)
-            return self._cache.embed(connection, [_checked(text, "text") for text in texts])
+            return self._cache.embed(connection, [checked_text(text, "text") for text in texts])
 
     def get(self, image_id: int) -> StoredImage:
         """Return one stored image.
@@ -158,7 +159,7 @@ class Searcher:
             ImageNotFoundError: there is none with this id.
         """
         with self._reading() as connection:
-            row = connection.execute(STORED_IMAGE, {"id": _checked_id(image_id)}).mappings().one_or_none()
+            row = connection.execute(STORED_IMAGE, {"id": checked_id(image_id)}).mappings().one_or_none()
         if row is None:
             raise ImageNotFoundError(image_id)
         return StoredImage.from_row(row)
@@ -183,8 +184,8 @@ class Searcher:
 
     def _embed_parts(self, connection: Connection, query: Query) -> dict[str, np.ndarray]:
         """Return the unit vectors of the query's parts, float32 of shape (512,), by the names in `Hit.parts`."""
-        wanted = None if query.text is None else _checked(query.text, "text").strip()
-        excluded = None if query.exclude is None else _checked(query.exclude, "exclude").strip()
+        wanted = None if query.text is None else checked_text(query.text, "text").strip()
+        excluded = None if query.exclude is None else checked_text(query.exclude, "exclude").strip()
         texts = [each for each in (wanted, excluded) if each is not None]
         by_text = dict(zip(texts, self._cache.embed(connection, texts), strict=True)) if texts else {}
         parts: dict[str, np.ndarray] = {}
@@ -194,13 +195,21 @@ class Searcher:
             parts["image"] = self._embedder.embed_images([query.image])[0]
         elif query.vector is not None:
             parts["image"] = query.vector
-        if query.like is not None:
-            parts["like"] = _stored_embedding(connection, query.like)
-        if not parts:
-            raise QueryError("there is nothing to look for: give a text, an image or the id of a stored image")
+        stored = _stored_embeddings(connection, [*query.liked, *query.unliked])
+        if query.liked:
+            parts["like"] = _mean(stored, query.liked)
         if excluded is not None:
             parts["not"] = by_text[excluded]
+        if query.unliked:
+            parts["unlike"] = _mean(stored, query.unliked)
         return parts
+
+    def _weigh(self, connection: Connection, query: Query, parts: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the weights of the parts; a query of one part needs no measurement."""
+        if len(parts) == 1:
+            return dict.fromkeys(parts, 1.0)
+        spreads = combination.measure_spreads(connection, parts, self._cache.writer)
+        return combination.weigh(spreads, query.text_weight)
 
     def _judge_text(
         self, connection: Connection, query: Query, parts: Mapping[str, np.ndarray], scale: Scale | None = None
@@ -239,11 +248,20 @@ class Searcher:
         among_nearest = bool(least) and condition is None and not explained
         if least and not among_nearest:
             condition = RELEVANT if condition is None else condition & RELEVANT
-        shape = (among_nearest or page.end > FIRST_HITS, explained, query.like is not None, among_nearest)
-        values = {"vector": _combined(parts), "threshold": page.threshold, "offset": page.offset, "end": page.end}
-        values |= {f"part_{name}": parts[name] for name in explained} | dict(least or {})
-        if query.like is not None:
-            values["without"] = query.like
+        without = [*query.liked, *query.unliked]
+        room = next(room for room in _ROOMS if room >= len(without))
+        shape = (among_nearest or page.end > FIRST_HITS, explained, room, among_nearest)
+        vector = combination.combine(parts, self._weigh(connection, query, parts))
+        values: dict[str, Any] = {
+            "vector": vector,
+            "threshold": page.threshold,
+            "offset": page.offset,
+            "end": page.end,
+            **{f"part_{name}": parts[name] for name in explained},
+            **(least or {}),
+        }
+        if without:
+            values["without"] = without
         if condition is None:
             rows = _execute(connection, unfiltered_hits_page(*shape), values)
         else:
@@ -274,12 +292,6 @@ def _check_bounds(query: Query, threshold: float, min_relevance: float, count: i
             f"and a search goes no deeper than {MAX_HITS:,} hits. Narrow the query instead",
             field="offset" if count >= 1 and offset else "count",
         )
-
-
-def _combined(parts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the unit vector of a whole query, float32 of shape (512,)."""
-    vector = _unit(np.mean([part for name, part in parts.items() if name != "not"], axis=0))
-    return _unit(vector - parts["not"]) if "not" in parts else vector
 
 
 def _hit(
@@ -322,39 +334,16 @@ def _execute_guarded(
         raise QueryError(f"where is refused by PostgreSQL: {exc}{way_out}", field="where") from exc
 
 
-def _stored_embedding(connection: Connection, image_id: int) -> np.ndarray:
-    vector = connection.scalar(sa.select(images.c.embedding).where(images.c.id == _checked_id(image_id)))
-    if vector is None:
-        raise ImageNotFoundError(image_id)
-    return vector
+def _stored_embeddings(connection: Connection, ids: Sequence[int]) -> dict[int, np.ndarray]:
+    if not ids:
+        return {}
+    rows = connection.execute(_EMBEDDINGS, {"ids": ids}).all()
+    found = {row.id: row.embedding for row in rows}
+    for each in ids:
+        if each not in found:
+            raise ImageNotFoundError(each)
+    return found
 
 
-def _checked_id(image_id: int) -> int:
-    if not 0 < image_id <= LARGEST_ID:
-        raise ImageNotFoundError(image_id)
-    return image_id
-
-
-def _checked(text: str, field: str) -> str:
-    """Return the text as the query cache keys it.
-
-    Raises:
-        QueryError: it is empty or too long.
-    """
-    storable = text.replace("\x00", "").encode("utf-8", "replace").decode()
-    if not storable.strip():
-        raise QueryError("the query text is empty", field=field)
-    if len(storable) > MAX_QUERY_CHARACTERS or len(storable.encode()) > MAX_QUERY_BYTES:
-        raise QueryError(
-            f"the query text has {len(storable):,} characters, the limit is {MAX_QUERY_CHARACTERS:,} "
-            f"({MAX_QUERY_BYTES:,} bytes); CLIP reads about the first 60 words",
-            field=field,
-        )
-    return storable
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    norm = float(np.linalg.norm(vector))
-    if norm < 1e-6:
-        raise QueryError("the parts of the query cancel each other out: the same thing is searched for and excluded")
-    return (vector / norm).astype(np.float32)
+def _mean(stored: Mapping[int, np.ndarray], ids: Sequence[int]) -> np.ndarray:
+    return combination.unit(np.mean([stored[each] for each in ids], axis=0))

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.tables import embedding_models, images, relevance_scale
 from searchdb.records import StoredImage
@@ -57,7 +58,7 @@ RELEVANT = product(images.c.embedding, parameter("adjusted")) >= sa.bindparam("l
 def hits_page(
     deep: bool,
     explained: tuple[str, ...],
-    without: bool,
+    room: int,
     relevant: bool = False,
     condition: ColumnElement[bool] | None = None,
 ) -> sa.Select[Any]:
@@ -70,7 +71,7 @@ def hits_page(
         deep: whether the page goes beyond FIRST_HITS.
         explained: names of parts of the query. Each adds a parameter and a column `part_<name>`: the part's vector and
             the hit's similarity to it.
-        without: whether an image is left out; its id is the parameter `without`.
+        room: the most images that are left out; their ids are the parameter `without`, which 0 does not have.
         relevant: whether only images are kept that meet RELEVANT; adds its parameters.
         condition: a condition on the columns of `images`; None for all images.
     """
@@ -80,7 +81,8 @@ def hits_page(
         condition=condition,
         threshold=sa.bindparam("threshold", type_=sa.Double),
         kept=RELEVANT if relevant else None,
-        without=sa.bindparam("without", type_=sa.BigInteger) if without else None,
+        without=sa.bindparam("without", type_=ARRAY(sa.BigInteger)) if room else None,
+        room=room,
     )
     offset, end = (sa.bindparam(name, type_=sa.Integer) for name in ("offset", "end"))
     return (
@@ -101,9 +103,9 @@ def hits_page(
 
 
 @cache
-def unfiltered_hits_page(deep: bool, explained: tuple[str, ...], without: bool, relevant: bool) -> sa.Select[Any]:
+def unfiltered_hits_page(deep: bool, explained: tuple[str, ...], room: int, relevant: bool) -> sa.Select[Any]:
     """Return `hits_page` without a condition, built once for each of its few shapes.
 
     Building a statement takes longer than running it.
     """
-    return hits_page(deep, explained, without, relevant)
+    return hits_page(deep, explained, room, relevant)

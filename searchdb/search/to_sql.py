@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from sqlalchemy import ColumnElement
 from sqlalchemy.dialects import postgresql
 
 from searchdb.errors import QueryError
+from searchdb.records import EMBEDDING_DIMENSION
 from searchdb.search.filters import Filters
-from searchdb.search.searcher import Query
+from searchdb.search.query import Query
 
 _DIALECT = postgresql.dialect(paramstyle="named")  # others double each percent sign
 
 
-def search_to_sql(query: Query, filters: Filters | None = None, *, threshold: float = 0.0, count: int = 10) -> str:
+def search_to_sql(
+    query: Query,
+    filters: Filters | None = None,
+    *,
+    weights: Mapping[str, float] | None = None,
+    threshold: float = 0.0,
+    count: int = 10,
+) -> str:
     """Return a SELECT of id, image and similarity of the `count` images nearest to the query, best first.
 
     Texts become calls of text_embedding(), which finds them in the query cache once they were searched for. With
     filters all images that meet them are compared, so that no index can miss one.
 
+    Args:
+        query: with the vector of an image instead of the image.
+        filters: conditions on the images.
+        weights: of the query's parts, from `Searcher.weights`; a query of one part needs none.
+        threshold: lowest cosine similarity.
+        count: most images.
+
     Raises:
-        QueryError: the query is empty, or has an image instead of its vector.
+        QueryError: the query is invalid, or has an image instead of its vector.
     """
-    vector = _vector(query)
+    query.check()
+    vector = _vector(query, weights or {})
+    without = [*query.liked, *query.unliked]
     if not filters:
         matches, where, limit = count, "", ""
-        if query.like is not None:  # one match more, because the image itself is the nearest
-            matches, where, limit = count + 1, f"\nWHERE m.id <> {query.like:d}", f"\nLIMIT {count:d}"
+        if without:  # more matches, because the images themselves are the nearest
+            matches, limit = count + len(without), f"\nLIMIT {count:d}"
+            where = f"\nWHERE {_is_none_of('m.id', without)}"
         return (
             "SELECT i.id, i.image, m.similarity\n"
             f"FROM match_images({vector}, {threshold:g}, {matches:d}) AS m\n"
             f"JOIN images AS i ON i.id = m.id{where}\nORDER BY m.similarity DESC, i.id{limit};"
         )
     conditions = [f"({_condition(filters.condition())})"]
-    if query.like is not None:
-        conditions.append(f"images.id <> {query.like:d}")
+    if without:
+        conditions.append(_is_none_of("images.id", without))
     conditions.append(f"1 - (images.embedding <=> query.embedding) >= {threshold:g}")
     where = "\n  AND ".join(conditions)
     return (
@@ -45,22 +65,30 @@ def search_to_sql(query: Query, filters: Filters | None = None, *, threshold: fl
     )
 
 
-def _vector(query: Query) -> str:
-    """Return the expression for the query's unit vector: the unit mean of its parts, minus the excluded text."""
+def _vector(query: Query, weights: Mapping[str, float]) -> str:
+    """Return the expression for the query's vector: the sum of its parts' unit vectors times their weights."""
     if query.image is not None:
         raise QueryError("an image cannot be written as SQL: give its vector")
-    parts: list[str] = []
+    parts: dict[str, str] = {}
     if query.text is not None:
-        parts.append(_text(query.text))
+        parts["text"] = _text(query.text)
     if query.vector is not None:
-        parts.append(_literal(query.vector))
-    if query.like is not None:
-        parts.append(f"(SELECT embedding FROM images WHERE id = {query.like:d})")  # noqa: S608 - a number
-    if not parts:
-        raise QueryError("there is nothing to look for: give a text, a vector or the id of a stored image")
-    # The mean and the sum have the same direction.
-    mean = parts[0] if len(parts) == 1 else f"l2_normalize({' + '.join(parts)})"
-    return mean if query.exclude is None else f"l2_normalize({mean} - {_text(query.exclude)})"
+        parts["image"] = _literal(query.vector)
+    if query.liked:
+        parts["like"] = _stored(query.liked)
+    if query.exclude is not None:
+        parts["not"] = _text(query.exclude)
+    if query.unliked:
+        parts["unlike"] = _stored(query.unliked)
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    # pgvector multiplies vectors element by element, and has no product of a number and a vector.
+    terms = [
+        f"{'-' if weights[name] < 0 else '+'} array_fill({abs(weights[name]):.7g}::real, ARRAY[{EMBEDDING_DIMENSION}])"
+        f"::vector({EMBEDDING_DIMENSION}) * {part}"
+        for name, part in parts.items()
+    ]
+    return f"l2_normalize(\n    {terms[0].removeprefix('+ ')}\n    " + "\n    ".join(terms[1:]) + "\n  )"
 
 
 def _text(text: str) -> str:
@@ -70,6 +98,21 @@ def _text(text: str) -> str:
 
 def _literal(vector: np.ndarray) -> str:
     return f"'[{','.join(f'{number:.7g}' for number in vector)}]'::vector({len(vector)})"
+
+
+def _stored(ids: Sequence[int]) -> str:
+    """Return the expression for the unit vector of stored images: one's own, or that of the mean of several."""
+    if len(ids) == 1:
+        return f"(SELECT embedding FROM images WHERE id = {ids[0]:d})"  # noqa: S608 - a number
+    return f"l2_normalize((SELECT avg(embedding) FROM images WHERE id = ANY({_array(ids)})))"  # noqa: S608 - numbers
+
+
+def _is_none_of(column: str, ids: Sequence[int]) -> str:
+    return f"{column} <> {ids[0]:d}" if len(ids) == 1 else f"{column} <> ALL({_array(ids)})"
+
+
+def _array(ids: Sequence[int]) -> str:
+    return f"'{{{','.join(f'{each:d}' for each in ids)}}}'"
 
 
 def _condition(condition: ColumnElement[bool]) -> str:

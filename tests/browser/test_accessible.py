@@ -18,6 +18,7 @@ PATHS = {
     "results": "/?q=a+boat&threshold=-1",
     "filtered": "/?q=a+boat&not=night&tag=boat&any_tag=sunset&orientation=landscape",
     "like": "/?like=5&q=snow",
+    "balance": "/?like=5&like=7&unlike=9&q=snow&text_weight=0.7",
     "nothing": "/?q=boat&threshold=0.9999",
     "no filter met": "/?q=boat&country=Nowhere",
     "image": "/images/5?q=a+boat&threshold=-1",

@@ -60,6 +60,40 @@ def test_more_like_a_hit_without_opening_it(site: str, tabs: Tabs) -> None:
     assert like.evaluate("link => getComputedStyle(link).opacity") == "1"
 
 
+def test_the_balance_is_shifted_by_pointer_and_by_keys(site: str, tabs: Tabs) -> None:
+    page = tabs.open()
+    page.goto(f"{site}/?q=snow&like=5")
+    balance = page.get_by_role("slider", name="Balance between image and text")
+    expect(balance).to_have_value("0.5")
+    balance.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(balance).to_have_value("0.6")
+    assert page.url == f"{site}/?q=snow&like=5", "keys only move it"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**text_weight=0.6*")
+    expect(balance).to_have_value("0.6")
+    box = balance.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
+    page.wait_for_url("**text_weight=0&*")
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_url(lambda url: "text_weight" not in url)
+    expect(balance).to_have_value("0.5")
+
+
+def test_the_balance_works_without_scripts_and_fits_a_phone(site: str, tabs: Tabs) -> None:
+    page = tabs.open(size="phone", javascript=False)
+    page.goto(f"{site}/?q=snow&like=5&like=7&like=8&unlike=9")
+    page.get_by_role("slider", name="Balance between image and text").fill("0.75")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url("**text_weight=0.75*like=5&like=7&like=8&unlike=9*")
+    for selector in (".balance", ".go"):
+        box = page.locator(selector).bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 390
+
+
 def test_every_image_of_a_page_is_loaded(site: str, tabs: Tabs) -> None:
     page = tabs.open(bypass_csp=True)  # waiting for a condition is evaluating a string, which the page forbids
     page.goto(f"{site}/?q=a+house")

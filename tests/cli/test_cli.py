@@ -34,8 +34,8 @@ def test_search_prints_a_ranked_list(demo_settings: Settings) -> None:
 def test_search_as_json(demo_settings: Settings) -> None:
     document = json.loads(output(run(demo_settings, "search", "a red car", "--count", "2", "--not", "snow", "--json")))
     assert document["query"] == {
-        "text": "a red car", "image": None, "like": None, "not": "snow", "threshold": 0.0, "min_relevance": 0.0,
-        "count": 2, "offset": 0, "filters": {},
+        "text": "a red car", "image": None, "like": [], "unlike": [], "not": "snow", "text_weight": None,
+        "threshold": 0.0, "min_relevance": 0.0, "count": 2, "offset": 0, "filters": {},
     }  # fmt: skip
     assert len(document["hits"]) == 2
     hit = document["hits"][0]
@@ -80,6 +80,27 @@ def test_search_by_several_parts_lists_them(demo_settings: Settings) -> None:
     lines = output(run(demo_settings, "search", "a red car", "--like", "3", "--not", "snow")).splitlines()
     assert lines[1].split() == ["rank", "similarity", "relevance", "text", "like", "not", "image", "caption"]
     assert "relevance" not in output(run(demo_settings, "search", "--like", "3")).splitlines()[1]
+
+
+def test_search_by_several_liked_and_disliked_images(demo_settings: Settings) -> None:
+    likes = ["--like", "3", "--like", "8", "--unlike", "5"]
+    lines = output(run(demo_settings, "search", "snow", *likes, "--text-weight", "0.4")).splitlines()
+    assert lines[0] == "Ranked results for: snow + images 3, 8, not image 5"
+    assert lines[1].split() == ["rank", "similarity", "relevance", "text", "like", "unlike", "image", "caption"]
+    document = json.loads(output(run(demo_settings, "search", *likes, "--count", "300", "--threshold", "-1", "--json")))
+    assert (document["query"]["like"], document["query"]["unlike"]) == ([3, 8], [5])
+    assert {hit["id"] for hit in document["hits"]} == set(range(1, 301)) - {3, 5, 8}
+
+
+def test_the_text_weight_shifts_the_balance(demo_settings: Settings) -> None:
+    def found(*options: str) -> list[int]:
+        printed = output(run(demo_settings, "search", *options, "--json"))
+        return [hit["id"] for hit in json.loads(printed)["hits"]]
+
+    assert found("snow", "--like", "3", "--text-weight", "0") == found("--like", "3")
+    refused = run(demo_settings, "search", "snow", "--text-weight", "0.5")
+    assert refused.exit_code == 1
+    assert "text_weight needs a text and an image" in refused.stderr
 
 
 def test_a_minimum_relevance_is_applied(demo_settings: Settings) -> None:

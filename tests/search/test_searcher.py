@@ -56,20 +56,6 @@ def test_an_image_finds_itself_first_by_file_by_object_and_by_id(demo_collection
     assert [hit.similarity for hit in by_id[:2]] == pytest.approx(similarities[1:], abs=1e-3)
 
 
-def test_parts_are_combined_as_the_unit_mean_of_unit_vectors(demo_collection: SearchDB) -> None:
-    text = demo_collection.embed(["a red car"])[0]
-    with demo_collection.database.connect() as connection:
-        image = connection.scalar(sa.text("SELECT embedding FROM images WHERE id = 3")).to_numpy()
-    combined = (text + image) / np.linalg.norm(text + image)
-    hits = demo_collection.search("a red car", like=3, count=5)
-    with demo_collection.database.connect() as connection:
-        rows = connection.execute(
-            sa.text("SELECT id, similarity FROM match_images(:v, 0, 6) WHERE id <> 3"), {"v": combined}
-        ).all()
-    assert [hit.id for hit in hits] == [row.id for row in rows][:5]
-    assert [hit.similarity for hit in hits] == pytest.approx([row.similarity for row in rows][:5], abs=1e-5)
-
-
 def test_excluded_content_ranks_lower(demo_collection: SearchDB) -> None:
     everywhere = demo_collection.search("a house", count=20)
     not_snow = demo_collection.search("a house", exclude="snow", count=20)
@@ -115,14 +101,15 @@ def test_a_repeated_text_costs_no_model_call(demo_collection: SearchDB) -> None:
 
 def test_each_part_of_a_query_is_explained(demo_collection: SearchDB) -> None:
     with Image.open(demo_collection.searcher.get(9).image) as image:
-        hits = demo_collection.search("a red car", image=image, like=3, exclude="snow", count=5)
+        hits = demo_collection.search("a red car", image=image, like=3, exclude="snow", unlike=8, count=5)
         by_image = {hit.id: hit.similarity for hit in demo_collection.search(image=image, threshold=-1, count=300)}
     by_text = {hit.id: hit.similarity for hit in demo_collection.search("a red car", threshold=-1, count=300)}
     by_excluded = {hit.id: hit.similarity for hit in demo_collection.search("snow", threshold=-1, count=300)}
     by_id = {hit.id: hit.similarity for hit in demo_collection.search(like=3, threshold=-1, count=300)}
+    by_disliked = {hit.id: hit.similarity for hit in demo_collection.search(like=8, threshold=-1, count=300)}
     for hit in hits:
         expected = {"text": by_text[hit.id], "image": by_image[hit.id], "like": by_id[hit.id]}
-        assert hit.parts == pytest.approx({**expected, "not": by_excluded[hit.id]})
+        assert hit.parts == pytest.approx({**expected, "not": by_excluded[hit.id], "unlike": by_disliked[hit.id]})
     assert all(hit.parts is None for hit in demo_collection.search("a red car"))
 
 

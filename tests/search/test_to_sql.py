@@ -21,7 +21,11 @@ QUERIES: dict[str, dict[str, Any]] = {
     "like": {"like": 7},
     "text and image": {"text": "snow", "like": 7},
     "without": {"text": "a boat", "exclude": "night"},
-    "all of it": {"text": "a boat", "like": 7, "exclude": "it's raining"},
+    "text weight": {"text": "snow", "like": 7, "text_weight": 0.7},
+    "only the image": {"text": "snow", "like": 7, "text_weight": 0},
+    "several liked": {"like": [7, 3, 250]},
+    "liked and disliked": {"like": [7, 3], "unlike": [12, 40, 41]},
+    "all of it": {"text": "a boat", "like": [7, 8], "exclude": "it's raining", "unlike": 9, "text_weight": 0.4},
 }
 FILTERS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -34,20 +38,25 @@ FILTERS: dict[str, dict[str, Any]] = {
 }
 
 
-def ids_by_sql(collection: SearchDB, statement: str) -> list[int]:
+def found_by_sql(collection: SearchDB, statement: str) -> tuple[list[int], list[float]]:
+    """Return the ids and the similarities that a statement finds."""
     collection.embed(sql.texts_to_embed(statement) or ["nothing"])
     with collection.database.connect() as connection:
         result = sql.run_sql(connection, statement)
     assert result.columns == ["id", "image", "similarity"]
-    return [row[0] for row in result.rows]
+    return [row[0] for row in result.rows], [row[2] for row in result.rows]
 
 
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 def test_finds_what_the_search_finds(demo_collection: SearchDB, query: dict[str, Any], filters: dict[str, Any]) -> None:
-    statement = search_to_sql(Query(**query), Filters(**filters), threshold=0.01, count=COUNT)
-    hits = demo_collection.searcher.search(Query(**query), filters=Filters(**filters), threshold=0.01, count=COUNT)
-    assert ids_by_sql(demo_collection, statement) == [hit.id for hit in hits]
+    asked, filtered = Query(**query), Filters(**filters)
+    hits = demo_collection.searcher.search(asked, filters=filtered, threshold=0.01, count=COUNT)
+    weights = demo_collection.searcher.weights(asked)
+    statement = search_to_sql(asked, filtered, weights=weights, threshold=0.01, count=COUNT)
+    ids, similarities = found_by_sql(demo_collection, statement)
+    assert ids == [hit.id for hit in hits]
+    assert similarities == pytest.approx([hit.similarity for hit in hits], abs=1e-5)
     if not filters:
         assert len(hits) == COUNT
 
@@ -56,7 +65,7 @@ def test_a_vector_is_written_as_a_literal(demo_collection: SearchDB) -> None:
     vector = demo_collection.embed(["a green tree"])[0]
     statement = search_to_sql(Query(vector=vector), count=COUNT)
     hits = demo_collection.searcher.search(Query(vector=vector), count=COUNT)
-    assert ids_by_sql(demo_collection, statement) == [hit.id for hit in hits]
+    assert found_by_sql(demo_collection, statement)[0] == [hit.id for hit in hits]
 
 
 @pytest.mark.parametrize("query", [Query(), Query(exclude="rain")], ids=["nothing", "only what is excluded"])

@@ -113,6 +113,17 @@ def test_like_and_parts(client: FlaskClient, stored_images: StoredImages) -> Non
     assert "no such image" in problem(client.get("/api/search?like=999"), 404)["detail"]
 
 
+def test_several_liked_and_disliked_images(client: FlaskClient, stored_images: StoredImages) -> None:
+    texts = ("a boat", "a boat at sea", "a red boat", "a dog", "a cat")
+    boat, ship, red, dog, cat = (stored_images.add(text) for text in texts)
+    asked = {"q": "red", "like": [boat, ship], "unlike": [dog], "text_weight": 0.6, "threshold": -1, "count": 1}
+    found = good(client.get("/api/search", query_string=asked))
+    assert [hit["id"] for hit in found["hits"]] == [red]
+    assert found["hits"][0]["parts"].keys() == {"text", "like", "unlike"}
+    assert f"like={boat}&like={ship}&unlike={dog}&text_weight=0.6" in found["next"]
+    assert [hit["id"] for hit in good(client.get(found["next"]))["hits"]] == [cat]
+
+
 def test_search_by_an_image_continues_by_its_vector(client: FlaskClient, stored_images: StoredImages) -> None:
     for number in range(5):
         stored_images.add(f"a boat number {number}")
@@ -238,6 +249,11 @@ def test_embeddings_of_files_that_are_not_images(client: FlaskClient) -> None:
         ("q=a&threshold=2", "threshold"),
         ("like=99999999999999999999", "like"),
         ("like=1.5", "like"),
+        ("like=1&like=0", "like.1"),
+        ("&".join(f"like={n}" for n in range(1, 102)), "like"),
+        ("like=1&like=2&unlike=2", "unlike"),
+        ("q=a&like=1&text_weight=1.5", "text_weight"),
+        ("q=a&text_weight=0.5", "text_weight"),
         ("like=1&min_relevance=0.5", "min_relevance"),
         ("q=a&orientation=round", "orientation"),
         ("q=a&taken_after=yesterday", "taken_after"),

@@ -94,6 +94,58 @@ def test_similar_images_combined_with_words(client: FlaskClient, stored_images: 
     assert f'<input type="hidden" name="like" value="{liked}">' in html
 
 
+def test_a_slider_shifts_the_balance_of_words_and_images(client: FlaskClient, stored_images: StoredImages) -> None:
+    liked, near = stored_images.add("a red boat"), stored_images.add("a red boat on the sea")
+    banana = stored_images.add("a banana")
+
+    def slider(html: str) -> str | None:
+        found = re.search(r'<input name="text_weight" type="range" [^>]*value="([^"]*)"[^>]*aria-label="[^"]+">', html)
+        return found and found[1]
+
+    start = f"/?like={liked}&q=a+banana&threshold=-1"
+    assert slider(page(client, start)) == "0.5"
+    by_image = page(client, f"{start}&text_weight=0")
+    by_text = page(client, f"{start}&text_weight=1.0")
+    assert (shown(by_image), shown(by_text)) == ([near, banana], [banana, near])
+    assert (slider(by_image), slider(by_text)) == ("0.0", "1.0")
+    assert any("text_weight=0.0" in link for link in links(by_image) if link.startswith(f"/images/{near}?"))
+    assert not any("text_weight" in link for link in links(page(client, f"{start}&text_weight=0.5")))
+
+
+@pytest.mark.parametrize("query", ["q=a+boat", "like={liked}", "q=a+boat&not=sea", "q=&like={liked}&text_weight=0.7"])
+def test_without_words_and_an_image_there_is_no_balance(
+    client: FlaskClient, stored_images: StoredImages, query: str
+) -> None:
+    liked = stored_images.add("a red boat")
+    stored_images.add("a red boat on the sea")
+    html = page(client, f"/?{query.format(liked=liked)}&threshold=-1")
+    assert shown(html)
+    assert "text_weight" not in html
+
+
+def test_several_liked_and_disliked_images_stay_in_the_address(
+    client: FlaskClient, stored_images: StoredImages
+) -> None:
+    liked = [stored_images.add(f"a red boat {n}") for n in range(4)]
+    near, disliked = stored_images.add("a red boat on the sea"), stored_images.add("a banana")
+    examples = "&".join(f"like={each}" for each in liked)
+    html = page(client, f"/?{examples}&unlike={disliked}&threshold=-1")
+    assert shown(html) == [near]
+    for each in liked:
+        assert f'<input type="hidden" name="like" value="{each}">' in html
+    assert f'<input type="hidden" name="unlike" value="{disliked}">' in html
+    assert "Like 4 images" in text(html)
+    assert "Unlike this image" in text(html)
+    assert f"/?{examples}&threshold=-1.0" in links(html), "the link that drops the disliked image"
+    assert f"WHERE id = ANY('{{{','.join(map(str, liked))}}}')" in unescape(html)
+    detail = page(client, f"/images/{near}?{examples}&unlike={disliked}&threshold=-1")
+    assert "to the liked" in text(detail)
+    assert "to the disliked" in text(detail)
+    page(client, f"/?like={near}&unlike={near}", status=400)
+    page(client, f"/?unlike={near}", status=400)
+    page(client, f"/?like={near}&like=99999", status=404)
+
+
 def test_not_lowers_the_similarity(client: FlaskClient, stored_images: StoredImages) -> None:
     stored_images.add("a red boat")
     stored_images.add("a banana")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any, TypeVar, get_type_hints
@@ -45,7 +45,7 @@ def checked(view: View) -> View:
                 models["path"] = hints["path"].model_validate(arguments)
             except ValidationError:
                 raise NotFound from None
-        query = read(hints.get("query", Nothing), request.args)
+        query = read(hints.get("query", Nothing), request.args, numbered=False)
         if "query" in hints:
             models["query"] = query
         return view(**models)
@@ -83,13 +83,16 @@ def authorised(view: View) -> View:
 # --- Values ---------------------------------------------------------------------------------------
 
 
-def read(model: type[M], arguments: MultiDict[str, str]) -> M:
+def read(model: type[M], arguments: MultiDict[str, str], *, numbered: bool = True) -> M:
     """Return a query string or a form as a model.
+
+    Errors name a value of an array by its number, as in `tags.0`; without `numbered` only where there are several.
 
     Raises:
         InvalidFieldsError: a field is invalid, repeated or unknown.
     """
     values: dict[str, Any] = {}
+    single = set[str]() if numbered else {name for name, given in arguments.lists() if len(given) == 1}
     for name, given in arguments.lists():
         kind = _kinds(model).get(name)
         if kind != "array" and len(given) > 1:
@@ -97,7 +100,7 @@ def read(model: type[M], arguments: MultiDict[str, str]) -> M:
         values[name] = given if kind == "array" else given[0]
         if kind == "object":
             values[name] = _object(name, given[0])
-    with _fields_of():
+    with _fields_of(single):
         return model.model_validate(values)
 
 
@@ -161,20 +164,22 @@ def _kind(schema: Mapping[str, Any]) -> str | None:
 
 
 @contextmanager
-def _fields_of() -> Iterator[None]:
+def _fields_of(single: Collection[str] = ()) -> Iterator[None]:
+    """Turn a ValidationError into the API's errors; of the fields `single`, which have one value, none is numbered."""
     try:
         yield
     except ValidationError as exc:
         errors = exc.errors(include_url=False, include_context=False, include_input=False)
         if errors[0]["type"] == "json_invalid":
             raise BadRequest(f"The request body is not JSON: {errors[0]['msg'].partition(': ')[2]}.") from None
-        raise InvalidFieldsError([_field_error(error) for error in errors]) from None
+        raise InvalidFieldsError([_field_error(error, single) for error in errors]) from None
 
 
-def _field_error(error: ErrorDetails) -> FieldError:
+def _field_error(error: ErrorDetails, single: Collection[str]) -> FieldError:
+    at = error["loc"][:1] if set(error["loc"][:1]) & set(single) else error["loc"]
     message = "there is no such field" if error["type"] == "extra_forbidden" else error["msg"]
     message = message.removeprefix("Value error, ")[:_LONGEST_MESSAGE]
-    return FieldError(field=".".join(map(str, error["loc"])) or "body", message=f"{message[:1].lower()}{message[1:]}")
+    return FieldError(field=".".join(map(str, at)) or "body", message=f"{message[:1].lower()}{message[1:]}")
 
 
 def invalid(field: str, message: str) -> InvalidFieldsError:

@@ -21,7 +21,8 @@ from pydantic_core import CoreSchema
 
 from searchdb.records import LARGEST_ID, MAX_REFERENCE_BYTES, clean_url
 from searchdb.search.filter_table import MAX_VALUE_CHARACTERS, MAX_VALUES, PUBLIC_FILTERS, FilterRow, Kind
-from searchdb.search.searcher import MAX_HITS, MAX_QUERY_CHARACTERS
+from searchdb.search.query import MAX_EXAMPLES, MAX_QUERY_CHARACTERS
+from searchdb.search.searcher import MAX_HITS
 
 DEFAULT_COUNT = 10
 MAX_EXCLUDED_IDS = 1000
@@ -95,6 +96,7 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
 Text = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS)]
 Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARACTERS)]
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
+Examples = Annotated[list[Id], Field(max_length=MAX_EXAMPLES)]
 Values = Annotated[list[Value], Field(max_length=MAX_VALUES)]
 Tag = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
@@ -108,8 +110,16 @@ class SearchBasics(Request):
     q: Text | None = Field(
         None, description="What the images show, in words.", json_schema_extra=_example("a boat at sunset")
     )
-    like: Id | None = Field(None, description="Id of a stored image that hits are similar to.")
+    like: Examples | None = Field(
+        None, description="Ids of stored images that hits are similar to; several count by their mean."
+    )
+    unlike: Examples | None = Field(None, description="Ids of stored images that hits are not similar to.")
     exclude: Text | None = Field(None, alias="not", description="What the images do not show, in words.")
+    text_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="What `q` counts beside the images, which count the rest: 0.5 is the middle and the default. "
+        "Needs `q` and an image.",
+    )
     threshold: Annotated[float, Field(ge=-1, le=1)] = Field(0.0, description="Lowest cosine similarity of a hit.")
     min_relevance: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Lowest relevance of a hit; needs `q`.")
     count: Annotated[int, Field(ge=1, le=MAX_HITS)] = Field(DEFAULT_COUNT, description="Hits in the answer, at most.")
@@ -148,7 +158,7 @@ else:
         "Narrowing",
         __base__=SearchBasics,
         __module__=__name__,
-        __doc__="A text, a stored image, what to exclude, filters, and which of the hits to return.",
+        __doc__="A text, stored images, what to exclude, filters, and which of the hits to return.",
         **{row.name: (_filter_type(row), _filter_field(row)) for row in PUBLIC_FILTERS},
     )
 

@@ -55,7 +55,7 @@ class FoundImage(Image):
         description="How well the image matches the text, 0 to 1, on the same scale for all texts; null without a text."
     )
     parts: dict[str, float] | None = Field(
-        description="Similarity to each part of a combined query: text, image, like, not; else null."
+        description="Similarity to each part of a combined query: text, image, like, not, unlike; else null."
     )
 
 

@@ -33,10 +33,10 @@ blueprint = APIBlueprint("searching", __name__, abp_tags=[Tag(name="Searching")]
 )
 @checked
 def search(query: SearchParameters) -> Response:
-    """Search by text, by a stored image, or by both.
+    """Search by text, by stored images, or by both.
 
-    At least one of `q`, `like` and `vector` is required; several are combined. Repeat a filter to give it several
-    values: `tag=sea&tag=night`.
+    At least one of `q`, `like` and `vector` is required; several are combined, and `text_weight` shifts the balance.
+    Repeat a filter, `like` or `unlike` to give it several values: `tag=sea&tag=night`, `like=12&like=31`.
     """
     vector = None if query.vector is None else from_text(query.vector, _ready().embedder.identity)
     return _page(query, vector, query.vector)
@@ -75,7 +75,14 @@ def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Resp
     searcher = backend().searcher_with(_ready())
     end = query.offset + query.count
     hits = searcher.search(
-        Query(text=query.q, vector=vector, like=query.like, exclude=query.exclude),
+        Query(
+            text=query.q,
+            vector=vector,
+            like=query.like,
+            unlike=query.unlike,
+            exclude=query.exclude,
+            text_weight=query.text_weight,
+        ),
         filters=Filters(**{row.name: getattr(query, row.name) for row in PUBLIC_FILTERS}),
         threshold=query.threshold,
         min_relevance=query.min_relevance,

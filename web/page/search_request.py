@@ -11,6 +11,7 @@ from werkzeug.datastructures import MultiDict
 
 from searchdb.errors import ImageNotFoundError, QueryError
 from searchdb.records import LARGEST_ID, ModelIdentity
+from searchdb.search.combination import MIDDLE
 from searchdb.search.filter_table import FILTERS, PUBLIC_FILTERS, FilterRow, Kind
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import MAX_HITS, Query
@@ -40,12 +41,15 @@ class Chip:
 class SearchRequest:
     """One search as the URL has it: `?q=…&like=…&not=…&threshold=…&page=…`, and filters by their names.
 
-    `vector` is the image to search by, in the form that `web.vector_param` writes.
+    `vector` is the image to search by, in the form that `web.vector_param` writes. `text_weight` counts only where the
+    search `is_balanced`: a form without scripts sends it with what remains of a search, too.
     """
 
     text: str | None = None
-    like: int | None = None
+    like: tuple[int, ...] = ()
+    unlike: tuple[int, ...] = ()
     exclude: str | None = None
+    text_weight: float | None = None
     threshold: float | None = None
     min_relevance: float | None = None
     filters: Filters = Filters()  # noqa: RUF009 - frozen
@@ -58,11 +62,8 @@ class SearchRequest:
 
         Raises:
             QueryError: a number or a filter is malformed or out of range, or `where`, which is SQL, is given.
-            ImageNotFoundError: `like` is out of the range of ids.
+            ImageNotFoundError: an id in `like` or `unlike` is out of range.
         """
-        like = _whole(args, "like", "the image's id")
-        if like is not None and not 0 <= like <= LARGEST_ID:
-            raise ImageNotFoundError(like)
         page = _whole(args, "page", "the page")
         if page is not None and not 1 <= page <= LAST_PAGE:
             raise QueryError(
@@ -70,8 +71,10 @@ class SearchRequest:
             )
         return cls(
             text=_words(args.get("q", "")),
-            like=like,
+            like=_ids(args, "like"),
+            unlike=_ids(args, "unlike"),
             exclude=_words(args.get("not", "")),
+            text_weight=_decimal(args, "text_weight", "the weight of the text"),
             threshold=_decimal(args, "threshold", "the similarity"),
             min_relevance=_decimal(args, "min_relevance", "the relevance"),
             filters=_filters(args),
@@ -82,7 +85,17 @@ class SearchRequest:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to search for."""
-        return self.text is None and self.like is None and self.exclude is None and self.vector is None
+        return not (self.text or self.like or self.unlike or self.exclude or self.vector)
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether a text and an image are looked for, between which there is a balance."""
+        return self.text is not None and (bool(self.like) or self.vector is not None)
+
+    @property
+    def balance(self) -> float:
+        """What the text counts, 0 to 1; the images count the rest."""
+        return MIDDLE if self.text_weight is None else self.text_weight
 
     def query(self, model: ModelIdentity) -> Query:
         """Return the query of the search.
@@ -91,7 +104,14 @@ class SearchRequest:
             QueryError: the vector is malformed, or was made by another model.
         """
         vector = None if self.vector is None else vectors.from_text(self.vector, model)
-        return Query(text=self.text, vector=vector, like=self.like, exclude=self.exclude)
+        return Query(
+            text=self.text,
+            vector=vector,
+            like=self.like,
+            unlike=self.unlike,
+            exclude=self.exclude,
+            text_weight=self.text_weight if self.is_balanced else None,
+        )
 
     @property
     def least(self) -> float:
@@ -143,8 +163,10 @@ class SearchRequest:
         request = replace(self, **changes)
         given = {
             "q": request.text,
-            "like": request.like,
+            "like": list(request.like) or None,
+            "unlike": list(request.unlike) or None,
             "not": request.exclude,
+            "text_weight": request.text_weight if request.is_balanced and request.balance != MIDDLE else None,
             "threshold": request.threshold,
             "min_relevance": request.min_relevance,
             **_given(request.filters),
@@ -176,6 +198,14 @@ def _filter_value(row: FilterRow, args: MultiDict[str, str]) -> Any:
     if row.kind is Kind.DECIMAL:
         return _decimal(args, row.name, row.label)
     return args.get(row.name, "").strip() or None
+
+
+def _ids(args: MultiDict[str, str], name: str) -> tuple[int, ...]:
+    ids = [_number(each, name, "the image's id") for each in args.getlist(name) if each.strip()]
+    for each in ids:
+        if not 0 <= each <= LARGEST_ID:
+            raise ImageNotFoundError(each)
+    return tuple(dict.fromkeys(ids))
 
 
 def _given(filters: Filters) -> dict[str, Any]:

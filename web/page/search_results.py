@@ -93,11 +93,15 @@ def search(
     )
 
 
-def sql_of_search(search_request: SearchRequest) -> str:
+def sql_of_search(searcher: Searcher, search_request: SearchRequest) -> str:
     """Return the SQL that returns the hits up to the end of this page."""
     query = search_request.query(backend().model().embedder.identity)
     return search_to_sql(
-        query, search_request.filters, threshold=search_request.least, count=search_request.offset + PAGE_SIZE
+        query,
+        search_request.filters,
+        weights=searcher.weights(query),
+        threshold=search_request.least,
+        count=search_request.offset + PAGE_SIZE,
     )
 
 
@@ -129,7 +133,7 @@ def search_trail(searcher: Searcher, search_request: SearchRequest, image_id: in
 
 def similar_tiles(searcher: Searcher, search_request: SearchRequest, image_id: int) -> Sequence[Tile]:
     """Return the images most similar to one, within the filters of the search that it was opened from."""
-    like = SearchRequest(like=image_id, filters=search_request.filters)
+    like = SearchRequest(like=(image_id,), filters=search_request.filters)
     try:
         hits = search(searcher, like, count=SIMILAR_SIZE)
     except ModelError as exc:

@@ -85,7 +85,7 @@ def _tile(image: StoredImage, search_request: SearchRequest, best: float | None,
     return Tile(
         id=image.id,
         href=url_for("pages.image", image_id=image.id, **search_request.args()),
-        like=url_for("pages.index", **search_request.elsewhere(like=image.id)),
+        like=url_for("pages.index", **search_request.elsewhere(like=(image.id,))),
         thumbnail=links.thumbnail(image),
         caption=printable(image.description or "") or name_of(image),
         alt=alt_of(image),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -10,6 +11,7 @@ from PIL import Image
 
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnImageError
 from searchdb.records import StoredImage
+from searchdb.search.searcher import Searcher
 
 from ..backend import backend
 from ..files.images import NOT_SHOWN_BY_BROWSERS, open_image_file
@@ -20,11 +22,13 @@ from ..vector_param import to_text
 from .filter_panel import filter_panel
 from .search_request import SearchRequest
 from .search_results import search, search_page, search_trail, similar_tiles, sql_of_search
-from .tiles import alt_of, format_datetime, make_tiles, shape_of
+from .tiles import Tile, alt_of, format_datetime, make_tiles, shape_of
 
 blueprint = Blueprint("pages", __name__)
 
 SAMPLE_SIZE = 24
+SHOWN_EXAMPLES = 3
+"""Liked or disliked images that the search box shows; of more it shows the number."""
 FORM_BYTES = 256 * 1024
 """Size limit of the form fields besides an uploaded image: enough for the longest text and a hundred filters."""
 EXAMPLES = (
@@ -60,7 +64,6 @@ def index() -> ResponseReturnValue:
             "home.html", search=search_request, count=count, examples=EXAMPLES, tiles=tiles, filter_panel=panel
         )
     model.wait()
-    liked = None if search_request.like is None else searcher.get(search_request.like)
     results = search_page(searcher, search_request)
     nearest = None
     if not results.hits:
@@ -70,10 +73,11 @@ def index() -> ResponseReturnValue:
         search=search_request,
         count=count,
         results=results,
-        liked=None if liked is None else make_tiles([liked], search_request=search_request)[0],
+        liked=_examples(searcher, search_request, search_request.like),
+        disliked=_examples(searcher, search_request, search_request.unlike),
         nearest=nearest,
         filter_panel=panel,
-        sql=sql_of_search(search_request) if results.hits else None,
+        sql=sql_of_search(searcher, search_request) if results.hits else None,
     )
 
 
@@ -124,10 +128,16 @@ def image(image_id: int) -> ResponseReturnValue:
         host=host_of(image),
         format_datetime=format_datetime,
         trail=trail,
-        sql=sql_of_search(search_request) if trail and trail.hit else None,
+        sql=sql_of_search(searcher, search_request) if trail and trail.hit else None,
         similar=similar_tiles(searcher, search_request, image_id) if loaded else (),
         filter_panel=filter_panel(search_request, backend().facets()),
     )
+
+
+def _examples(searcher: Searcher, search_request: SearchRequest, ids: Sequence[int]) -> Sequence[Tile]:
+    """Return the first of the images that are liked or disliked."""
+    images = [searcher.get(each) for each in ids[:SHOWN_EXAMPLES]]
+    return make_tiles(images, search_request=search_request)
 
 
 def _image_of_form() -> Image.Image:

@@ -21,9 +21,12 @@ const box = $("#q");
 const form = $("#box");
 const imageForm = $("#image-search");
 
+const MIDDLE = 0.5; // of the balance between image and text
+
 function dropEmpty(data) {
-  // Shared URLs should have no empty parameters.
+  // Shared URLs should have no empty parameters, and none that changes nothing.
   for (const [name, value] of [...data]) if (typeof value === "string" && !value.trim()) data.delete(name);
+  if (Number(data.get("text_weight")) === MIDDLE) data.delete("text_weight");
 }
 form?.addEventListener("formdata", ({ formData }) => dropEmpty(formData));
 
@@ -34,6 +37,13 @@ imageForm?.addEventListener("formdata", ({ formData }) => {
   for (const [name, value] of [...new FormData(form), ...imageFields]) if (name !== "vector") formData.append(name, value);
   dropEmpty(formData);
 });
+
+// A drag of the balance searches at once. Keys move it in small steps: Enter searches.
+const balance = $("[name=text_weight]");
+let dragged = false;
+balance?.addEventListener("pointerdown", () => { dragged = true; });
+balance?.addEventListener("keydown", () => { dragged = false; });
+balance?.addEventListener("change", () => dragged && form.requestSubmit());
 
 // The panels close like menus: one is open at a time; Escape or a click outside closes it.
 const panels = $$(".box details");
