@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -125,13 +125,17 @@ class RelevanceJudge:
     Keeps the backgrounds of texts in memory for as long as the scale stays the same. Thread-safe.
 
     Args:
-        cache: of the model's texts; computes the vectors of EVERYDAY_TEXTS when the scale is measured.
+        cache: of the model's texts; computes the vectors of the everyday texts when the scale is measured.
         writer: stores the sample and the scale.
+        everyday_texts: by which the scale is measured.
     """
 
-    def __init__(self, cache: QueryCache, writer: BestEffortWriter) -> None:
+    def __init__(
+        self, cache: QueryCache, writer: BestEffortWriter, everyday_texts: Sequence[str] = EVERYDAY_TEXTS
+    ) -> None:
         self._cache = cache
         self._writer = writer
+        self._everyday_texts = everyday_texts
         self._lock = threading.Lock()
         self._backgrounds: LRUCache[tuple[str, Scale], float] = LRUCache(MAX_BACKGROUNDS)
 
@@ -183,7 +187,7 @@ class RelevanceJudge:
     def _measure_scale(self, connection: Connection) -> Scale | None:
         """Measure the scale, and store it if the database may be written; None if the sample is gone meanwhile."""
         connection.commit()  # the model may take a while: hold no snapshot meanwhile
-        words = self._cache.compute(EVERYDAY_TEXTS)
+        words = self._cache.compute(self._everyday_texts)
         rows = connection.scalars(sa.select(image_sample.c.embedding)).all()
         if not rows:
             return None

@@ -18,6 +18,7 @@ from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
 from searchdb.records import LARGEST_ID, Hit, StoredImage
 from searchdb.search import facets
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.facets import FACET_VALUES, Facets
 from searchdb.search.filters import Filters
 from searchdb.search.query_cache import QueryCache
@@ -71,13 +72,21 @@ class Searcher:
         engine: the database.
         embedder: the model; asked only for texts that are not cached.
         cache: of this embedder's texts, if it is shared; by default one that always asks the database.
+        everyday_texts: by which relevance is measured.
     """
 
-    def __init__(self, engine: Engine, embedder: Embedder, cache: QueryCache | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        embedder: Embedder,
+        cache: QueryCache | None = None,
+        *,
+        everyday_texts: Sequence[str] = EVERYDAY_TEXTS,
+    ) -> None:
         self._engine = engine
         self._embedder = embedder
         self._cache = QueryCache(embedder) if cache is None else cache
-        self._judge = RelevanceJudge(self._cache, self._cache.writer)
+        self._judge = RelevanceJudge(self._cache, self._cache.writer, everyday_texts)
 
     def search(
         self,
