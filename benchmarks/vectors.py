@@ -42,9 +42,9 @@ TOPIC_FREQUENCIES, SUBJECT_FREQUENCIES = 1.0, 0.3
 """Exponents of Zipf's law: of the subjects of each topic, and of the photos of each subject."""
 TOPIC_SHARE, SUBJECT_SHARE = 0.05, 0.47
 """Shares of a photo's variance that it has in common with the photos of its topic, and of its subject."""
-SPECTRUM_START, SPECTRUM_POWER, SPECTRUM_SCALE = 1.0, 0.8, 800.0
+SPECTRUM_START, SPECTRUM_POWER, SPECTRUM_SCALE = 1.0, 0.8, 750.0
 """The photos' variance along principal axis k (from 0) is proportional to (k + START) ** -POWER * exp(-k / SCALE)."""
-NEIGHBOURS, DIFFERENCE = 7, 0.33
+NEIGHBOURS, DIFFERENCE = 6, 0.32
 """An image lies between a photo and one of its so many nearest ones, plus this much of the difference of two others."""
 TEXT_SLOPE = 0.35
 """By what share texts vary less along the images' last principal axis than along the first."""
