@@ -70,9 +70,6 @@ MIN_CALIBRATION = 2
 """Fewer calibration texts have no distribution."""
 REPORT_EVERY = 50
 
-Scores = tuple[float, float]
-"""The best similarity and the best relevance."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class VectorSet:
@@ -120,9 +117,6 @@ def main(files: Sequence[str]) -> int:
         return 1
     print(json.dumps(measured, indent=2))
     return 0
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def load(file: str) -> VectorSet:
@@ -192,9 +186,6 @@ def _unit(file: str, name: str, vectors: np.ndarray) -> np.ndarray:
     if not lengths.all():
         raise ConfigError(f"{file}: `{name}` holds a vector of length 0")
     return (vectors / lengths).astype(np.float32)
-
-
-# --- measuring ------------------------------------------------------------------------------------
 
 
 def measure(vectors: VectorSet, label: str = "") -> dict[str, Any]:
@@ -267,7 +258,8 @@ class _Measurement:
         """Return a searcher that remembers nothing of an earlier state of the collection."""
         return Searcher(self._database.engine, self._embedder, everyday_texts=self._everyday)
 
-    def _best(self, searcher: Searcher, name: str) -> Scores:
+    def _best(self, searcher: Searcher, name: str) -> tuple[float, float]:
+        """Return the best similarity and the best relevance."""
         hits = searcher.search(Query(text=name), threshold=-1, count=FIRST_HITS)
         return max(hit.similarity for hit in hits), max(map(_relevance, hits))
 
@@ -290,7 +282,7 @@ class _Measurement:
                     belongs.append(relevant[n, int(hit.image)])
         return calibration_error(np.array(judged), np.array(belongs))
 
-    def _taken_out(self) -> Iterator[Scores]:
+    def _taken_out(self) -> Iterator[tuple[float, float]]:
         """Delete each set of images that a text has, search for the texts that have this set, and restore it."""
         vectors = self._vectors
         groups: dict[bytes, list[int]] = {}
@@ -331,9 +323,6 @@ def _relevance(hit: Hit) -> float:
     if hit.relevance is None:
         raise ConfigError("the collection is too small to judge relevance")
     return hit.relevance
-
-
-# --- figures --------------------------------------------------------------------------------------
 
 
 def auc(present: np.ndarray, absent: np.ndarray) -> float:
