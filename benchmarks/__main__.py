@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ingest, plots, scale, search, stages, start, variants, web
+from benchmarks import ingest, plots, quality, scale, search, stages, start, variants, web
 from benchmarks.report import machine
 
 Measured = tuple[dict[str, float], str]
@@ -35,13 +36,20 @@ QUICK = ("start", "ingest", "search", "web")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} [default: all]")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(BENCHMARKS)} [default: all]; or quality FILE.npz..., which measures your own vectors",
+    )
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="update this file with the figures; those of other benchmarks stay"
     )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write plots to this folder")
     chosen = parser.parse_args()
+    if chosen.names[:1] == ["quality"]:
+        sys.exit(quality.main(chosen.names[1:]))
     if unknown := [name for name in chosen.names if name not in BENCHMARKS]:
         parser.error(f"unknown benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
     print(machine(), end="\n\n", flush=True)

@@ -1,9 +1,10 @@
 """What does the web add to the time of a search, and how does it perform with many visitors at once?
 
 gunicorn runs as documented for operators, with a CLIP of the usual size (ViT-B/32) whose random weights find nothing
-useful but take as long. The bare SQL is one statement of another client, `search_images` for a cached text and
-`match_images` for a vector; the encoder runs in this process. Requests, statements and encoder runs take turns. The
-breakdown of a request's time comes from the server's /metrics. Then 64 visitors run cached queries for a minute.
+useful but take as long; the stored vectors have the geometry of a trained one's. The bare SQL is one statement of
+another client, `search_images` for a cached text and `match_images` for a vector; the encoder runs in this process.
+Requests, statements and encoder runs take turns. The breakdown of a request's time comes from the server's /metrics.
+Then 64 visitors run cached queries for a minute.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.report import table
 from benchmarks.stages import make_large_model
-from benchmarks.vectors import clustered, connect, fill
+from benchmarks.vectors import clip_like, connect, fill
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.index.build import build_index
@@ -78,7 +79,7 @@ def measure(home: Path, *, quick: bool) -> tuple[Figures, str]:
     """Return the figures and tables of them."""
     folder = make_large_model(home / "vit-b32")
     settings = Settings(home=home, model=str(folder), database_url=None)
-    vectors, _ = clustered(QUICK_ROWS if quick else ROWS, 0)
+    vectors, _ = clip_like(QUICK_ROWS if quick else ROWS, 0)
     with SearchDB(settings) as collection:
         collection.embedder.load()
         fill(collection.database, vectors, collection.embedder.identity)
