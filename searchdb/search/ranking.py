@@ -23,7 +23,8 @@ FILTERED_PROBES = 2
 out."""
 
 # The settings of the tuned function, so that a rebuilt index serves both. The limit on what an approximate scan may
-# read before it gives up is raised: pages must be filled even if few of the nearest images match.
+# read before it gives up is raised: pages must be filled even if few of the nearest images match. Without sorts the
+# planner takes the index, but thinks the plan so expensive that it would compile it, for a second or more.
 _SETTINGS = sa.text(
     """
     WITH tuned AS (
@@ -33,6 +34,7 @@ _SETTINGS = sa.text(
         AND split_part(setting, '=', 1) IN ('ivfflat.probes', 'hnsw.ef_search')
     )
     SELECT set_config('enable_sort', 'off', true),
+        set_config('jit', 'off', true),
         set_config('ivfflat.iterative_scan', 'relaxed_order', true),
         set_config('hnsw.iterative_scan', 'relaxed_order', true),
         set_config('hnsw.max_scan_tuples', '1000000', true),

@@ -414,6 +414,15 @@ def test_the_settings_of_a_filtered_search_end_with_it(few: Searcher, database: 
             assert connection.scalar(sa.text("SELECT current_setting(:name)"), {"name": name}) == value
 
 
+def test_a_filtered_search_is_not_compiled(database: Database) -> None:
+    """Without sorts a plan looks expensive enough for just-in-time compilation, which takes longer than the search."""
+    with database.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL jit = on")
+        ranking.prepare(connection)
+        for name, value in {"enable_sort": "off", "jit": "off", "hnsw.iterative_scan": "relaxed_order"}.items():
+            assert connection.scalar(sa.text("SELECT current_setting(:name)"), {"name": name}) == value
+
+
 # --- what there is to filter by ---------------------------------------------------------------------
 
 
