@@ -23,7 +23,7 @@ from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.retry import OutageLog
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 
-SCHEMA_REVISION = "0007"
+SCHEMA_REVISION = "0008"
 """The migration that this code works with; a test checks that it is the newest one."""
 MIN_PGVECTOR = (0, 8)
 """The first pgvector with iterative index scans, without which match_images may return too few rows."""
