@@ -47,7 +47,7 @@ _SETTINGS = sa.text(
 
 # Whether the index is over halfvec, as match_images asks, too.
 _IS_HALF = sa.literal_column(
-    f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{VECTOR_INDEX}') "  # noqa: S608 - our own name
+    f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{VECTOR_INDEX}') "
     "AND indisvalid AND indexprs IS NOT NULL)",
     sa.Boolean,
 )
@@ -140,7 +140,7 @@ def _scan_matching(
     return [few, *(sa.select(part.c.id, part.c.similarity) for part in (*wide, every))]
 
 
-def _scan_index(vector: ColumnElement[Any], rows: Select[Any, Any], limit: int) -> sa.CompoundSelect[Any]:
+def _scan_index(vector: ColumnElement[Any], rows: Select[Any, Any], limit: int) -> sa.CompoundSelect[Any, Any]:
     """Return a scan for the nearest of `rows`, by whichever of the two kinds of index there is.
 
     One over halfvec gives candidates, a few more than `limit`, that the vectors rank, as in match_images.
@@ -156,6 +156,4 @@ def _scan_index(vector: ColumnElement[Any], rows: Select[Any, Any], limit: int) 
         .limit(limit)
         .subquery("reranked")
     )
-    return sa.union_all(
-        sa.select(exactly.c.id, exactly.c.similarity), sa.select(reranked.c.id, reranked.c.similarity)
-    )
+    return sa.union_all(sa.select(exactly.c.id, exactly.c.similarity), sa.select(reranked.c.id, reranked.c.similarity))

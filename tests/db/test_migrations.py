@@ -340,9 +340,7 @@ def test_with_halves_there_are_as_many_hits_as_asked_for(raw: psycopg.Connection
 
 
 @pytest.mark.parametrize("spoil", ["invalid", "none"])
-def test_match_images_is_exact_without_a_usable_index(
-    raw: psycopg.Connection, vectors: np.ndarray, spoil: str
-) -> None:
+def test_match_images_is_exact_without_a_usable_index(raw: psycopg.Connection, vectors: np.ndarray, spoil: str) -> None:
     raw.execute(f"DROP INDEX {VECTOR_INDEX}")
     if spoil == "invalid":
         raw.execute(HALF_INDEX)
