@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ from searchdb.index.recall import (
     ENOUGH_TEXTS,
     RecallReport,
     compare,
-    compare_again,
     misses,
     queries_of,
     record,
     silent,
     snapshot,
+    summary,
     time_again,
 )
 from searchdb.index.records import Recall
@@ -34,7 +34,7 @@ from searchdb.index.status import BUILD_LOCK_KEY, MAX_EF_SEARCH, IndexStatus, in
 MIN_EF_SEARCH = 40
 """Smallest ef_search tried, pgvector's default: below it a search is hardly faster, but a query whose graph walk fails
 misses all of its neighbours, which a sample of queries rarely shows."""
-PRECISION = 32
+PRECISION = 16
 """The setting found is at most one part in this many above the smallest: noise in the sample is larger."""
 
 
@@ -140,6 +140,7 @@ class _Trials:
     queries: Queries
     exact: Mapping[str, Sequence[Exact]]
     progress: MeasureCallback
+    measured: dict[tuple[str, int], Recall] = field(default_factory=dict[tuple[str, int], Recall])
 
     def search(self) -> list[Recall]:
         """Store the smallest setting with which every kind reaches the aim, or else the largest; return its recalls.
@@ -174,16 +175,24 @@ class _Trials:
         store_setting(self.connection, self.method, setting)
         # What float arithmetic leaves of 1 - aim may be a little less than whole hits.
         allowed = (1 - self.aim) * sum(truth.found for truth in self.exact[kind]) + 1e-6
-        vectors, exact = self.queries[kind], self.exact[kind]
-        for missed, _ in misses(self.connection, self._trial(kind, setting), vectors, exact, self.progress):
-            allowed -= missed
+        results: list[tuple[int, float]] = []
+        for result in self._misses(kind, setting):
+            results.append(result)
+            allowed -= result[0]
             if allowed < 0:
                 return False
+        self.measured[kind, setting] = summary(self._trial(kind, setting), self.exact[kind], results)
         return True
 
     def _measure(self, kind: str, setting: int) -> Recall:
-        vectors, exact = self.queries[kind], self.exact[kind]
-        return compare_again(self.connection, self._trial(kind, setting), vectors, exact, self.progress)
+        known = self.measured.get((kind, setting))
+        if known is not None:
+            return known
+        return summary(self._trial(kind, setting), self.exact[kind], list(self._misses(kind, setting)))
+
+    def _misses(self, kind: str, setting: int) -> Iterator[tuple[int, float]]:
+        trial, vectors, exact = self._trial(kind, setting), self.queries[kind], self.exact[kind]
+        return misses(self.connection, trial, vectors, exact, self.progress)
 
     def _trial(self, kind: str, setting: int) -> Recall:
         return replace(self.before[kind], setting=setting, target=self.target)

@@ -81,7 +81,7 @@ class Crowd:
             common["embedding_model_id"] = claim_model(connection, MODEL)
             rows = [{**common, "image": f"/{n}", "embedding": self.vectors[n], "tags": tags[n]} for n in range(ROWS)]
             connection.execute(sa.insert(images), rows)
-        build.build_index(database.engine)
+        build.build_index(database.engine, method="ivfflat")
         self.database = database
         self.searcher = Searcher(database.engine, Vectors(self.queries))
 
@@ -127,14 +127,15 @@ def test_the_index_fills_the_page_however_rare_the_matches(
     assert index_scans(crowd.database) >= before + QUERIES
 
 
+@pytest.mark.parametrize(("method", "value_type"), [("hnsw", "vector"), ("hnsw", "halfvec"), ("ivfflat", "halfvec")])
 @pytest.mark.slow
-def test_hnsw_fills_filtered_pages_as_well(crowd: Crowd) -> None:
-    assert build.build_index(crowd.database.engine, method="hnsw") is not None
+def test_other_indexes_fill_filtered_pages_as_well(crowd: Crowd, method: str, value_type: str) -> None:
+    assert build.build_index(crowd.database.engine, method=method, value_type=value_type) is not None
     try:
         for name in ("chance half", "alike half", "unlike half", "unlike tenth", "chance hundredth"):
             assert crowd.recall(name) >= 0.95, name
     finally:
-        build.build_index(crowd.database.engine)
+        build.build_index(crowd.database.engine, method="ivfflat")
 
 
 @pytest.mark.slow
