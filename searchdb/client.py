@@ -13,11 +13,15 @@ from typing import Any, Self
 
 import numpy as np
 from PIL import Image
+from sqlalchemy import Engine
 
 from searchdb.config import Settings
 from searchdb.db.current_model import model_to_use
 from searchdb.db.database import open_database
 from searchdb.errors import ImageError, QueryError
+from searchdb.index.build import build_index
+from searchdb.index.rebuild import rebuild_if_stale
+from searchdb.index.status import IndexStatus
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, gone_files
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
@@ -28,6 +32,7 @@ from searchdb.media.fetch import Fetcher
 from searchdb.records import Hit, RejectedItem, SourceItem, mask_credentials
 from searchdb.search.filter_table import Orientation
 from searchdb.search.filters import Filters
+from searchdb.search.query_cache import QueryCache
 from searchdb.search.searcher import Query, Searcher
 from searchdb.sources.files import files, folders
 from searchdb.sources.urls import urls
@@ -290,6 +295,7 @@ class SearchDB:
             retry_failed=retry_failed,
             enqueue_only=enqueue_only,
             progress=progress,
+            rebuild=self._rebuild_index,
         )
 
     def work(
@@ -315,7 +321,14 @@ class SearchDB:
             stop=stop,
             concurrency=concurrency,
             progress=progress,
+            rebuild=self._rebuild_index,
         )
+
+    def _rebuild_index(self, engine: Engine) -> bool:
+        return rebuild_if_stale(engine, cache=self._query_cache, target=self.settings.recall)
+
+    def _query_cache(self) -> QueryCache:
+        return QueryCache(self.embedder)
 
     def _make_ingest(self) -> Ingest:
         self.store.check_model(self.embedder.identity)
@@ -326,6 +339,30 @@ class SearchDB:
             fetcher=self.fetcher,
             max_pixels=self.settings.max_image_pixels,
             outage_log=self.database.outage_log,
+        )
+
+    def build_index(
+        self,
+        *,
+        method: str | None = None,
+        value_type: str | None = None,
+        lists: int | None = None,
+        m: int | None = None,
+        ef_construction: int | None = None,
+    ) -> IndexStatus | None:
+        """Rebuild the vector index, and tune it to `settings.recall`; return None if another process is at it.
+
+        See `searchdb.index.build.build_index` for the arguments and errors.
+        """
+        return build_index(
+            self.database.engine,
+            method=method,
+            value_type=value_type,
+            lists=lists,
+            m=m,
+            ef_construction=ef_construction,
+            cache=self._query_cache,
+            target=self.settings.recall,
         )
 
     # --- state ----------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ DEFAULT_MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """Large enough for any camera's JPEG; the images that ingest reads ahead still fit in 2 GB."""
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
 """A 100-megapixel image takes 300 MB as RGB, and several are decoded at once."""
+DEFAULT_RECALL = 0.98
+"""One in fifty of the nearest images is missed, with a search ten times as fast as one that reads all of them."""
 DEFAULT_RATE_LIMIT = "20000 per minute"
 """Stops a runaway client. A page with its 40 thumbnails, or scrolling through a whole album, stays far below it."""
 DEFAULT_WORK_LIMIT = "120 per minute"
@@ -74,6 +76,12 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(
         default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="the size of the largest image decoded, in pixels"
+    )
+    recall: float = Field(
+        default=DEFAULT_RECALL,
+        gt=0,
+        le=1,
+        description="the share of the nearest images that the index is tuned to find, above 0 and at most 1",
     )
     rate_limit: str = Field(
         default=DEFAULT_RATE_LIMIT,

@@ -28,7 +28,7 @@ _measuring = [
     click.option(
         "--sample",
         type=click.IntRange(1, 10_000),
-        default=200,
+        default=100,
         show_default=True,
         help="stored images to search by; also the most stored texts",
     ),
@@ -65,35 +65,46 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--method",
     type=click.Choice(["ivfflat", "hnsw"]),
-    default="ivfflat",
-    show_default=True,
-    help="ivfflat builds and adds images faster; hnsw searches faster",
+    help="hnsw searches faster; ivfflat builds and adds images faster [default: what searches fastest]",
+)
+@click.option(
+    "--type",
+    "value_type",
+    type=click.Choice(["vector", "halfvec"]),
+    help="indexed values: vectors, or half as long, which is faster and as accurate [default: halfvec]",
 )
 @click.option("--lists", type=click.IntRange(1, 32768), help="ivfflat lists [default: fitted to the rows]")
-@click.option("--m", type=click.IntRange(2, 100), help="hnsw neighbours of each element [default: 16]")
+@click.option("--m", type=click.IntRange(2, 100), help="hnsw neighbours of each element [default: 24]")
 @click.option(
     "--ef-construction",
     type=click.IntRange(4, 1000),
-    help="hnsw candidates when an element is inserted, at least 2 m [default: 128]",
+    help="hnsw candidates when an element is inserted, at least 2 m [default: 256]",
 )
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def build_command(
-    ctx: click.Context, method: str, lists: int | None, m: int | None, ef_construction: int | None, as_json: bool
+    ctx: click.Context,
+    method: str | None,
+    value_type: str | None,
+    lists: int | None,
+    m: int | None,
+    ef_construction: int | None,
+    as_json: bool,
 ) -> None:
-    """Rebuild the index to fit the rows; searches and ingest continue."""
-    if method == "ivfflat" and (m is not None or ef_construction is not None):
+    """Rebuild the index to fit the rows, and tune it; searches and ingest continue."""
+    if method != "hnsw" and (m is not None or ef_construction is not None):
         raise click.UsageError("--m and --ef-construction need --method hnsw")
     if method == "hnsw" and lists is not None:
         raise click.UsageError("--lists needs --method ivfflat")
     if m is not None and ef_construction is not None and ef_construction < 2 * m:
         raise click.UsageError(f"--ef-construction must be at least twice --m, here {2 * m}")
     from searchdb.cli.measuring import building_bar
-    from searchdb.index.build import build_index
 
-    database = open_collection(ctx).database
-    with building_bar(database):
-        built = build_index(database.engine, method=method, lists=lists, m=m, ef_construction=ef_construction)
+    collection = open_collection(ctx)
+    with building_bar(collection.database):
+        built = collection.build_index(
+            method=method, value_type=value_type, lists=lists, m=m, ef_construction=ef_construction
+        )
     if built is None:
         raise click.ClickException(BUSY)
     _show(built, as_json)
@@ -123,14 +134,12 @@ def recall_command(ctx: click.Context, queries: TextIO | None, sample: int, coun
     "--recall",
     "target",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.99,
-    show_default=True,
-    help="share of the true neighbours that searches should find",
+    help="share of the true neighbours that searches should find [SEARCHDB_RECALL; default: 0.98]",
 )
 @_with_measuring_options
 @click.pass_context
 def tune_command(
-    ctx: click.Context, target: float, queries: TextIO | None, sample: int, count: int, as_json: bool
+    ctx: click.Context, target: float | None, queries: TextIO | None, sample: int, count: int, as_json: bool
 ) -> None:
     """Find the least search effort that reaches a recall, and set it for every client."""
     from searchdb.cli.measuring import measuring_bar
@@ -140,7 +149,12 @@ def tune_command(
     texts = _embed(collection, queries)
     with measuring_bar() as progress:
         report = tune_index(
-            collection.database.engine, target=target, count=count, sample=sample, texts=texts, progress=progress
+            collection.database.engine,
+            target=collection.settings.recall if target is None else target,
+            count=count,
+            sample=sample,
+            texts=texts,
+            progress=progress,
         )
     if report is None:
         raise click.ClickException(BUSY)

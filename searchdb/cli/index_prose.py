@@ -9,16 +9,21 @@ if TYPE_CHECKING:
     from searchdb.index.status import BuildProgress, IndexStatus
     from searchdb.index.tune import TuneReport
 
+NO_TEXT_RECALL = (
+    "recall not measured for texts: run `searchdb index recall`, after some text searches or with --queries"
+)
+
 
 def index_summary(status: IndexStatus) -> str:
     """Return the state of the index as one line."""
-    method = "" if status.method in (None, "ivfflat") else f" --method {status.method}"
+    method = f" --method {status.method}" if status.chosen and status.method else ""
     advice = f"run `searchdb index build{method}`"
     if status.method is None:
         return f"none, every search reads all {status.rows:,} rows: {advice}"
     built = f"built at {status.rows_at_build:,} rows" if status.built_at else "not built since the schema was created"
     state = f"INVALID: {advice}" if not status.valid else f"stale: {advice}" if status.stale else "fits"
-    return f"{status.method}, {_parameters(status)}; {status.rows:,} rows now, {built}: {state}"
+    half = " over halfvec" if status.value_type == "halfvec" else ""
+    return f"{status.method}{half}, {_parameters(status)}; {status.rows:,} rows now, {built}: {state}"
 
 
 def index_details(status: IndexStatus) -> list[tuple[str, str]]:
@@ -33,8 +38,8 @@ def index_details(status: IndexStatus) -> list[tuple[str, str]]:
         old = status.built_at and recall.measured_at and recall.measured_at < status.built_at
         when = f" on {recall.measured_at:%Y-%m-%d}, at {recall.row_count:,} rows" if recall.measured_at else ""
         details.append((recall.label, f"{recall_line(recall)}{when}{', before the last build' if old else ''}"))
-    if not status.recalls:
-        details.append(("recall", "never measured: run `searchdb index recall`"))
+    if status.recall_of("text") is None and status.lists != 1:
+        details.append(("text", NO_TEXT_RECALL))
     if status.building is not None:
         details.append(("building", build_progress_line(status.building)))
     details += [
@@ -63,13 +68,16 @@ def tuning_summary(report: TuneReport) -> str:
     now, before = report.chosen.recalls[0], report.before.recalls[0]
     worst = min(report.chosen.recalls, key=lambda recall: recall.recall)
     effort = _effort(now)
-    cost = f"a search takes {now.p50_ms:.2f} ms, before {before.p50_ms:.2f} ms; an exact scan {now.exact_p50_ms:.2f} ms"
+    cost = (
+        f"a search by {'a stored image' if now.kind == 'pictures' else 'a text'} takes {now.p50_ms:.2f} ms, "
+        f"before {before.p50_ms:.2f} ms; an exact scan {now.exact_p50_ms:.2f} ms"
+    )
     if report.reached:
         return f"match_images now searches with {effort}, in every client: {cost}"
-    way_out = "build with a larger --m and --ef-construction, or with --method ivfflat"
     return (
         f"recall {report.target} is out of reach: the best measured is {worst.recall:.3f} on {worst.label}, "
-        f"with {effort} ({cost}). Nothing was changed; {way_out}"
+        f"with {effort}, which match_images now searches with ({cost}). For more, build with a larger --m and "
+        "--ef-construction, or with --method ivfflat"
     )
 
 
@@ -96,6 +104,10 @@ def _tuning(status: IndexStatus) -> str:
     if tuned is None or tuned.measured_at is None:
         return "not tuned: run `searchdb index tune`"
     line = f"to recall {tuned.target} on {tuned.measured_at:%Y-%m-%d}, at {tuned.row_count:,} rows"
+    if tuned.kind != "text":
+        line += ", on stored images alone: there were no texts"
+    if tuned.target is not None and tuned.recall < tuned.target:
+        line += f", which was out of reach: {tuned.recall:.3f} on {'texts' if tuned.kind == 'text' else 'images'}"
     if status.tuned_since_build:
         return line
     if status.built_at is not None and tuned.measured_at < status.built_at:

@@ -280,6 +280,20 @@ index_builds = Table(
     Column("row_count", BigInteger, nullable=False, comment="rows of images when the index was built"),
     Column("seconds", Double, nullable=False),
     Column("built_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "type",
+        Text,
+        nullable=False,
+        server_default="vector",
+        comment="of the indexed values: vector, or halfvec, half as long",
+    ),
+    Column(
+        "chosen",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="whether a person chose the method, which a rebuild then keeps",
+    ),
     comment="The history of the vector index; the last row says what the index has learnt from.",
 )
 

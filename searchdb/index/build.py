@@ -1,4 +1,4 @@
-"""Builds the vector index beside the one in use and swaps it in."""
+"""Builds the vector index beside the one in use, swaps it in, and tunes it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
+from searchdb.config import DEFAULT_RECALL
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds
 from searchdb.errors import ConfigError, DatabaseError
-from searchdb.index.policy import fit_lists, fit_setting
+from searchdb.index.depth import owner, store_setting
+from searchdb.index.exact import MeasureCallback
+from searchdb.index.policy import EXACT_ROWS, best_method, fit_lists, fit_setting
+from searchdb.index.recall import silent
+from searchdb.index.self_tune import MakeCache, self_tune
 from searchdb.index.status import (
     BUILD_LOCK_KEY,
-    MATCH_IMAGES,
     NEW_INDEX,
     OLD_INDEX,
     SETTINGS,
@@ -33,12 +37,13 @@ BUILD_MEMORY_MB = (160, 2048)
 """Bounds of a build's maintenance_work_mem: 32 MB for each of its processes, and what a small server can spare."""
 BUILD_WORKERS = 4
 """Parallel worker processes of a build, if the server has them."""
-HNSW_M = 16
-"""Neighbours of each element: pgvector's default."""
-HNSW_EF_CONSTRUCTION = 128
-"""Candidates when an element is inserted: twice pgvector's default halves the ef_search that texts need."""
-VECTOR_BYTES = 8 + 4 * EMBEDDING_DIMENSION
-"""Size of one stored vector."""
+HNSW_M = 24
+"""Neighbours of each element: with pgvector's default of 16, texts need a third more candidates for the same recall."""
+HNSW_EF_CONSTRUCTION = 256
+"""Candidates when an element is inserted: with 128, recall 0.98 for texts is out of reach from 100,000 images on, and
+with pgvector's default of 64 from 60,000 on."""
+VALUE_BYTES = {"vector": 8 + 4 * EMBEDDING_DIMENSION, "halfvec": 8 + 2 * EMBEDDING_DIMENSION}
+"""Types of indexed values, and the size of one."""
 MIN_SAMPLES, SAMPLES_PER_LIST = 10_000, 50
 """Rows that ivfflat's k-means samples and holds in memory (pgvector, ivfbuild.c)."""
 ORPHAN_CHECK = "2s"
@@ -55,6 +60,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
     method: str
+    value_type: str
+    chosen: bool
     lists: int | None = None
     m: int | None = None
     ef_construction: int | None = None
@@ -63,49 +70,66 @@ class _Plan:
     def definition(self) -> str:
         options = {"lists": self.lists, "m": self.m, "ef_construction": self.ef_construction}
         given = ", ".join(f"{name} = {int(value)}" for name, value in options.items() if value is not None)
-        return f"ON images USING {self.method} (embedding vector_cosine_ops) WITH ({given})"
+        value = "embedding" if self.value_type == "vector" else f"(embedding::{self.value_type}({EMBEDDING_DIMENSION}))"
+        return f"ON images USING {self.method} ({value} {self.value_type}_cosine_ops) WITH ({given})"
 
     def memory_mb(self, rows: int) -> float:
         """Return the memory a build needs, in MB, plus 10 % (pgvector, ivfkmeans.c and hnswbuild.c)."""
+        size = VALUE_BYTES[self.value_type]
         if self.method == "hnsw":
-            # an element's header, its vector, and 16 bytes for each of 2 m neighbours and those in higher layers
-            return 1.1 * rows * (240 + VECTOR_BYTES + 32 * (self.m or HNSW_M)) / 2**20
+            # an element's header, its value, and 16 bytes for each of 2 m neighbours and those in higher layers
+            return 1.1 * rows * (240 + size + 32 * (self.m or HNSW_M)) / 2**20
         lists = self.lists or 1
         samples = max(SAMPLES_PER_LIST * lists, MIN_SAMPLES)
         # the sampled vectors, old and new centres, distances between samples and centres, and among centres
-        return 1.1 * ((samples + 2 * lists) * VECTOR_BYTES + 4 * (samples + lists) * (lists + 3)) / 2**20
+        return 1.1 * ((samples + 2 * lists) * size + 4 * (samples + lists) * (lists + 3)) / 2**20
 
 
 def build_index(
     engine: Engine,
     *,
-    method: str = "ivfflat",
+    method: str | None = None,
+    value_type: str | None = None,
     lists: int | None = None,
     m: int | None = None,
     ef_construction: int | None = None,
+    cache: MakeCache | None = None,
+    target: float = DEFAULT_RECALL,
+    progress: MeasureCallback = silent,
 ) -> IndexStatus | None:
     """Build a new index while searches and ingest continue; return None if another process is building or tuning.
 
     The new index is built beside the old one and then takes its name, so that one of the two is always in use. A build
-    that fails or is killed leaves at most one index behind, which the next build drops. Afterwards `match_images`
-    searches with the setting of `fit_setting`, for every client.
+    that fails or is killed leaves at most one index behind, which the next build drops. Afterwards `match_images` is
+    tuned, for every client, on the stored texts and images; where there are too few texts to tell, it searches with the
+    setting of `fit_setting` at least.
 
     Args:
-        method: `ivfflat` or `hnsw`.
+        method: `ivfflat` or `hnsw`; by default ivfflat if `lists` are given, or else `best_method` for the rows.
+        value_type: `vector`, or `halfvec` (default), whose index is smaller and faster at the same recall.
         lists: ivfflat's lists; fitted to the rows unless given.
         m: hnsw's neighbours of each element.
         ef_construction: hnsw's candidates when an element is inserted, at least 2 m.
+        cache, target: as in `self_tune`.
+        progress: called while the index is tuned.
 
     Raises:
         ConfigError: a parameter does not fit the method or another parameter, or needs more memory than there is.
         DatabaseError: we do not own the tables, or PostgreSQL failed.
     """
-    if method not in SETTINGS:
+    if method is not None and method not in SETTINGS:
         raise ConfigError(f"there is no index method {method!r}, only {' and '.join(SETTINGS)}")
-    if method == "ivfflat" and (m or ef_construction):
+    if value_type is not None and value_type not in VALUE_BYTES:
+        raise ConfigError(f"there is no type {value_type!r} of indexed values, only {' and '.join(VALUE_BYTES)}")
+    if method != "hnsw" and (m or ef_construction):
         raise ConfigError("m and ef_construction are parameters of hnsw: use method hnsw or omit them")
     if method == "hnsw" and lists:
         raise ConfigError("lists is a parameter of ivfflat: use method ivfflat or omit it")
+    if not 0 < target <= 1:
+        raise ConfigError(f"the target recall is {target}, but must be above 0 and at most 1")
+    chosen = any(value is not None for value in (method, value_type, lists, m, ef_construction))
+    if method is None and lists:
+        method = "ivfflat"
     with _session(engine) as connection:
         other = owner(connection)
         if other is not None:
@@ -115,11 +139,15 @@ def build_index(
         if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(BUILD_LOCK_KEY))):
             return None
         rows = connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
+        method, value_type = method or best_method(rows), value_type or "halfvec"
         if method == "hnsw":
             m = m or HNSW_M
-            plan = _Plan(method=method, m=m, ef_construction=ef_construction or max(HNSW_EF_CONSTRUCTION, 2 * m))
+            ef_construction = ef_construction or max(HNSW_EF_CONSTRUCTION, 2 * m)
         else:
-            plan = _Plan(method=method, lists=lists or fit_lists(rows))
+            lists = lists or fit_lists(rows)
+        plan = _Plan(
+            method=method, value_type=value_type, chosen=chosen, lists=lists, m=m, ef_construction=ef_construction
+        )
         _set_up(connection, plan, rows)
         driver = connection.connection.dbapi_connection
         try:
@@ -129,20 +157,9 @@ def build_index(
             raise
         # The server notices a closed connection only a moment later; a build right after this one would find the lock.
         connection.execute(sa.select(sa.func.pg_advisory_unlock(BUILD_LOCK_KEY)))
+        if rows >= EXACT_ROWS and plan.lists != 1:
+            self_tune(engine, cache, target=target, progress=progress)
         return index_status(connection)
-
-
-def owner(connection: Connection) -> str | None:
-    """Return the role that may build and tune the index; None if our own role may."""
-    row = connection.execute(
-        text(
-            "SELECT pg_get_userbyid(CASE WHEN pg_has_role(c.relowner, 'USAGE') THEN p.proowner ELSE c.relowner END), "
-            "pg_has_role(c.relowner, 'USAGE') AND pg_has_role(p.proowner, 'USAGE') "
-            "FROM pg_class c, pg_proc p WHERE c.oid = to_regclass('images') AND p.oid = to_regprocedure(:function)"
-        ),
-        {"function": MATCH_IMAGES},
-    ).one()
-    return None if row[1] else row[0]
 
 
 @contextmanager
@@ -193,7 +210,7 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
         connection.execute(text("SET max_parallel_maintenance_workers = 0"))
         connection.execute(create)
     with engine.begin() as swap:
-        setting = fit_setting(plan.method, plan.lists, last_tuning(swap, plan.method))
+        setting = fit_setting(plan.method, plan.lists, last_tuning(swap, plan.method), rows=rows)
         # Renaming blocks no query; dropping the old index here would need an exclusive lock on the table.
         swap.execute(text(f"ALTER INDEX IF EXISTS {VECTOR_INDEX} RENAME TO {OLD_INDEX}"))
         swap.execute(text(f"ALTER INDEX {NEW_INDEX} RENAME TO {VECTOR_INDEX}"))
@@ -201,6 +218,8 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
         swap.execute(
             sa.insert(index_builds).values(
                 method=plan.method,
+                type=plan.value_type,
+                chosen=plan.chosen,
                 lists=plan.lists,
                 m=plan.m,
                 ef_construction=plan.ef_construction,
@@ -211,13 +230,6 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
     _drop_leftovers(connection)
     connection.execute(text("ANALYZE images"))
     refresh_sample(connection)
-
-
-def store_setting(connection: Connection, method: str, setting: int) -> None:
-    """Set the search depth for every client: it is stored with the function match_images."""
-    # Loads pgvector into this session: until then its settings are unknown, and only a superuser may set unknown ones.
-    connection.execute(text("SELECT CAST('[1]' AS vector)"))
-    connection.execute(text(f"ALTER FUNCTION {MATCH_IMAGES} SET {SETTINGS[method]} = {int(setting)}"))
 
 
 def _drop_leftovers(connection: Connection) -> None:

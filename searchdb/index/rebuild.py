@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from sqlalchemy import Engine
 
+from searchdb.config import DEFAULT_RECALL
 from searchdb.errors import DatabaseError
-from searchdb.index.build import build_index, owner
+from searchdb.index.build import build_index
+from searchdb.index.depth import owner
+from searchdb.index.self_tune import MakeCache, self_tune
 from searchdb.index.status import index_status
+
+Rebuild = Callable[[Engine], bool]
 
 logger = logging.getLogger(__name__)
 
 
-def rebuild_if_stale(engine: Engine) -> bool:
-    """Rebuild the index if the rows have outgrown it; return whether it was rebuilt here.
+def rebuild_if_stale(engine: Engine, *, cache: MakeCache | None = None, target: float = DEFAULT_RECALL) -> bool:
+    """Rebuild and tune the index if the rows have outgrown it; return whether it was rebuilt here.
 
-    If we do not own the tables, log a warning instead.
+    A method that a person chose is kept; otherwise the best one for the rows is taken. An index that only its tuning
+    fits no more is tuned again. If we do not own the tables, log a warning instead.
+
+    Args:
+        cache, target: as in `self_tune`.
     """
     with engine.connect() as connection:
         state = index_status(connection)
-        if not state.stale:
+        if not (state.stale or state.outgrown_tuning):
             return False
         other = owner(connection)
     if other is not None:
-        logger.warning("the vector index is stale: run `searchdb index build` as %s, who owns it", other)
+        if state.stale:
+            logger.warning("the vector index is stale: run `searchdb index build` as %s, who owns it", other)
         return False
-    return build_index(engine, method=state.method or "ivfflat") is not None
+    if not state.stale:
+        self_tune(engine, cache, target=target)
+        return False
+    method, value_type = (state.method, state.value_type) if state.chosen else (None, None)
+    return build_index(engine, method=method, value_type=value_type, cache=cache, target=target) is not None
 
 
 class BackgroundRebuilder:
@@ -35,13 +50,18 @@ class BackgroundRebuilder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
+        self._requested: tuple[Engine, Rebuild | None] | None = None
         self._thread: threading.Thread | None = None
 
-    def request(self, engine: Engine) -> None:
-        """Have the index checked, and rebuilt if it is stale; requests during a rebuild lead to one more check."""
+    def request(self, engine: Engine, rebuild: Rebuild | None = None) -> None:
+        """Have the index checked, and rebuilt if it is stale; requests during a rebuild lead to one more check.
+
+        Args:
+            engine: the database.
+            rebuild: `rebuild_if_stale` with other arguments than its defaults.
+        """
         with self._lock:
-            self._engine = engine
+            self._requested = engine, rebuild
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="rebuild-index", daemon=True)
                 self._thread.start()
@@ -55,11 +75,12 @@ class BackgroundRebuilder:
     def _run(self) -> None:
         while True:
             with self._lock:
-                engine, self._engine = self._engine, None
-                if engine is None:
+                requested, self._requested = self._requested, None
+                if requested is None:
                     self._thread = None
                     return
             try:
-                rebuild_if_stale(engine)
+                engine, rebuild = requested
+                (rebuild or rebuild_if_stale)(engine)
             except DatabaseError as exc:  # the next image added requests the next try
                 logger.warning("the vector index was not rebuilt: %s", exc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,15 +14,20 @@ from sqlalchemy import Connection, Engine, text
 
 from searchdb.db.tables import embedding_models, images, index_recalls, query_embeddings
 from searchdb.errors import QueryError
+from searchdb.index.exact import Exact, MeasureCallback, Queries, exact_results
 from searchdb.index.records import Recall, label_of
 from searchdb.index.status import SETTINGS, IndexStatus, index_status
 
-DEFAULT_SAMPLE = 200
-"""Queries of each kind: at recall@10 that is 2,000 neighbours, and on 25,000 images a few seconds of exact scans."""
+DEFAULT_SAMPLE = 100
+"""Queries of each kind: at recall@10 that is 1,000 neighbours. All of them and tuning take less than 20 seconds on
+200,000 images."""
+TIMED_SCANS = 10
+"""Exact scans of each kind of query that are timed: on 200,000 images each takes 0.2 seconds or more."""
 ENOUGH_TEXTS = 20
 """With fewer text queries, a single bad one changes the recall by more than the differences that tuning acts on."""
-SAME_SIMILARITY = 1e-7
-"""Similarities this close count as equal: of two equally similar images either may be found, which is not a miss."""
+SAME_SIMILARITY = 1e-6
+"""Similarities this close count as equal, because they are computed here and in PostgreSQL with float32 numbers: of two
+equally similar images either may be found, which is not a miss."""
 
 # The same form as in match_images. With index scans disabled, PostgreSQL reads all rows, in parallel if it expects that
 # to be faster.
@@ -32,11 +37,6 @@ _EXACT = (
     "ORDER BY nearest.distance + 0, nearest.id"
 )
 _MATCH = "SELECT id, image, similarity FROM match_images(%s, -1, %s)"
-
-MeasureCallback = Callable[[str, int, int], None]
-"""Called with what is being measured, the queries done, and their total."""
-Queries = Mapping[str, np.ndarray]
-"""Unit vectors by kind, `text` before `pictures` (stored images), each float32 of shape (n, 512)."""
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -78,7 +78,9 @@ def measure_recall(
     texts: np.ndarray | None = None,
     progress: MeasureCallback = silent,
 ) -> RecallReport:
-    """Compare match_images with an exact scan, query by query, and store the result.
+    """Compare match_images with an exact scan, and store the result.
+
+    The exact results of all queries come from one pass over the vectors; a few exact scans are timed.
 
     Args:
         count: the k of recall@k.
@@ -106,6 +108,10 @@ def snapshot(engine: Engine) -> Generator[Connection]:
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
         # Plans must not depend on how often a statement has been executed.
         connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+        # Compilation takes longer than many an exact scan, with which match_images is compared.
+        connection.execute(text("SET LOCAL jit = off"))
+        # The page's connections have a limit, and the index is tuned on one of them, too.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
         yield connection
 
 
@@ -128,37 +134,26 @@ def queries_of(connection: Connection, sample: int, texts: np.ndarray | None) ->
     return ({"text": np.stack(found)} if found else {}) | {"pictures": np.stack(stored)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exact:
-    """The exact scan's result for one query: the number of hits, and the similarity of the last."""
-
-    found: int
-    last: float
-
-
 def compare(
     connection: Connection, state: IndexStatus, queries: Queries, count: int, progress: MeasureCallback
-) -> tuple[list[Recall], dict[str, list[Exact]]]:
-    """Run both sides of every query in turn, so that other load on the machine affects both equally."""
+) -> tuple[list[Recall], dict[str, Sequence[Exact]]]:
+    """Compare match_images with the exact results of each query; return both.
+
+    The exact scans that are timed take turns with match_images, so that other load on the machine affects both equally.
+    """
     recalls: list[Recall] = []
-    exact: dict[str, list[Exact]] = {}
+    exact = exact_results(connection, queries, count, state.rows, progress)
     for kind, vectors in queries.items():
-        exact[kind] = []
-        correct = expected = 0
+        correct = 0
         seconds: dict[str, list[float]] = {"exact": [], "match": []}
-        for done, vector in enumerate(vectors):
-            progress(f"exact scan, {label_of(kind)}", done, len(vectors))
-            # For this statement only: match_images could not use its index either with this setting.
-            connection.exec_driver_sql("SET LOCAL enable_indexscan = off")
-            similarities, took = _timed(connection, _EXACT, (vector, vector, count))
-            connection.exec_driver_sql("SET LOCAL enable_indexscan = on")
-            exact[kind].append(Exact(found=len(similarities), last=similarities[-1]))
-            seconds["exact"].append(took)
+        for done, (vector, truth) in enumerate(zip(vectors, exact[kind], strict=True)):
+            progress(f"match_images and exact scans, {label_of(kind)}", done, len(vectors))
+            if done < TIMED_SCANS:
+                seconds["exact"].append(_time_exact_scan(connection, vector, count))
             similarities, took = _timed(connection, _MATCH, (vector, count))
             seconds["match"].append(took)
-            correct += _count_correct(similarities, exact[kind][-1])
-            expected += exact[kind][-1].found
-        progress(f"exact scan, {label_of(kind)}", len(vectors), len(vectors))
+            correct += _count_correct(similarities, truth)
+        expected = sum(truth.found for truth in exact[kind])
         exact_p50, exact_p95 = _percentiles(seconds["exact"])
         p50, p95 = _percentiles(seconds["match"])
         recalls.append(
@@ -180,20 +175,43 @@ def compare(
     return recalls, exact
 
 
-def compare_again(
+def time_again(connection: Connection, seen: Recall, vectors: np.ndarray) -> Recall:
+    """Time match_images with its current setting in turn with exact scans of the first queries."""
+    exact: list[float] = []
+    match: list[float] = []
+    for vector in vectors[:TIMED_SCANS]:
+        exact.append(_time_exact_scan(connection, vector, seen.match_count))
+        match.append(_timed(connection, _MATCH, (vector, seen.match_count))[1])
+    exact_p50, exact_p95 = _percentiles(exact)
+    p50, p95 = _percentiles(match)
+    return replace(seen, p50_ms=p50, p95_ms=p95, exact_p50_ms=exact_p50, exact_p95_ms=exact_p95)
+
+
+def _time_exact_scan(connection: Connection, vector: np.ndarray, count: int) -> float:
+    # For this statement only: match_images could not use its index either with this setting.
+    connection.exec_driver_sql("SET LOCAL enable_indexscan = off")
+    _, took = _timed(connection, _EXACT, (vector, vector, count))
+    connection.exec_driver_sql("SET LOCAL enable_indexscan = on")
+    return took
+
+
+def summary(seen: Recall, exact: Sequence[Exact], results: Sequence[tuple[int, float]]) -> Recall:
+    """Return the measurement that `misses` of every query amount to."""
+    missed, seconds = zip(*results, strict=True)
+    p50, p95 = _percentiles(seconds)
+    recall = 1 - sum(missed) / sum(truth.found for truth in exact)
+    return replace(seen, recall=recall, p50_ms=p50, p95_ms=p95)
+
+
+def misses(
     connection: Connection, seen: Recall, vectors: np.ndarray, exact: Sequence[Exact], progress: MeasureCallback
-) -> Recall:
-    """Measure match_images with its current setting against known results of the exact scan."""
+) -> Generator[tuple[int, float]]:
+    """Search by one query after another with the current setting; yield the hits that are missed, and the seconds."""
     _timed(connection, _MATCH, (vectors[0], seen.match_count))  # compiles the function, which has just changed
-    seconds: list[float] = []
-    correct = 0
     for done, (vector, truth) in enumerate(zip(vectors, exact, strict=True), 1):
         similarities, took = _timed(connection, _MATCH, (vector, seen.match_count))
-        seconds.append(took)
-        correct += _count_correct(similarities, truth)
         progress(f"{SETTINGS[seen.method]} = {seen.setting}, {seen.label}", done, len(vectors))
-    p50, p95 = _percentiles(seconds)
-    return replace(seen, recall=correct / sum(truth.found for truth in exact), p50_ms=p50, p95_ms=p95)
+        yield truth.found - _count_correct(similarities, truth), took
 
 
 def _timed(connection: Connection, statement: str, parameters: tuple[Any, ...]) -> tuple[list[float], float]:

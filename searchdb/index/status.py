@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds, index_recalls
-from searchdb.index.policy import needs_rebuild
+from searchdb.index.policy import needs_rebuild, needs_tuning
 from searchdb.index.records import Recall
 
 MATCH_IMAGES = "match_images(vector, double precision, integer)"
@@ -47,11 +47,15 @@ class BuildProgress:
 class IndexStatus:
     """The state of the vector index, from PostgreSQL's catalog and our own records of builds and measurements.
 
-    `method` is None when there is no index. `scans` counts the searches that used it since it was built. `leftovers`
-    names the indexes that a killed build left behind; they slow down writes, and the next build drops them.
+    `method` is None when there is no index. `value_type` is `vector` or `halfvec`, of the indexed values. `chosen` says
+    whether a person chose method or type, which a rebuild then keeps. `scans` counts the searches that used it since it
+    was built. `leftovers` names the indexes that a killed build left behind; they slow down writes, and the next build
+    drops them.
     """
 
     method: str | None
+    value_type: str | None
+    chosen: bool
     lists: int | None
     m: int | None
     ef_construction: int | None
@@ -74,6 +78,12 @@ class IndexStatus:
         return needs_rebuild(self.rows, self.rows_at_build, method=self.method, valid=self.valid)
 
     @property
+    def outgrown_tuning(self) -> bool:
+        """Whether the rows have doubled since the index was built and tuned, although it needs no rebuild."""
+        at_tuning = max(self.rows_at_build, 0 if self.tuned is None else self.tuned.row_count)
+        return not self.stale and needs_tuning(self.rows, at_tuning, method=self.method)
+
+    @property
     def setting(self) -> int:
         """The search depth: ivfflat's probes, or hnsw's ef_search."""
         stored = self.ef_search if self.method == "hnsw" else self.probes
@@ -87,9 +97,18 @@ class IndexStatus:
             return False
         return self.built_at is None or tuned.measured_at >= self.built_at
 
+    def recall_of(self, kind: str) -> float | None:
+        """Return the recall last measured with a kind of query, `text` or `pictures`; None if it never was."""
+        return next((recall.recall for recall in self.recalls if recall.kind == kind), None)
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, except that dates stay `datetime`."""
-        return {**asdict(self), "stale": self.stale, "tuned_since_build": self.tuned_since_build}
+        return {
+            **asdict(self),
+            "stale": self.stale,
+            "tuned_since_build": self.tuned_since_build,
+            "recall": {kind: self.recall_of(kind) for kind in ("text", "pictures")},
+        }
 
 
 def index_status(connection: Connection) -> IndexStatus:
@@ -97,7 +116,7 @@ def index_status(connection: Connection) -> IndexStatus:
     row = connection.execute(
         text(
             "SELECT am.amname, i.indisvalid, pg_relation_size(c.oid) AS byte_size, c.reloptions, s.idx_scan AS scans, "
-            "p.proconfig FROM pg_proc p "
+            "i.indexprs IS NOT NULL AS half, p.proconfig FROM pg_proc p "
             "LEFT JOIN pg_class c ON c.oid = to_regclass(:name) "
             "LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_am am ON am.oid = c.relam "
             "LEFT JOIN pg_stat_user_indexes s ON s.indexrelid = c.oid WHERE p.oid = to_regprocedure(:function)"
@@ -110,6 +129,8 @@ def index_status(connection: Connection) -> IndexStatus:
     building = build_progress(connection)
     return IndexStatus(
         method=row.amname,
+        value_type=None if row.amname is None else "halfvec" if row.half else "vector",
+        chosen=last.get("chosen", False),
         lists=_option(row.reloptions, "lists"),
         # pgvector's defaults, for an index that was created by hand
         m=_option(row.reloptions, "m") or (16 if hnsw else None),

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
+from searchdb.config import DEFAULT_RECALL
 from searchdb.errors import ConfigError, DatabaseError
-from searchdb.index.build import owner, store_setting
-from searchdb.index.policy import EF_SEARCH, fit_probes
+from searchdb.index.depth import owner, store_setting
+from searchdb.index.exact import Exact, MeasureCallback, Queries
+from searchdb.index.policy import fit_setting
 from searchdb.index.recall import (
     DEFAULT_SAMPLE,
-    Exact,
-    MeasureCallback,
-    Queries,
+    ENOUGH_TEXTS,
     RecallReport,
     compare,
-    compare_again,
+    misses,
     queries_of,
     record,
     silent,
     snapshot,
+    summary,
+    time_again,
 )
 from searchdb.index.records import Recall
 from searchdb.index.status import BUILD_LOCK_KEY, MAX_EF_SEARCH, IndexStatus, index_status
@@ -32,16 +34,15 @@ from searchdb.index.status import BUILD_LOCK_KEY, MAX_EF_SEARCH, IndexStatus, in
 MIN_EF_SEARCH = 40
 """Smallest ef_search tried, pgvector's default: below it a search is hardly faster, but a query whose graph walk fails
 misses all of its neighbours, which a sample of queries rarely shows."""
-TIMED_QUERIES = 50
-"""Queries of each kind that time the chosen setting side by side with the exact scan."""
+PRECISION = 16
+"""The setting found is at most one part in this many above the smallest: noise in the sample is larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneReport:
     """The result of a tuning.
 
-    If the target was `reached`, `chosen` is the setting that match_images has now; if not, it is the best one measured
-    and nothing was changed.
+    `chosen` is the setting that match_images has now: if the target was not `reached`, the best one measured.
     """
 
     target: float
@@ -53,8 +54,9 @@ class TuneReport:
     def notes(self) -> list[str]:
         """Caveats about the result, for people."""
         notes = self.chosen.notes
-        if self.reached and not any(recall.kind == "text" for recall in self.chosen.recalls):
-            notes.append("without text queries, no setting below the default was tried")
+        texts = next((recall.queries for recall in self.chosen.recalls if recall.kind == "text"), 0)
+        if texts < ENOUGH_TEXTS:
+            notes.append(f"with fewer than {ENOUGH_TEXTS} text queries, no setting below the default was tried")
         return notes
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +68,8 @@ class TuneReport:
 def tune_index(
     engine: Engine,
     *,
-    target: float,
+    target: float = DEFAULT_RECALL,
+    margin: float = 0.0,
     count: int = 10,
     sample: int = DEFAULT_SAMPLE,
     texts: np.ndarray | None = None,
@@ -74,11 +77,13 @@ def tune_index(
 ) -> TuneReport | None:
     """Store with match_images the smallest probes or ef_search with which every kind of query reaches the target.
 
-    Settings are tried on match_images itself, in a transaction that no other session sees. Without text queries, no
-    setting below the default is tried. Returns None if another process is building or tuning.
+    Where none reaches it, the best one measured is stored. Settings are tried on match_images itself, in a transaction
+    that no other session sees. With fewer than ENOUGH_TEXTS text queries, no setting below the default is tried.
+    Returns None if another process is building or tuning.
 
     Args:
         target: the recall to reach, above 0 and at most 1.
+        margin: share of the misses that the target allows to leave over, 0 to 1.
         count, sample, texts, progress: as in `measure_recall`.
 
     Raises:
@@ -99,29 +104,25 @@ def tune_index(
             raise DatabaseError("there is no index to tune: run `searchdb index build`")
         queries = queries_of(connection, sample, texts)
         before, exact = compare(connection, state, queries, count, progress)
-
         trials = _Trials(
             connection=connection,
             method=state.method,
             target=target,
+            aim=1 - (1 - target) * (1 - margin),
             smallest=_smallest_setting(state, queries),
             largest=MAX_EF_SEARCH if state.method == "hnsw" else state.lists or 1,
-            before=before,
+            before={recall.kind: recall for recall in before},
             queries=queries,
             exact=exact,
             progress=progress,
         )
-        savepoint = connection.begin_nested()
-        chosen = trials.search()
-        reached = trials.reaches_target(chosen)
-        chosen = _timed_again(connection, state, chosen, queries, progress)
-        if reached:
-            savepoint.commit()
-            record(connection, chosen)
-        else:
-            savepoint.rollback()
+        chosen = [time_again(connection, recall, queries[recall.kind]) for recall in trials.search()]
+        record(connection, chosen)
     return TuneReport(
-        target=target, reached=reached, before=RecallReport(recalls=before), chosen=RecallReport(recalls=chosen)
+        target=target,
+        reached=all(recall.recall >= target for recall in chosen),
+        before=RecallReport(recalls=before),
+        chosen=RecallReport(recalls=chosen),
     )
 
 
@@ -132,71 +133,72 @@ class _Trials:
     connection: Connection
     method: str
     target: float
+    aim: float
     smallest: int
     largest: int
-    before: Sequence[Recall]
+    before: Mapping[str, Recall]
     queries: Queries
     exact: Mapping[str, Sequence[Exact]]
     progress: MeasureCallback
+    measured: dict[tuple[str, int], Recall] = field(default_factory=dict[tuple[str, int], Recall])
 
     def search(self) -> list[Recall]:
-        """Return the measurements of the smallest setting that reaches the target, or else those of the largest.
+        """Store the smallest setting with which every kind reaches the aim, or else the largest; return its recalls.
 
-        Doubles the setting until it reaches the target, then bisects: apart from a little noise, recall grows with the
+        Texts need more than stored images, so that the images mostly confirm what the texts have found.
+        """
+        setting = self.smallest
+        for kind in self.before:
+            setting = self._smallest_for(kind, setting)
+        store_setting(self.connection, self.method, setting)
+        return [self._measure(kind, setting) for kind in self.before]
+
+    def _smallest_for(self, kind: str, smallest: int) -> int:
+        """Return the smallest setting from `smallest` on with which a kind of query reaches the aim, or the largest.
+
+        Doubles the setting until it reaches the aim, then bisects: apart from a little noise, recall grows with the
         setting.
         """
-        too_small, setting = self.smallest - 1, self.smallest
-        best = self.measure(setting)
-        while not self.reaches_target(best) and setting < self.largest:
+        too_small, setting = smallest - 1, smallest
+        while setting < self.largest and not self._reaches(kind, setting):
             too_small, setting = setting, min(2 * setting, self.largest)
-            best = self.measure(setting)
-        if not self.reaches_target(best):
-            return best
-        while setting - too_small > 1:
+        while setting - too_small > max(1, setting // PRECISION):
             middle = (too_small + setting) // 2
-            measured = self.measure(middle)
-            if self.reaches_target(measured):
-                setting, best = middle, measured
+            if self._reaches(kind, middle):
+                setting = middle
             else:
                 too_small = middle
-        return best
+        return setting
 
-    def measure(self, setting: int) -> list[Recall]:
-        """Measure a setting: each kind of query, up to the first that misses the target; all kinds for the largest."""
+    def _reaches(self, kind: str, setting: int) -> bool:
+        """Whether a kind of query reaches the aim; the measurement ends as soon as it cannot any more."""
         store_setting(self.connection, self.method, setting)
-        measured: list[Recall] = []
-        for base in self.before:
-            trial = replace(base, setting=setting, target=self.target)
-            vectors, exact = self.queries[base.kind], self.exact[base.kind]
-            measured.append(compare_again(self.connection, trial, vectors, exact, self.progress))
-            if measured[-1].recall < self.target and setting < self.largest:
-                break
-        return measured
+        # What float arithmetic leaves of 1 - aim may be a little less than whole hits.
+        allowed = (1 - self.aim) * sum(truth.found for truth in self.exact[kind]) + 1e-6
+        results: list[tuple[int, float]] = []
+        for result in self._misses(kind, setting):
+            results.append(result)
+            allowed -= result[0]
+            if allowed < 0:
+                return False
+        self.measured[kind, setting] = summary(self._trial(kind, setting), self.exact[kind], results)
+        return True
 
-    def reaches_target(self, measured: Sequence[Recall]) -> bool:
-        return all(recall.recall >= self.target for recall in measured)
+    def _measure(self, kind: str, setting: int) -> Recall:
+        known = self.measured.get((kind, setting))
+        if known is not None:
+            return known
+        return summary(self._trial(kind, setting), self.exact[kind], list(self._misses(kind, setting)))
 
+    def _misses(self, kind: str, setting: int) -> Iterator[tuple[int, float]]:
+        trial, vectors, exact = self._trial(kind, setting), self.queries[kind], self.exact[kind]
+        return misses(self.connection, trial, vectors, exact, self.progress)
 
-def _timed_again(
-    connection: Connection, state: IndexStatus, chosen: Sequence[Recall], queries: Queries, progress: MeasureCallback
-) -> list[Recall]:
-    """Return measurements with times taken in turn with the exact scan, not minutes after it."""
-    store_setting(connection, chosen[0].method, chosen[0].setting)
-    few = {kind: vectors[:TIMED_QUERIES] for kind, vectors in queries.items()}
-    timed, _ = compare(connection, state, few, chosen[0].match_count, progress)
-    return [
-        replace(
-            recall,
-            p50_ms=times.p50_ms,
-            p95_ms=times.p95_ms,
-            exact_p50_ms=times.exact_p50_ms,
-            exact_p95_ms=times.exact_p95_ms,
-        )
-        for recall, times in zip(chosen, timed, strict=True)
-    ]
+    def _trial(self, kind: str, setting: int) -> Recall:
+        return replace(self.before[kind], setting=setting, target=self.target)
 
 
 def _smallest_setting(state: IndexStatus, queries: Queries) -> int:
-    if "text" in queries:
+    if len(queries.get("text", ())) >= ENOUGH_TEXTS:
         return MIN_EF_SEARCH if state.method == "hnsw" else 1
-    return EF_SEARCH if state.method == "hnsw" else fit_probes(state.lists or 1)
+    return fit_setting(state.method or "ivfflat", state.lists, None, rows=state.rows)

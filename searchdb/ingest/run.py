@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 from searchdb.db.database import Database
 from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError
+from searchdb.index.rebuild import Rebuild, rebuild_if_stale
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.store import Store
@@ -42,11 +43,12 @@ def run_ingest(
     retry_failed: bool = False,
     enqueue_only: bool = False,
     progress: ProgressCallback = no_progress,
+    rebuild: Rebuild = rebuild_if_stale,
 ) -> IngestReport:
     """Queue items and, unless `enqueue_only`, process the queue until they are done, together with other workers.
 
-    An index that the collection has outgrown is rebuilt at the end. An interrupted run leaves the rest queued, behind
-    the chunks that other runs wait for.
+    An index that the collection has outgrown is rebuilt at the end, by `rebuild`. An interrupted run leaves the rest
+    queued, behind the chunks that other runs wait for.
 
     Raises:
         ModelError: the model cannot be loaded or is not the collection's.
@@ -77,7 +79,7 @@ def run_ingest(
         with ExitStack() as stack:
             for queued in queueing:
                 if queued.queued and worker is None and not enqueue_only:
-                    worker = stack.enter_context(_running_worker(database, make_ingest, DEFAULT_CONCURRENCY))
+                    worker = stack.enter_context(_running_worker(database, make_ingest, DEFAULT_CONCURRENCY, rebuild))
                 report_progress()
             queued.total = queued.done + queued.queued
             if worker is not None:
@@ -102,6 +104,7 @@ def run_worker(
     stop: threading.Event | None = None,
     concurrency: int = DEFAULT_CONCURRENCY,
     progress: ProgressCallback = no_progress,
+    rebuild: Rebuild = rebuild_if_stale,
 ) -> IngestReport:
     """Process the queue until `stop` is set or, with `drain`, it is empty; return what this worker did.
 
@@ -113,7 +116,7 @@ def run_worker(
     """
     stop = stop or threading.Event()
     queue = Queue(database.engine)
-    with _running_worker(database, make_ingest, concurrency) as worker:
+    with _running_worker(database, make_ingest, concurrency, rebuild) as worker:
         while not (stop.is_set() or worker.join(PROGRESS_S) or (drain and _is_empty(queue, database, cancel=stop))):
             progress(worker.report)
     progress(worker.report)
@@ -134,11 +137,13 @@ def _abandon(run_id: UUID, queue: Queue, queued: IngestReport, progress: Progres
 
 
 @contextmanager
-def _running_worker(database: Database, make_ingest: Callable[[], Ingest], concurrency: int) -> Generator[Worker]:
+def _running_worker(
+    database: Database, make_ingest: Callable[[], Ingest], concurrency: int, rebuild: Rebuild
+) -> Generator[Worker]:
     """Run a worker; at the end, also when interrupted, wait until the images it has started are stored."""
     from searchdb.ingest.worker import Worker  # imports Procrastinate, which a search does not need
 
-    worker = Worker(database=database, make_ingest=make_ingest, concurrency=concurrency)
+    worker = Worker(database=database, make_ingest=make_ingest, concurrency=concurrency, rebuild=rebuild)
     worker.start()
     try:
         yield worker

@@ -20,7 +20,7 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 from searchdb.db.database import Database
 from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, ModelError
-from searchdb.index import rebuild
+from searchdb.index.rebuild import Rebuild, rebuild_if_stale
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.ingest.queue import ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
 
@@ -55,10 +55,16 @@ class Worker:
         database: the collection's.
         make_ingest: called at the first chunk, so that an idle worker holds no model.
         concurrency: chunks processed at a time.
+        rebuild: rebuilds the vector index if the collection has outgrown it.
     """
 
     def __init__(
-        self, *, database: Database, make_ingest: Callable[[], Ingest], concurrency: int = DEFAULT_CONCURRENCY
+        self,
+        *,
+        database: Database,
+        make_ingest: Callable[[], Ingest],
+        concurrency: int = DEFAULT_CONCURRENCY,
+        rebuild: Rebuild = rebuild_if_stale,
     ) -> None:
         self._database = database
         self._queue = Queue(database.engine)
@@ -67,6 +73,7 @@ class Worker:
         self._making = threading.Lock()
         self._active_jobs: set[int] = set()
         self._concurrency = concurrency
+        self._rebuild = rebuild
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._session: ProcrastinateWorker | None = None
@@ -223,7 +230,7 @@ class Worker:
     def rebuild_index(self) -> None:
         """Rebuild the vector index if the collection has outgrown it."""
         if self.report.stored:
-            self.index_rebuilt |= rebuild.rebuild_if_stale(self._database.engine)
+            self.index_rebuilt |= self._rebuild(self._database.engine)
 
     def _work(self, context: procrastinate.JobContext) -> None:
         """Ingest one chunk, in one of the executor's threads."""

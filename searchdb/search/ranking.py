@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import ColumnElement, Connection, Select
 
-from searchdb.db.tables import Embedding, images
+from searchdb.db.tables import VECTOR_INDEX, Embedding, images
 from searchdb.records import EMBEDDING_DIMENSION
 
 MAX_HITS = 1000
@@ -23,7 +24,8 @@ FILTERED_PROBES = 2
 out."""
 
 # The settings of the tuned function, so that a rebuilt index serves both. The limit on what an approximate scan may
-# read before it gives up is raised: pages must be filled even if few of the nearest images match.
+# read before it gives up is raised: pages must be filled even if few of the nearest images match. Without sorts the
+# planner takes the index, but thinks the plan so expensive that it would compile it, for a second or more.
 _SETTINGS = sa.text(
     """
     WITH tuned AS (
@@ -33,6 +35,7 @@ _SETTINGS = sa.text(
         AND split_part(setting, '=', 1) IN ('ivfflat.probes', 'hnsw.ef_search')
     )
     SELECT set_config('enable_sort', 'off', true),
+        set_config('jit', 'off', true),
         set_config('ivfflat.iterative_scan', 'relaxed_order', true),
         set_config('hnsw.iterative_scan', 'relaxed_order', true),
         set_config('hnsw.max_scan_tuples', '1000000', true),
@@ -40,6 +43,13 @@ _SETTINGS = sa.text(
         (SELECT count(set_config(name, least(:factor * value, most)::text, true))
          FROM tuned JOIN (VALUES ('ivfflat.probes', 32768), ('hnsw.ef_search', 1000)) AS bounds (of, most) ON of = name)
     """
+)
+
+# Whether the index is over halfvec, as match_images asks, too.
+_IS_HALF = sa.literal_column(
+    f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{VECTOR_INDEX}') "
+    "AND indisvalid AND indexprs IS NOT NULL)",
+    sa.Boolean,
 )
 
 
@@ -133,9 +143,28 @@ def _scan_matching(
     rows = sa.select(images.c.id, (1 - distance).label("similarity")).where(condition)
     narrow = rows.limit(NARROW_ROWS + 1).cte("narrow")
     is_wide = sa.select(sa.func.count() > NARROW_ROWS).select_from(narrow).scalar_subquery()
-    wide = [rows.where(is_wide).order_by(distance).limit(limit).cte(f"wide_{limit}") for limit in limits]
+    wide = [_scan_index(vector, rows.where(is_wide), limit).cte(f"wide_{limit}") for limit in limits]
     gave_up = sa.select(sa.func.count() < limits[-1]).select_from(wide[-1]).scalar_subquery()
     # "+ 0" prevents the use of the index, which has just given up.
     every = rows.where(is_wide, gave_up).order_by(distance + 0, images.c.id).limit(limits[-1]).cte("every")
     few = sa.select(narrow.c.id, narrow.c.similarity).where(sa.not_(is_wide))
     return [few, *(sa.select(part.c.id, part.c.similarity) for part in (*wide, every))]
+
+
+def _scan_index(vector: ColumnElement[Any], rows: Select[Any, Any], limit: int) -> sa.CompoundSelect[Any, Any]:
+    """Return a scan for the nearest of `rows`, by whichever of the two kinds of index there is.
+
+    One over halfvec gives candidates, a few more than `limit`, that the vectors rank, as in match_images.
+    """
+    distance = images.c.embedding.cosine_distance(vector)
+    half = HALFVEC(EMBEDDING_DIMENSION)
+    half_distance = sa.cast(images.c.embedding, half).op("<=>")(sa.cast(vector, half))
+    exactly = rows.where(sa.not_(_IS_HALF)).order_by(distance).limit(limit).subquery("exactly")
+    roughly = rows.where(_IS_HALF).order_by(half_distance).limit(limit + max(30, limit // 5)).subquery("roughly")
+    reranked = (
+        sa.select(roughly.c.id, roughly.c.similarity)
+        .order_by(roughly.c.similarity.desc(), roughly.c.id)
+        .limit(limit)
+        .subquery("reranked")
+    )
+    return sa.union_all(sa.select(exactly.c.id, exactly.c.similarity), sa.select(reranked.c.id, reranked.c.similarity))

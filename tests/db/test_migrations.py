@@ -238,7 +238,7 @@ def test_the_threshold_is_exact_at_its_boundary(raw: psycopg.Connection, vectors
     ("arguments", "message"),
     [
         ("NULL", "query_embedding is NULL"),
-        ("'[1,2,3]'", "has 3 numbers, the pictures have 512"),
+        ("'[1,2,3]'", "has 3 numbers, the images have 512"),
         (f"'[{','.join('0' * 512)}]'", "zero vector"),
         (f"'[{','.join('1' * 512)}]', 0, -5", "match_count is -5"),
     ],
@@ -288,3 +288,84 @@ def test_search_images_equals_match_images_of_the_texts_embedding(raw: psycopg.C
 def test_a_reference_too_long_for_the_unique_index_violates_a_named_constraint(raw: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.CheckViolation, match="images_image_length_check"):
         raw.execute("UPDATE images SET image = repeat('x', 2049) WHERE id = (SELECT min(id) FROM images)")
+
+
+def config_of_match_images(database: Database) -> set[str]:
+    with database.connect() as connection:
+        return set(connection.scalar(sa.text("SELECT proconfig FROM pg_proc WHERE proname = 'match_images'")))
+
+
+def test_match_images_is_planned_for_the_index_and_never_compiled(database: Database) -> None:
+    assert config_of_match_images(database) == {
+        "plan_cache_mode=force_custom_plan",
+        "enable_seqscan=off",
+        "jit=off",
+        "ivfflat.iterative_scan=relaxed_order",
+        "hnsw.iterative_scan=relaxed_order",
+    }
+
+
+HALF_INDEX = f"CREATE INDEX {VECTOR_INDEX} ON images USING hnsw ((embedding::halfvec(512)) halfvec_cosine_ops)"
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_match_images_uses_an_index_over_halfvec_and_ranks_by_the_stored_vectors(
+    raw: psycopg.Connection, vectors: np.ndarray, call: LiteralString
+) -> None:
+    raw.execute(f"DROP INDEX {VECTOR_INDEX}")
+    raw.execute(HALF_INDEX)
+    before = index_scans(raw)
+    rows = raw.execute(call, {"v": vectors[5], "t": -1.0, "c": 7}).fetchall()
+    assert [row[1] for row in rows] == nearest(vectors, vectors[5], 7)
+    assert [row[2] for row in rows] == pytest.approx(-np.sort(-(vectors @ vectors[5]))[:7], abs=1e-6)
+    assert index_scans(raw) > before
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_with_halves_the_length_of_a_query_does_not_matter(
+    raw: psycopg.Connection, vectors: np.ndarray, scale: float
+) -> None:
+    raw.execute(f"DROP INDEX {VECTOR_INDEX}")
+    raw.execute(HALF_INDEX)
+    rows = raw.execute("SELECT image FROM match_images(%s, -1, 5)", [vectors[5] * np.float32(scale)]).fetchall()
+    assert [row[0] for row in rows] == nearest(vectors, vectors[5], 5)
+
+
+@pytest.mark.parametrize("count", [0, 1, ROWS - 1, ROWS, 10_000])
+def test_with_halves_there_are_as_many_hits_as_asked_for(raw: psycopg.Connection, count: int) -> None:
+    raw.execute(f"DROP INDEX {VECTOR_INDEX}")
+    raw.execute(HALF_INDEX)
+    rows = raw.execute("SELECT * FROM match_images(text_embedding('first'), -1, %s)", [count]).fetchall()
+    assert len(rows) == min(count, ROWS)
+
+
+@pytest.mark.parametrize("spoil", ["invalid", "none"])
+def test_match_images_is_exact_without_a_usable_index(raw: psycopg.Connection, vectors: np.ndarray, spoil: str) -> None:
+    raw.execute(f"DROP INDEX {VECTOR_INDEX}")
+    if spoil == "invalid":
+        raw.execute(HALF_INDEX)
+        raw.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", [VECTOR_INDEX])
+    rows = raw.execute("SELECT image FROM match_images(%s, -1, 9)", [vectors[3]]).fetchall()
+    assert [row[0] for row in rows] == nearest(vectors, vectors[3], 9)
+
+
+@pytest.mark.slow
+def test_downgrading_and_upgrading_keep_what_was_tuned_and_an_index_that_match_images_can_use(
+    settings: Settings, filled: Database, vectors: np.ndarray
+) -> None:
+    function = "match_images(vector, double precision, integer)"
+    with filled.begin() as connection:
+        connection.exec_driver_sql(f"ALTER FUNCTION {function} SET hnsw.ef_search = 77")
+        connection.exec_driver_sql(f"DROP INDEX {VECTOR_INDEX}")
+        connection.exec_driver_sql(HALF_INDEX)
+    for step in (["downgrade", "0007"], ["upgrade", "head"]):
+        result = alembic(settings, *step)
+        assert result.returncode == 0, result.stderr
+        assert "hnsw.ef_search=77" in config_of_match_images(filled)
+        assert ("jit=off" in config_of_match_images(filled)) == (step[0] == "upgrade")
+        with psycopg.connect(filled.libpq_url, autocommit=True) as connection:
+            register_vector(connection)
+            before = index_scans(connection)
+            rows = connection.execute("SELECT image FROM match_images(%s, -1, 9)", [vectors[3]]).fetchall()
+            assert [row[0] for row in rows] == nearest(vectors, vectors[3], 9)
+            assert index_scans(connection) > before

@@ -6,6 +6,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, LiteralString
 
 import numpy as np
@@ -23,9 +25,8 @@ from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.build import build_index
 from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.index.status import MATCH_IMAGES, IndexStatus, index_status
-from searchdb.index.tune import tune_index
 from tests.helpers.sql_calls import CALLS
-from tests.helpers.vectors import clustered, fill, recall
+from tests.helpers.vectors import cache_texts, clustered, fill, real_like, real_like_texts, recall
 from tests.helpers.waiting import GIVE_UP_S
 
 
@@ -38,13 +39,17 @@ def test_an_unbuilt_index_is_exact(database: Database) -> None:
 def test_building_fits_the_index_and_the_function_and_keeps_recall(database: Database) -> None:
     vectors = clustered(3000)
     fill(database, vectors)
-    built = build_index(database.engine)
+    built = build_index(database.engine, method="ivfflat", value_type="vector")
     assert built is not None
-    assert (built.method, built.lists, built.probes, built.valid) == ("ivfflat", 54, 40, True)
+    assert (built.method, built.value_type, built.lists, built.probes, built.valid) == (
+        "ivfflat",
+        "vector",
+        54,
+        40,
+        True,
+    )
     assert (built.rows, built.rows_at_build, built.stale) == (3000, 3000, False)
-    with database.connect() as connection:
-        definition = connection.scalar(sa.text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": VECTOR_INDEX})
-        assert definition.endswith("USING ivfflat (embedding vector_cosine_ops) WITH (lists='54')")
+    assert definition(database).endswith("USING ivfflat (embedding vector_cosine_ops) WITH (lists='54')")
     assert recall(database, vectors, clustered(50, seed=1)) >= 0.95
 
 
@@ -120,6 +125,8 @@ def test_short_of_shared_memory_a_build_uses_one_process(database: Database, cap
     ("options", "message"),
     [
         ({"method": "flat"}, "no index method 'flat'"),
+        ({"value_type": "bit"}, "no type 'bit' of indexed values"),
+        ({"target": 1.5}, "must be above 0"),
         ({"method": "hnsw", "lists": 3}, "lists is a parameter of ivfflat"),
         ({"m": 8}, "parameters of hnsw"),
         ({"ef_construction": 80}, "parameters of hnsw"),
@@ -160,23 +167,63 @@ def test_only_the_owner_builds(database: Database, admin: sa.Engine, caplog: pyt
             connection.execute(sa.text("DROP ROLE plain_reader"))
 
 
+def test_by_default_a_large_collection_gets_a_graph_over_halves(database: Database) -> None:
+    vectors = real_like(2000)
+    fill(database, vectors)
+    built = build_index(database.engine)
+    assert built is not None
+    assert (built.method, built.value_type, built.m, built.ef_construction) == ("hnsw", "halfvec", 24, 256)
+    assert (built.ef_search, built.valid, built.stale, built.chosen) == (100, True, False, False)
+    assert definition(database).endswith(
+        "USING hnsw (((embedding)::halfvec(512)) halfvec_cosine_ops) WITH (m='24', ef_construction='256')"
+    )
+    assert "hnsw over halfvec, m 24, ef_construction 256, ef_search 100; 2,000 rows now" in index_summary(built)
+    assert recall(database, vectors, real_like_texts(50)) >= 0.97
+
+
+def test_by_default_a_small_collection_is_exact(database: Database) -> None:
+    vectors = real_like(999)
+    fill(database, vectors)
+    built = build_index(database.engine)
+    assert built is not None
+    assert (built.method, built.lists, built.stale, built.recalls) == ("ivfflat", 1, False, ())
+    assert recall(database, vectors, real_like_texts(20)) == 1
+
+
+@pytest.mark.parametrize("value_type", ["vector", "halfvec"])
+@pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
+def test_match_images_serves_every_kind_of_index(database: Database, method: str, value_type: str) -> None:
+    vectors = real_like(1500)
+    fill(database, vectors)
+    built = build_index(database.engine, method=method, value_type=value_type)
+    assert built is not None
+    assert (built.method, built.value_type, built.chosen) == (method, value_type, True)
+    before = scans(database)
+    for count in (1, 10, 100, 1000):
+        assert recall(database, vectors, real_like_texts(10), count=count) >= 0.95
+    with database.connect() as connection:
+        connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+    assert scans(database) > before
+
+
 @pytest.mark.slow
 def test_hnsw_is_built_in_place_of_ivfflat_and_back(database: Database) -> None:
     vectors = clustered(3000)
     fill(database, vectors)
-    built = build_index(database.engine, method="hnsw", m=12)
+    built = build_index(database.engine, method="hnsw", value_type="vector", m=12)
     assert built is not None
-    assert (built.method, built.m, built.ef_construction, built.ef_search) == ("hnsw", 12, 128, 100)
+    assert (built.method, built.m, built.ef_construction, built.ef_search) == ("hnsw", 12, 256, 100)
     assert (built.lists, built.valid, built.stale, built.leftovers) == (None, True, False, ())
-    assert "hnsw, m 12, ef_construction 128, ef_search 100; 3,000 rows now" in index_summary(built)
+    assert "hnsw, m 12, ef_construction 256, ef_search 100; 3,000 rows now" in index_summary(built)
     assert definition(database).endswith(
-        "USING hnsw (embedding vector_cosine_ops) WITH (m='12', ef_construction='128')"
+        "USING hnsw (embedding vector_cosine_ops) WITH (m='12', ef_construction='256')"
     )
     assert recall(database, vectors, clustered(50, seed=1)) >= 0.9
     with database.connect() as connection:
         row = connection.execute(sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)).one()
-        assert (row.method, row.lists, row.m, row.ef_construction, row.row_count) == ("hnsw", None, 12, 128, 3000)
-    back = build_index(database.engine)
+        assert (row.method, row.lists, row.m, row.ef_construction, row.row_count) == ("hnsw", None, 12, 256, 3000)
+        assert (row.type, row.chosen) == ("vector", True)
+    back = build_index(database.engine, method="ivfflat")
     assert back is not None
     assert (back.method, back.lists, back.probes) == ("ivfflat", 54, 40)
 
@@ -286,21 +333,21 @@ def definition(database: Database) -> str:
         return connection.scalar(sa.text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": VECTOR_INDEX})
 
 
-def test_a_build_keeps_the_share_of_lists_that_was_tuned(database: Database) -> None:
+def test_every_build_is_tuned(database: Database) -> None:
     fill(database, clustered(1000))
-    build_index(database.engine, lists=20)
-    report = tune_index(database.engine, target=0.8, texts=clustered(30, seed=1), sample=30)
-    assert report is not None
-    probes = report.chosen.recalls[0].setting
-    assert probes < 20
-    built = build_index(database.engine, lists=40)
-    assert built is not None
-    assert built.probes == 2 * probes
-    assert not built.tuned_since_build
-    assert "not since the last build, which kept the search effort" in dict(index_details(built))["tuned"]
-    again = build_index(database.engine, lists=20)
-    assert again is not None
-    assert again.probes == probes
+    cache_texts(database, clustered(30, seed=1))
+    for lists in (20, 40):
+        built = build_index(database.engine, lists=lists, target=0.8)
+        assert built is not None
+        assert built.tuned is not None
+        assert built.tuned_since_build
+        assert (built.tuned.target, built.tuned.lists, built.tuned.setting) == (0.8, lists, built.probes)
+        assert built.probes is not None
+        assert built.probes < lists
+        assert dict(index_details(built))["tuned"].startswith("to recall 0.8 on")
+    assert built.built_at is not None
+    stale = replace(built, built_at=built.built_at + timedelta(hours=1))
+    assert "not since the last build, which kept the search effort" in dict(index_details(stale))["tuned"]
 
 
 def test_the_summary_says_whether_the_index_fits(database: Database) -> None:

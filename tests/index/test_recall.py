@@ -13,18 +13,18 @@ from pgvector.psycopg import register_vector
 
 from searchdb.cli.index_prose import index_details, recall_line, tuning_summary
 from searchdb.config import Settings
-from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import images, index_recalls, query_embeddings
 from searchdb.errors import ConfigError, DatabaseError, QueryError
 from searchdb.index.build import build_index
 from searchdb.index.policy import fit_probes
-from searchdb.index.recall import measure_recall
+from searchdb.index.recall import ENOUGH_TEXTS, measure_recall
 from searchdb.index.status import BUILD_LOCK_KEY, index_status
 from searchdb.index.tune import tune_index
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from tests.helpers.cli import output, run
-from tests.helpers.vectors import MODEL, clustered, fill
+from tests.helpers.vectors import cache_texts, clustered, fill
 
 ROWS = 2000
 
@@ -42,19 +42,8 @@ def vectors(database: Database) -> np.ndarray:
     """The vectors of the images in `database`, whose index was built on them."""
     vectors = clustered(ROWS)
     fill(database, vectors)
-    build_index(database.engine)
+    build_index(database.engine, method="ivfflat")
     return vectors
-
-
-def cache(database: Database, queries: np.ndarray) -> None:
-    """Store vectors of texts in the query cache."""
-    with database.begin() as connection:
-        model_id = claim_model(connection, MODEL)
-        rows = [
-            {"embedding_model_id": model_id, "query": f"text {n}", "embedding": vector}
-            for n, vector in enumerate(queries)
-        ]
-        connection.execute(sa.insert(query_embeddings), rows)
 
 
 def true_recall(database: Database, vectors: np.ndarray, queries: np.ndarray, count: int = 10) -> float:
@@ -79,7 +68,7 @@ def test_recall_is_measured_separately_for_texts_and_images(
     database: Database, vectors: np.ndarray, probes: int
 ) -> None:
     texts = off_manifold(40)
-    cache(database, texts)
+    cache_texts(database, texts)
     set_depth(database, "ivfflat.probes", probes)
     report = measure_recall(database.engine, sample=40)
     text, stored = report.recalls
@@ -94,7 +83,7 @@ def test_recall_is_measured_separately_for_texts_and_images(
 
 
 def test_the_last_measurement_is_in_the_status(database: Database, vectors: np.ndarray) -> None:
-    cache(database, off_manifold(5))
+    cache_texts(database, off_manifold(5))
     measure_recall(database.engine, sample=3, count=7)
     with database.connect() as connection:
         state = index_status(connection)
@@ -118,7 +107,7 @@ def test_notes_warn_about_few_or_no_texts(database: Database, vectors: np.ndarra
     assert [seen.kind for seen in report.recalls] == ["pictures"]
     assert "stored images alone overstate the recall" in report.notes[0]
     assert report.to_json()["text"] is None
-    cache(database, off_manifold(3))
+    cache_texts(database, off_manifold(3))
     report = measure_recall(database.engine, sample=5)
     assert "3 text queries give only a rough figure" in report.notes[0]
 
@@ -160,7 +149,7 @@ def test_tuning_sets_the_smallest_setting_that_reaches_the_target_for_every_clie
 ) -> None:
     build_index(database.engine, method=method)
     texts = off_manifold(60)
-    cache(database, texts)
+    cache_texts(database, texts)
     report = tune_index(database.engine, target=0.95, sample=60)
     assert report is not None
     assert report.reached
@@ -184,7 +173,7 @@ def test_tuning_sets_the_smallest_setting_that_reaches_the_target_for_every_clie
             assert "changed manually since" in dict(index_details(index_status(connection)))["tuned"]
 
 
-def test_a_target_out_of_reach_is_reported_and_nothing_changed(database: Database, vectors: np.ndarray) -> None:
+def test_of_settings_that_miss_the_target_the_best_is_set_and_reported(database: Database, vectors: np.ndarray) -> None:
     build_index(database.engine, method="hnsw", m=2, ef_construction=4)
     report = tune_index(database.engine, target=1.0, texts=off_manifold(40), sample=20)
     assert report is not None
@@ -193,12 +182,19 @@ def test_a_target_out_of_reach_is_reported_and_nothing_changed(database: Databas
     assert "recall 1.0 is out of reach: the best measured is 0." in tuning_summary(report)
     with database.connect() as connection:
         state = index_status(connection)
-        assert connection.scalar(sa.select(sa.func.count()).select_from(index_recalls)) == 0
-    assert state.ef_search == 100
-    assert state.tuned is None
+    assert state.ef_search == 1000
+    assert state.tuned is not None
+    assert (state.tuned.kind, state.tuned.target, state.tuned.setting) == ("text", 1.0, 1000)
+    assert state.tuned.recall < 1
+    assert f"which was out of reach: {state.tuned.recall:.3f} on texts" in dict(index_details(state))["tuned"]
 
 
-def test_without_texts_the_setting_stays_at_its_default_or_above(database: Database, vectors: np.ndarray) -> None:
+@pytest.mark.parametrize("texts", [0, ENOUGH_TEXTS - 1])
+def test_with_few_texts_the_setting_stays_at_its_default_or_above(
+    database: Database, vectors: np.ndarray, texts: int
+) -> None:
+    if texts:
+        cache_texts(database, off_manifold(texts))
     report = tune_index(database.engine, target=0.5, sample=20)
     assert report is not None
     assert report.chosen.recalls[0].setting == fit_probes(44)
@@ -232,6 +228,7 @@ def test_a_reader_measures_but_does_not_tune(database: Database, vectors: np.nda
         connection.execute(sa.text("CREATE ROLE plain_measurer LOGIN"))
     with database.begin() as connection:
         connection.execute(sa.text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO plain_measurer"))
+        measured = connection.scalar(sa.select(sa.func.count()).select_from(index_recalls))
     url = database.url.set(username="plain_measurer").render_as_string(hide_password=False)
     settings = Settings(database_url=url.replace("+psycopg", ""), model="demo")
     with Database(settings) as theirs:
@@ -239,7 +236,7 @@ def test_a_reader_measures_but_does_not_tune(database: Database, vectors: np.nda
         with pytest.raises(DatabaseError, match="only the owner of match_images may tune it: connect as postgres"):
             tune_index(theirs.engine, target=0.9)
     with database.begin() as connection:
-        assert connection.scalar(sa.select(sa.func.count()).select_from(index_recalls)) == 0
+        assert connection.scalar(sa.select(sa.func.count()).select_from(index_recalls)) == measured
         connection.execute(sa.text("DROP OWNED BY plain_measurer"))
     with admin.connect() as connection:
         connection.execute(sa.text("DROP ROLE plain_measurer"))
@@ -256,13 +253,17 @@ def test_the_commands(settings: Settings, database: Database, embedder: CLIPEmbe
     assert run(settings, "index", "build", "--method", "hnsw", "--lists", "5").exit_code == 2
     assert run(settings, "index", "build", "--m", "5").exit_code == 2
     assert run(settings, "index", "build", "--method", "hnsw", "--m", "50", "--ef-construction", "60").exit_code == 2
-    assert "1,200 rows: fits" in output(run(settings, "index", "build"))
+    built = output(run(settings, "index", "build"))
+    assert "1,200 rows: fits" in built
+    assert "tuned     to recall 0.98 on" in built
+    with database.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings)) == len(EVERYDAY_TEXTS)
     measured = json.loads(output(run(settings, "index", "recall", "--queries", texts, "--sample", "5", "--json")))
     assert (measured["text"]["queries"], measured["pictures"]["queries"]) == (2, 5)
     assert run(settings, "index", "recall", "--queries", "-", stdin="\n").exit_code == 2
     result = run(settings, "index", "tune", "--recall", "0.9", "--sample", "5")
     assert "match_images now searches with" in output(result)
-    assert "2 text queries give only a rough figure" in result.stderr
+    assert "5 text queries give only a rough figure" in result.stderr
     assert "tuned     to recall 0.9 on" in output(run(settings, "index", "status"))
     status = json.loads(output(run(settings, "index", "status", "--json")))
     assert status["tuned_since_build"]

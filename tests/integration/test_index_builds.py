@@ -29,7 +29,7 @@ def vectors(database: Database) -> np.ndarray:
     """The vectors of the images in `database`, whose index was built on them."""
     vectors = clustered(ROWS)
     fill(database, vectors)
-    build.build_index(database.engine)
+    build.build_index(database.engine, method="ivfflat")
     return vectors
 
 

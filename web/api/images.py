@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 from flask import Response, current_app, url_for
@@ -9,7 +10,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from werkzeug.datastructures import FileStorage
 
-from searchdb.index.rebuild import BackgroundRebuilder
+from searchdb.index.rebuild import BackgroundRebuilder, rebuild_if_stale
 from searchdb.ingest.adder import SOURCE, Adder, Addition
 from searchdb.records import SourceItem
 
@@ -143,5 +144,7 @@ def _response(added: Addition) -> Response:
     response = json_response(image_response(added.image), 201 if added.created else 200)
     response.headers["Location"] = url_for(".get_image", image_id=added.image.id)
     if added.created:
-        cast(BackgroundRebuilder, current_app.extensions[REBUILDER]).request(backend().database().engine)
+        model, recall = backend().model(), backend().settings.recall
+        rebuild = partial(rebuild_if_stale, cache=lambda: model.query_cache, target=recall)
+        cast(BackgroundRebuilder, current_app.extensions[REBUILDER]).request(backend().database().engine, rebuild)
     return response

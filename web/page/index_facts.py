@@ -19,8 +19,10 @@ def index_line(status: IndexStatus) -> str:
     built = f"built at {status.rows_at_build:,} rows" if status.built_at else "not built since the schema was created"
     state = "fits"
     if status.stale or not status.valid:
-        state = f"{'stale' if status.valid else 'INVALID'}: run `searchdb index build --method {status.method}`"
-    return f"{status.method}, {parameters}; {status.rows:,} rows now, {built}: {state}"
+        method = f" --method {status.method}" if status.chosen else ""
+        state = f"{'stale' if status.valid else 'INVALID'}: run `searchdb index build{method}`"
+    half = " over halfvec" if status.value_type == "halfvec" else ""
+    return f"{status.method}{half}, {parameters}; {status.rows:,} rows now, {built}: {state}"
 
 
 def index_facts(status: IndexStatus) -> list[tuple[str, str]]:
@@ -32,8 +34,8 @@ def index_facts(status: IndexStatus) -> list[tuple[str, str]]:
         ("tuned", _tuning(status)),
         *((recall.label, _recall(recall, status)) for recall in status.recalls),
     ]
-    if not status.recalls:
-        facts.append(("recall", "never measured: run `searchdb index recall`"))
+    if status.recall_of("text") is None and status.lists != 1:
+        facts.append(("text", "recall not measured for texts: run `searchdb index recall`"))
     if status.building is not None:
         facts.append(("building", status.building.phase))
     return facts + [("leftover", f"{name}, from a build that was killed") for name in status.leftovers]
@@ -45,7 +47,10 @@ def _tuning(status: IndexStatus) -> str:
     if status.tuned is None or status.tuned.measured_at is None:
         return "not tuned: run `searchdb index tune`"
     current = "" if status.tuned_since_build else "; the index or the setting has changed since"
-    return f"to recall {status.tuned.target} on {status.tuned.measured_at:%Y-%m-%d}{current}"
+    tuned = status.tuned
+    alone = "" if tuned.kind == "text" else ", on stored images alone"
+    missed = f", reached {tuned.recall:.3f}" if tuned.target is not None and tuned.recall < tuned.target else ""
+    return f"to recall {tuned.target} on {tuned.measured_at:%Y-%m-%d}{alone}{missed}{current}"
 
 
 def _recall(recall: Recall, status: IndexStatus) -> str:
