@@ -53,7 +53,7 @@ def _search(figures: Mapping[str, float]) -> Figure:
     for name, label in SIDES.items():
         values = [figures[f"search_vs_{name}_{size}k"] * figures[f"search_p50_ms_{size}k"] for size in sizes]
         axes.plot(sizes, values, marker="o", label=label, linestyle="--")
-    for suffix, label in (("", "match_images, ivfflat"), ("_hnsw", "match_images, HNSW")):
+    for suffix, label in (("", "match_images, HNSW"), ("_ivfflat", "match_images, ivfflat")):
         values = [figures[f"search_p50_ms{suffix}_{size}k"] for size in sizes]
         axes.plot(sizes, values, marker="o", label=label, linewidth=2.5)
     axes.set(xscale="log", yscale="log", xlabel="thousands of images", ylabel="median, ms")

@@ -83,7 +83,7 @@ def measure(home: Path, *, quick: bool) -> tuple[Figures, str]:
     with SearchDB(settings) as collection:
         collection.embedder.load()
         fill(collection.database, vectors, collection.embedder.identity)
-        build_index(collection.database.engine, method="ivfflat")
+        build_index(collection.database.engine)
         with _served(settings, collection.database.libpq_url) as port:
             figures, shown = _requests(collection, port, QUICK_ROUNDS if quick else ROUNDS)
             visited, seen = _visit(port, QUICK_VISIT_S if quick else VISIT_S)

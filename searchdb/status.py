@@ -23,6 +23,7 @@ from searchdb.db.tables import (
 from searchdb.index.status import IndexStatus, index_status
 from searchdb.ingest.queue import ALIVE, seconds
 from searchdb.ingest.store import NOT_STORED, Store
+from searchdb.search.relevance import RelevanceStatus, relevance_status
 
 RATE_WINDOW_S = 60.0
 """The rate is measured over the last minute, since a chunk finishes every few seconds."""
@@ -61,6 +62,7 @@ class CollectionStatus:
     failures: Mapping[str, int]
     queue: QueueStatus
     model: str | None
+    relevance: RelevanceStatus
     index: IndexStatus
     server: dict[str, Any]
 
@@ -82,6 +84,7 @@ def collection_status(database: Database) -> CollectionStatus:
             failures={row["error"]: row["count"] for row in failures},
             queue=queue_status(connection),
             model=None if model is None else model.name,
+            relevance=relevance_status(connection),
             index=index_status(connection),
             server={
                 "version": connection.exec_driver_sql("SHOW server_version").scalar_one(),

@@ -1,4 +1,4 @@
-"""Describes reports of ingests and loads, the queue and workers in sentences."""
+"""Describes reports of ingests and loads, the queue, workers and relevance in sentences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from searchdb.ingest.pipeline import IngestReport
+    from searchdb.search.relevance import RelevanceStatus
     from searchdb.status import QueueStatus, WorkerStatus
     from searchdb.unsplash.loader import LoadReport
 
@@ -45,6 +46,16 @@ def describe_queue(queue: QueueStatus) -> str:
     workers = f"{len(queue.workers)} worker{'' if len(queue.workers) == 1 else 's'}"
     return (
         f"{queue.queued:,} queued, {queue.running:,} running, {queue.rate_per_s:,.1f}/s in the last minute, {workers}"
+    )
+
+
+def describe_relevance(relevance: RelevanceStatus) -> str:
+    """Return what relevance is measured by, in one line."""
+    if relevance.measured_at is None:
+        return "not measured yet: the first search by a text does it, from 20 images on"
+    return (
+        f"by this collection (no constants of the model): a sample of {relevance.sampled:,} images, measured "
+        f"{relevance.measured_at:%Y-%m-%d %H:%M}"
     )
 
 

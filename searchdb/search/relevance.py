@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,26 @@ class RelevanceJudge:
     @property
     def _model(self) -> ModelIdentity:
         return self._cache.embedder.identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelevanceStatus:
+    """What relevance is measured by: the number of images in the sample, and when the scale was measured, if it was.
+
+    No constants of a model are used: the scale comes from the collection, whatever the model.
+    """
+
+    sampled: int
+    measured_at: datetime | None
+
+
+def relevance_status(connection: Connection) -> RelevanceStatus:
+    """Return what relevance is measured by, with the current model."""
+    measured_at = sa.select(relevance_scale.c.made_at).join(embedding_models).where(embedding_models.c.current)
+    return RelevanceStatus(
+        sampled=connection.scalar(sa.select(sa.func.count()).select_from(image_sample)) or 0,
+        measured_at=connection.scalar(measured_at),
+    )
 
 
 def refresh_sample(connection: Connection) -> None:
