@@ -108,8 +108,8 @@ class SearchDB:
         Each part counts, whatever its similarities' spread; `text_weight` (0 to 1) shifts the balance from the images
         to the text. `exclude` (a text) and `unlike` (stored images) are subtracted with about half a part's weight.
         `threshold` is the lowest cosine similarity (-1 to 1); with CLIP, a text and an image are rarely more similar
-        than 0.35. `min_relevance` is the lowest relevance (0 to 1), on one scale for all texts. `count` hits are
-        returned, after the first `offset`. The other arguments are filters: see `searchdb.Filters`.
+        than 0.35. `min_relevance` is the lowest relevance (0 to 1). `count` hits are returned, after the first
+        `offset`. The other arguments are filters: see `searchdb.Filters`.
 
         Raises:
             QueryError: the query is empty or out of bounds, its `image` cannot be read, or a filter's value is wrong;

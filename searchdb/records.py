@@ -256,9 +256,9 @@ class StoredImage:
 class Hit(StoredImage):
     """One search result: a stored image and its cosine similarity to the query, -1 to 1.
 
-    `relevance` is the similarity to the query's text on a scale from 0 to 1 that is comparable between texts (see
-    `searchdb.search.relevance.Relevance`); None for a query without text, and in a collection with too few images to
-    compare with. `parts` are the similarities to each part of a query that has several: `text`, `image`, `like`, `not`,
+    `relevance` is how likely it is that the image shows the query's text, 0 to 1 (see
+    `searchdb.search.relevance_scale.Relevance`); None for a query without text, and in a collection with too few images
+    to compare with. `parts` are the similarities to each part of a query that has several: `text`, `image`, `like`, `not`,
     `unlike`.
     """
 

@@ -78,7 +78,7 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--ef-construction",
     type=click.IntRange(4, 1000),
-    help="hnsw candidates when an element is inserted, at least 2 m [default: 256]",
+    help="hnsw candidates when an element is inserted, at least 2 m [default: 320]",
 )
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context

@@ -17,7 +17,7 @@ from searchdb.index.tune import tune_index
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.query_cache import QueryCache
 
-MARGIN = 0.15
+MARGIN = 0.3
 """Share of the misses allowed that is left over: texts that the index was not tuned with find a little less than those
 that it was."""
 

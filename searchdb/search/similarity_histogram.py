@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from searchdb.db.current_model import current_model
 from searchdb.db.tables import embedding_models, image_sample, query_embeddings
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 
 TEXTS = 100
 """Number of the most recent texts used; with a thousand sampled images this takes a few hundredths of a second."""
@@ -41,7 +42,10 @@ def similarity_histogram(connection: Connection) -> SimilarityHistogram | None:
     texts = connection.scalars(
         sa.select(query_embeddings.c.embedding)
         .join(embedding_models)
-        .where(embedding_models.c.weights_sha256 == model.weights_sha256)
+        .where(
+            embedding_models.c.weights_sha256 == model.weights_sha256,
+            query_embeddings.c.query.not_in(EVERYDAY_TEXTS),  # stored to measure relevance and recall
+        )
         .order_by(query_embeddings.c.last_used_at.desc(), query_embeddings.c.query)
         .limit(TEXTS)
     ).all()

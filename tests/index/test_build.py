@@ -172,12 +172,12 @@ def test_by_default_a_large_collection_gets_a_graph_over_halves(database: Databa
     fill(database, vectors)
     built = build_index(database.engine)
     assert built is not None
-    assert (built.method, built.value_type, built.m, built.ef_construction) == ("hnsw", "halfvec", 24, 256)
+    assert (built.method, built.value_type, built.m, built.ef_construction) == ("hnsw", "halfvec", 24, 320)
     assert (built.ef_search, built.valid, built.stale, built.chosen) == (100, True, False, False)
     assert definition(database).endswith(
-        "USING hnsw (((embedding)::halfvec(512)) halfvec_cosine_ops) WITH (m='24', ef_construction='256')"
+        "USING hnsw (((embedding)::halfvec(512)) halfvec_cosine_ops) WITH (m='24', ef_construction='320')"
     )
-    assert "hnsw over halfvec, m 24, ef_construction 256, ef_search 100; 2,000 rows now" in index_summary(built)
+    assert "hnsw over halfvec, m 24, ef_construction 320, ef_search 100; 2,000 rows now" in index_summary(built)
     assert recall(database, vectors, real_like_texts(50)) >= 0.97
 
 
@@ -212,16 +212,16 @@ def test_hnsw_is_built_in_place_of_ivfflat_and_back(database: Database) -> None:
     fill(database, vectors)
     built = build_index(database.engine, method="hnsw", value_type="vector", m=12)
     assert built is not None
-    assert (built.method, built.m, built.ef_construction, built.ef_search) == ("hnsw", 12, 256, 100)
+    assert (built.method, built.m, built.ef_construction, built.ef_search) == ("hnsw", 12, 320, 100)
     assert (built.lists, built.valid, built.stale, built.leftovers) == (None, True, False, ())
-    assert "hnsw, m 12, ef_construction 256, ef_search 100; 3,000 rows now" in index_summary(built)
+    assert "hnsw, m 12, ef_construction 320, ef_search 100; 3,000 rows now" in index_summary(built)
     assert definition(database).endswith(
-        "USING hnsw (embedding vector_cosine_ops) WITH (m='12', ef_construction='256')"
+        "USING hnsw (embedding vector_cosine_ops) WITH (m='12', ef_construction='320')"
     )
     assert recall(database, vectors, clustered(50, seed=1)) >= 0.9
     with database.connect() as connection:
         row = connection.execute(sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)).one()
-        assert (row.method, row.lists, row.m, row.ef_construction, row.row_count) == ("hnsw", None, 12, 256, 3000)
+        assert (row.method, row.lists, row.m, row.ef_construction, row.row_count) == ("hnsw", None, 12, 320, 3000)
         assert (row.type, row.chosen) == ("vector", True)
     back = build_index(database.engine, method="ivfflat")
     assert back is not None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.db.database import Database
-from searchdb.search.similarity_histogram import similarity_histogram
+from searchdb.db.tables import query_embeddings
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
+from searchdb.search.similarity_histogram import TEXTS, similarity_histogram
 
 
 def test_an_empty_collection_has_no_histogram(database: Database) -> None:
@@ -19,8 +22,11 @@ def test_the_histogram_compares_recent_texts_with_the_sample(demo_collection: Se
     demo_collection.search("a red boat", count=1)
     with demo_collection.database.connect() as connection:
         histogram = similarity_histogram(connection)
+        texts = connection.scalars(sa.select(query_embeddings.c.query)).all()
     assert histogram is not None
-    assert histogram.texts >= 1
+    assert set(EVERYDAY_TEXTS) <= set(texts)
+    stored = len(set(texts) - set(EVERYDAY_TEXTS))
+    assert histogram.texts == min(stored, TEXTS), "the everyday texts, which nobody searched for, do not count"
     assert histogram.images > 100
     assert sum(histogram.pairs) == pytest.approx(1)
     assert sum(histogram.best) == pytest.approx(1)

@@ -52,7 +52,7 @@ class FoundImage(Image):
 
     similarity: float = Field(description="Cosine similarity to the query, -1 to 1.")
     relevance: float | None = Field(
-        description="How well the image matches the text, 0 to 1, on the same scale for all texts; null without a text."
+        description="How likely it is that the image shows the text, 0 to 1; null without a text."
     )
     parts: dict[str, float] | None = Field(
         description="Similarity to each part of a combined query: text, image, like, not, unlike; else null."
