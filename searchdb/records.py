@@ -258,8 +258,8 @@ class Hit(StoredImage):
 
     `relevance` is how likely it is that the image shows the query's text, 0 to 1 (see
     `searchdb.search.relevance_scale.Relevance`); None for a query without text, and in a collection with too few images
-    to compare with. `parts` are the similarities to each part of a query that has several: `text`, `image`, `like`, `not`,
-    `unlike`.
+    to compare with. `parts` are the similarities to each part of a query that has several: `text`, `image`, `like`,
+    `not`, `unlike`.
     """
 
     similarity: float

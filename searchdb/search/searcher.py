@@ -93,7 +93,8 @@ class Searcher:
 
         Several parts are weighed and added, see `searchdb.search.combination`. `threshold` is the lowest cosine
         similarity, -1 to 1; `min_relevance` the lowest relevance, 0 to 1, which needs a text; of a text alone it
-        selects among the MAX_HITS nearest images. The liked and disliked images are no hits. With filters there are `count` hits if as many images meet them and the two limits.
+        selects among the MAX_HITS nearest images. The liked and disliked images are no hits. With filters there are
+        `count` hits if as many images meet them and the two limits.
 
         Raises:
             QueryError: the query is invalid, see `Query.check`, or asks for hits past MAX_HITS; or PostgreSQL refuses
