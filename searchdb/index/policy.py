@@ -8,6 +8,9 @@ from searchdb.index.records import Recall
 
 EXACT_ROWS = 1000
 """Below this an exact scan (about a millisecond) is as fast as any index: one list, which holds every row."""
+LARGEST_GRAPH = 200_000
+"""Above this, hnsw does not reach a recall of 0.98 for texts with pgvector's largest ef_search: 0.951 at 500,000
+images, where ivfflat takes twice the time and reaches 0.987."""
 MAX_FITTED_LISTS = 3000
 """k-means needs 200 bytes times the square of the lists: this many fit into the 2 GB that a build may use."""
 MIN_PROBES = 40
@@ -21,8 +24,8 @@ their neighbours even among few images, and pgvector's upper limit."""
 
 
 def best_method(rows: int) -> str:
-    """Return the method that searches fastest at the same recall for texts; docs/design.md has the comparison."""
-    return "ivfflat" if rows < EXACT_ROWS else "hnsw"
+    """Return the method that searches fastest at a recall of 0.98 for texts; docs/performance.md has the comparison."""
+    return "hnsw" if EXACT_ROWS <= rows <= LARGEST_GRAPH else "ivfflat"
 
 
 def fit_lists(rows: int) -> int:

@@ -81,4 +81,5 @@ def test_a_graph_is_never_rebuilt_but_tuned_again_at_each_doubling() -> None:
 
 
 def test_the_method_depends_on_the_rows() -> None:
-    assert [best_method(rows) for rows in (0, 999, 1000, 10_000_000)] == ["ivfflat", "ivfflat", "hnsw", "hnsw"]
+    assert [best_method(rows) for rows in (0, 999, 1000, 200_000)] == ["ivfflat", "ivfflat", "hnsw", "hnsw"]
+    assert [best_method(rows) for rows in (200_001, 10_000_000)] == ["ivfflat", "ivfflat"]
