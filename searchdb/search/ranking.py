@@ -23,7 +23,8 @@ FILTERED_PROBES = 2
 """Factor by which more lists are searched with a condition than without: the nearest images that meet it lie farther
 out."""
 
-# The settings of the tuned function, so that a rebuilt index serves both. The limit on what an approximate scan may
+# The settings of the tuned function, so that a rebuilt index serves both, but no less than an untuned index has: what
+# suffices without a condition may miss what lies far from the query. The limit on what an approximate scan may
 # read before it gives up is raised: pages must be filled even if few of the nearest images match. Without sorts the
 # planner takes the index, but thinks the plan so expensive that it would compile it, for a second or more.
 _SETTINGS = sa.text(
@@ -40,8 +41,9 @@ _SETTINGS = sa.text(
         set_config('hnsw.iterative_scan', 'relaxed_order', true),
         set_config('hnsw.max_scan_tuples', '1000000', true),
         set_config('hnsw.scan_mem_multiplier', '8', true),
-        (SELECT count(set_config(name, least(:factor * value, most)::text, true))
-         FROM tuned JOIN (VALUES ('ivfflat.probes', 32768), ('hnsw.ef_search', 1000)) AS bounds (of, most) ON of = name)
+        (SELECT count(set_config(name, least(:factor * greatest(value, fewest), most)::text, true))
+         FROM tuned JOIN (VALUES ('ivfflat.probes', 40, 32768), ('hnsw.ef_search', 100, 1000))
+         AS bounds (of, fewest, most) ON of = name)
     """
 )
 

@@ -132,7 +132,7 @@ def test_other_indexes_fill_filtered_pages_as_well(crowd: Crowd, method: str, va
     assert build.build_index(crowd.database.engine, method=method, value_type=value_type) is not None
     try:
         for name in ("chance half", "alike half", "unlike half", "unlike tenth", "chance hundredth"):
-            assert crowd.recall(name) >= 0.9, name  # tuned to 0.98 without a filter, no deeper than needed
+            assert crowd.recall(name) >= 0.95, name
     finally:
         build.build_index(crowd.database.engine, method="ivfflat")
 
