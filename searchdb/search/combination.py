@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from searchdb.db.best_effort import BestEffortWriter
-from searchdb.db.tables import image_sample, images
+from searchdb.db.tables import image_sample
 from searchdb.errors import QueryError
 from searchdb.search.ranking import parameter
-from searchdb.search.relevance import MIN_SAMPLE, SAMPLE_SIZE, refresh_sample
+from searchdb.search.relevance import STORED, measure_on_sample
 
 WANTED_IMAGES = ("image", "like")
 TEXTS = ("text", "not")
@@ -51,12 +51,8 @@ def measure_spreads(
         writer: stores the sample.
     """
     statement, values = _spreads(tuple(parts)), {f"part_{name}": vector for name, vector in parts.items()}
-    found = connection.execute(statement, values).mappings().one()
-    if found["sampled"] < min(found["stored"], SAMPLE_SIZE) / 2:
-        connection.commit()
-        writer.write(connection, lambda: refresh_sample(connection))
-        found = connection.execute(statement, values).mappings().one()
-    if found["sampled"] < MIN_SAMPLE:
+    found = measure_on_sample(connection, writer, lambda: connection.execute(statement, values).mappings().one())
+    if found is None:
         return {name: TEXT_SPREAD if name in TEXTS else IMAGE_SPREAD for name in parts}
     return {name: found[f"part_{name}"] for name in parts}
 
@@ -127,9 +123,8 @@ def _spreads(names: tuple[str, ...]) -> sa.Select[tuple[float, ...]]:
     """
     # A similarity is 1 - distance, so both vary alike.
     distances = {name: image_sample.c.embedding.cosine_distance(parameter(f"part_{name}")) for name in names}
-    stored = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery())
     return sa.select(
         sa.func.count().label("sampled"),
-        stored.scalar_subquery().label("stored"),
+        STORED.label("stored"),
         *(sa.func.stddev_pop(distance).label(f"part_{name}") for name, distance in distances.items()),
     ).select_from(image_sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -65,8 +65,9 @@ _MEASURED = sa.select(
     ),
     sa.func.count().label("sampled"),
 ).subquery("sample")
-_STORED = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery())
-_SELECT_TEXT = sa.select(_MEASURED, _STORED.scalar_subquery().label("stored"), *SCALE_COLUMNS).select_from(
+STORED = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery()).scalar_subquery()
+"""The number of images, counted up to SAMPLE_SIZE."""
+_SELECT_TEXT = sa.select(_MEASURED, STORED.label("stored"), *SCALE_COLUMNS).select_from(
     _MEASURED.outerjoin(relevance_scale.join(embedding_models, _SCALE_OF_MODEL), sa.true())
 )
 _SELECT_EVERYDAY_SIMILARITIES = sa.select(
@@ -113,12 +114,8 @@ class RelevanceJudge:
         scale = scale or self._stored_scale(connection)
         if scale is not None and (known := self._known(query, scale)) is not None:
             return known
-        found = self._compare(connection, vector)
-        if found["sampled"] < min(found["stored"], SAMPLE_SIZE) / 2:
-            connection.commit()
-            self._writer.write(connection, lambda: refresh_sample(connection))
-            found = self._compare(connection, vector)
-        if found["sampled"] < MIN_SAMPLE:
+        found = measure_on_sample(connection, self._writer, lambda: self._compare(connection, vector))
+        if found is None:
             return None
         scale = Scale.from_row(found)
         if scale is not None:
@@ -212,6 +209,26 @@ def relevance_status(connection: Connection) -> RelevanceStatus:
         sampled=connection.scalar(sa.select(sa.func.count()).select_from(image_sample)) or 0,
         measured_at=connection.scalar(measured_at),
     )
+
+
+def measure_on_sample(
+    connection: Connection, writer: BestEffortWriter, measure: Callable[[], Mapping[Any, Any]]
+) -> Mapping[Any, Any] | None:
+    """Return what is measured on the sample; None if it has less than MIN_SAMPLE images.
+
+    Draws the sample when there is none or most of it is gone, in a transaction of its own, and measures again.
+
+    Args:
+        connection: in a transaction without uncommitted writes.
+        writer: stores the sample.
+        measure: returns `sampled` and STORED as `stored`, beside other values.
+    """
+    found = measure()
+    if found["sampled"] < min(found["stored"], SAMPLE_SIZE) / 2:
+        connection.commit()
+        writer.write(connection, lambda: refresh_sample(connection))
+        found = measure()
+    return None if found["sampled"] < MIN_SAMPLE else found
 
 
 def refresh_sample(connection: Connection) -> None:

@@ -16,7 +16,7 @@ from searchdb.db.tables import image_sample
 from searchdb.embedder import Embedder
 from searchdb.errors import ImageNotFoundError, QueryError
 from searchdb.records import Hit
-from searchdb.search import combination
+from searchdb.search import relevance
 from searchdb.search.combination import IMAGE_SPREAD, TEXT_FACTOR, TEXT_SPREAD, UNWANTED_FACTOR, combine, unit, weigh
 from searchdb.search.query import MAX_EXAMPLES, Query
 from searchdb.search.searcher import Searcher
@@ -181,7 +181,7 @@ def test_spreads_are_measured_on_a_sample_that_is_drawn_when_it_is_missing(datab
 
 
 def test_a_small_collection_has_the_usual_spreads(database: Database, cones: Cones) -> None:
-    fill(database, cones.images[: combination.MIN_SAMPLE - 1])
+    fill(database, cones.images[: relevance.MIN_SAMPLE - 1])
     weights = Searcher(database.engine, _model()).weights(Query(like=[1, 2], unlike=3))
     assert weights == weigh({"like": IMAGE_SPREAD, "unlike": IMAGE_SPREAD})
     assert TEXT_SPREAD < IMAGE_SPREAD
