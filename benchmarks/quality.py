@@ -45,7 +45,8 @@ from PIL import Image
 
 from benchmarks.vectors import add, fill
 from searchdb.config import Settings
-from searchdb.db.database import Database, migrate
+from searchdb.db.database import Database
+from searchdb.db.schema import migrate
 from searchdb.db.tables import images as images_table
 from searchdb.errors import ConfigError, SearchDBError
 from searchdb.index.build import build_index

@@ -29,7 +29,8 @@ from benchmarks.report import table
 from benchmarks.vectors import clip_like, connect, fill
 from searchdb.config import Settings
 from searchdb.db.current_model import claim_model
-from searchdb.db.database import Database, migrate
+from searchdb.db.database import Database
+from searchdb.db.schema import migrate
 from searchdb.db.tables import query_embeddings
 from searchdb.index.build import build_index
 from searchdb.index.status import index_status

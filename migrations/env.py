@@ -6,7 +6,8 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from searchdb.config import Settings
-from searchdb.db.database import MIGRATION_LOCK_KEY, MIGRATION_LOCK_TIMEOUT, Database
+from searchdb.db.database import Database
+from searchdb.db.schema import MIGRATION_LOCK_KEY, MIGRATION_LOCK_TIMEOUT
 from searchdb.db.tables import VECTOR_INDEX
 from searchdb.unsplash.tables import metadata  # the same one, with the dataset's tables in it
 

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
-from searchdb.db.database import Database, migrate, open_database
+from searchdb.db.database import Database, open_database
 from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.schema import migrate
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.databases import NewSettings
 

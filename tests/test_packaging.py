@@ -24,8 +24,8 @@ import requests
 
 import searchdb
 from searchdb.config import Settings
-from searchdb.db.database import SCHEMA_REVISION
 from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.schema import SCHEMA_REVISION
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -16,7 +16,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.config import Settings
 from searchdb.db.current_model import check_model, model_to_use
-from searchdb.db.database import POOL_SIZE, SCHEMA_REVISION, Database, Timeouts, open_database, schema_revision
+from searchdb.db.database import POOL_SIZE, Database, Timeouts, open_database
+from searchdb.db.schema import SCHEMA_REVISION, schema_revision
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, ModelError, SchemaError
 from searchdb.media.fetch import Fetcher

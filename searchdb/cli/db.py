@@ -25,7 +25,8 @@ def db_command() -> None:
 @click.pass_context
 def db_migrate(ctx: click.Context) -> None:
     """Upgrade the database's schema to this version; safe to repeat and to run concurrently."""
-    from searchdb.db.database import Database, migrate, schema_revision
+    from searchdb.db.database import Database
+    from searchdb.db.schema import migrate, schema_revision
 
     with Database(settings_of(ctx)) as database:
         migrate(database)
@@ -38,8 +39,9 @@ def db_migrate(ctx: click.Context) -> None:
 @click.pass_context
 def db_status(ctx: click.Context, as_json: bool) -> None:
     """Show which database is used, whether it is running, and its schema; does not start it."""
-    from searchdb.db.database import SCHEMA_REVISION, Database, schema_revision
+    from searchdb.db.database import Database
     from searchdb.db.embedded import EmbeddedServer
+    from searchdb.db.schema import SCHEMA_REVISION, schema_revision
 
     settings = settings_of(ctx)
     embedded = settings.url() is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from searchdb.config import Settings
-from searchdb.db.database import SCHEMA_REVISION
+from searchdb.db.schema import SCHEMA_REVISION
 from tests.helpers.cli import output, run
 from tests.helpers.image_server import ImageServer
 from tests.helpers.unsplash_files import keyword, photo, write

@@ -11,7 +11,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from searchdb.config import Settings, libpq_url
-from searchdb.db.database import SCHEMA_REVISION, Database, migrate, open_database, schema_revision
+from searchdb.db.database import Database, open_database
+from searchdb.db.schema import SCHEMA_REVISION, migrate, schema_revision
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 
 ROOT = Path(__file__).parents[2]

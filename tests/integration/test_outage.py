@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings, libpq_url
-from searchdb.db.database import Database, migrate
+from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.schema import migrate
 from tests.helpers.image_server import ImageServer
 from tests.helpers.runs import IMAGES, Runs, assert_complete, enqueue, workers, write_list
 from tests.helpers.waiting import GIVE_UP_S, until

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from searchdb.config import Settings, libpq_url
-from searchdb.db.database import Database, migrate
+from searchdb.db.database import Database
+from searchdb.db.schema import migrate
 from searchdb.db.tables import images
 from searchdb.index.build import build_index
 from searchdb.search import ranking

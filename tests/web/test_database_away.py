@@ -18,8 +18,9 @@ from flask import Flask
 from werkzeug.serving import make_server
 
 from searchdb.config import Settings, libpq_url
-from searchdb.db.database import Database, Timeouts, migrate
+from searchdb.db.database import Database, Timeouts
 from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.schema import migrate
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.stored_images import StoredImages
 from tests.helpers.waiting import GIVE_UP_S, until

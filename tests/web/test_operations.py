@@ -17,7 +17,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from searchdb.config import Settings
-from searchdb.db.database import Database, Timeouts, migrate, open_database
+from searchdb.db.database import Database, Timeouts, open_database
+from searchdb.db.schema import migrate
 from searchdb.db.tables import embedding_models
 from searchdb.errors import DatabaseError, ModelUnavailableError
 from tests.helpers.waiting import GIVE_UP_S
