@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -12,14 +12,15 @@ from typing import Any, Self
 
 import psycopg
 import sqlalchemy as sa
-from pgvector.psycopg import register_vector
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 
 from searchdb.config import Settings, libpq_url
 from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.extension import use_vectors
 from searchdb.db.retry import OutageLog
-from searchdb.db.schema import SCHEMA_REVISION, migrate, schema_advice, schema_revision
+from searchdb.db.schema import SCHEMA_REVISION, advice_on_missing, check_complete, migrate, schema_advice
+from searchdb.db.version_table import find_collection
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 
 POOL_SIZE = 8
@@ -124,10 +125,12 @@ def open_database(settings: Settings, timeouts: Timeouts = Timeouts()) -> Databa
     database = Database(settings, timeouts)
     try:
         with database.connect() as connection:
-            revision = schema_revision(connection)
-        if revision != SCHEMA_REVISION:
+            collection = find_collection(connection)
+            if collection.revision == SCHEMA_REVISION:
+                check_complete(connection, collection)
+        if collection.revision != SCHEMA_REVISION:
             if not database.embedded:
-                raise SchemaError(schema_advice(revision))
+                raise SchemaError(schema_advice(collection.revision))
             migrate(database)
     except BaseException:
         database.close()
@@ -151,7 +154,7 @@ def _make_engine(url: URL, timeouts: Timeouts) -> Engine:
     )
     engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
     event.listen(engine, "handle_error", _translate)
-    event.listen(engine, "connect", _register_vector)
+    event.listen(engine, "connect", use_vectors)
     if timeouts.statement is not None:
         limit = f"SET statement_timeout = {round(timeouts.statement * 1000)}"
 
@@ -173,11 +176,6 @@ def _ping(query_server: Callable[[Any], bool], connection: psycopg.Connection[An
     return query_server(connection) if connection.closed or wait([connection.fileno()], 0) else True
 
 
-def _register_vector(connection: psycopg.Connection[Any], _record: object) -> None:
-    with suppress(psycopg.ProgrammingError):  # before the first migration there is no extension, and no vector
-        register_vector(connection)
-
-
 def _translate(context: ExceptionContext) -> None:
     """Turn the driver's exceptions into ours, for every statement that goes through the engine."""
     original = context.original_exception
@@ -188,8 +186,9 @@ def _translate(context: ExceptionContext) -> None:
         url = libpq_url(context.engine.url, hide_password=True)
         error: DatabaseError = DatabaseUnavailableError(url, _first_line(original))
     else:
-        hint = original.diag.message_hint
-        error = DatabaseError(f"{original.diag.message_primary or _first_line(original)}{f'. {hint}' if hint else ''}")
+        message = original.diag.message_primary or _first_line(original)
+        hint = advice_on_missing(original.sqlstate, message) or original.diag.message_hint
+        error = DatabaseError(f"{message}{f'. {hint}' if hint else ''}")
         error.sqlstate = original.sqlstate
     raise error from original
 

@@ -33,6 +33,10 @@ from searchdb.records import EMBEDDING_DIMENSION, MAX_REFERENCE_BYTES
 
 VECTOR_INDEX = "images_embedding_idx"
 """Name of the approximate nearest-neighbour index on `images.embedding`."""
+NORM_IN_RANGE = "vector_norm(embedding) BETWEEN 0.0001 AND 65504"
+"""Condition on the length of a stored vector, which is 1 for all that searchdb writes. pgvector adds up the cosine
+distance in single precision, where the zero vector and squares out of range give NaN; and its index is over halves,
+where a number above 65,504 is refused, and those of a vector shorter than this are rounded to almost nothing."""
 
 metadata = MetaData(
     naming_convention={
@@ -109,6 +113,7 @@ images = Table(
     Column("ingested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
     CheckConstraint("colour ~ '^#[0-9a-f]{6}$'", name="colour"),
+    CheckConstraint(NORM_IN_RANGE, name="embedding_norm"),
     Index("images_sha256_idx", "sha256"),
     Index("images_tags_idx", "tags", postgresql_using="gin"),
     Index("images_source_idx", "source"),
@@ -143,6 +148,7 @@ query_embeddings = Table(
         server_default=func.now(),
         comment="to the hour or so",
     ),
+    CheckConstraint(NORM_IN_RANGE, name="embedding_norm"),
     comment="Vectors of query texts: the cache that text_embedding() reads.",
 )
 

@@ -211,8 +211,12 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
         connection.execute(create)
     with engine.begin() as swap:
         setting = fit_setting(plan.method, plan.lists, last_tuning(swap, plan.method), rows=rows)
-        # Renaming blocks no query; dropping the old index here would need an exclusive lock on the table.
-        swap.execute(text(f"ALTER INDEX IF EXISTS {VECTOR_INDEX} RENAME TO {OLD_INDEX}"))
+        # Renaming blocks no query; dropping the old index here would need an exclusive lock on the table. With the
+        # schema, because the extension's may have an index of another collection.
+        schema = swap.scalar(
+            text("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = 'images'::regclass")
+        )
+        swap.execute(text(f"ALTER INDEX IF EXISTS {schema}.{VECTOR_INDEX} RENAME TO {OLD_INDEX}"))
         swap.execute(text(f"ALTER INDEX {NEW_INDEX} RENAME TO {VECTOR_INDEX}"))
         store_setting(swap, plan.method, setting)
         swap.execute(

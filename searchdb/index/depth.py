@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from searchdb.index.status import MATCH_IMAGES, SETTINGS
+from searchdb.index.status import MATCH_IMAGES, SETTINGS, missing
 
 
 def owner(connection: Connection) -> str | None:
-    """Return the role that may build and tune the index; None if our own role may."""
+    """Return the role that may build and tune the index; None if our own role may.
+
+    Raises:
+        SchemaError: there is no match_images.
+    """
     row = connection.execute(
         text(
             "SELECT pg_get_userbyid(CASE WHEN pg_has_role(c.relowner, 'USAGE') THEN p.proowner ELSE c.relowner END), "
@@ -16,7 +20,9 @@ def owner(connection: Connection) -> str | None:
             "FROM pg_class c, pg_proc p WHERE c.oid = to_regclass('images') AND p.oid = to_regprocedure(:function)"
         ),
         {"function": MATCH_IMAGES},
-    ).one()
+    ).one_or_none()
+    if row is None:
+        raise missing(MATCH_IMAGES)
     return None if row[1] else row[0]
 
 

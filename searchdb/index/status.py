@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds, index_recalls
+from searchdb.errors import SchemaError
 from searchdb.index.policy import needs_rebuild, needs_tuning
 from searchdb.index.records import Recall
 
@@ -111,18 +112,30 @@ class IndexStatus:
         }
 
 
+def missing(name: str) -> SchemaError:
+    """Return the error for an object that the schema lacks."""
+    return SchemaError(f"the database lacks {name}: run `searchdb db repair` as the owner of the database")
+
+
 def index_status(connection: Connection) -> IndexStatus:
-    """Return the state of the index."""
+    """Return the state of the index.
+
+    Raises:
+        SchemaError: there is no match_images, with which the tuned setting is stored.
+    """
     row = connection.execute(
         text(
             "SELECT am.amname, i.indisvalid, pg_relation_size(c.oid) AS byte_size, c.reloptions, s.idx_scan AS scans, "
             "i.indexprs IS NOT NULL AS half, p.proconfig FROM pg_proc p "
-            "LEFT JOIN pg_class c ON c.oid = to_regclass(:name) "
-            "LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_am am ON am.oid = c.relam "
+            # of our table: the extension's schema may have another collection's index of this name
+            "LEFT JOIN pg_index i ON i.indexrelid = to_regclass(:name) AND i.indrelid = to_regclass('images') "
+            "LEFT JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_am am ON am.oid = c.relam "
             "LEFT JOIN pg_stat_user_indexes s ON s.indexrelid = c.oid WHERE p.oid = to_regprocedure(:function)"
         ),
         {"name": VECTOR_INDEX, "function": MATCH_IMAGES},
-    ).one()
+    ).one_or_none()
+    if row is None:
+        raise missing(MATCH_IMAGES)
     hnsw = row.amname == "hnsw"
     latest = sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)
     last: Mapping[str, Any] = dict(connection.execute(latest).mappings().one_or_none() or {})

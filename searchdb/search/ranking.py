@@ -50,7 +50,7 @@ _SETTINGS = sa.text(
 # Whether the index is over halfvec, as match_images asks, too.
 _IS_HALF = sa.literal_column(
     f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{VECTOR_INDEX}') "
-    "AND indisvalid AND indexprs IS NOT NULL)",
+    "AND indrelid = to_regclass('images') AND indisvalid AND indexprs IS NOT NULL)",
     sa.Boolean,
 )
 

@@ -64,7 +64,7 @@ def test_the_embedded_database_is_migrated_when_opened(short_home: Path) -> None
 def test_a_newer_schema_asks_for_a_newer_searchdb(settings: Settings) -> None:
     with Database(settings) as database:
         with database.begin() as connection:
-            connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+            connection.execute(sa.text("UPDATE searchdb_version SET version_num = '9999'"))
         with pytest.raises(SchemaError, match="upgrade searchdb"):
             open_database(settings)
         with pytest.raises(SchemaError, match="upgrade searchdb"):

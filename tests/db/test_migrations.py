@@ -102,7 +102,7 @@ def test_downgrading_removes_all_tables_and_functions(settings: Settings) -> Non
     assert alembic(settings, "downgrade", "base").returncode == 0
     with Database(settings) as database, database.connect() as connection:
         tables = connection.scalars(sa.text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
-        assert tables == ["alembic_version"]
+        assert tables == ["searchdb_version"]
         ours = "SELECT count(*) FROM pg_proc WHERE proname IN ('match_images', 'text_embedding', 'search_images')"
         assert connection.scalar(sa.text(ours)) == 0
 
@@ -300,6 +300,7 @@ def test_match_images_is_planned_for_the_index_and_never_compiled(database: Data
         "plan_cache_mode=force_custom_plan",
         "enable_seqscan=off",
         "jit=off",
+        "search_path=public, pg_temp",
         "ivfflat.iterative_scan=relaxed_order",
         "hnsw.iterative_scan=relaxed_order",
     }
