@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -26,12 +27,38 @@ def db_command() -> None:
 def db_migrate(ctx: click.Context) -> None:
     """Upgrade the database's schema to this version; safe to repeat and to run concurrently."""
     from searchdb.db.database import Database
-    from searchdb.db.schema import migrate, schema_revision
+    from searchdb.db.schema import migrate, outdated_objects
+    from searchdb.db.version_table import find_collection
 
     with Database(settings_of(ctx)) as database:
         migrate(database)
         with database.connect() as connection:
-            click.echo(f"the schema is at {schema_revision(connection)}", err=True)
+            collection = find_collection(connection)
+            outdated = outdated_objects(connection, collection.schema)
+    click.echo(f"the schema is at {collection.revision}", err=True)
+    if outdated:
+        raise click.ClickException(
+            f"missing, or not as this version has it: {', '.join(outdated)}. Run `searchdb db repair`"
+        )
+
+
+@db_command.command("repair")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.pass_context
+def db_repair(ctx: click.Context, as_json: bool) -> None:
+    """Put back functions, indexes and cache tables that a restore or an accident left out; safe to repeat."""
+    from searchdb.repair import repair
+
+    report = repair(settings_of(ctx))
+    if as_json:
+        print_json({"restored": report.restored, "invalid": asdict(report.invalid) if report.invalid else None})
+    else:
+        for name in report.restored:
+            click.echo(f"put back: {name}")
+        if not report.restored:
+            click.echo("nothing is missing")
+    if report.invalid:
+        raise click.ClickException(str(report.invalid))
 
 
 @db_command.command("status")

@@ -1,0 +1,50 @@
+"""Puts back what a restore or an accident left out of a collection's schema: tables, functions, the vector index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from searchdb.config import Settings
+from searchdb.db.database import Database
+from searchdb.db.norms import InvalidVectors, validate_norms
+from searchdb.db.restoration import restore_objects
+from searchdb.db.schema import SCHEMA_REVISION, schema_advice
+from searchdb.db.version_table import find_collection
+from searchdb.errors import SchemaError
+from searchdb.index.build import build_index
+from searchdb.index.status import index_status
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairReport:
+    """What was put back, such as `function match_images`, and the images whose vectors have no usable length."""
+
+    restored: Sequence[str]
+    invalid: InvalidVectors | None
+
+
+def repair(settings: Settings) -> RepairReport:
+    """Make a collection's schema complete again; safe to repeat, and does nothing to a complete one.
+
+    Missing and different functions are created as this version defines them, and keep what was tuned. The vector index
+    is built if it is missing or invalid; searches and ingest continue. Missing tables that can be filled again are
+    created empty.
+
+    Raises:
+        SchemaError: the schema has another revision, or lacks a table that only a backup can restore.
+        DatabaseError: we do not own the tables.
+    """
+    with Database(settings) as database:
+        with database.begin() as connection:
+            collection = find_collection(connection)
+            if collection.revision != SCHEMA_REVISION:
+                raise SchemaError(schema_advice(collection.revision))
+            restored = list(restore_objects(connection, collection.schema))
+        with database.connect() as connection:
+            invalid = validate_norms(connection, collection.schema)
+            status = index_status(connection)
+        if status.method is None or not status.valid:
+            build_index(database.engine)
+            restored.append("the vector index")
+        return RepairReport(restored=restored, invalid=invalid)

@@ -1,0 +1,149 @@
+"""The commands of docs/operations.md that back up, restore and separate collections, run without a superuser."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from searchdb.client import SearchDB
+from searchdb.config import Settings, libpq_url
+from searchdb.db.database import Database
+from searchdb.db.embedded import program_path
+from searchdb.db.functions import FUNCTIONS
+from searchdb.db.schema import migrate
+from tests.helpers.schemas import OWNER, make_owner, owned_database
+from tests.helpers.vectors import cache_texts, clustered, fill
+
+OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+PLACES = {"public": ("public", None), "schemas": ("extensions", "photos")}
+
+
+def blocks(heading: str, language: str = "sh") -> list[str]:
+    """Return the commands of a section of docs/operations.md, a string for each block."""
+    section = OPERATIONS.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+class Shell:
+    """Runs commands as a user would, with PostgreSQL's programs and `searchdb` on the PATH."""
+
+    def __init__(self, folder: Path, admin: sa.Engine) -> None:
+        self.folder = folder
+        shim = folder / "bin" / "searchdb"
+        shim.parent.mkdir()
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m searchdb "$@"\n')
+        shim.chmod(0o755)
+        self.environment = os.environ | {
+            "PATH": f"{shim.parent}:{program_path('psql').parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "SEARCHDB_HOME": str(folder / "home"),
+            "SEARCHDB_MODEL": "demo",
+            "ADMIN_URL": libpq_url(admin.url),
+        }
+
+    def run(self, commands: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", commands],
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def shell(tmp_path: Path, admin: sa.Engine) -> Iterator[Shell]:
+    make_owner(admin)
+    yield Shell(tmp_path, admin)
+    with admin.connect() as connection:
+        connection.execute(sa.text("DROP DATABASE IF EXISTS restored WITH (FORCE)"))
+
+
+@pytest.fixture(params=PLACES.values(), ids=PLACES.keys())
+def source(request: pytest.FixtureRequest, admin: sa.Engine, tmp_path: Path) -> Iterator[Settings]:
+    """A collection of OWNER's with images, a cached text, a tuned function, a view, and an index over halves."""
+    extension_schema, search_path = request.param
+    with owned_database(admin, "source", tmp_path, extension_schema=extension_schema, search_path=search_path) as given:
+        with Database(given) as database:
+            migrate(database)
+            vectors = clustered(300)
+            fill(database, vectors)
+            cache_texts(database, vectors[:1])
+        with SearchDB(given) as collection:
+            collection.build_index(method="hnsw")
+            with collection.database.begin() as connection:
+                for statement in (
+                    "ALTER FUNCTION match_images(vector, double precision, integer) SET hnsw.ef_search = 123",
+                    "CREATE MATERIALIZED VIEW best AS SELECT * FROM search_images('text 0', 0, 5)",
+                ):
+                    connection.execute(sa.text(statement))
+        yield given
+
+
+def content(settings: Settings) -> dict[str, object]:
+    """Return all rows, the definitions, and the result of a search."""
+    with SearchDB(settings) as collection, collection.database.connect() as connection:
+        schema = connection.scalar(sa.text("SELECT current_schema()"))
+        tables = connection.scalars(
+            sa.text("SELECT tablename FROM pg_tables WHERE schemaname = :schema ORDER BY 1"), {"schema": schema}
+        ).all()
+        rows = {
+            name: connection.scalar(
+                sa.text(f"SELECT md5(coalesce(string_agg(t::text, '' ORDER BY t::text), '')) FROM {name} t")
+            )
+            for name in tables
+        }
+        functions = connection.execute(
+            sa.text(
+                "SELECT proname, proconfig, prosrc FROM pg_proc WHERE pronamespace = to_regnamespace(:schema) "
+                "AND proname = ANY (:names) ORDER BY 1"
+            ),
+            {"schema": schema, "names": list(FUNCTIONS)},
+        )
+        indexes = connection.scalars(
+            sa.text("SELECT indexdef FROM pg_indexes WHERE schemaname = :schema ORDER BY 1"), {"schema": schema}
+        )
+        found = connection.execute(sa.text("SELECT * FROM search_images('text 0', -1, 20)"))
+        view = connection.execute(sa.text("SELECT * FROM best"))
+        return {
+            "rows": rows,
+            "functions": [tuple(row) for row in functions],
+            "indexes": list(indexes),
+            "found": [tuple(row) for row in found],
+            "view": [tuple(row) for row in view],
+        }
+
+
+BACKUP, CREATE, PG_RESTORE, PSQL, EMBEDDED = blocks("Backup and restore")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commands", [[BACKUP, PG_RESTORE], [PSQL]], ids=["pg_restore", "psql"])
+def test_the_owner_restores_a_dump(source: Settings, shell: Shell, admin: sa.Engine, commands: list[str]) -> None:
+    url = source.url()
+    assert url is not None
+    create = CREATE
+    commands = list(commands)
+    if "photos" in str(url):
+        commands[0] = commands[0].replace("pg_dump", "pg_dump --exclude-schema=extensions", 1)
+        create = create.replace(
+            "CREATE EXTENSION vector",
+            f"CREATE SCHEMA extensions; GRANT USAGE ON SCHEMA extensions TO {OWNER}; "
+            "CREATE EXTENSION vector WITH SCHEMA extensions",
+        )
+    create = create.replace("searchdb_app", OWNER)
+    before = content(source)
+    restored = url.set(database="restored")
+    for block in (create, *commands):
+        result = shell.run(block, DATABASE_URL=libpq_url(url), NEW_DATABASE_URL=libpq_url(restored))
+        assert result.returncode == 0, result.stderr
+        assert "ERROR" not in result.stderr
+    assert content(Settings(database_url=libpq_url(restored), home=source.home, model="demo")) == before
