@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -26,8 +27,12 @@ PIPE_WIDTH = 1000
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(document, default=_json_value, ensure_ascii=False))
+    """Print one JSON document. JSON has no NaN and no infinity: as in PostgreSQL, they become strings."""
+    try:
+        printed = json.dumps(document, default=_json_value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        printed = json.dumps(_without_nan(document), default=_json_value, ensure_ascii=False, allow_nan=False)
+    click.echo(printed)
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:
@@ -139,6 +144,17 @@ def _printable(value: Any) -> str:
     plain = _json_value(value)
     text = plain if isinstance(plain, str) else json.dumps(plain, default=_json_value, ensure_ascii=False)
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a document whose numbers that JSON does not have are replaced by their names, such as "NaN"."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in cast("list[Any]", value)]
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _json_value(value: Any) -> Any:

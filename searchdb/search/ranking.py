@@ -96,7 +96,8 @@ def ranked(
     place = sa.func.row_number().over(order_by=(scan, similarity.desc(), found.c.id))
     hits = (
         sa.select(found.c.id, similarity.label("similarity"), place.label("place"))
-        .where(found.c.similarity >= threshold)
+        # PostgreSQL puts NaN, the similarity to a vector from before the CHECK on its length, above all numbers
+        .where(found.c.similarity >= threshold, found.c.similarity != sa.literal_column("'NaN'::float8", sa.Double))
         .group_by(found.c.id)
     )
     if kept is not None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
 from searchdb.db.best_effort import BestEffortWriter
-from searchdb.db.tables import embedding_models, image_sample, images, relevance_scale
+from searchdb.db.tables import NORM_IN_RANGE, embedding_models, image_sample, images, relevance_scale
 from searchdb.records import ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.query_cache import QueryCache
@@ -41,10 +41,14 @@ _REFRESH = text(
         PERFORM pg_advisory_xact_lock(<key>);
         DELETE FROM image_sample;
         INSERT INTO image_sample (image_id, embedding)
-        SELECT id, embedding FROM images WHERE id IN (SELECT id FROM images ORDER BY random() LIMIT <size>);
+        -- without vectors from before the CHECK on their length
+        SELECT id, embedding FROM images WHERE id IN (SELECT id FROM images ORDER BY random() LIMIT <size>)
+        AND <usable>;
         DELETE FROM relevance_scale;
     END $$
-    """.replace("<key>", str(SAMPLE_LOCK_KEY)).replace("<size>", str(SAMPLE_SIZE))
+    """.replace("<key>", str(SAMPLE_LOCK_KEY))
+    .replace("<size>", str(SAMPLE_SIZE))
+    .replace("<usable>", NORM_IN_RANGE)
 )
 
 
