@@ -33,6 +33,7 @@ def spoiled(settings: Settings, embedder: CLIPEmbedder) -> Iterator[SearchDB]:
             connection.execute(sa.text(f"ALTER TABLE images DROP CONSTRAINT {CONSTRAINT}"))
             zero = "array_fill(0::real, ARRAY[512])::vector"
             connection.execute(sa.text(f"UPDATE images SET embedding = {zero} WHERE id = 2"))
+            connection.execute(sa.text("UPDATE images SET sha256 = sha256(image::bytea)"))
         yield collection
 
 
