@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import LiteralString
@@ -26,9 +23,9 @@ from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import VECTOR_INDEX, images, query_embeddings
 from searchdb.records import ModelIdentity
+from tests.helpers.old_schemas import alembic
 from tests.helpers.sql_calls import CALLS
 
-ROOT = Path(__file__).parents[2]
 MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
 ROWS = 400
 PROCRASTINATE_SCHEMA = "c70ec4b400a60ad9592787653aae5ae77ae41bf801d56b5bd2712751a07f2009"
@@ -66,20 +63,6 @@ def raw(filled: Database) -> Iterator[psycopg.Connection]:
     with psycopg.connect(filled.libpq_url, autocommit=True) as connection:
         register_vector(connection)
         yield connection
-
-
-def alembic(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    url = settings.url()
-    assert url is not None
-    environment = os.environ | {"DATABASE_URL": libpq_url(url)}
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.slow

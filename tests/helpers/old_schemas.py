@@ -1,0 +1,55 @@
+"""Brings a database to an old revision of the schema, as the version of searchdb left it that went with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from searchdb.bundled import migrations_folder
+from searchdb.config import Settings, libpq_url
+from searchdb.db.database import Database
+
+ROOT = Path(__file__).parents[2]
+FIRST_RELEASED = "0006"
+
+
+def released_revisions() -> list[str]:
+    """Return the revisions, oldest first, that a database of an earlier version may have."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return sorted(script.revision for script in scripts if script.revision >= FIRST_RELEASED and not script.is_head)
+
+
+def upgrade_to(database: Database, revision: str) -> None:
+    """Upgrade a database to a revision, in this process."""
+    config = _config()
+    with database.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    database.engine.dispose()  # older connections do not know the vector type
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    return config
+
+
+def alembic(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Alembic's command line in the repository, on a database of the tests."""
+    url = settings.url()
+    assert url is not None
+    environment = os.environ | {"DATABASE_URL": libpq_url(url)}
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
