@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -32,13 +33,21 @@ def use_vectors(connection: psycopg.Connection[Any], record: Any) -> None:
     Raises:
         SchemaError: our role may not use the extension's schema.
     """
+    try:
+        record.info[SEARCH_PATH] = _prepare(connection)
+    except BaseException:
+        connection.close()  # the pool does not know it yet
+        raise
+
+
+def _prepare(connection: psycopg.Connection[Any]) -> Sequence[str]:
+    """Prepare a connection for vectors; return the schemas on its search_path before."""
     with connection.transaction():
         row = connection.execute(_FIND).fetchone()
         assert row is not None  # noqa: S101 - the query has one row
         schemas, schema, on_path, usable, role, quoted = row
-        record.info[SEARCH_PATH] = tuple(schemas)
         if schema is None:
-            return
+            return schemas
         if not usable:
             raise SchemaError(
                 f"the extension vector is in the schema {schema}, which the role {role} may not use: "
@@ -47,3 +56,4 @@ def use_vectors(connection: psycopg.Connection[Any], record: Any) -> None:
         if not on_path:
             connection.execute(_APPEND, [quoted])
         register_vector(connection)
+        return schemas

@@ -13,12 +13,14 @@ from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.db.database import Database, open_database
 from searchdb.db.norms import CONSTRAINT
+from searchdb.db.schema import SCHEMA_REVISION, migrate
 from searchdb.db.tables import VECTOR_INDEX, embedding_models
 from searchdb.errors import DatabaseError, SchemaError
 from searchdb.index.status import index_status
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.repair import repair
 from tests.helpers.cli import output, run
+from tests.helpers.old_schemas import upgrade_to
 from tests.helpers.schemas import owned_database
 from tests.helpers.vectors import clustered, fill
 
@@ -171,3 +173,39 @@ def test_match_images_refuses_query_vectors_out_of_range(database: Database, num
     vector = np.full(512, number, np.float32)
     with database.connect() as connection, pytest.raises(DatabaseError, match="has the length"):
         connection.execute(sa.text("SELECT * FROM match_images(:vector)"), {"vector": vector})
+
+
+def test_rows_that_break_the_check_do_not_block_the_migration(empty_settings: Settings) -> None:
+    with Database(empty_settings) as database:
+        upgrade_to(database, "0009")
+        fill(database, clustered(20))
+        bad = f"UPDATE images SET embedding = {ZERO} WHERE id IN (3, 5, 7, 8, 9, 11)"
+        with database.begin() as connection:
+            connection.execute(sa.text(bad))
+            connection.execute(sa.text("INSERT INTO image_sample SELECT id, embedding FROM images"))
+            cached = "INSERT INTO query_embeddings SELECT 1, 'text ' || id, embedding FROM images"
+            connection.execute(sa.text(cached))
+    result = run(empty_settings, "db", "migrate")
+    assert result.exit_code == 0, result.output
+    assert f"the schema is at {SCHEMA_REVISION}" in result.stderr
+    with open_database(empty_settings) as database, database.connect() as connection:
+        counts = [
+            connection.scalar(sa.text(f"SELECT count(*) FROM {table}"))
+            for table in ("images", "image_sample", "query_embeddings")
+        ]
+        assert counts == [20, 14, 14]
+    again = run(empty_settings, "db", "repair")
+    assert again.exit_code == 1
+    assert "6 images have vectors without a usable length (id 3, 5, 7, 8, 9, ...)" in again.stderr
+
+
+def test_the_migration_names_the_rows_that_break_the_check(
+    empty_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Database(empty_settings) as database:
+        upgrade_to(database, "0009")
+        fill(database, clustered(3))
+        with database.begin() as connection:
+            connection.execute(sa.text(f"UPDATE images SET embedding = {ZERO} WHERE id = 2"))
+        migrate(database)
+    assert "1 image has a vector without a usable length (id 2)" in caplog.text

@@ -18,7 +18,7 @@ from searchdb.db.database import Database
 from searchdb.db.embedded import program_path
 from searchdb.db.functions import FUNCTIONS
 from searchdb.db.schema import migrate
-from tests.helpers.schemas import OWNER, make_owner, owned_database
+from tests.helpers.schemas import OWNER, make_owner, owned_database, settings_for
 from tests.helpers.vectors import cache_texts, clustered, fill
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def shell(tmp_path: Path, admin: sa.Engine) -> Iterator[Shell]:
         connection.execute(sa.text("DROP DATABASE IF EXISTS restored WITH (FORCE)"))
 
 
-@pytest.fixture(params=PLACES.values(), ids=PLACES.keys())
+@pytest.fixture(params=PLACES.values(), ids=list(PLACES))
 def source(request: pytest.FixtureRequest, admin: sa.Engine, tmp_path: Path) -> Iterator[Settings]:
     """A collection of OWNER's with images, a cached text, a tuned function, a view, and an index over halves."""
     extension_schema, search_path = request.param
@@ -147,3 +147,69 @@ def test_the_owner_restores_a_dump(source: Settings, shell: Shell, admin: sa.Eng
         assert result.returncode == 0, result.stderr
         assert "ERROR" not in result.stderr
     assert content(Settings(database_url=libpq_url(restored), home=source.home, model="demo")) == before
+
+
+@pytest.mark.slow
+def test_a_dump_of_the_embedded_server(shell: Shell, short_home: Path) -> None:
+    result = shell.run(EMBEDDED, SEARCHDB_HOME=str(short_home))
+    assert result.returncode == 0, result.stderr
+    assert (shell.folder / "searchdb.dump").stat().st_size > 0
+
+
+def test_an_index_that_could_not_be_built_is_repaired(admin: sa.Engine, shell: Shell, tmp_path: Path) -> None:
+    with owned_database(admin, "source", tmp_path) as source:
+        with Database(source) as database:
+            migrate(database)
+            fill(database, clustered(300))
+        with SearchDB(source) as collection:
+            collection.build_index(method="ivfflat", lists=100)
+        url = source.url()
+        assert url is not None
+        restored = url.set(database="restored")
+        create = CREATE.replace("searchdb_app", OWNER)
+        small = PG_RESTORE.replace("1GB", "64kB").replace("searchdb.dump", "searchdb.dump || true")
+        result = shell.run(
+            f"{BACKUP}\n{create}\n{small}",
+            DATABASE_URL=libpq_url(url),
+            NEW_DATABASE_URL=libpq_url(restored),
+        )
+        assert result.returncode == 1
+        assert "maintenance_work_mem" in result.stderr
+        assert "index images_embedding_idx. Run `searchdb db repair`" in result.stderr
+        repaired = shell.run("searchdb db repair && searchdb db migrate", DATABASE_URL=libpq_url(restored))
+        assert repaired.returncode == 0, repaired.stderr
+        assert repaired.stdout == "put back: the vector index\n"
+
+
+def test_a_collection_in_a_schema_of_its_own(admin: sa.Engine, shell: Shell, tmp_path: Path) -> None:
+    with owned_database(admin, "media", tmp_path) as settings:
+        url = settings.url()
+        assert url is not None
+        documented = "postgresql://searchdb_app@db.example/media"
+        (commands,) = blocks("Several collections on one server")
+        address = libpq_url(url)
+        commands = commands.replace(f"{documented}?", f"{address}&").replace(documented, address)
+        result = shell.run(commands)
+        assert result.returncode == 0, result.stderr
+        with Database(settings) as database, database.connect() as connection:
+            schemas = "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename IN ('images', 'procrastinate_jobs')"
+            assert connection.scalars(sa.text(schemas)).all() == ["photos"]
+
+
+def test_the_sql_for_supabase(admin: sa.Engine, tmp_path: Path) -> None:
+    with owned_database(admin, "supabase", tmp_path, extension_schema="extensions") as settings:
+        create, function = blocks("Supabase", "sql")
+        url = settings.url()
+        assert url is not None
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sa.text(create))
+        own = settings_for(url, tmp_path, search_path="photos")
+        with Database(own) as database:
+            migrate(database)
+            fill(database, clustered(30))
+        with engine.begin() as connection:
+            connection.execute(sa.text(function))
+            connection.execute(sa.text("SET search_path = public"))
+            assert len(connection.execute(sa.text("SELECT * FROM similar_images(5)")).all()) == 10
+        engine.dispose()
