@@ -47,7 +47,11 @@ def include_object(obj: object, name: str | None, type_: str, reflected: bool, c
 def run_offline() -> None:
     """Print the SQL instead of running it (`alembic upgrade head --sql`)."""
     context.configure(
-        dialect_name="postgresql", target_metadata=metadata, literal_binds=True, version_table=VERSION_TABLE
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},  # others double each percent sign
+        target_metadata=metadata,
+        literal_binds=True,
+        version_table=VERSION_TABLE,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -17,9 +17,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from searchdb.config import Settings
 from searchdb.db.current_model import check_model, model_to_use
 from searchdb.db.database import POOL_SIZE, Database, Timeouts, open_database
-from searchdb.db.schema import SCHEMA_REVISION, schema_revision
+from searchdb.db.schema import check_schema
 from searchdb.embedder import Embedder
-from searchdb.errors import DatabaseError, DatabaseUnavailableError, ModelError, SchemaError
+from searchdb.errors import DatabaseError, DatabaseUnavailableError, ModelError
 from searchdb.media.fetch import Fetcher
 from searchdb.records import StoredImage
 from searchdb.search.facets import Facets
@@ -176,12 +176,10 @@ class Backend:
 
         Raises:
             DatabaseError: the database cannot be reached.
-            SchemaError: its schema has another version.
+            SchemaError: its schema has another version, or lacks a table or function.
         """
         with self.database().begin() as connection:
-            revision = schema_revision(connection)
-        if revision != SCHEMA_REVISION:
-            raise SchemaError(f"the database's schema is at {revision}, this searchdb needs {SCHEMA_REVISION}")
+            check_schema(connection)
 
     def check_model(self) -> None:
         """Check that the stored images were embedded with this model's weights.

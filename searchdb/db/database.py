@@ -187,8 +187,9 @@ def _translate(context: ExceptionContext) -> None:
         error: DatabaseError = DatabaseUnavailableError(url, _first_line(original))
     else:
         message = original.diag.message_primary or _first_line(original)
-        hint = advice_on_missing(original.sqlstate, message) or original.diag.message_hint
-        error = DatabaseError(f"{message}{f'. {hint}' if hint else ''}")
+        advice = advice_on_missing(original.sqlstate, message)
+        parts = (message, original.diag.message_hint, advice)
+        error = (SchemaError if advice else DatabaseError)(". ".join(part.rstrip(".") for part in parts if part))
         error.sqlstate = original.sqlstate
     raise error from original
 

@@ -102,7 +102,7 @@ def missing_objects(connection: Connection, schema: str) -> Sequence[str]:
 def advice_on_missing(sqlstate: str | None, message: str) -> str | None:
     """Return what to do about PostgreSQL's error that an object does not exist; None if it is none of ours."""
     if sqlstate in NOT_FOUND and _OURS.search(message):
-        return "if the schema lacks it, run `searchdb db repair` as the owner of the database"
+        return "If the schema lacks it, run `searchdb db repair` as the owner of the database"
     return None
 
 
