@@ -9,9 +9,10 @@ from typing import Annotated, Any
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
+from searchdb.database_url import libpq_url as libpq_url
+from searchdb.database_url import parse_url
 from searchdb.errors import ConfigError
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
@@ -28,7 +29,6 @@ DEFAULT_RATE_LIMIT = "20000 per minute"
 DEFAULT_WORK_LIMIT = "120 per minute"
 """Two a second: more than a person needs, and low enough that one program does not monopolise the model."""
 
-_DRIVER = "postgresql+psycopg"
 _RATE = r"^([1-9][0-9]{0,8} per (second|minute|hour|day))?$"
 
 
@@ -53,7 +53,12 @@ class Settings(BaseSettings):
     database_url: Annotated[SecretStr | None, NoDecode] = Field(
         default=None,
         validation_alias=AliasChoices("database_url", "DATABASE_URL"),
-        description="a PostgreSQL 15+ with pgvector 0.8+, or unset for the embedded server",
+        description="the URL of a PostgreSQL 15+ with pgvector 0.8+, or unset for the embedded server",
+    )
+    prepared_statements: str = Field(
+        default="auto",
+        pattern=r"^(auto|off)$",
+        description="auto, to prepare statements unless a pooler such as PgBouncer is in between, or off",
     )
     home: Path = Field(default_factory=default_home, description="the folder of the embedded server and of caches")
     model: str = Field(
@@ -121,7 +126,7 @@ class Settings(BaseSettings):
     @classmethod
     def _postgresql_only(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            _parse_url(value.get_secret_value())
+            parse_url(value.get_secret_value())
         return value
 
     @property
@@ -130,28 +135,8 @@ class Settings(BaseSettings):
         return self.model if "model" in self.model_fields_set else None
 
     def url(self) -> URL | None:
-        """Return DATABASE_URL for SQLAlchemy with the psycopg driver; None if it is unset."""
-        return None if self.database_url is None else _parse_url(self.database_url.get_secret_value())
-
-
-def libpq_url(url: URL, *, hide_password: bool = False) -> str:
-    """Return a URL for psql and other PostgreSQL clients, which do not read SQLAlchemy's `+` as a space."""
-    text = url.set(drivername="postgresql").render_as_string(hide_password=hide_password)
-    address, mark, query = text.partition("?")
-    return f"{address}{mark}{query.replace('+', '%20')}"
-
-
-def _parse_url(text: str) -> URL:
-    """Parse a PostgreSQL URL; the ValueError does not quote it, because it may hold a password."""
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise ValueError("this is not a URL like postgresql://user:password@host:5432/database") from None
-    if url.drivername not in ("postgresql", "postgres", _DRIVER):
-        raise ValueError(
-            f"this is a {url.drivername}:// URL, not one like postgresql://user:password@host:5432/database"
-        )
-    return url.set(drivername=_DRIVER)
+        """Return the database that DATABASE_URL names; None if it is unset."""
+        return None if self.database_url is None else parse_url(self.database_url.get_secret_value())
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-BASE = {"errors", "records", "config", "bundled", "embedder"}
+BASE = {"errors", "records", "config", "database_url", "bundled", "embedder"}
 """What every package may import."""
 PACKAGES: dict[str, set[str]] = {
     "sources": set(),
@@ -29,7 +29,8 @@ PACKAGES: dict[str, set[str]] = {
 FILES: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "database_url"},
+    "database_url": set(),
     "bundled": set(),
     "embedder": {"records"},
     "media.fetch": {"media.safe_http"},
@@ -43,6 +44,9 @@ FILES: dict[str, set[str]] = {
     "unsplash.photos": {"sources"},
     "unsplash.reader": {"sources", "sources.delimited", "unsplash.columns"},
     "db.tables": set(),
+    "db.extension": set(),
+    "db.driver_errors": {"db.schema"},
+    "db.connections": {"db.driver_errors", "db.extension"},
     "db.embedded": set(),
     "search.filter_table": set(),
     "search.conditions": {"db.tables"},

@@ -15,8 +15,9 @@ from flask import current_app
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.config import Settings
+from searchdb.db.connections import POOL_SIZE, Timeouts
 from searchdb.db.current_model import check_model, model_to_use
-from searchdb.db.database import POOL_SIZE, Database, Timeouts, open_database
+from searchdb.db.database import Database, open_database
 from searchdb.db.schema import check_schema
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, ModelError

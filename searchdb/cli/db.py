@@ -109,7 +109,7 @@ def db_stop(ctx: click.Context) -> None:
 @click.pass_context
 def db_url(ctx: click.Context) -> None:
     """Print the database's URL, for psql and other programs."""
-    from searchdb.config import libpq_url
+    from searchdb.database_url import effective_url, libpq_url
     from searchdb.db.embedded import EmbeddedServer
 
     settings = settings_of(ctx)
@@ -119,7 +119,7 @@ def db_url(ctx: click.Context) -> None:
         url = server.url
         if not server.is_running():
             click.echo("the embedded server is not running: `searchdb db start` starts it", err=True)
-    click.echo(libpq_url(url))
+    click.echo(libpq_url(effective_url(url)))
 
 
 @db_command.command("shell", context_settings={"ignore_unknown_options": True})
@@ -127,17 +127,15 @@ def db_url(ctx: click.Context) -> None:
 @click.pass_context
 def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; further arguments are passed to psql."""
-    from searchdb.config import libpq_url
+    from searchdb.database_url import for_a_command_line
     from searchdb.db.database import open_database
     from searchdb.db.embedded import program_path
 
     with open_database(settings_of(ctx)) as database:
         psql = shutil.which("psql") or str(program_path("psql"))
-        # The password is passed in the environment: every user of the machine can read a command line.
-        url = database.url
-        environment = os.environ | ({"PGPASSWORD": url.password} if url.password else {})
-        address = libpq_url(url.set(password=None))
-        ctx.exit(subprocess.run([psql, *arguments, address], env=environment, check=False).returncode)
+        with for_a_command_line(database.url) as (address, variables):
+            environment = os.environ | variables
+            ctx.exit(subprocess.run([psql, *arguments, address], env=environment, check=False).returncode)
 
 
 def _embedded_server(ctx: click.Context) -> EmbeddedServer:

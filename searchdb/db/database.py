@@ -1,49 +1,23 @@
-"""Connects to PostgreSQL: chooses the server, pools connections, translates errors."""
+"""Opens the database: chooses the server, and checks that the schema is the one we work with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Self
 
-import psycopg
-import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy import Connection
+from sqlalchemy.engine import URL
 
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url, masked_url
+from searchdb.db.connections import DEFAULT_TIMEOUTS, Timeouts, behind_pooler, driver_arguments, make_engine
 from searchdb.db.embedded import EmbeddedServer
-from searchdb.db.extension import use_vectors
 from searchdb.db.retry import OutageLog
-from searchdb.db.schema import SCHEMA_REVISION, advice_on_missing, check_complete, migrate, schema_advice
+from searchdb.db.schema import SCHEMA_REVISION, check_complete, migrate, schema_advice
 from searchdb.db.version_table import find_collection
-from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
-
-POOL_SIZE = 8
-"""Connections kept open, one for each thread of the page's server; more are opened for one use and closed."""
-POOL_OVERFLOW = 12
-"""Extra connections under load: 20 for each process let five processes share PostgreSQL's default of 100."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeouts:
-    """How long to wait for the database, in seconds.
-
-    Attributes:
-        connect: for a server that does not answer; at least 2.
-        pool: for a free connection when the pool is exhausted.
-        statement: for one statement, which PostgreSQL then cancels; None means no limit. Migrations have no limit.
-        silence: for a connected server that stops responding; None leaves it to the operating system.
-    """
-
-    connect: int = 10
-    pool: float = 30.0
-    statement: float | None = None
-    silence: float | None = None
+from searchdb.errors import SchemaError
 
 
 class Database:
@@ -55,13 +29,13 @@ class Database:
         EmbeddedServerError: the embedded server cannot run.
     """
 
-    def __init__(self, settings: Settings, timeouts: Timeouts = Timeouts()) -> None:
+    def __init__(self, settings: Settings, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
         self._server: EmbeddedServer | None = None
         url = settings.url()
         if url is None:
             self._server = EmbeddedServer.at(settings.home)
             url = self._server.join()
-        self.engine = _make_engine(url, timeouts)
+        self.engine = make_engine(url, timeouts, prepare=settings.prepared_statements != "off")
         self.outage_log = OutageLog()
 
     @property
@@ -71,18 +45,33 @@ class Database:
 
     @property
     def url(self) -> URL:
-        """The database's URL for SQLAlchemy."""
+        """The database's URL."""
         return self.engine.url
 
     @property
     def libpq_url(self) -> str:
-        """The database's URL for psql and other clients, including the password."""
+        """The database's URL for psql and other clients, including the secrets."""
         return libpq_url(self.url)
 
     @property
     def masked_url(self) -> str:
-        """The database's URL for messages, without the password."""
-        return libpq_url(self.url, hide_password=True)
+        """The database's URL for messages, without secrets."""
+        return masked_url(self.url)
+
+    @property
+    def behind_pooler(self) -> bool:
+        """Whether a pooler such as PgBouncer is between us and the server; connects to find out.
+
+        Sessions then may not be ours: what is set in one, or locked, or listened for, may be lost or another client's.
+        """
+        with self.connect() as connection:
+            return behind_pooler(connection)
+
+    def driver_arguments(self) -> dict[str, Any]:
+        """Return psycopg's arguments for a connection outside the pool, which is then set up like those in it."""
+        with self.connect() as connection:
+            threshold = connection.connection.driver_connection.prepare_threshold  # type: ignore[union-attr]
+        return driver_arguments(self.url) | {"prepare_threshold": threshold}
 
     @contextmanager
     def connect(self) -> Generator[Connection]:
@@ -113,7 +102,7 @@ class Database:
         self.close()
 
 
-def open_database(settings: Settings, timeouts: Timeouts = Timeouts()) -> Database:
+def open_database(settings: Settings, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> Database:
     """Return a Database whose schema is the one we work with.
 
     The embedded database is migrated automatically; any other database must be migrated by its owner.
@@ -136,64 +125,3 @@ def open_database(settings: Settings, timeouts: Timeouts = Timeouts()) -> Databa
         database.close()
         raise
     return database
-
-
-def _make_engine(url: URL, timeouts: Timeouts) -> Engine:
-    arguments: dict[str, Any] = {"connect_timeout": timeouts.connect, "application_name": "searchdb"}
-    if timeouts.silence is not None:
-        milliseconds = round(timeouts.silence * 1000)
-        arguments |= {"tcp_user_timeout": milliseconds, "keepalives_idle": round(timeouts.silence)}
-    engine = sa.create_engine(
-        url,
-        pool_pre_ping=True,
-        pool_use_lifo=True,  # the connection used last has its statements planned and its pages cached
-        pool_size=POOL_SIZE,
-        max_overflow=POOL_OVERFLOW,
-        pool_timeout=timeouts.pool,
-        connect_args=arguments,
-    )
-    engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
-    event.listen(engine, "handle_error", _translate)
-    event.listen(engine, "connect", use_vectors)
-    if timeouts.statement is not None:
-        limit = f"SET statement_timeout = {round(timeouts.statement * 1000)}"
-
-        # Not as a connection option: PgBouncer rejects those.
-        def limit_statements(connection: psycopg.Connection[Any], _record: object) -> None:
-            connection.execute(limit.encode())
-            connection.commit()
-
-        event.listen(engine, "connect", limit_statements)
-    return engine
-
-
-def _ping(query_server: Callable[[Any], bool], connection: psycopg.Connection[Any]) -> bool:
-    """Return whether an idle connection is alive; query the server only if data has arrived on the connection.
-
-    A server that closes a connection sends a message, so a connection without one needs no round trip. A server that
-    stopped responding would answer this query no sooner than the caller's own statement.
-    """
-    return query_server(connection) if connection.closed or wait([connection.fileno()], 0) else True
-
-
-def _translate(context: ExceptionContext) -> None:
-    """Turn the driver's exceptions into ours, for every statement that goes through the engine."""
-    original = context.original_exception
-    if context.is_pre_ping or not isinstance(original, psycopg.Error):  # the pool itself replaces a dead connection
-        return
-    lost = context.connection is None or context.is_disconnect
-    if lost and context.engine is not None:
-        url = libpq_url(context.engine.url, hide_password=True)
-        error: DatabaseError = DatabaseUnavailableError(url, _first_line(original))
-    else:
-        message = original.diag.message_primary or _first_line(original)
-        advice = advice_on_missing(original.sqlstate, message)
-        parts = (message, original.diag.message_hint, advice)
-        error = (SchemaError if advice else DatabaseError)(". ".join(part.rstrip(".") for part in parts if part))
-        error.sqlstate = original.sqlstate
-    raise error from original
-
-
-def _first_line(exc: BaseException) -> str:
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return lines[0] if lines else type(exc).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -20,40 +19,41 @@ FROM (VALUES (true)) AS one LEFT JOIN pg_extension e ON e.extname = 'vector'
     LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
 """
 # Last, so that no other object of that schema hides one of the collection's.
-_APPEND = b"""
-SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), %s::text), false)
+APPEND = """
+SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), %s::text), %s)
 """
+"""Adds a schema, which is quoted if necessary, to the search_path; the second parameter: of the transaction only?"""
+MISSING_SCHEMA = "searchdb_missing_schema"
+"""Key in a connection's `info`: the schema to add in each transaction, where the session is not ours."""
 
 
-def use_vectors(connection: psycopg.Connection[Any], record: Any) -> None:
+def use_vectors(connection: psycopg.Connection[Any], info: dict[Any, Any], *, session: bool) -> None:
     """Add the extension's schema to a new connection's search_path if it is not there, and register the vector type.
 
     Operators such as `<=>` are found by the search_path only. Does nothing before the extension exists.
 
+    Args:
+        connection: not in a transaction.
+        info: gets SEARCH_PATH, and MISSING_SCHEMA if that must be added in each transaction.
+        session: whether the session is ours, and so its search_path; through a pooler it is not.
+
     Raises:
         SchemaError: our role may not use the extension's schema.
     """
-    try:
-        record.info[SEARCH_PATH] = _prepare(connection)
-    except BaseException:
-        connection.close()  # the pool does not know it yet
-        raise
-
-
-def _prepare(connection: psycopg.Connection[Any]) -> Sequence[str]:
-    """Prepare a connection for vectors; return the schemas on its search_path before."""
     with connection.transaction():
         row = connection.execute(_FIND).fetchone()
         assert row is not None  # noqa: S101 - the query has one row
         schemas, schema, on_path, usable, role, quoted = row
+        info[SEARCH_PATH] = schemas
         if schema is None:
-            return schemas
+            return
         if not usable:
             raise SchemaError(
                 f"the extension vector is in the schema {schema}, which the role {role} may not use: "
                 f"run GRANT USAGE ON SCHEMA {quoted} TO {role}"
             )
         if not on_path:
-            connection.execute(_APPEND, [quoted])
+            connection.execute(APPEND, [quoted, not session])
+            if not session:
+                info[MISSING_SCHEMA] = quoted
         register_vector(connection)
-        return schemas

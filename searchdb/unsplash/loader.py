@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_on, insert
 
+from searchdb.db.driver_errors import database_error
 from searchdb.db.tables import images
-from searchdb.errors import DatabaseError, DatabaseUnavailableError, InvalidReferenceError, SourceError
+from searchdb.errors import InvalidReferenceError, SourceError
 from searchdb.records import RejectedItem, SourceItem
 from searchdb.sources import printable
 from searchdb.unsplash.columns import FORMATS
@@ -126,18 +127,9 @@ def _copy(connection: Connection, part: Part, report: LoadReport, progress: Call
                 if copied % PROGRESS_ROWS == 0:
                     progress(copied, reader.bytes_read)
     except psycopg.Error as exc:  # COPY bypasses SQLAlchemy, so the engine does not translate its errors
-        raise _translated(connection.engine, part, exc) from exc
+        raise database_error(exc, connection.engine.url, failed=f"{part.name} cannot be loaded") from exc
     report.rows[part.table] += copied
     return copied
-
-
-def _translated(engine: Engine, part: Part, exc: psycopg.Error) -> DatabaseError:
-    reason = exc.diag.message_primary or str(exc).partition("\n")[0] or type(exc).__name__
-    if exc.sqlstate is None and isinstance(exc, psycopg.OperationalError):
-        return DatabaseUnavailableError(engine.url.render_as_string(hide_password=True), reason)
-    error = DatabaseError(f"{part.name} cannot be loaded: {reason}")
-    error.sqlstate = exc.sqlstate
-    return error
 
 
 def _merge(connection: Connection, part: Part) -> int:

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db.database import Database, open_database
 from searchdb.db.schema import SCHEMA_REVISION, migrate, schema_revision
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError

@@ -23,7 +23,7 @@ from pathlib import Path
 from searchdb.db.embedded import EmbeddedServer
 url = EmbeddedServer.at(Path(sys.argv[1])).join()
 import psycopg
-from searchdb.config import libpq_url
+from searchdb.database_url import libpq_url
 with psycopg.connect(libpq_url(url)) as connection:
     assert connection.execute("SELECT 1").fetchone() == (1,)
 print("joined", flush=True)

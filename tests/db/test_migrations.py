@@ -18,7 +18,8 @@ from PIL import Image
 from procrastinate.schema import SchemaManager
 
 from searchdb.cli import cli
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import VECTOR_INDEX, images, query_embeddings

@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from searchdb.client import SearchDB
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.schema import migrate

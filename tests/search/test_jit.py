@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db.database import Database
 from searchdb.db.schema import migrate
 from searchdb.db.tables import images

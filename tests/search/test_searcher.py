@@ -16,7 +16,7 @@ from PIL import Image
 from sqlalchemy import event
 
 from searchdb.client import SearchDB
-from searchdb.config import libpq_url
+from searchdb.database_url import libpq_url
 from searchdb.db.database import Database
 from searchdb.db.tables import embedding_models, query_embeddings
 from searchdb.errors import ImageNotFoundError, ModelMismatchError, QueryError

@@ -17,8 +17,10 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.serving import make_server
 
-from searchdb.config import Settings, libpq_url
-from searchdb.db.database import Database, Timeouts
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
+from searchdb.db.connections import Timeouts
+from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.schema import migrate
 from searchdb.media.embed import CLIPEmbedder

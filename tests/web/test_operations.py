@@ -17,7 +17,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from searchdb.config import Settings
-from searchdb.db.database import Database, Timeouts, open_database
+from searchdb.db.connections import Timeouts
+from searchdb.db.database import Database, open_database
 from searchdb.db.schema import migrate
 from searchdb.db.tables import embedding_models
 from searchdb.errors import DatabaseError, ModelUnavailableError

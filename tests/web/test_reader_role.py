@@ -13,7 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from searchdb.client import SearchDB
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db import best_effort
 from searchdb.db.database import Database
 from searchdb.db.tables import image_sample, query_embeddings, relevance_scale

@@ -18,7 +18,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import event, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from searchdb.db.database import POOL_OVERFLOW, POOL_SIZE, Database
+from searchdb.db.connections import POOL_OVERFLOW, POOL_SIZE
+from searchdb.db.database import Database
 from searchdb.errors import DatabaseError
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"

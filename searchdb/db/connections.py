@@ -1,0 +1,172 @@
+"""Makes SQLAlchemy's engine: connections with the same encoding, limits and types, directly or through a pooler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, ExceptionContext
+
+from searchdb.database_url import parameters
+from searchdb.db.driver_errors import database_error
+from searchdb.db.extension import APPEND, MISSING_SCHEMA, use_vectors
+from searchdb.errors import SchemaError
+
+POOL_SIZE = 8
+"""Connections kept open, one for each thread of the page's server; more are opened for one use and closed."""
+POOL_OVERFLOW = 12
+"""Extra connections under load: 20 for each process let five processes share PostgreSQL's default of 100."""
+ENCODING = "UTF8"
+
+_SET_UP = """
+SELECT direct, CASE WHEN direct AND %(limit)s <> '' THEN set_config('statement_timeout', %(limit)s, false) END
+FROM (SELECT pg_backend_pid() = %(pid)s AS direct) AS server
+"""
+_POOLER = "searchdb.pooler"
+"""Key in a connection's `info`: whether it leads to a pooler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """How long to wait for the database, in seconds.
+
+    Attributes:
+        connect: for a server that does not answer; at least 2. A connect_timeout in DATABASE_URL takes precedence.
+        pool: for a free connection when the pool is exhausted.
+        statement: for one statement, which PostgreSQL then cancels; None means no limit. Migrations have no limit.
+        silence: for a connected server that stops responding; None leaves it to the operating system.
+    """
+
+    connect: int = 10
+    pool: float = 30.0
+    statement: float | None = None
+    silence: float | None = None
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+def make_engine(url: URL, timeouts: Timeouts, *, prepare: bool = True) -> Engine:
+    """Return an engine that raises our errors instead of psycopg's.
+
+    Args:
+        url: the database, as `parse_url` returns it.
+        timeouts: the limits of waiting.
+        prepare: whether psycopg may prepare statements on the server; it never does so through a pooler.
+    """
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        pool_pre_ping=True,
+        pool_use_lifo=True,  # the connection used last has its statements planned and its pages cached
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=timeouts.pool,
+        connect_args=driver_arguments(url, timeouts) | ({} if prepare else {"prepare_threshold": None}),
+    )
+    engine.url = url  # only to show: SQLAlchemy itself would not understand all that libpq does
+    engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
+    event.listen(engine, "do_connect", partial(_connect, timeouts))
+    event.listen(engine, "handle_error", _translate)
+    event.listen(engine, "begin", partial(_set_up_transaction, timeouts))
+    return engine
+
+
+def driver_arguments(url: URL, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> dict[str, Any]:
+    """Return psycopg's arguments for a connection; what the URL or the environment says takes precedence."""
+    arguments: dict[str, Any] = {"fallback_application_name": "searchdb"}
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        arguments["connect_timeout"] = timeouts.connect
+    if timeouts.silence is not None:
+        arguments |= {
+            "tcp_user_timeout": _milliseconds(timeouts.silence),
+            "keepalives_idle": round(timeouts.silence),
+        }
+    return arguments | parameters(url) | {"client_encoding": ENCODING}
+
+
+def behind_pooler(connection: Connection) -> bool:
+    """Whether a pooler such as PgBouncer is between this connection and the server."""
+    return bool(connection.info.get(_POOLER))
+
+
+def _connect(
+    timeouts: Timeouts, _dialect: object, record: Any, _positional: object, arguments: dict[str, Any]
+) -> psycopg.Connection[Any]:
+    try:
+        connection = psycopg.connect(**arguments)
+    except UnicodeError as exc:  # of a host name with a part of more than 63 characters
+        raise psycopg.OperationalError(f"the host name is malformed: {exc}") from exc
+    try:
+        _require_encoding(connection)
+        pooler = record.info[_POOLER] = _set_up(connection, timeouts.statement)
+        use_vectors(connection, record.info, session=not pooler)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _require_encoding(connection: psycopg.Connection[Any]) -> None:
+    found = (connection.pgconn.parameter_status(b"server_encoding") or ENCODING.encode()).decode()
+    if found != ENCODING:
+        raise SchemaError(
+            f"this database has the encoding {found}, but searchdb needs a UTF-8 database: "
+            "make one with `createdb -E UTF8 -T template0 NAME` and name it in DATABASE_URL"
+        )
+
+
+def _set_up(connection: psycopg.Connection[Any], statement_s: float | None) -> bool:
+    """Set the time limit of statements, and return whether the connection leads to a pooler.
+
+    The server tells its clients the process that serves them. A pooler makes up another number, because the process may
+    change with each transaction.
+    """
+    # Not as a connection option, which PgBouncer refuses; and not in a pooler's session, which others use as well.
+    limit = "" if statement_s is None else f"{_milliseconds(statement_s)}"
+    row = connection.execute(_SET_UP, {"limit": limit, "pid": connection.info.backend_pid}).fetchone()
+    connection.commit()
+    pooler = row is not None and not row[0]
+    if pooler:
+        connection.prepare_threshold = None  # a prepared statement stays in the process that prepared it
+    return pooler
+
+
+def _set_up_transaction(timeouts: Timeouts, connection: Connection) -> None:
+    """Set for one transaction what behind a pooler cannot be set for the session, which other clients use as well."""
+    driver: Any = connection.connection.driver_connection
+    if not behind_pooler(connection) or driver.autocommit:
+        return
+    if timeouts.statement is not None:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_milliseconds(timeouts.statement)}")
+    if (schema := connection.info.get(MISSING_SCHEMA)) is not None:
+        connection.exec_driver_sql(APPEND, (schema, True))
+
+
+def _ping(query_server: Callable[[Any], bool], connection: psycopg.Connection[Any]) -> bool:
+    """Return whether an idle connection is alive; query the server only if data has arrived on the connection.
+
+    A server that closes a connection sends a message, so a connection without one needs no round trip. A server that
+    stopped responding would answer this query no sooner than the caller's own statement.
+    """
+    return query_server(connection) if connection.closed or wait([connection.fileno()], 0) else True
+
+
+def _translate(context: ExceptionContext) -> None:
+    """Turn the driver's exceptions into ours, for every statement that goes through the engine."""
+    original = context.original_exception
+    # A connection that turns out to be dead before use is replaced by the pool itself.
+    if context.is_pre_ping or not isinstance(original, psycopg.Error) or context.engine is None:
+        return
+    lost = context.connection is None or context.is_disconnect
+    raise database_error(original, context.engine.url, lost=lost) from original
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

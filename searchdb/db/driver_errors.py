@@ -1,0 +1,52 @@
+"""Turns psycopg's exceptions into ours, with the way out that PostgreSQL's message lacks."""
+
+from __future__ import annotations
+
+import psycopg
+from sqlalchemy.engine import URL
+
+from searchdb.database_url import masked_url
+from searchdb.db.schema import advice_on_missing
+from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
+
+READ_ONLY = "25006"
+"""SQLSTATE of a write on a standby, or where default_transaction_read_only is on."""
+INSUFFICIENT_PRIVILEGE = "42501"
+ADVICE = {
+    READ_ONLY: "This database or role may only read: set DATABASE_URL to a server and a role that may write",
+    INSUFFICIENT_PRIVILEGE: "Connect as a role that may do this, such as the owner of the tables, or have it GRANT it",
+}
+"""What to do about an error, by SQLSTATE, where PostgreSQL gives no hint."""
+
+_STARTUP_PARAMETER = "unsupported startup parameter"
+_IGNORE_IT = "add it to ignore_startup_parameters in pgbouncer.ini, or leave it out of DATABASE_URL and PGOPTIONS"
+
+
+def database_error(exc: psycopg.Error, url: URL, *, lost: bool | None = None, failed: str = "") -> DatabaseError:
+    """Return our error for psycopg's; raise it `from` the original.
+
+    Args:
+        exc: what psycopg raised.
+        url: the database, whose secrets are masked.
+        lost: whether the connection is lost or was never made; by default as the error tells.
+        failed: what PostgreSQL refused, for the message.
+    """
+    if lost is None:
+        lost = exc.sqlstate is None and isinstance(exc, psycopg.OperationalError)
+    if lost:
+        reason = _first_line(exc)
+        if _STARTUP_PARAMETER in reason:
+            reason = f"{reason} ({_IGNORE_IT})"
+        return DatabaseUnavailableError(masked_url(url), reason)
+    message = exc.diag.message_primary or _first_line(exc)
+    missing = advice_on_missing(exc.sqlstate, message)
+    hint = exc.diag.message_hint or ADVICE.get(exc.sqlstate or "")
+    reason = ". ".join(part.rstrip(".") for part in (message, hint, missing) if part)
+    error = (SchemaError if missing else DatabaseError)(f"{failed}: {reason}" if failed else reason)
+    error.sqlstate = exc.sqlstate
+    return error
+
+
+def _first_line(exc: BaseException) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return lines[0] if lines else type(exc).__name__
