@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -143,5 +144,6 @@ def test_an_error_says_why_without_quoting_the_text(text: str, reason: str) -> N
 def test_psycopg_connects_with_the_parameters(settings: Settings) -> None:
     url = settings.url()
     assert url is not None
-    with psycopg.connect(**parameters(url)) as connection:
+    arguments: dict[str, Any] = {**parameters(url)}
+    with psycopg.connect(**arguments) as connection:
         assert connection.info.dbname == url.database

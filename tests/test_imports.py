@@ -87,6 +87,7 @@ FILES: dict[str, set[str]] = {
         "search.query_cache",
     },
     "index.build": {
+        "db.connections",
         "db.tables",
         "index.depth",
         "index.exact",

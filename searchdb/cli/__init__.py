@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -107,8 +108,45 @@ def _interrupt(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _hide_secrets() -> None:
+    """Start this process again with a secret in --database-url moved to the environment, as serve's children get it.
+
+    Every user of the machine can read a command line, for as long as the command runs.
+    """
+    arguments = sys.argv[1:]
+    kept, url = _without_database_url(arguments)
+    if url is None or not arguments or sys.orig_argv[-len(arguments) :] != arguments:
+        return
+    from searchdb.database_url import SECRETS, parameters, parse_url
+
+    try:
+        if not SECRETS & parameters(parse_url(url)).keys():
+            return
+    except ValueError:  # may hold a secret, too
+        pass
+    program = [sys.executable, *sys.orig_argv[1 : -len(arguments)], *kept]
+    os.execve(sys.executable, program, os.environ | {"DATABASE_URL": url})  # noqa: S606 - ourselves
+
+
+def _without_database_url(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Return the arguments without the option before the command, and the option's value; None if it is not there."""
+    kept, url = list[str](), None
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        option = next((each for each in cli.params if name in each.opts), None)
+        if name == "--database-url":
+            url = value if equals else next(rest, None)
+        elif isinstance(option, click.Option):
+            kept += [argument] if equals or option.is_flag else [argument, *islice(rest, 1)]
+        else:
+            return [*kept, argument, *rest], url
+    return kept, url
+
+
 def main() -> None:
     """Run the command line."""
+    _hide_secrets()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     cli(prog_name="searchdb")

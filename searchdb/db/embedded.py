@@ -71,7 +71,10 @@ class EmbeddedServer:
     def url(self) -> URL:
         """The URL of its database, for SQLAlchemy."""
         return URL.create(
-            "postgresql+psycopg", username="postgres", database="postgres", query={"host": str(self.data)}
+            "postgresql+psycopg",
+            username="postgres",
+            database="postgres",
+            query={"host": str(self.data), "port": "5432"},  # whatever PGPORT says
         )
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlglot
+from psycopg import RawCursor
 from sqlalchemy import Connection, text
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -71,21 +72,22 @@ def run_sql(connection: Connection, statement: str, *, write: bool = False) -> S
         DatabaseError: the statement failed, with PostgreSQL's message and hint; or it exceeded STATEMENT_TIMEOUT.
     """
     driver: Any = connection.connection.driver_connection
-    threshold = driver.prepare_threshold
-    # A prepared statement cannot hold several statements: "COMMIT; DELETE ..." would leave the read-only transaction.
-    driver.prepare_threshold = 0
+    factory = driver.cursor_factory
     try:
         with connection.begin():
             connection.execute(text("SET TRANSACTION READ WRITE" if write else "SET TRANSACTION READ ONLY"))
             connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
-            result = connection.exec_driver_sql(statement.replace("%", "%%"))
+            # With parameters, PostgreSQL takes a single statement: "COMMIT; DELETE ..." would leave the read-only
+            # transaction. This cursor takes one that the statement does not use, and leaves the statement as it is.
+            driver.cursor_factory = RawCursor
+            result = connection.exec_driver_sql(statement, (0,))
             if not result.returns_rows:
                 return SQLResult(columns=[], rows=[])
             return SQLResult(columns=list(result.keys()), rows=[tuple(row) for row in result])
     except DatabaseError as exc:
         raise _advised(exc, statement) from exc
     finally:
-        driver.prepare_threshold = threshold
+        driver.cursor_factory = factory
 
 
 def _advised(error: DatabaseError, statement: str) -> DatabaseError:
@@ -94,6 +96,8 @@ def _advised(error: DatabaseError, statement: str) -> DatabaseError:
         advice = f"the statement took longer than {STATEMENT_TIMEOUT}: ask for less, or use `searchdb db shell`"
     elif error.sqlstate == "42601" and len(_parse(statement)) > 1:
         advice = "only one statement can be run at a time"
+    elif any(tree.find(exp.Parameter) for tree in _parse(statement)):
+        advice = "write values into the statement: parameters such as $1 have none here"
     else:
         return error
     advised = DatabaseError(f"{advice} ({error})")

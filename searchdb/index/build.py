@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
 from searchdb.config import DEFAULT_RECALL
+from searchdb.db.connections import behind_pooler
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.depth import owner, store_setting
@@ -136,27 +137,26 @@ def build_index(
             error = DatabaseError(f"only the owner of the tables may build the index: connect as {other}")
             error.sqlstate = INSUFFICIENT_PRIVILEGE
             raise error
-        if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(BUILD_LOCK_KEY))):
-            return None
-        rows = connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
-        method, value_type = method or best_method(rows), value_type or "halfvec"
-        if method == "hnsw":
-            m = m or HNSW_M
-            ef_construction = ef_construction or max(HNSW_EF_CONSTRUCTION, 2 * m)
-        else:
-            lists = lists or fit_lists(rows)
-        plan = _Plan(
-            method=method, value_type=value_type, chosen=chosen, lists=lists, m=m, ef_construction=ef_construction
-        )
-        _set_up(connection, plan, rows)
-        driver = connection.connection.dbapi_connection
-        try:
-            _build(engine, connection, plan, rows)
-        except BaseException:
-            _clean_up(engine, connection, driver)
-            raise
-        # The server notices a closed connection only a moment later; a build right after this one would find the lock.
-        connection.execute(sa.select(sa.func.pg_advisory_unlock(BUILD_LOCK_KEY)))
+        with _lock(engine, connection) as locked:
+            if not locked:
+                return None
+            rows = connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
+            method, value_type = method or best_method(rows), value_type or "halfvec"
+            if method == "hnsw":
+                m = m or HNSW_M
+                ef_construction = ef_construction or max(HNSW_EF_CONSTRUCTION, 2 * m)
+            else:
+                lists = lists or fit_lists(rows)
+            plan = _Plan(
+                method=method, value_type=value_type, chosen=chosen, lists=lists, m=m, ef_construction=ef_construction
+            )
+            _set_up(connection, plan, rows)
+            driver = connection.connection.dbapi_connection
+            try:
+                _build(engine, connection, plan, rows)
+            except BaseException:
+                _clean_up(engine, connection, driver)
+                raise
         if rows >= EXACT_ROWS and plan.lists != 1:
             self_tune(engine, cache, target=target, progress=progress)
         return index_status(connection)
@@ -170,12 +170,30 @@ def _session(engine: Engine) -> Generator[Connection]:
         yield connection
 
 
+@contextmanager
+def _lock(engine: Engine, connection: Connection) -> Generator[bool]:
+    """Take the lock of builds, and yield whether it is ours: that of the session, which ends with the build's process.
+
+    Behind a pooler a session is not ours, but a transaction is: the lock is then held by an idle one beside the build.
+    """
+    if not behind_pooler(connection):
+        locked = bool(connection.scalar(sa.select(sa.func.pg_try_advisory_lock(BUILD_LOCK_KEY))))
+        yield locked
+        if locked:  # the server notices a closed connection only a moment later, and the next build would find the lock
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(BUILD_LOCK_KEY)))
+        return
+    with engine.connect() as holder:
+        # Without parameters, so that the statement leaves no open portal, for whose snapshot the build would wait.
+        yield bool(holder.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({BUILD_LOCK_KEY})").scalar())
+
+
 def _set_up(connection: Connection, plan: _Plan, rows: int) -> None:
     low, high = BUILD_MEMORY_MB
     # If the administrator allows every build more than our limit, so may this one.
     setting = "SELECT setting::bigint / 1024 FROM pg_settings WHERE name = 'maintenance_work_mem'"
     configured = connection.scalar(text(setting))
-    high = max(high, configured or 0)
+    pooler = behind_pooler(connection)
+    high = configured or 0 if pooler else max(high, configured or 0)
     needed = plan.memory_mb(rows)
     if needed > high and plan.method == "ivfflat":
         raise ConfigError(
@@ -189,6 +207,8 @@ def _set_up(connection: Connection, plan: _Plan, rows: int) -> None:
             f"{needed:,.0f}",
             f"{high:,}",
         )
+    if pooler:  # the settings would reach other clients, and perhaps not the build
+        return
     connection.execute(text(f"SET maintenance_work_mem = '{int(min(max(needed, low), high))}MB'"))
     connection.execute(text(f"SET max_parallel_maintenance_workers = {BUILD_WORKERS}"))
     connection.execute(text("SET statement_timeout = 0"))
@@ -203,7 +223,7 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
     try:
         connection.execute(create)
     except DatabaseError as exc:
-        if exc.sqlstate not in OUT_OF_SHARED_MEMORY:
+        if exc.sqlstate not in OUT_OF_SHARED_MEMORY or behind_pooler(connection):
             raise
         logger.warning("the server is short of shared memory (%s): building in a single process instead", exc)
         _drop_leftovers(connection)
@@ -250,6 +270,9 @@ def _clean_up(engine: Engine, connection: Connection, driver: Any) -> None:
             return
         driver.close()  # SQLAlchemy discards it without closing it, which would keep the lock
         with _session(engine) as fresh:
+            if behind_pooler(fresh):  # the lock is still held, in its transaction
+                _drop_leftovers(fresh)
+                return
             fresh.execute(text(f"SET lock_timeout = '{CLEAN_UP_TIMEOUT}'"))
             fresh.execute(sa.select(sa.func.pg_advisory_lock(BUILD_LOCK_KEY)))
             _drop_leftovers(fresh)
