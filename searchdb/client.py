@@ -151,8 +151,13 @@ class SearchDB:
         )
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors of texts, float32 of shape (n, 512), and store them for `text_embedding()` in SQL."""
-        return self.searcher.embed(texts)
+        """Return unit vectors of texts, float32 of shape (n, 512), and store them for `text_embedding()` in SQL.
+
+        Raises:
+            DatabaseError: they are not stored yet, and the database or our role may only read. `searcher.embed` returns
+                them even then.
+        """
+        return self.searcher.embed(texts, must_store=True)
 
     # --- ingesting ------------------------------------------------------------------------------
 

@@ -69,8 +69,9 @@ FILES: dict[str, set[str]] = {
     "index.status": {"db.tables", "index.policy", "index.records"},
     "index.depth": {"index.status"},
     "index.exact": {"db.tables"},
-    "index.recall": {"db.tables", "index.exact", "index.records", "index.status"},
+    "index.recall": {"db.driver_errors", "db.tables", "index.exact", "index.records", "index.status"},
     "index.tune": {
+        "db.driver_errors",
         "index.depth",
         "index.exact",
         "index.policy",
@@ -88,6 +89,7 @@ FILES: dict[str, set[str]] = {
     },
     "index.build": {
         "db.connections",
+        "db.driver_errors",
         "db.tables",
         "index.depth",
         "index.exact",
@@ -97,7 +99,7 @@ FILES: dict[str, set[str]] = {
         "index.status",
         "search.relevance",
     },
-    "index.rebuild": {"index.build", "index.depth", "index.self_tune", "index.status"},
+    "index.rebuild": {"db.driver_errors", "index.build", "index.depth", "index.self_tune", "index.status"},
 }
 """Files that may import less than their package: their imports beside BASE."""
 

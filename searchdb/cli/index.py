@@ -176,7 +176,7 @@ def _embed(collection: SearchDB, queries: TextIO | None) -> np.ndarray | None:
     texts = list(dict.fromkeys(line.strip() for line in queries if line.strip()))
     if not texts:
         raise click.UsageError("--queries contains no text")
-    return collection.embed(texts)
+    return collection.searcher.embed(texts)
 
 
 def _show(status: IndexStatus, as_json: bool) -> None:

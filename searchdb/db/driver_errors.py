@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 
 from searchdb.database_url import masked_url
@@ -12,6 +13,8 @@ from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 READ_ONLY = "25006"
 """SQLSTATE of a write on a standby, or where default_transaction_read_only is on."""
 INSUFFICIENT_PRIVILEGE = "42501"
+CONNECTION_EXCEPTIONS = "08"
+"""SQLSTATE class of lost connections, in which a pooler reports those to its server."""
 ADVICE = {
     READ_ONLY: "This database or role may only read: set DATABASE_URL to a server and a role that may write",
     INSUFFICIENT_PRIVILEGE: "Connect as a role that may do this, such as the owner of the tables, or have it GRANT it",
@@ -32,7 +35,8 @@ def database_error(exc: psycopg.Error, url: URL, *, lost: bool | None = None, fa
         failed: what PostgreSQL refused, for the message.
     """
     if lost is None:
-        lost = exc.sqlstate is None and isinstance(exc, psycopg.OperationalError)
+        without_answer = isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError) and exc.sqlstate is None
+        lost = without_answer or (exc.sqlstate or "").startswith(CONNECTION_EXCEPTIONS)
     if lost:
         reason = _first_line(exc)
         if _STARTUP_PARAMETER in reason:
@@ -45,6 +49,23 @@ def database_error(exc: psycopg.Error, url: URL, *, lost: bool | None = None, fa
     error = (SchemaError if missing else DatabaseError)(f"{failed}: {reason}" if failed else reason)
     error.sqlstate = exc.sqlstate
     return error
+
+
+def is_read_only(connection: Connection) -> bool:
+    """Whether writes are refused whatever the role: on a standby, or by default_transaction_read_only."""
+    return connection.scalar(text("SELECT current_setting('transaction_read_only')")) == "on"
+
+
+def require_writable(connection: Connection, action: str) -> None:
+    """Check that writes are not refused whatever the role, before work that would end with one.
+
+    Raises:
+        DatabaseError: they are; the message begins with the action that is not possible.
+    """
+    if is_read_only(connection):
+        error = DatabaseError(f"{action} is not possible. {ADVICE[READ_ONLY]}")
+        error.sqlstate = READ_ONLY
+        raise error
 
 
 def _first_line(exc: BaseException) -> str:

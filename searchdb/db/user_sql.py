@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from searchdb.db.driver_errors import READ_ONLY
 from searchdb.errors import DatabaseError
 
 EMBEDDING_FUNCTIONS = ("text_embedding", "search_images")
@@ -85,17 +86,21 @@ def run_sql(connection: Connection, statement: str, *, write: bool = False) -> S
                 return SQLResult(columns=[], rows=[])
             return SQLResult(columns=list(result.keys()), rows=[tuple(row) for row in result])
     except DatabaseError as exc:
-        raise _advised(exc, statement) from exc
+        raise _advised(exc, statement, write=write) from exc
     finally:
         driver.cursor_factory = factory
 
 
-def _advised(error: DatabaseError, statement: str) -> DatabaseError:
+def _advised(error: DatabaseError, statement: str, *, write: bool) -> DatabaseError:
     """Return the error with advice that PostgreSQL's own message lacks."""
     if error.sqlstate == "57014":
         advice = f"the statement took longer than {STATEMENT_TIMEOUT}: ask for less, or use `searchdb db shell`"
     elif error.sqlstate == "42601" and len(_parse(statement)) > 1:
         advice = "only one statement can be run at a time"
+    elif error.sqlstate == READ_ONLY and not write:
+        error = DatabaseError("the statement would change the database: `searchdb sql --write` allows that")
+        error.sqlstate = READ_ONLY
+        return error
     elif any(tree.find(exp.Parameter) for tree in _parse(statement)):
         advice = "write values into the statement: parameters such as $1 have none here"
     else:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from searchdb.config import DEFAULT_RECALL
 from searchdb.db.connections import behind_pooler
+from searchdb.db.driver_errors import require_writable
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.depth import owner, store_setting
@@ -137,6 +138,7 @@ def build_index(
             error = DatabaseError(f"only the owner of the tables may build the index: connect as {other}")
             error.sqlstate = INSUFFICIENT_PRIVILEGE
             raise error
+        require_writable(connection, "building the index")
         with _lock(engine, connection) as locked:
             if not locked:
                 return None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 
 from searchdb.config import DEFAULT_RECALL
+from searchdb.db.driver_errors import is_read_only
 from searchdb.errors import DatabaseError
 from searchdb.index.build import build_index
 from searchdb.index.depth import owner
@@ -32,6 +33,8 @@ def rebuild_if_stale(engine: Engine, *, cache: MakeCache | None = None, target: 
     with engine.connect() as connection:
         state = index_status(connection)
         if not (state.stale or state.outgrown_tuning):
+            return False
+        if is_read_only(connection):  # on a standby: the index comes from its primary
             return False
         other = owner(connection)
     if other is not None:

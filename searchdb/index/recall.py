@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
+from searchdb.db.driver_errors import is_read_only
 from searchdb.db.tables import embedding_models, images, index_recalls, query_embeddings
 from searchdb.errors import QueryError
 from searchdb.index.exact import Exact, MeasureCallback, Queries, exact_results
@@ -97,7 +98,8 @@ def measure_recall(
         queries = queries_of(connection, sample, texts)
         report = RecallReport(recalls=compare(connection, state, queries, count, progress)[0])
         # A read-only role gets the figures too; they are then not stored.
-        if connection.scalar(text("SELECT has_table_privilege('index_recalls', 'INSERT')")):
+        may_insert = connection.scalar(text("SELECT has_table_privilege('index_recalls', 'INSERT')"))
+        if may_insert and not is_read_only(connection):
             record(connection, report.recalls)
     return report
 

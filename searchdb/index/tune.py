@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from searchdb.config import DEFAULT_RECALL
+from searchdb.db.driver_errors import require_writable
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.depth import owner, store_setting
 from searchdb.index.exact import Exact, MeasureCallback, Queries
@@ -97,6 +98,7 @@ def tune_index(
         other = owner(connection)
         if other is not None:
             raise DatabaseError(f"only the owner of match_images may tune it: connect as {other}")
+        require_writable(connection, "tuning match_images")
         if not connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(BUILD_LOCK_KEY))):
             return None
         state = index_status(connection)

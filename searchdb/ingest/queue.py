@@ -125,10 +125,13 @@ class Queue:
 
     def _defer(self, connection: Connection, queue: str, priority: int, *, lock: str | None = None) -> int:
         """Create a job in the connection's transaction; return its id."""
+        from searchdb.ingest.queue_errors import queue_errors  # imports Procrastinate, as below
+
         task = self._procrastinate.configure_task(
             TASK, queue=queue, priority=priority, lock=lock, connection=connection.connection.driver_connection
         )
-        return task.defer()
+        with queue_errors(self._engine.url):
+            return task.defer()
 
     @cached_property
     def _procrastinate(self) -> procrastinate.App:

@@ -9,20 +9,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import procrastinate
-import psycopg
 import sqlalchemy as sa
-from procrastinate.exceptions import ConnectorException
 from procrastinate.worker import Worker as ProcrastinateWorker
 
 from searchdb.db.database import Database
-from searchdb.db.retry import retry_until_available
+from searchdb.db.retry import is_transient, retry_until_available
 from searchdb.errors import DatabaseError, ModelError
 from searchdb.index.rebuild import Rebuild, rebuild_if_stale
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.ingest.queue import ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
+from searchdb.ingest.queue_errors import queue_errors
 
 HEARTBEAT_S = 5.0
 """Seconds between heartbeats, and between checks for workers without them."""
@@ -41,9 +40,6 @@ CHUNK_ERRORS = ("22", "23", "54")
 """SQLSTATE classes of values that PostgreSQL refuses: any other worker would fail at the same chunk."""
 RETRY_S = 1
 """Seconds before a chunk that failed with an unexpected error is tried again."""
-
-_CONNECTION_LOST = (ConnectorException, psycopg.OperationalError)
-"""Errors that end a session with the queue when the database becomes unavailable."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +73,8 @@ class Worker:
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._session: ProcrastinateWorker | None = None
+        self._connection: dict[str, Any] = {}
+        self._notified = True
         self._thread = threading.Thread(target=self._run, name="searchdb-worker", daemon=True)
         self._ended = threading.Event()
         self._tidying: threading.Thread | None = None
@@ -130,20 +128,26 @@ class Worker:
         """Hold a session with the queue, and a new one after each outage."""
         failed = 0
         while not self._stop.is_set():
-            retry_until_available(self._ping, outage_log=self._database.outage_log, cancel=self._stop)
+            retry_until_available(self._reach, outage_log=self._database.outage_log, cancel=self._stop)
             began = time.monotonic()
             try:
-                asyncio.run(self._hold_session())
-            except _CONNECTION_LOST as exc:
+                with queue_errors(self._database.url):
+                    asyncio.run(self._hold_session())
+            except DatabaseError as exc:
+                if not is_transient(exc):
+                    raise
                 logger.info("the session with the queue was lost: %s", exc)
                 failed = failed + 1 if time.monotonic() - began < MIN_SESSION_S else 0
                 if failed > MAX_FAILED_SESSIONS:
-                    raise DatabaseError(f"the queue cannot be used: {exc.__cause__ or exc}") from exc
+                    raise DatabaseError(f"the queue cannot be used: {exc}") from exc
                 self._stop.wait(1.0)
 
-    def _ping(self) -> None:
+    def _reach(self) -> None:
+        """Check that the database answers, and find out how it is connected to."""
         with self._database.connect() as connection:
             connection.execute(sa.text("SELECT 1"))
+        self._notified = not self._database.behind_pooler
+        self._connection = self._database.driver_arguments() | {"fallback_application_name": "searchdb worker"}
 
     async def _hold_session(self) -> None:
         loop = asyncio.get_running_loop()
@@ -152,11 +156,10 @@ class Worker:
         # A job whose end could not be recorded is found by `_maintain`; the event loop only reports it.
         loop.set_exception_handler(lambda _, context: logger.info("%s", context["message"]))
         connector = procrastinate.PsycopgConnector(
-            conninfo=self._database.libpq_url,
             min_size=1,
             max_size=4,
             timeout=CONNECTION_S,
-            kwargs={"application_name": "searchdb worker"},
+            kwargs=self._connection,
         )
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=True, retry=procrastinate.RetryStrategy(wait=RETRY_S))(self._work)
@@ -166,6 +169,7 @@ class Worker:
                 queues=queues(),
                 concurrency=self._concurrency,
                 fetch_job_polling_interval=POLL_S,
+                listen_notify=self._notified,
                 delete_jobs="always",
                 install_signal_handlers=False,
                 # `_maintain` looks for dead workers itself; Procrastinate would do so too early after an outage.

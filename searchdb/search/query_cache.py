@@ -98,10 +98,18 @@ class QueryCache:
         self._vectors: LRUCache[str, np.ndarray] = LRUCache(capacity)
         self._in_database: TTLCache[str, bool] = TTLCache(capacity, ttl=trust_memory_s, timer=clock)
 
-    def embed(self, connection: Connection, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, connection: Connection, texts: Sequence[str], *, must_store: bool = False) -> np.ndarray:
         """Return unit vectors of texts, float32 of shape (len(texts), 512), and leave them in the database.
 
         The model is asked only for texts that are cached neither in memory nor in the database.
+
+        Args:
+            connection: in a transaction without uncommitted writes.
+            texts: the texts.
+            must_store: whether it is an error if the database refuses to store them; otherwise they are returned only.
+
+        Raises:
+            DatabaseError: PostgreSQL failed, or refused, with `must_store`.
         """
         vectors = self._from_memory(texts, only_in_database=True)
         self._on_hit("memory", len(vectors))
@@ -111,7 +119,11 @@ class QueryCache:
             if missing := [each for each in unknown if each not in stored]:
                 connection.commit()  # the model may take a while: hold no snapshot meanwhile
                 computed = dict(zip(missing, self.compute(missing), strict=True))
-                self.writer.write(connection, lambda: self._store(connection, computed))
+                if must_store:
+                    self._store(connection, computed)
+                    connection.commit()
+                else:
+                    self.writer.write(connection, lambda: self._store(connection, computed))
                 vectors |= computed
             vectors |= stored
             self._remember(stored)

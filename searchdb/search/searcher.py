@@ -142,16 +142,20 @@ class Searcher:
         with self._reading() as connection:
             return facets.facets(connection, filters, limit=limit)
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], *, must_store: bool = False) -> np.ndarray:
         """Return the unit vectors of query texts, float32 of shape (n, 512), and leave them in the query cache.
 
+        A database that refuses writes keeps what it has; with `must_store`, that is an error.
+
         Raises:
+            DatabaseError: PostgreSQL failed, or refused to store a text that must be stored.
             QueryError: a text is empty or too long.
             ModelMismatchError: the stored images were embedded with another model.
         """
         with self._reading() as connection:
             check_model(connection, self._embedder.identity)
-            return self._cache.embed(connection, [checked_text(text, "text") for text in texts])
+            checked = [checked_text(text, "text") for text in texts]
+            return self._cache.embed(connection, checked, must_store=must_store)
 
     def get(self, image_id: int) -> StoredImage:
         """Return one stored image.

@@ -44,7 +44,9 @@ def pgbouncer(server: EmbeddedServer, configuration: str = "", *, mode: str = "t
     """
     path = program()
     folder = Path(tempfile.mkdtemp(prefix="sdb-"))
-    owner = server.data.stat()  # who may connect to the server's socket, and is not root, as whom PgBouncer does not run
+    owner = (
+        server.data.stat()
+    )  # who may connect to the server's socket, and is not root, as whom PgBouncer does not run
     (folder / "users.txt").write_text('"postgres" ""\n')
     (folder / "pgbouncer.ini").write_text(
         f"""
@@ -87,4 +89,3 @@ def through(folder: Path, settings: Settings, **changes: object) -> Settings:
     assert url is not None
     pooled = libpq_url(url.set(query={"host": str(folder), "port": str(PORT)}))
     return settings.model_copy(update={"database_url": Settings(database_url=pooled).database_url, **changes})
-
