@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,18 @@ def bouncer(server: EmbeddedServer) -> Iterator[Path]:
 @pytest.fixture
 def pooled(bouncer: Path, settings: Settings) -> Settings:
     return through(bouncer, settings)
+
+
+def test_the_documented_configuration(server: EmbeddedServer, settings: Settings) -> None:
+    """With our own socket and accounts."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    (block,) = [each for each in re.findall(r"```ini\n(.*?)```", page, re.DOTALL) if "[pgbouncer]" in each]
+    options = configparser.ConfigParser()
+    options.read_string(block)
+    assert options["pgbouncer"]["pool_mode"] == "transaction"
+    kept = (f"{name} = {options['pgbouncer'][name]}" for name in ("default_pool_size", "max_client_conn"))
+    with pgbouncer(server, "\n".join(kept)) as folder, open_database(through(folder, settings)) as database:
+        assert database.behind_pooler
 
 
 def test_a_direct_connection_prepares_statements_unless_that_is_off(settings: Settings) -> None:

@@ -168,6 +168,8 @@ def test_the_page_reads_and_refuses_writes(app: Flask, filled: Settings) -> None
     data = io.BytesIO()
     Image.new("RGB", (50, 50), "blue").save(data, "PNG")
     data.seek(0)
+    found = client.post("/api/search", data={"image": (io.BytesIO(data.getvalue()), "blue.png")})
+    assert found.status_code == 200, found.text
     added = client.post("/api/images", headers=TOKEN, data={"image": (data, "blue.png")})
     assert added.status_code == 403, added.text
     assert "may only read" in added.get_json()["detail"]
