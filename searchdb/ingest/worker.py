@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from procrastinate.worker import Worker as ProcrastinateWorker
 
 from searchdb.db.database import Database
-from searchdb.db.retry import is_transient, retry_until_available
+from searchdb.db.driver_errors import READ_ONLY
+from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, ModelError
 from searchdb.index.rebuild import Rebuild, rebuild_if_stale
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest, IngestReport
@@ -38,6 +39,8 @@ MAX_FAILED_SESSIONS = 5
 
 CHUNK_ERRORS = ("22", "23", "54")
 """SQLSTATE classes of values that PostgreSQL refuses: any other worker would fail at the same chunk."""
+REFUSED = (READ_ONLY, "42")
+"""SQLSTATEs, and a class of them, of statements that a new session with the queue would be refused as well."""
 RETRY_S = 1
 """Seconds before a chunk that failed with an unexpected error is tried again."""
 
@@ -134,7 +137,7 @@ class Worker:
                 with queue_errors(self._database.url):
                     asyncio.run(self._hold_session())
             except DatabaseError as exc:
-                if not is_transient(exc):
+                if (exc.sqlstate or "").startswith(REFUSED):
                     raise
                 logger.info("the session with the queue was lost: %s", exc)
                 failed = failed + 1 if time.monotonic() - began < MIN_SESSION_S else 0
