@@ -140,13 +140,16 @@ def _set_up(connection: psycopg.Connection[Any], statement_s: float | None) -> b
 
 def _set_up_transaction(timeouts: Timeouts, connection: Connection) -> None:
     """Set for one transaction what behind a pooler cannot be set for the session, which other clients use as well."""
-    driver: Any = connection.connection.driver_connection
+    driver: Any = connection.connection.dbapi_connection  # which a detached connection has, too
     if not behind_pooler(connection) or driver.autocommit:
         return
+    # Not with a cursor on the server, even if the statement that begins the transaction has one.
+    at_once = {"stream_results": False, "yield_per": None}
     if timeouts.statement is not None:
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_milliseconds(timeouts.statement)}")
+        limit = f"SET LOCAL statement_timeout = {_milliseconds(timeouts.statement)}"
+        connection.exec_driver_sql(limit, execution_options=at_once)
     if (schema := connection.info.get(MISSING_SCHEMA)) is not None:
-        connection.exec_driver_sql(APPEND, (schema, True))
+        connection.exec_driver_sql(APPEND, (schema, True), execution_options=at_once).close()
 
 
 def _ping(query_server: Callable[[Any], bool], connection: psycopg.Connection[Any]) -> bool:

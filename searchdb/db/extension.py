@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 from pgvector.psycopg import register_vector
+from sqlalchemy import Connection
 
 from searchdb.errors import SchemaError
 
@@ -57,3 +58,17 @@ def use_vectors(connection: psycopg.Connection[Any], info: dict[Any, Any], *, se
             if not session:
                 info[MISSING_SCHEMA] = quoted
         register_vector(connection)
+
+
+def advice_on_builds(connection: Connection) -> str | None:
+    """Return what to do before an index can be built on a connection; None if it can be.
+
+    A build runs in no transaction, in which alone the search_path could be set through a pooler.
+    """
+    schema = connection.info.get(MISSING_SCHEMA)
+    if schema is None:
+        return None
+    return (
+        f"an index cannot be built through a pooler while the extension's schema {schema} is not on the role's "
+        f"search_path: run ALTER ROLE ... SET search_path = public, {schema}, or set DATABASE_URL to the server itself"
+    )

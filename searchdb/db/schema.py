@@ -117,12 +117,15 @@ def migrate(database: Database) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
+    from searchdb.db.connections import behind_pooler  # which imports this module
+
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()))
     with _migrating, database.connect() as connection:
         config.attributes["connection"] = connection
-        connection.exec_driver_sql("SET statement_timeout = 0")
-        connection.commit()
+        if not behind_pooler(connection):  # where no session has a limit of ours, and others would get this one
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.commit()
         try:
             command.upgrade(config, "head")
         except CommandError as exc:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from searchdb.config import DEFAULT_RECALL
 from searchdb.db.connections import behind_pooler
 from searchdb.db.driver_errors import require_writable
+from searchdb.db.extension import advice_on_builds
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.depth import owner, store_setting
@@ -133,6 +134,8 @@ def build_index(
     if method is None and lists:
         method = "ivfflat"
     with _session(engine) as connection:
+        if (advice := advice_on_builds(connection)) is not None:
+            raise DatabaseError(advice)
         other = owner(connection)
         if other is not None:
             error = DatabaseError(f"only the owner of the tables may build the index: connect as {other}")

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from searchdb.config import DEFAULT_RECALL
 from searchdb.db.driver_errors import is_read_only
+from searchdb.db.extension import advice_on_builds
 from searchdb.errors import DatabaseError
 from searchdb.index.build import build_index
 from searchdb.index.depth import owner
@@ -36,7 +37,11 @@ def rebuild_if_stale(engine: Engine, *, cache: MakeCache | None = None, target: 
             return False
         if is_read_only(connection):  # on a standby: the index comes from its primary
             return False
+        advice = advice_on_builds(connection)
         other = owner(connection)
+    if advice is not None and state.stale:
+        logger.warning("the vector index is stale: %s", advice)
+        return False
     if other is not None:
         if state.stale:
             logger.warning("the vector index is stale: run `searchdb index build` as %s, who owns it", other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from searchdb.db.database import Database, open_database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.user_sql import run_sql
 from searchdb.errors import DatabaseError, DatabaseUnavailableError
+from searchdb.ingest.store import Store
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.cli import output, run
 from tests.helpers.pgbouncer import pgbouncer, through
@@ -103,6 +105,25 @@ def test_a_collection_is_filled_searched_and_emptied(pooled: Settings, album: Pa
     assert "cleared 1" in run(pooled, "failures", "clear").stderr
 
 
+def test_the_extension_may_be_in_another_schema(bouncer: Path, empty_settings: Settings, album: Path) -> None:
+    """The search_path of one transaction does not hold in the next."""
+    with Database(empty_settings) as database, database.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA extensions")
+        connection.exec_driver_sql("CREATE EXTENSION vector SCHEMA extensions")
+    pooled = through(bouncer, empty_settings)
+    assert "the schema is at" in run(pooled, "db", "migrate").stderr
+    stored = json.loads(output(run(pooled, "ingest", "files", album, "--limit", "9", "--json")))["stored"]
+    assert stored
+    with open_database(pooled) as database:
+        for _ in range(5):
+            with database.begin() as connection:
+                assert len(connection.exec_driver_sql("SELECT embedding <=> embedding FROM images").all()) == stored
+    assert run(pooled, "search", "a boat").exit_code == 0
+    refused = run(pooled, "index", "build", "--lists", "2")
+    assert refused.exit_code == 1
+    assert "SET search_path = public, extensions" in refused.stderr
+
+
 def test_the_time_limit_is_that_of_a_transaction(pooled: Settings) -> None:
     """Set for the session, it would reach another client of the same server process."""
     with open_database(pooled, Timeouts(statement=0.2)) as limited, open_database(pooled) as unlimited:
@@ -111,6 +132,7 @@ def test_the_time_limit_is_that_of_a_transaction(pooled: Settings) -> None:
                 assert connection.scalar(sa.text("SHOW statement_timeout")) == "200ms"
             with unlimited.begin() as connection:
                 assert connection.scalar(sa.text("SHOW statement_timeout")) == "0"
+        assert list(Store(limited.engine).failures()) == []
         with limited.connect() as connection, pytest.raises(DatabaseError) as caught:
             connection.execute(sa.text("SELECT pg_sleep(10)"))
         assert caught.value.sqlstate == "57014"
