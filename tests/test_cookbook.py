@@ -25,7 +25,7 @@ from searchdb.cli.demo import album_items
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.db import user_sql as sql
-from searchdb.db.embedded import program_path
+from searchdb.db.embedded_programs import program_path
 from searchdb.db.tables import VECTOR_INDEX, images
 from searchdb.errors import DatabaseError
 from searchdb.unsplash import loader

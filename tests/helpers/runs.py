@@ -38,9 +38,9 @@ class Run:
     """One searchdb process. What it prints goes to files, so that it never waits for its reader."""
 
     def __init__(self, settings: Settings, output: Path, arguments: Sequence[str], *, before: str = "") -> None:
-        assert settings.database_url is not None
+        url = settings.database_url
         environment = os.environ | {
-            "DATABASE_URL": settings.database_url.get_secret_value(),
+            **({} if url is None else {"DATABASE_URL": url.get_secret_value()}),
             "SEARCHDB_HOME": str(settings.home),
             "SEARCHDB_MODEL": "demo",
             "SEARCHDB_ALLOW_PRIVATE_ADDRESSES": "1",

@@ -19,7 +19,7 @@ from sqlalchemy import event
 
 from searchdb.cli.index_prose import index_details, index_summary
 from searchdb.db.database import Database
-from searchdb.db.embedded import program_path
+from searchdb.db.embedded_programs import program_path
 from searchdb.db.tables import VECTOR_INDEX, index_builds
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.build import build_index

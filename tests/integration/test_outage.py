@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url
+from searchdb.db import embedded_start
 from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.schema import migrate
 from tests.helpers.image_server import ImageServer
 from tests.helpers.runs import IMAGES, Runs, assert_complete, enqueue, workers, write_list
-from tests.helpers.waiting import GIVE_UP_S, until
+from tests.helpers.waiting import until
 
 SHORT_OUTAGE = "import searchdb.db.retry\nsearchdb.db.retry.MAX_OUTAGE_S = 2.0"
 _numbers = itertools.count(1)
@@ -35,18 +36,15 @@ class Restartable:
         self.server = EmbeddedServer.at(home)
 
     def restart(self, how: str) -> None:
-        self._pg_ctl("restart", "-m", how)
+        embedded_start.stop(self.server.data, how)
+        self.start()
 
     def stop(self) -> None:
-        self._pg_ctl("stop", "-m", "fast")
+        embedded_start.stop(self.server.data)
 
     def start(self) -> None:
         if not self.server.is_running():
-            self._pg_ctl("start")
-
-    def _pg_ctl(self, action: str, *arguments: str) -> None:
-        log = () if action == "stop" else ("-l", str(self.server.data / "log"))
-        self.server._pg_ctl(action, *arguments, *log, timeout=GIVE_UP_S)
+            embedded_start.start(self.server.data)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from werkzeug.serving import make_server
 
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url
+from searchdb.db import embedded_start
 from searchdb.db.connections import Timeouts
 from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
@@ -43,11 +44,11 @@ class Stoppable:
         self.server.join()
 
     def stop(self, how: str = "fast") -> None:
-        self.server._pg_ctl("stop", "-m", how, timeout=GIVE_UP_S)
+        embedded_start.stop(self.server.data, how)
 
     def start(self) -> None:
         if not self.server.is_running():
-            self.server._pg_ctl("start", "-l", str(self.server.data / "log"), timeout=GIVE_UP_S)
+            embedded_start.start(self.server.data)
 
 
 @pytest.fixture(scope="module")

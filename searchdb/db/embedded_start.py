@@ -1,0 +1,236 @@
+"""Starts and stops PostgreSQL on a data folder, and recognises the server that runs on it.
+
+The folder may have been moved or copied, also while a server ran on it. Therefore the server puts its socket into its
+data folder wherever that is, and a server that listens there is trusted only if its data is in that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from searchdb.db.embedded_programs import binaries, reason, run_program, server_user
+from searchdb.errors import EmbeddedServerError
+
+PORT = 5432
+SOCKET_NAME = f".s.PGSQL.{PORT}"
+SOCKET_OPTIONS = f"-k . -p {PORT}"
+"""Options of every start, which take precedence over the configuration files: the server's working folder is its data
+folder. Older versions of searchdb wrote the folder's path into postgresql.conf, where it is wrong after a move."""
+LOCK_FILES = ("postmaster.pid", f"{SOCKET_NAME}.lock")
+"""Files with the process and the data folder of the server that made them."""
+START_TIMEOUT = 300
+"""Seconds for the server to accept connections; after a crash it replays its log first."""
+STOP_TIMEOUT = 300
+"""Seconds for the server to write its last checkpoint and exit."""
+ATTEMPTS = 5
+"""Attempts to start, a second apart, while a killed server leaves traces."""
+REMAINS_OF_A_SERVER = ('lock file "postmaster.pid" already exists', "shared memory block")
+IN_TRANSITION = ("the database system is ", "closed the connection unexpectedly", "Connection re")
+"""Parts of the errors of a server that starts, stops or was killed (the last: a connection reset or refused)."""
+FULL_DISK_BYTES = 1 << 20
+"""A file system with less free space than this is full: PostgreSQL cannot even log why it fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListeningServer:
+    """A server that listens in a folder: the path of its data when it started, and its own postmaster.pid."""
+
+    data_directory: str
+    pid_file: str
+
+    @property
+    def pid(self) -> str:
+        """Its process id."""
+        return self.pid_file.partition("\n")[0]
+
+    def owns(self, data: Path) -> bool:
+        """Whether its data is in this folder."""
+        return _is_folder(self.data_directory, data)
+
+    def was_moved_to(self, data: Path) -> bool:
+        """Whether its data folder was moved here while it ran."""
+        return self.pid_file == _read(data / "postmaster.pid")
+
+
+def is_listening(data: Path) -> bool:
+    """Whether some server accepts connections on the socket in this folder."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(data / SOCKET_NAME))
+        except OSError:
+            return False
+        return True
+
+
+def find_server(data: Path) -> ListeningServer | None:
+    """Return the server that listens in this folder, None if none does; wait while it starts or stops.
+
+    Raises:
+        EmbeddedServerError: a server listens, but does not accept our connection.
+    """
+    give_up_at = time.monotonic() + START_TIMEOUT
+    while is_listening(data):
+        try:
+            with psycopg.connect(host=str(data), port=PORT, user="postgres", dbname="postgres") as connection:
+                row = connection.execute("SELECT current_setting('data_directory'), pg_read_file('postmaster.pid')")
+                directory, pid_file = row.fetchone() or ("", "")
+                return ListeningServer(data_directory=directory, pid_file=pid_file)
+        except psycopg.Error as exc:
+            # Without a connection psycopg knows no SQLSTATE.
+            if not any(phrase in str(exc) for phrase in IN_TRANSITION) or time.monotonic() > give_up_at:
+                refusal = reason(str(exc)) or str(exc)
+                raise EmbeddedServerError(f"the server in {data} does not accept connections: {refusal}") from exc
+        time.sleep(0.1)
+    return None
+
+
+def open_to_server_user(data: Path) -> None:
+    """Let the server's user traverse (not list) the folders above its data and its binaries."""
+    if server_user() is None:
+        return
+    for folder in {*data.parents, *binaries().parents}:
+        mode = folder.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | stat.S_IXOTH)
+
+
+def initialise(home: Path, data: Path) -> None:
+    """Make the data folder under another name and rename it, so that a killed start leaves no partial folder.
+
+    Raises:
+        EmbeddedServerError: initdb failed; nothing is left behind.
+    """
+    fresh = home / "postgres.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    user = server_user()
+    # No path: the folder may be moved.
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_directories": ".",
+        "unix_socket_permissions": "0700",
+        "log_destination": "stderr",
+        "logging_collector": "off",
+    }
+    try:
+        fresh.mkdir(mode=0o700)
+        if user is not None:
+            os.chown(fresh, user.pw_uid, user.pw_gid)
+        run_program(
+            "initdb",
+            "--pgdata", str(fresh), "--username=postgres", "--auth=trust", "--encoding=UTF8",
+            "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
+            *(f"--set={name}={value}" for name, value in settings.items()),
+            timeout=START_TIMEOUT,
+        )  # fmt: skip
+        fresh.rename(data)
+    except (EmbeddedServerError, OSError) as exc:
+        shutil.rmtree(fresh, ignore_errors=True)
+        why = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise EmbeddedServerError(f"cannot make the database in {home}: {_with_full_disk(why or '', home)}") from exc
+
+
+def start(data: Path) -> None:
+    """Start the server on a data folder, in which no server listens, and wait until it accepts connections.
+
+    Raises:
+        EmbeddedServerError: it does not start; the message says why, as PostgreSQL logged it, and no server is left.
+    """
+    _discard_copied_lock_files(data)
+    before = _pid(data)
+    if (
+        before is not None
+    ):  # as process 1 of a container we are the parent of a killed server: until we reap it, it seems alive
+        with suppress(ChildProcessError):
+            os.waitpid(before, os.WNOHANG)
+    # Of a server that was killed just now, the process may still be listed, and its backends hold the shared memory.
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _start_once(data, before)
+        except EmbeddedServerError as exc:
+            if attempt == ATTEMPTS or not any(remains in str(exc) for remains in REMAINS_OF_A_SERVER):
+                raise
+            time.sleep(1)
+        else:
+            return
+
+
+def stop(data: Path, how: str = "fast") -> None:
+    """Stop the server on a data folder; `how` is one of pg_ctl's modes.
+
+    Raises:
+        EmbeddedServerError: it does not stop.
+    """
+    try:
+        _pg_ctl("stop", data, "-m", how, timeout=STOP_TIMEOUT)
+    except EmbeddedServerError as exc:
+        raise EmbeddedServerError(f"the embedded server does not stop: {exc}. See {data / 'log'}") from exc
+
+
+def _start_once(data: Path, before: int | None) -> None:
+    log = data / "log"
+    logged = log.stat().st_size if log.exists() else 0
+    try:
+        _pg_ctl("start", data, "-l", str(log), "-o", SOCKET_OPTIONS, timeout=START_TIMEOUT)
+        server = find_server(data)
+        if server is None or not server.owns(data):
+            raise EmbeddedServerError("it does not listen in its folder")
+    except BaseException as exc:
+        if _pid(data) not in (None, before):
+            with suppress(EmbeddedServerError):  # the first error is the one to report
+                stop(data, "immediate")
+        if not isinstance(exc, EmbeddedServerError):
+            raise
+        why = _with_full_disk(reason(_read(log, logged)) or str(exc), data)
+        raise EmbeddedServerError(f"the embedded server does not start: {why}. See {log}") from exc
+
+
+def _pg_ctl(action: str, data: Path, *arguments: str, timeout: float) -> None:
+    """Run pg_ctl and wait up to `timeout` seconds for it, with ten more for it to say why it failed."""
+    run_program("pg_ctl", action, "-w", "-t", str(int(timeout)), "-D", str(data), *arguments, timeout=timeout + 10)
+
+
+def _discard_copied_lock_files(data: Path) -> None:
+    """Delete the lock files that were copied or moved here with the folder, and name another one.
+
+    The process in them may be alive, as the server of the original, and PostgreSQL would refuse to start. If a server
+    does run on this very folder, PostgreSQL still refuses, because it finds the shared memory by the folder's inode.
+    """
+    for path in (data / name for name in LOCK_FILES):
+        lines = _read(path).splitlines()
+        if len(lines) > 1 and not _is_folder(lines[1], data):
+            path.unlink(missing_ok=True)
+
+
+def _pid(data: Path) -> int | None:
+    first = _read(data / "postmaster.pid").partition("\n")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None
+
+
+def _read(path: Path, offset: int = 0) -> str:
+    """Return the text of a file from a byte offset on; empty if it cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(offset)
+        return os.fsdecode(file.read())
+    return ""
+
+
+def _is_folder(path: str, folder: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return Path(path).samefile(folder)
+    return False
+
+
+def _with_full_disk(why: str, folder: Path) -> str:
+    with suppress(OSError):
+        if "No space left" not in why and shutil.disk_usage(folder).free < FULL_DISK_BYTES:
+            return f"no space is left on the device of {folder} ({why})"
+    return why

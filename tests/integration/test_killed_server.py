@@ -1,0 +1,102 @@
+"""`kill -9` of the embedded server: whoever uses it starts it again, and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from searchdb.client import SearchDB
+from searchdb.config import Settings
+from searchdb.db.embedded import EmbeddedServer
+from searchdb.errors import EmbeddedServerError
+from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.runs import Runs
+from tests.helpers.waiting import until
+from web import create_app
+from web.backend import EXTENSION
+
+
+@pytest.fixture
+def settings(short_home: Path) -> Settings:
+    return Settings(home=short_home, model="demo")
+
+
+@pytest.fixture
+def runs(settings: Settings, tmp_path: Path) -> Iterator[Runs]:
+    with Runs(settings, tmp_path) as runs:
+        yield runs
+
+
+def kill_server(home: Path) -> None:
+    """Kill the server's first process, and return once no process listens."""
+    server = EmbeddedServer.at(home)
+    os.kill(int((server.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+    until(lambda: not server.is_running(), "the end of the killed server")
+
+
+def stored(home: Path) -> int:
+    """Return the number of images, asked without joining: the run alone has to start the server."""
+    try:
+        with psycopg.connect(host=str(home / "postgres"), user="postgres", dbname="postgres") as connection:
+            row = connection.execute("SELECT count(*) FROM images").fetchone()
+            return row[0] if row else 0
+    except psycopg.Error:  # not started or migrated yet
+        return 0
+
+
+@pytest.mark.parametrize("command", ["ingest", "worker"])
+def test_an_ingest_goes_on(settings: Settings, runs: Runs, album: Path, command: str) -> None:
+    ingest = ["ingest", "files", str(album), "--limit", "100", "--chunk-size", "4"]
+    if command == "worker":
+        runs.start(*ingest, "--enqueue-only").wait()
+        run = runs.start("worker", "--drain", "--json")
+    else:
+        run = runs.start(*ingest, "--json")
+    until(lambda: stored(settings.home) >= 8, "the first images")
+    kill_server(settings.home)
+    report = run.report()
+    assert report["done"] == report["total"] == 100
+    assert "the embedded server had died and was started again" in run.stderr
+    assert not EmbeddedServer.at(settings.home).is_running()
+    with SearchDB(settings) as collection:
+        counts = collection.store.counts()
+    assert (counts["images"], counts["pending"]) == (report["stored"], 0)
+
+
+def test_a_search_in_a_long_lived_process_starts_it(settings: Settings) -> None:
+    with SearchDB(settings) as collection:
+        assert collection.search("a boat") == []
+        kill_server(settings.home)
+        assert collection.search("a boat") == []
+        EmbeddedServer.at(settings.home).stop()
+        assert collection.search("a boat") == []
+
+
+def test_the_page_starts_it(settings: Settings, embedder: CLIPEmbedder) -> None:
+    app = create_app(settings, embedder=embedder)
+    client = app.test_client()
+    assert client.get("/readyz").status_code == 200
+    kill_server(settings.home)
+    until(lambda: client.get("/readyz").status_code == 200, "the page to recover")
+    app.extensions[EXTENSION].close()
+    assert not EmbeddedServer.at(settings.home).is_running()
+
+
+def test_a_server_that_does_not_start_again_ends_the_run_with_the_reason(
+    settings: Settings, runs: Runs, album: Path
+) -> None:
+    run = runs.start("ingest", "files", str(album), "--chunk-size", "4")
+    until(lambda: stored(settings.home) >= 8, "the first images")
+    with (settings.home / "postgres" / "postgresql.conf").open("a") as file:
+        file.write("shared_buffers = nonsense\n")
+    kill_server(settings.home)
+    assert run.wait() == 1
+    [error] = [line for line in run.stderr.splitlines() if line.startswith("Error:")]
+    assert 'the embedded server does not start: invalid value for parameter "shared_buffers"' in error
+    with pytest.raises(EmbeddedServerError, match="shared_buffers"):
+        EmbeddedServer.at(settings.home).join()
