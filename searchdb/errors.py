@@ -4,8 +4,10 @@ SearchDBError
 ├── ConfigError                  a setting is wrong
 ├── DatabaseError                anything about PostgreSQL
 │   ├── DatabaseUnavailableError     it cannot be reached
+│   ├── DiskFullError                its server has no space left
 │   ├── SchemaError                  its tables are missing, older or newer
 │   └── EmbeddedServerError          the embedded server cannot run here
+├── StorageError                 a file of ours cannot be written
 ├── ModelError                   anything about CLIP
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
@@ -64,12 +66,32 @@ class DatabaseUnavailableError(DatabaseError):
         self.reason = reason
 
 
+class DiskFullError(DatabaseError):
+    """The server has no space left for what it was asked to write. `reason` is its message."""
+
+    sqlstate = "53100"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the disk of the database is full: {reason}. Free some space on the database's machine, then try again"
+        )
+        self.reason = reason
+
+
 class SchemaError(DatabaseError):
     """The database's schema does not fit this version of searchdb."""
 
 
 class EmbeddedServerError(DatabaseError):
     """The embedded PostgreSQL cannot run with this folder, user or platform."""
+
+
+class StorageError(SearchDBError):
+    """A file of ours, such as an uploaded image, cannot be written. `full`: for lack of space."""
+
+    def __init__(self, path: str, reason: str, *, full: bool) -> None:
+        super().__init__(f"cannot write {path}: {reason}")
+        self.full = full
 
 
 # --- CLIP -----------------------------------------------------------------------------------------

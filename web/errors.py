@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from searchdb.db.best_effort import REFUSALS
 from searchdb.errors import (
     DatabaseError,
     DecodeError,
+    DiskFullError,
     EmbeddedServerError,
     ImageError,
     ImageNotFoundError,
@@ -24,6 +26,7 @@ from searchdb.errors import (
     ModelUnavailableError,
     QueryError,
     SchemaError,
+    StorageError,
 )
 from searchdb.search.filter_table import PUBLIC_FILTERS, Kind
 
@@ -65,6 +68,8 @@ def register(app: Flask) -> None:
     app.register_error_handler(ImageError, _image_error)
     app.register_error_handler(ImageRefusedError, _refused)
     app.register_error_handler(DatabaseError, _database)
+    app.register_error_handler(StorageError, _storage)
+    app.register_error_handler(OSError, _no_room)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, _busy)
     app.register_error_handler(ModelError, _model)
     app.context_processor(_frame)
@@ -167,6 +172,8 @@ def _database(error: DatabaseError) -> Response:
     if error.sqlstate in REFUSALS:
         message = "This server may only read its database, so nothing can be added or removed here."
         return _answer(403, "The database is read-only", message)
+    if isinstance(error, DiskFullError):
+        return _full("The disk of its database is full, so nothing can be added now. Searches still work.")
     if error.sqlstate == TIMED_OUT:
         message = "The database cancelled the query. Narrow the search, or try again later."
         return _answer(503, "This took too long", message)
@@ -178,6 +185,26 @@ def _database(error: DatabaseError) -> Response:
         advice="If this is your server: the log names the reason, and this command checks the connection.",
         command="searchdb status",
     )
+
+
+def _storage(error: StorageError) -> Response:
+    log.warning("%s", error)
+    if error.full:
+        return _full("The disk for uploaded images is full, so none can be added now. Searches still work.")
+    message = "This server cannot write its folder for uploaded images, so none can be added now."
+    return _answer(503, "Images cannot be added", message)
+
+
+def _no_room(error: OSError) -> Response:
+    """Report that an upload, which is received into a temporary file, finds no room for it."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "usable temporary directory" not in str(error):
+        raise error
+    log.warning("cannot receive an upload: %s", error)
+    return _full("There is no space left for temporary files, so large uploads cannot be received now.")
+
+
+def _full(message: str) -> Response:
+    return _answer(507, "This server has no space left", message)
 
 
 def _busy(error: sqlalchemy.exc.TimeoutError) -> Response:

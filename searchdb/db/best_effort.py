@@ -1,7 +1,8 @@
-"""Best-effort cache writes, skipped on a read-only database."""
+"""Best-effort cache writes, skipped where the database is read-only or has no room for them."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -12,15 +13,22 @@ from searchdb.errors import DatabaseError
 REFUSALS = frozenset({"42501", "25006"})
 """SQLSTATEs of insufficient privilege, as for a role that may only SELECT, and of a read-only transaction, as on a
 standby."""
+NO_ROOM = ("53", "58")
+"""SQLSTATE classes of a server without disk space, memory or connections, and of errors of its operating system."""
+PASSING = ("40", "54", "55", "57")
+"""SQLSTATE classes of this one write: a conflict with another transaction, a text too long for the index, a lock, a
+cancelled statement. Like NO_ROOM they say nothing against the search, which needs only to read."""
 RETRY_WRITES_AFTER_S = 60.0
-"""Seconds between attempts to write after a refusal: the privilege may have been granted in the meantime."""
+"""Seconds between attempts to write after a refusal: a privilege may have been granted or space freed meanwhile."""
+
+logger = logging.getLogger(__name__)
 
 _ASYNCHRONOUS = text("SET LOCAL synchronous_commit = off")
 """Do not wait for the disk: a crash of the server loses at most the cache entries of its last second."""
 
 
 class BestEffortWriter:
-    """Writes what only makes later searches faster, and remembers for a while when the database refuses it.
+    """Writes what only makes later searches faster, and remembers for a while that the database refuses it.
 
     Thread-safe. Use one for each database.
     """
@@ -29,14 +37,14 @@ class BestEffortWriter:
         self._refused_at: float | None = None
 
     def write(self, connection: Connection, execute: Callable[[], object]) -> None:
-        """Write and commit; do nothing where the database refuses writes, or refused them a moment ago.
+        """Write and commit; do nothing where the database cannot write, or could not a moment ago.
 
         Args:
             connection: in a transaction without writes that must survive: a refusal rolls it back.
             execute: executes the statements on it.
 
         Raises:
-            DatabaseError: the write failed for another reason than REFUSALS.
+            DatabaseError: the write failed for a reason that is not in REFUSALS, NO_ROOM or PASSING.
         """
         refused_at = self._refused_at
         if refused_at is not None and time.monotonic() - refused_at < RETRY_WRITES_AFTER_S:
@@ -47,8 +55,12 @@ class BestEffortWriter:
             connection.commit()
         except DatabaseError as exc:
             connection.rollback()
-            if exc.sqlstate not in REFUSALS:
+            state = exc.sqlstate or ""
+            if state in REFUSALS or state.startswith(NO_ROOM):
+                if self._refused_at is None and state not in REFUSALS:
+                    logger.warning("searches are not cached for now: %s", exc)
+                self._refused_at = time.monotonic()
+            elif not state.startswith(PASSING):
                 raise
-            self._refused_at = time.monotonic()
         else:
             self._refused_at = None

@@ -8,7 +8,7 @@ from sqlalchemy.engine import URL
 
 from searchdb.database_url import masked_url
 from searchdb.db.schema import advice_on_missing
-from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
+from searchdb.errors import DatabaseError, DatabaseUnavailableError, DiskFullError, SchemaError
 
 READ_ONLY = "25006"
 """SQLSTATE of a write on a standby, or where default_transaction_read_only is on."""
@@ -43,6 +43,8 @@ def database_error(exc: psycopg.Error, url: URL, *, lost: bool | None = None, fa
             reason = f"{reason} ({_IGNORE_IT})"
         return DatabaseUnavailableError(masked_url(url), reason)
     message = exc.diag.message_primary or _first_line(exc)
+    if exc.sqlstate == DiskFullError.sqlstate:
+        return DiskFullError(f"{failed}: {message}" if failed else message)  # PostgreSQL's hint is to free space
     missing = advice_on_missing(exc.sqlstate, message)
     hint = exc.diag.message_hint or ADVICE.get(exc.sqlstate or "")
     reason = ". ".join(part.rstrip(".") for part in (message, hint, missing) if part)

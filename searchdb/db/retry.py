@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, wait_fixed
 
-from searchdb.errors import DatabaseError, DatabaseUnavailableError
+from searchdb.errors import DatabaseError, DatabaseUnavailableError, DiskFullError
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ MAX_OUTAGE_S = 300.0
 PAUSE_S = 1.0
 """Seconds between two attempts."""
 TRANSIENT_SQLSTATES = ("40", "53", "55", "57", "58")
-"""SQLSTATE classes that may pass without intervention: deadlock, no disk or memory, lock, operator, system error."""
+"""SQLSTATE classes that may pass without intervention: deadlock, no memory, lock, operator, system error."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,6 @@ def retry_until_available(call: Callable[[], T], *, outage_log: OutageLog, cance
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same statement may succeed later without anything being changed."""
-    if not isinstance(error, DatabaseError):
+    if not isinstance(error, DatabaseError) or isinstance(error, DiskFullError):  # someone has to free space
         return False
     return isinstance(error, DatabaseUnavailableError) or (error.sqlstate or "").startswith(TRANSIENT_SQLSTATES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Engine
 
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import ImageNotFoundError, TooManyBytesError
+from searchdb.errors import ImageNotFoundError, StorageError, TooManyBytesError
 from searchdb.ingest.store import Store, upsert_images
 from searchdb.media.decode import decode, format_of
 from searchdb.media.fetch import Fetcher
@@ -86,7 +87,8 @@ class Adder:
         Raises:
             ImageError: the bytes are not an image, or too large.
             ModelError: the model cannot be loaded or is not the collection's.
-            OSError: the folder cannot be written.
+            StorageError: the folder cannot be written.
+            DiskFullError: the database has no space left.
         """
         if len(data) > self._max_bytes:
             raise TooManyBytesError(self._max_bytes, len(data))
@@ -149,8 +151,7 @@ class Adder:
             if known is not None:
                 return Addition(image=known, created=False)
             if data is not None:
-                self._uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-                write_atomically(Path(reference), data)
+                self._write(Path(reference), data)
             try:
                 upsert_images(connection, [embedded], self._embedder.identity)
                 stored = _find_one(connection, images.c.image == reference)
@@ -160,6 +161,14 @@ class Adder:
                     Path(reference).unlink(missing_ok=True)  # nothing else refers to it: the lock is held
                 raise
         return Addition(image=stored, created=True)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            self._uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(path, data)
+        except OSError as exc:
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StorageError(str(path), exc.strerror or str(exc), full=full) from exc
 
     def _find(self, condition: sa.ColumnElement[bool]) -> StoredImage | None:
         with self._engine.connect() as connection:

@@ -235,9 +235,12 @@ class Worker:
             logger.info("maintenance of the queue failed: %s", exc)
 
     def rebuild_index(self) -> None:
-        """Rebuild the vector index if the collection has outgrown it."""
+        """Rebuild the vector index if the collection has outgrown it; log why if that fails: the images are stored."""
         if self.report.stored:
-            self.index_rebuilt |= self._rebuild(self._database.engine)
+            try:
+                self.index_rebuilt |= self._rebuild(self._database.engine)
+            except DatabaseError as exc:
+                logger.warning("the vector index was not rebuilt: %s", exc)
 
     def _work(self, context: procrastinate.JobContext) -> None:
         """Ingest one chunk, in one of the executor's threads."""

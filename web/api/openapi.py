@@ -29,9 +29,10 @@ _REASONS = {
     422: "A value is invalid; or an image is damaged or cannot be fetched.",
     429: "Too many requests; `Retry-After` says how many seconds to wait.",
     503: "The database or the model is unavailable or still loading; `Retry-After` says how many seconds to wait.",
+    507: "The server has no space left for the upload or the image.",
 }
 _ALWAYS = (422, 429, 503)
-_READING_A_BODY = (400, 413, 415)
+_READING_A_BODY = (400, 413, 415, 507)
 
 
 def responses(*reasons: int, body: bool = False, **good: type[BaseModel] | None) -> ResponseDict:

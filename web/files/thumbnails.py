@@ -85,7 +85,8 @@ class ThumbnailCache:
         for _, size, path in sorted(found):
             if total <= self._max_bytes * PRUNE_TO:
                 return
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             total -= size
 
     def _path(self, sha256: bytes) -> Path:
