@@ -120,7 +120,12 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as exc:
+            raise ValueError("the home folder of this user is unknown: set this to a folder") from exc
+        except FileNotFoundError as exc:
+            raise ValueError("the current folder no longer exists: change to another one, or set a full path") from exc
 
     @field_validator("database_url")
     @classmethod

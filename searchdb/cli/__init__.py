@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from searchdb.cli.streams import standard_streams
 from searchdb.errors import SearchDBError
 
 if TYPE_CHECKING:
@@ -49,13 +51,25 @@ class Commands(click.Group):
         return getattr(import_module(f"searchdb.cli.{COMMANDS[cmd_name]}"), f"{cmd_name}_command")
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; without --debug our errors become one line and exit status 1."""
+        """Run the command; without --debug our errors and the system's become one line and exit status 1."""
         try:
             return super().invoke(ctx)
         except SearchDBError as exc:
             if ctx.params["debug"]:
                 raise
             raise click.ClickException(" ".join(str(exc).split())) from exc
+        except OSError as exc:
+            if ctx.params["debug"] or exc.errno == errno.EPIPE:
+                raise
+            raise click.ClickException(_system_error(exc)) from exc
+        except UnicodeEncodeError as exc:
+            if ctx.params["debug"]:
+                raise
+            wrong = ascii(exc.object[exc.start : exc.end])
+            message = (
+                f"the bytes {wrong} are not valid UTF-8: correct them, or set a UTF-8 locale such as LC_ALL=C.UTF-8"
+            )
+            raise click.ClickException(message) from exc
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,6 +112,22 @@ def open_collection(ctx: click.Context, **overrides: Any) -> SearchDB:
     from searchdb.client import SearchDB
 
     return ctx.with_resource(SearchDB(settings_of(ctx, **overrides)))
+
+
+def _system_error(error: OSError) -> str:
+    """Return what the operating system refused, in one line; what can be said better is translated where it occurs."""
+    if error.errno == errno.ENOENT and error.filename is None and not _has_current_folder():
+        return "the current folder no longer exists: change to another one"
+    name = "" if error.filename is None else f"{error.filename}: "
+    return " ".join(f"{name}{error.strerror or error}".split())
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return False
+    return True
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:
@@ -149,4 +179,5 @@ def main() -> None:
     _hide_secrets()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
-    cli(prog_name="searchdb")
+    with standard_streams():
+        cli(prog_name="searchdb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -27,11 +29,16 @@ PIPE_WIDTH = 1000
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document. JSON has no NaN and no infinity: as in PostgreSQL, they become strings."""
+    """Print one JSON document, in ASCII where standard output lacks characters: an escape of ours would break it.
+
+    JSON has no NaN and no infinity: as in PostgreSQL, they become strings.
+    """
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    dump = partial(json.dumps, default=_json_value, ensure_ascii=not is_utf8, allow_nan=False)
     try:
-        printed = json.dumps(document, default=_json_value, ensure_ascii=False, allow_nan=False)
+        printed = dump(document)
     except ValueError:
-        printed = json.dumps(_without_nan(document), default=_json_value, ensure_ascii=False, allow_nan=False)
+        printed = dump(_without_nan(document))
     click.echo(printed)
 
 

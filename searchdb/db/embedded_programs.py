@@ -21,7 +21,8 @@ REPORTED_LINES = 3
 _SERIOUS = re.compile(r"\b(?:FATAL|PANIC|error):\s+(?!the database system is )(.*)")
 _MORE = re.compile(r"\b(?:HINT|DETAIL|hint|detail):\s+(.*)")
 _SAYS_NOTHING = re.compile(
-    r"waiting for server to |stopped waiting|Examine the log output|could not start server|removing (contents|data)"
+    r"waiting for server to (start|shut down)\.*|stopped waiting|"
+    r"pg_ctl: could not start server|Examine the log output\.|.*removing (contents|data).*"
 )
 
 
@@ -77,7 +78,7 @@ def reason(output: str) -> str:
                 return lines[number - 1].partition("LOG:")[2].strip() or found[1]
             more = [hint[1] for line in lines[number + 1 : number + REPORTED_LINES] if (hint := _MORE.search(line))]
             return ". ".join(part.strip().rstrip(".") for part in (found[1], *more))
-    return " / ".join([line.strip() for line in lines if not _SAYS_NOTHING.search(line)][-REPORTED_LINES:])
+    return " / ".join([said for line in lines if (said := _SAYS_NOTHING.sub("", line).strip())][-REPORTED_LINES:])
 
 
 def server_user() -> pwd.struct_passwd | None:

@@ -177,7 +177,7 @@ def stop(data: Path, how: str = "fast") -> None:
 
 def _start_once(data: Path, before: int | None) -> None:
     log = data / "log"
-    logged = log.stat().st_size if log.exists() else 0
+    logged = _size(log)
     try:
         _pg_ctl("start", data, "-l", str(log), "-o", SOCKET_OPTIONS, timeout=START_TIMEOUT)
         server = find_server(data)
@@ -213,6 +213,12 @@ def _discard_copied_lock_files(data: Path) -> None:
 def _pid(data: Path) -> int | None:
     first = _read(data / "postmaster.pid").partition("\n")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def _read(path: Path, offset: int = 0) -> str:

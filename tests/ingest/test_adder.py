@@ -25,6 +25,7 @@ from searchdb.errors import (
     ImageNotFoundError,
     ModelMismatchError,
     NotAnImageError,
+    StorageError,
     TooManyBytesError,
     TooManyPixelsError,
 )
@@ -209,7 +210,7 @@ def test_half_a_file_is_never_seen(adder: Adder, uploads: Path, monkeypatch: pyt
         raise OSError("the disk is full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(StorageError, match="full"):
         adder.add(make_image(), item())
     assert files_in(uploads) == []
 
