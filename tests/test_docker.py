@@ -20,7 +20,9 @@ from searchdb.media.fetch import DEADLINE_S
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"DATABASE_URL", *(f"SEARCHDB_{name.upper()}" for name in Settings.model_fields if name != "database_url")}
-NOT_OURS = {"PGPASSWORD", "HF_HOME", "PATH", "PYTHONUNBUFFERED", "WEB_CONCURRENCY"}
+NOT_OURS = {"PGPASSWORD", "HF_HOME", "PATH", "PYTHONUNBUFFERED", "WEB_CONCURRENCY", "OMP_NUM_THREADS"}
+OURS = ("migrate", "ingest", "worker", "web")
+"""Services that run searchdb."""
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,10 @@ def test_no_password_in_the_file(compose: dict[str, Any]) -> None:
     required = "${POSTGRES_PASSWORD:?set POSTGRES_PASSWORD}"
     for service in compose["services"].values():
         for name, value in service["environment"].items():
-            if "PASSWORD" in name or "TOKEN" in name:
+            if "PASSWORD" in name:
                 assert value == required
+            if "TOKEN" in name:
+                assert value is None, "passed on from the shell or .env"
             assert not re.search(r"//[^/@]*:[^/@]*@", value or ""), "a URL with a password"
 
 
@@ -114,7 +118,8 @@ def test_a_stopped_page_has_time_to_finish_requests(compose: dict[str, Any]) -> 
 
 def test_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:
     mounted = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
-    named = {volume.split(":")[0] for volume in mounted if not volume.startswith("$")}
+    sources = {re.sub(r"^\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0] for volume in mounted}
+    named = {source for source in sources if not source.startswith(("/", "."))}
     assert named == set(compose["volumes"])
     assert "database:/var/lib/postgresql" in compose["services"]["db"]["volumes"]
 
@@ -129,6 +134,33 @@ def test_every_setting_exists(compose: dict[str, Any], dockerfile: str) -> None:
     names |= set(re.findall(r"\b([A-Z][A-Z_]+)=", " ".join(re.findall(r"^ENV (.*)", dockerfile, re.MULTILINE))))
     ours = {name for name in names if not name.startswith("PIP_")} - NOT_OURS
     assert ours <= SETTINGS
+
+
+def test_one_service_builds_the_image(compose: dict[str, Any]) -> None:
+    """Parallel builds of one image name fail."""
+    services = compose["services"]
+    assert [name for name in OURS if "build" in services[name]] == ["migrate"]
+    assert {services[name]["image"] for name in OURS} == {"searchdb"}
+    for name in OURS:
+        assert services[name]["pull_policy"] == ("missing" if name == "migrate" else "never")
+        assert name == "migrate" or "migrate" in services[name]["depends_on"]
+
+
+def test_every_setting_is_passed_on(compose: dict[str, Any]) -> None:
+    for name in OURS:
+        environment = compose["services"][name]["environment"]
+        passed_on = {variable for variable, value in environment.items() if value is None}
+        expected = SETTINGS - {"DATABASE_URL", "SEARCHDB_HOME"}  # the file sets them
+        assert passed_on - NOT_OURS == (expected if name == "web" else expected - {"SEARCHDB_API_TOKEN"}), name
+
+
+def test_models_are_mounted(compose: dict[str, Any], last_stage: str) -> None:
+    cache = re.search(r"HF_HOME=(\S+)", last_stage)
+    assert cache is not None
+    for name in ("worker", "web"):
+        targets = [volume.rsplit("}:", 1)[-1] for volume in compose["services"][name]["volumes"]]
+        assert "/models:ro" in targets
+        assert cache[1] in targets
 
 
 def test_every_command_exists(compose: dict[str, Any]) -> None:

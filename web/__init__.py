@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import os
+import signal
+import sys
+import threading
 from importlib.metadata import version
 
 from flask import Flask, Response
@@ -77,6 +81,7 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
     if embedder is None and warm_up:
         backend.warm_up()
     atexit.register(backend.close)
+    _exit_on_signals()
 
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(images.blueprint)
@@ -87,6 +92,15 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
     errors.register(app)
     app.after_request(_add_headers)
     return app
+
+
+def _exit_on_signals() -> None:
+    """Have `flask run` exit with clean-up on signals that would end it at once; other servers handle them already."""
+    if os.environ.get("FLASK_RUN_FROM_CLI") != "true" or threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 
 
 def _add_headers(response: Response) -> Response:

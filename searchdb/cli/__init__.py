@@ -177,7 +177,8 @@ def _without_database_url(arguments: list[str]) -> tuple[list[str], str | None]:
 def main() -> None:
     """Run the command line."""
     _hide_secrets()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as with nohup
+            signal.signal(number, _interrupt)
     with standard_streams():
         cli(prog_name="searchdb")

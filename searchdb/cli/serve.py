@@ -7,12 +7,15 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from searchdb.bundled import import_web
 from searchdb.cli import settings_of
+
+if TYPE_CHECKING:
+    from searchdb.config import Settings
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -32,7 +35,7 @@ def serve_command(ctx: click.Context, host: str, port: int, workers: int | None,
     """
     if debug and workers is not None:
         raise click.UsageError("--workers has no effect with --debug: leave one of them out")
-    settings_of(ctx)  # reports a malformed setting here, in one line
+    settings = settings_of(ctx)  # reports a malformed setting here, in one line
     if "WERKZEUG_RUN_MAIN" not in os.environ:  # the reloader's child inherits the socket of its parent
         require_free_port(host, port)
     # The server's processes read the settings from the environment.
@@ -40,7 +43,7 @@ def serve_command(ctx: click.Context, host: str, port: int, workers: int | None,
     # The web application sets up its own log; the command line's handler would write every line a second time.
     logging.getLogger().handlers.clear()
     if debug:
-        _run_flask(host, port)
+        _run_flask(settings, host, port)
     else:
         if workers is not None:
             os.environ["WEB_CONCURRENCY"] = str(workers)
@@ -88,7 +91,16 @@ def _run_gunicorn(host: str, port: int) -> None:
     Page().run()
 
 
-def _run_flask(host: str, port: int) -> None:
+def _run_flask(settings: Settings, host: str, port: int) -> None:
+    from searchdb.db.embedded import EmbeddedServer
+
     # The reloader's parent process only watches files: the model is loaded in the child.
-    app = import_web().create_app(warm_up="WERKZEUG_RUN_MAIN" in os.environ)
-    app.run(host, port, debug=True, threaded=True, load_dotenv=False)
+    in_child = "WERKZEUG_RUN_MAIN" in os.environ
+    app = import_web().create_app(warm_up=in_child)
+    try:
+        app.run(host, port, debug=True, threaded=True, load_dotenv=False)
+    finally:
+        if (
+            settings.url() is None and not in_child
+        ):  # the reloader kills the child, which then leaves the server running
+            EmbeddedServer.at(settings.home).stop_if_unused()
