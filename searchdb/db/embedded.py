@@ -135,7 +135,9 @@ class EmbeddedServer:
 
     def pin(self) -> None:
         """Keep the server running when the last process leaves."""
-        self.pin_file.write_text(str(self.home.stat().st_ino))
+        self.pin_file.unlink(missing_ok=True)
+        with self.pin_file.open("x") as file:  # a new file: in a home of another user, a link may lead anywhere
+            file.write(str(self.home.stat().st_ino))
 
     def stop(self) -> bool:
         """Unpin and stop the server, even if processes use it; return whether it was running."""
