@@ -71,7 +71,7 @@ FILES: dict[str, set[str]] = {
     "index.status": {"db.tables", "index.policy", "index.records"},
     "index.depth": {"index.status"},
     "index.exact": {"db.tables"},
-    "index.recall": {"db.driver_errors", "db.tables", "index.exact", "index.records", "index.status"},
+    "index.recall": {"db.best_effort", "db.tables", "index.exact", "index.records", "index.status"},
     "index.tune": {
         "db.driver_errors",
         "index.depth",

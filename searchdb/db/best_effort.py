@@ -27,6 +27,12 @@ _ASYNCHRONOUS = text("SET LOCAL synchronous_commit = off")
 """Do not wait for the disk: a crash of the server loses at most the cache entries of its last second."""
 
 
+def may_be_skipped(error: DatabaseError) -> bool:
+    """Whether an optional write that ended with this error can be left out, since reading still works."""
+    state = error.sqlstate or ""
+    return state in REFUSALS or state.startswith((*NO_ROOM, *PASSING))
+
+
 class BestEffortWriter:
     """Writes what only makes later searches faster, and remembers for a while that the database refuses it.
 
@@ -55,12 +61,12 @@ class BestEffortWriter:
             connection.commit()
         except DatabaseError as exc:
             connection.rollback()
+            if not may_be_skipped(exc):
+                raise
             state = exc.sqlstate or ""
-            if state in REFUSALS or state.startswith(NO_ROOM):
+            if not state.startswith(PASSING):
                 if self._refused_at is None and state not in REFUSALS:
                     logger.warning("searches are not cached for now: %s", exc)
                 self._refused_at = time.monotonic()
-            elif not state.startswith(PASSING):
-                raise
         else:
             self._refused_at = None

@@ -133,9 +133,10 @@ def initialise(home: Path, data: Path) -> None:
         )  # fmt: skip
         fresh.rename(data)
     except (EmbeddedServerError, OSError) as exc:
-        shutil.rmtree(fresh, ignore_errors=True)
         why = exc.strerror if isinstance(exc, OSError) else str(exc)
         raise EmbeddedServerError(f"cannot make the database in {home}: {_with_full_disk(why or '', home)}") from exc
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def start(data: Path) -> None:

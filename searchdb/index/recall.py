@@ -12,9 +12,9 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
-from searchdb.db.driver_errors import is_read_only
+from searchdb.db.best_effort import may_be_skipped
 from searchdb.db.tables import embedding_models, images, index_recalls, query_embeddings
-from searchdb.errors import QueryError
+from searchdb.errors import DatabaseError, QueryError
 from searchdb.index.exact import Exact, MeasureCallback, Queries, exact_results
 from searchdb.index.records import Recall, label_of
 from searchdb.index.status import SETTINGS, IndexStatus, index_status
@@ -79,7 +79,7 @@ def measure_recall(
     texts: np.ndarray | None = None,
     progress: MeasureCallback = silent,
 ) -> RecallReport:
-    """Compare match_images with an exact scan, and store the result.
+    """Compare match_images with an exact scan, and store the result if the database can be written.
 
     The exact results of all queries come from one pass over the vectors; a few exact scans are timed.
 
@@ -97,10 +97,12 @@ def measure_recall(
         state = index_status(connection)
         queries = queries_of(connection, sample, texts)
         report = RecallReport(recalls=compare(connection, state, queries, count, progress)[0])
-        # A read-only role gets the figures too; they are then not stored.
-        may_insert = connection.scalar(text("SELECT has_table_privilege('index_recalls', 'INSERT')"))
-        if may_insert and not is_read_only(connection):
-            record(connection, report.recalls)
+        try:  # the figures are useful even where they cannot be stored, such as to a read-only role
+            with connection.begin_nested():
+                record(connection, report.recalls)
+        except DatabaseError as exc:
+            if not may_be_skipped(exc):
+                raise
     return report
 
 

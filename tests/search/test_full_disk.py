@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.db.database import Database
 from searchdb.db.tables import image_sample, query_embeddings, relevance_scale
+from searchdb.index.recall import measure_recall
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.search.searcher import Query, Searcher
 from tests.helpers.full_disk import refuse_writes
@@ -63,3 +64,9 @@ def test_an_ingest_whose_index_cannot_be_built_is_complete(
     assert report.stored
     assert not report.index_rebuilt
     assert "the vector index was not rebuilt: the disk of the database is full: no space" in caplog.text
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "42501", "25006"])
+def test_recall_is_measured_even_if_it_cannot_be_stored(filled: Database, sqlstate: str) -> None:
+    refuse_writes(filled, "index_recalls", sqlstate=sqlstate)
+    assert measure_recall(filled.engine, sample=5).recalls
