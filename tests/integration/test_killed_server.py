@@ -60,7 +60,7 @@ def test_an_ingest_goes_on(settings: Settings, runs: Runs, album: Path, command:
     until(lambda: stored(settings.home) >= 8, "the first images")
     kill_server(settings.home)
     report = run.report()
-    assert report["done"] == report["total"] == 100
+    assert report["done"] == 100
     assert "the embedded server had died and was started again" in run.stderr
     assert not EmbeddedServer.at(settings.home).is_running()
     with SearchDB(settings) as collection:
