@@ -8,29 +8,20 @@ import itertools
 import json
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TextIO, cast
 
 from searchdb.errors import InvalidReferenceError, SourceError
-from searchdb.records import RejectedItem, SourceItem, clean_url, mask_credentials
+from searchdb.records import RejectedItem, SourceItem, clean_url
 from searchdb.sources import printable
-from searchdb.sources.delimited import bounded_lines, delimited_rows
-
-SOURCE = "urls"
-
-URL_COLUMNS = ("url", "image_url", "image")
-"""Names of columns with the URL; the first one that exists is used, the others are metadata."""
+from searchdb.sources.columns import SOURCE, URL_COLUMNS, item_from_row, normalised_names, url_of
+from searchdb.sources.delimited import UNCLOSED, bounded_lines, delimited_rows
 
 MAX_LINE_CHARS = 1024 * 1024
 """Longest line in characters; the rest is dropped, so that a list without line ends is not read into memory."""
-
-_SHOWN_CHARS = 80
-"""Maximum number of characters of an invalid value that a message quotes."""
 
 _DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 """Delimiters by extension: spreadsheets write semicolons or tabs to .csv where the comma is the decimal sign."""
@@ -49,11 +40,12 @@ def urls(path_or_dash: str, *, stdin: BinaryIO | TextIO | None = None) -> Iterat
     `;` or else `,`, or are a JSON list. Times without a time zone are taken as UTC.
 
     A row whose URL or value is malformed becomes a RejectedItem with an InvalidReferenceError that names the line, the
-    column and the value. Repeated URLs are yielded again.
+    column and the value; so does a row with an unclosed quote, or with more fields than the header. Repeated URLs are
+    yielded again.
 
     Raises:
-        SourceError: the list is missing or a folder (raised by the call), or cannot be read, is UTF-16 or has no
-            column of URLs (raised by the first `next`).
+        SourceError: the list is missing or a folder (raised by the call), or cannot be read, is UTF-16, has no column
+            of URLs, or its header is malformed or names a column twice (raised by the first `next`).
     """
     if path_or_dash != "-":
         path = _expanded(path_or_dash)
@@ -71,9 +63,9 @@ def _items(path_or_dash: str, stdin: BinaryIO | TextIO | None) -> Iterator[Sourc
             try:
                 if isinstance(row, InvalidReferenceError):
                     raise row
-                yield _item(row)
+                yield item_from_row(row)
             except InvalidReferenceError as exc:
-                named = "" if isinstance(row, InvalidReferenceError) else str(_first(row, URL_COLUMNS) or "")
+                named = "" if isinstance(row, InvalidReferenceError) else url_of(row)
                 yield RejectedItem(
                     image=printable(named.strip() or f"{name}:{line}"),
                     source=SOURCE,
@@ -134,9 +126,11 @@ def _rows(lines: Iterator[str], name: str, suffix: str) -> Iterator[_Row]:
         return
     for delimiter in _DELIMITERS.get(suffix, ("\t", ",", ";")):
         if _columns(line, delimiter) & set(URL_COLUMNS):
-            yield from _csv_rows(reading, delimiter, number)
+            yield from _csv_rows(reading, delimiter, number, name)
             return
     if suffix in _DELIMITERS:
+        if line.count('"') % 2:
+            raise SourceError(_bad_header(number, name, UNCLOSED))
         raise SourceError(
             f"{name} has no url column: its first line must name the columns, one of them {' or '.join(URL_COLUMNS)}. "
             "For one URL a line, without names, give the list another extension, such as .txt"
@@ -153,16 +147,58 @@ def _columns(line: str, delimiter: str) -> set[str]:
         return set()
 
 
-def _csv_rows(lines: Iterator[str], delimiter: str, first_line: int) -> Iterator[_Row]:
-    """Yield the rows of a CSV as mappings; a row may have more or fewer fields than the header."""
-    header: list[str] | None = None
-    for at, fields in delimited_rows(lines, delimiter=delimiter, first_line=first_line):
+def _csv_rows(lines: Iterator[str], delimiter: str, first_line: int, name: str) -> Iterator[_Row]:
+    """Yield the rows of a CSV as mappings; a row may have fewer fields than the header."""
+    header: list[str] = []
+
+    def looks_like_row(line: str) -> bool:
+        """Whether a line, read by itself, has all columns, and a URL that ends before any quote."""
+        if not header:
+            return False
+        at = next(header.index(column) for column in URL_COLUMNS if column in header)
+        try:
+            fields = next(csv.reader([line], delimiter=delimiter), list[str]())
+        except csv.Error:
+            return False
+        unquoted = line.partition('"')[0].rstrip("\r\n").split(delimiter)
+        ended = len(unquoted) > at + 1 or (len(unquoted) == at + 1 and '"' not in line)
+        return ended and len(fields) == len(header) and _is_url(fields[at])
+
+    rows = delimited_rows(lines, delimiter=delimiter, first_line=first_line, looks_like_row=looks_like_row)
+    for at, fields in rows:
         if isinstance(fields, csv.Error):
-            yield at, InvalidReferenceError(f"the row is malformed ({fields}); look for a stray quote")
-        elif header is None:
-            header = _normalised(fields)
+            if not header:
+                raise SourceError(_bad_header(at, name, fields))
+            yield at, InvalidReferenceError(f"the row is malformed ({fields}); look for {_cause(fields)}")
+        elif not header:
+            header += normalised_names(fields)
+            if twice := _repeated(header):
+                raise SourceError(
+                    f"line {at:,} of {name} names the column {printable(twice)!r} twice; rename one of them"
+                )
         elif any(map(str.strip, fields)):
             yield at, {column: value for column, value in zip(header, fields, strict=False) if column}
+
+
+def _bad_header(line: int, name: str, reason: object) -> str:
+    return f"line {line:,} of {name}, which names the columns, is malformed ({reason})"
+
+
+def _cause(error: csv.Error) -> str:
+    return "an unquoted comma, semicolon or tab" if "fields, the header" in str(error) else "a stray quote"
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return bool(clean_url(text))
+    except ValueError:
+        return False
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    """Return a name that occurs twice; blank ones may."""
+    seen: set[str] = set()
+    return next((name for name in names if name and (name in seen or seen.add(name))), None)
 
 
 def _json_rows(lines: Iterator[str], first_line: int) -> Iterator[_Row]:
@@ -170,23 +206,28 @@ def _json_rows(lines: Iterator[str], first_line: int) -> Iterator[_Row]:
         if not line.strip():
             continue
         try:
-            row: object = json.loads(line, parse_constant=_refuse_number, parse_float=_finite)
+            row: object = json.loads(
+                line, parse_constant=_refuse_number, parse_float=_finite, object_pairs_hook=_distinct
+            )
         except (ValueError, RecursionError) as exc:
             yield at, InvalidReferenceError(f"the line is not JSON ({exc or 'nested too deeply'})")
             continue
         if isinstance(row, dict):
             values = cast("dict[str, Any]", row)
-            yield at, dict(zip(_normalised(list(values)), values.values(), strict=True))
+            keys = normalised_names(list(values))
+            if twice := _repeated(keys):
+                yield at, InvalidReferenceError(f"the line has the key {printable(twice)!r} twice")
+            else:
+                yield at, dict(zip(keys, values.values(), strict=True))
         else:
             yield at, InvalidReferenceError("the line is not a JSON object, {...}")
 
 
-def _normalised(columns: list[str]) -> list[str]:
-    """Return the column names stripped, and the known ones in lower case."""
-    return [
-        name.lower() if name.lower() in _CONVERTERS or name.lower() in URL_COLUMNS else name
-        for name in (column.strip() for column in columns)
-    ]
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; ValueError if it has a key twice, of which Python would keep the last."""
+    if twice := _repeated([key for key, _ in pairs]):
+        raise ValueError(f"the key {printable(twice)!r} occurs twice")
+    return dict(pairs)
 
 
 def _refuse_number(text: str) -> NoReturn:
@@ -196,115 +237,3 @@ def _refuse_number(text: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _refuse_number(text)
-
-
-# --- Rows -----------------------------------------------------------------------------------------
-
-
-def _item(row: Mapping[str, Any]) -> SourceItem:
-    """Return the record for one row; InvalidReferenceError names the invalid column and value."""
-    url_column = next((name for name in URL_COLUMNS if name in row), None)
-    url = None if url_column is None else row[url_column]
-    if url_column is None or url is None or (isinstance(url, str) and not url.strip()):
-        raise InvalidReferenceError("the row has no URL")
-    values: dict[str, Any] = {"image": _value(url_column, url, _url)}
-    metadata: dict[str, Any] = {}
-    for column, raw in row.items():
-        value = raw.strip() if isinstance(raw, str) else raw
-        if column == url_column or not column or value is None or value in ("", [], {}):
-            continue
-        if column in _CONVERTERS:
-            values[column] = _value(column, value, _CONVERTERS[column])
-        else:
-            metadata[_value("name", column, _text)] = _value(column, value, _storable)
-    return SourceItem(source=SOURCE, metadata=metadata, **values)
-
-
-def _value(column: str, raw: Any, convert: Callable[[Any], Any]) -> Any:
-    try:
-        return convert(raw)
-    except ValueError as exc:
-        shown = mask_credentials(printable(str(raw)))
-        shown = shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}..."
-        raise InvalidReferenceError(f"column {printable(column)}: '{shown}' {exc}") from exc
-
-
-def _storable(value: Any) -> Any:
-    """Return the value unchanged; ValueError if PostgreSQL's text and jsonb cannot store it."""
-    if isinstance(value, str):
-        if "\0" in value:
-            raise ValueError("holds a NUL character")
-        if re.search("[\ud800-\udfff]", value):
-            raise ValueError("is not valid UTF-8; save the list as UTF-8")
-    elif isinstance(value, list):
-        for element in cast("list[Any]", value):
-            _storable(element)
-    elif isinstance(value, dict):
-        for key, element in cast("dict[str, Any]", value).items():
-            _storable(key)
-            _storable(element)
-    return cast("Any", value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (list, dict, bool)):
-        raise ValueError("is not text")
-    return _storable(str(value))
-
-
-def _url(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("is not a URL")
-    return clean_url(_storable(value))
-
-
-def _time(value: Any) -> datetime:
-    try:
-        time = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise ValueError("is not a date and time, such as 2024-05-31T18:30:00+02:00") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _degrees(limit: int) -> Callable[[Any], float]:
-    def degrees(value: Any) -> float:
-        try:
-            number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not abs(number) <= limit:  # also refuses NaN
-            raise ValueError(f"is not a number between -{limit} and {limit}")
-        return number
-
-    return degrees
-
-
-def _tags(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) and value.startswith("["):
-        value = json.loads(value)
-    if isinstance(value, str):
-        value = value.split(";" if ";" in value else ",")
-    if not isinstance(value, list):
-        raise ValueError("is not a list of tags")
-    tags = (_text(tag).strip() for tag in cast("list[Any]", value))
-    return tuple(dict.fromkeys(tag for tag in tags if tag))
-
-
-def _first(row: Mapping[str, Any], columns: tuple[str, ...]) -> Any:
-    return next((row[column] for column in columns if column in row), None)
-
-
-_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
-    "source_id": _text,
-    "description": _text,
-    "credit": _text,
-    "credit_url": _url,
-    "page_url": _url,
-    "taken_at": _time,
-    "camera": _text,
-    "country": _text,
-    "city": _text,
-    "latitude": _degrees(90),
-    "longitude": _degrees(180),
-    "tags": _tags,
-}

@@ -257,7 +257,7 @@ class PartReader:
     def __iter__(self) -> Iterator[Row | BadRow]:
         # Local variables, because this loop processes millions of rows.
         converters, required, positions = self._converters, self._required, self._part.positions
-        rows = delimited_rows(iter(self._lines), delimiter=self._part.delimiter, strict=True)
+        rows = delimited_rows(iter(self._lines), delimiter=self._part.delimiter, exact_width=True)
         next(rows, None)  # the header
         for line, fields in rows:
             if isinstance(fields, csv.Error):

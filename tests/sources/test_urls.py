@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from searchdb.errors import InvalidReferenceError, SourceError
 from searchdb.records import MAX_REFERENCE_BYTES, RejectedItem, SourceItem, mask_credentials
+from searchdb.sources import delimited
 from searchdb.sources.urls import MAX_LINE_CHARS, urls
 
 A, B = "https://example.org/a.jpg", "http://example.org/b.png?w=1&x=é"
@@ -145,8 +147,8 @@ def test_times_without_a_zone_are_utc(taken_at: str) -> None:
     assert only(f"url,taken_at\n{A},{taken_at}\n").taken_at == datetime(2024, 5, 31, tzinfo=UTC)
 
 
-def test_rows_may_be_short_long_or_blank() -> None:
-    found = items(f"url,city,country\n{A}\n\n  \n{A},Paris,France,more,and more\n,,\n")
+def test_rows_may_be_short_blank_or_end_in_blank_fields() -> None:
+    found = items(f"url,city,country\n{A}\n\n  \n{A},Paris,France,, \n,,\n,,,,\n")
     assert [each.city for each in found] == [None, "Paris"]
     assert found[1].metadata == {}
 
@@ -257,6 +259,13 @@ def test_bad_values_are_rejected_with_line_column_and_value(column: str, value: 
         ('{"url": "http://h/", "latitude": true}', "is not a number"),
         ('{"url": "http://h/", "taken_at": 20240531}', "is not a date"),
         ('{"url": "http://h/", "tags": 5}', "is not a list of tags"),
+        ('{"url": "http://h/", "url": "http://i/"}', "the key 'url' occurs twice"),
+        ('{"url": "http://h/", "x": {"y": 1, "y": 2}}', "the key 'y' occurs twice"),
+        ('{"url": "http://h/", "City": "a", "city ": "b"}', "the key 'city' twice"),
+        ('{"url": "http://h/', "is not JSON"),
+        ('"http://h/"', "not a JSON object"),
+        ("null", "not a JSON object"),
+        ("NaN", "NaN is not a number"),
         ('{"url": 5}', "column url: '5' is not a URL"),
         ('{"url": ["http://h/"]}', "is not a URL"),
         ('{"url": ""}', "the row has no URL"),
@@ -284,6 +293,108 @@ def test_a_row_without_a_url_is_reported_by_its_line(tmp_path: Path) -> None:
 def test_lines_are_counted_across_quoted_newlines() -> None:
     found = read(f'\nurl,description\n{A},"three\nlines\nhere"\nbad,x\n')
     assert str(found[1].error if isinstance(found[1], RejectedItem) else "").startswith("line 6 of stdin")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("ends", ["", '"', 'x"', '"x"', 'say "so"', '""'])
+def test_an_unclosed_quote_costs_its_own_row_only(delimiter: str, ends: str) -> None:
+    """Whatever later rows contain: a later quote seems to close the first one."""
+    rows = [f'{A},"oops', f"{B},x", f"{A},{ends}", *[f"{B},y"] * 3, f'{A},"end']
+    found = read("".join(f"{row}\r\n".replace(",", delimiter) for row in ["url,description", *rows]))
+    bad = [each for each in found if isinstance(each, RejectedItem)]
+    lost = [4] if ends == '"' else []  # itself unclosed
+    assert [str(each.error).split(":")[0] for each in bad] == [f"line {n} of stdin" for n in [2, *lost, 8]]
+    assert all("a quote is not closed" in str(each.error) for each in bad)
+    assert len(found) == len(rows)
+
+
+def test_a_stray_quote_at_the_end_of_a_later_row_does_not_close_an_earlier_one() -> None:
+    found = read(f'url,description,city\n{A},"oops,Rome\n{B},x,Rome\n{A},27",Paris\n{B},5" and 6",Oslo\n')
+    assert [each.description if isinstance(each, SourceItem) else None for each in found] == [
+        None,
+        "x",
+        '27"',
+        '5" and 6"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "description"),
+    [
+        (f'url,description\n{A},"see\n{B}\nand more"\n', f"see\n{B}\nand more"),
+        (f'description,url\n"two\nlines",{A}\n', "two\nlines"),
+        (f'description,url\n"a, b\n{B},\nc",{A}\n', f"a, b\n{B},\nc"),
+        (f'"description" ,"url"\n"a, b" ,"{A}"  \n', "a, b"),
+        (f'description\turl\n"a\tb" \t{A}\n', "a\tb"),
+        (f'url,description\n{A},a "b" c\n', 'a "b" c'),
+        (f'url,description\n{A},"say ""hi"" , bye" \n', 'say "hi", bye'),
+        (f'url,description,,\n{A},"a\n\n b",,,,\n', "a\n\n b"),
+        (f",url,description\n0,{A},b\n", "b"),
+    ],
+)
+def test_what_spreadsheets_and_people_write_is_read(text: str, description: str) -> None:
+    assert only(text).description == description
+
+
+@pytest.mark.parametrize("header", ["url", "url,", "url,,"])
+def test_an_unquoted_comma_that_cuts_a_url_is_reported(tmp_path: Path, header: str) -> None:
+    (tmp_path / "list.csv").write_text(f'{header}\nhttp://h/w_300,h_200/x.jpg\n"http://h/w_300,h_200/y.jpg"\n')
+    bad, good = urls(str(tmp_path / "list.csv"))
+    assert isinstance(bad, RejectedItem)
+    assert "line 2 of list.csv: the row is malformed (2 fields, the header has 1)" in str(bad.error)
+    assert good.image == "http://h/w_300,h_200/y.jpg"
+
+
+def test_a_single_column_of_stdin_needs_no_quotes() -> None:
+    """Its format is not named by an extension, and no delimiter is in its header."""
+    assert only("url\nhttp://h/w_300,h_200/x.jpg\n").image == "http://h/w_300,h_200/x.jpg"
+
+
+def test_plain_lists_may_hold_commas_and_quotes() -> None:
+    urls_ = ["http://h/w_300,h_200/x.jpg", 'http://h/a";b".jpg', 'http://h/"open', A]
+    assert [each.image for each in items("\n".join(urls_))] == urls_
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ('url,"description', "line 3 of stdin, which names the columns, is malformed (a quote is not closed)"),
+        ("url,city,City", "line 3 of stdin names the column 'city' twice; rename one of them"),
+        ("URL,Note,url", "names the column 'url' twice"),
+        ("url,Note, Note ", "names the column 'Note' twice"),
+    ],
+)
+def test_a_malformed_header_is_refused(header: str, message: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(message)):
+        read(f"\n# made by hand\n{header}\n{A},x\n{B},y\n")
+
+
+def test_an_unclosed_quote_before_the_url_column_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f'"city,url\nParis,{A}\n')
+    with pytest.raises(SourceError, match=r"line 1 of list\.csv, .* is malformed \(a quote is not closed\)"):
+        list(urls(str(tmp_path / "list.csv")))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [f'{A},"oops\n', f'{A},a","b\n', f'{A},"\n', 'x,a","b\n', f'"{A}\n', f'{A},"""\n'],
+    ids=["all", "both ways", "pairs", "no urls", "first column", "escaped"],
+)
+def test_unclosed_quotes_are_read_in_linear_time(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in lines that the csv module is given, for a list with an unclosed quote in each row."""
+    given_lines = 0
+    original = delimited._RewindableLines.__next__
+
+    def counting(self: delimited._RewindableLines) -> str:
+        nonlocal given_lines
+        given_lines += 1
+        return original(self)
+
+    monkeypatch.setattr(delimited._RewindableLines, "__next__", counting)
+    rows = 2_000
+    found = read("url,description,city\n" + row * rows)
+    assert len(found) > rows / 3
+    assert given_lines < 80 * rows
 
 
 def test_undecodable_bytes_affect_only_their_row() -> None:

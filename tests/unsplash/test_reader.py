@@ -347,7 +347,7 @@ def test_any_bytes_give_rows_or_bad_rows(tmp_path_factory: pytest.TempPathFactor
 def test_rows_are_never_repeated_or_lost_for_any_quotes(texts: list[str]) -> None:
     """Every row starts on its own line, and without quotes each line is a row."""
     lines = io.StringIO("h\th\n" + "".join(f"{text}\n" for text in texts), newline="").readlines()
-    found = list(delimited_rows(iter(lines), delimiter="\t", strict=True))
+    found = list(delimited_rows(iter(lines), delimiter="\t", exact_width=True))
     numbers = [line for line, _ in found]
     assert numbers == sorted(set(numbers))
     assert all(1 <= number <= len(lines) for number in numbers)
