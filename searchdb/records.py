@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -27,9 +28,20 @@ DEMO_MODEL = "demo"
 EMBEDDING_DIMENSION = 512
 """Length of an embedding; the width of `images.embedding`."""
 
+SEARCHED_TEXTS = ("source", "description", "credit", "camera", "country", "city")
+"""Fields of an image that people search and filter by, apart from its tags: they are stored in NFC."""
+
 # The second half is for a password with a raw slash: it makes the URL malformed, and messages must still mask it.
 _CREDENTIALS = re.compile(r"//(?:[^/?#\s]*@|[^/?#\s:\[\]]*:(?!\d*(?:[/?#\s]|$))\S*@)")
 _INVALID_IN_URLS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def nfc(text: str) -> str:
+    """Return a text in Unicode's composed form (NFC), in which metadata, filters and queries are compared.
+
+    macOS decomposes the names of folders (NFD), and keyboards compose what people type.
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 def mask_credentials(text: str) -> str:
@@ -110,6 +122,11 @@ class SourceItem:
     def is_url(self) -> bool:
         """Whether `image` is a URL rather than a path."""
         return self.image.startswith(("http://", "https://"))
+
+    def in_nfc(self) -> SourceItem:
+        """Return the item with the texts that people search by in NFC; paths, URLs, ids and `metadata` are kept."""
+        texts = {name: nfc(value) for name in SEARCHED_TEXTS if (value := getattr(self, name)) is not None}
+        return replace(self, **texts, tags=tuple(dict.fromkeys(map(nfc, self.tags))))
 
     def to_json(self) -> dict[str, Any]:
         """Return the non-empty fields as JSON values; `from_json` reverses it."""

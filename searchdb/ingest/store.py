@@ -25,6 +25,7 @@ from searchdb.records import (
     ModelIdentity,
     RejectedItem,
     SourceItem,
+    nfc,
 )
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -277,7 +278,7 @@ def _matching(source: str | None, error: str | None) -> list[sa.ColumnElement[bo
 
 def _image_row(embedded: EmbeddedImage, model_id: int) -> dict[str, Any]:
     """Return the row: the source's metadata takes precedence over the file's own."""
-    decoded, item = embedded.decoded, embedded.decoded.item
+    decoded, item = embedded.decoded, embedded.decoded.item.in_nfc()
     located = item.latitude is not None and item.longitude is not None
     return storable(
         {
@@ -295,12 +296,12 @@ def _image_row(embedded: EmbeddedImage, model_id: int) -> dict[str, Any]:
             "credit_url": item.credit_url,
             "page_url": item.page_url,
             "taken_at": item.taken_at or decoded.taken_at,
-            "camera": item.camera or decoded.camera,
+            "camera": item.camera or (decoded.camera and nfc(decoded.camera)),
             "country": item.country,
             "city": item.city,
             "latitude": item.latitude if located else decoded.latitude,
             "longitude": item.longitude if located else decoded.longitude,
-            "tags": list(dict.fromkeys(item.tags)),
+            "tags": list(item.tags),
             "metadata": dict(item.metadata),
             "byte_size": decoded.byte_size,
             "modified_at": item.modified_at,

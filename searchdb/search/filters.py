@@ -14,7 +14,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from searchdb.errors import QueryError
-from searchdb.records import LARGEST_ID
+from searchdb.records import LARGEST_ID, nfc
 from searchdb.search.conditions import CONDITIONS
 from searchdb.search.filter_table import (
     FILTERS,
@@ -33,7 +33,7 @@ class Filters:
     """Conditions that every hit meets, all of them; None or an empty value is no condition.
 
     The same names serve Python, the command line (`--taken-after`), the API and the page (`taken_after=`): see
-    `searchdb.search.filter_table`.
+    `searchdb.search.filter_table`. Texts are compared in NFC, except in `where`.
 
     Attributes:
         country, city, camera: one value or several, of which the image has any; upper and lower case are the same.
@@ -113,7 +113,8 @@ def _json(value: Any) -> Any:
 
 
 def _names(row: FilterRow, given: str | Collection[str]) -> tuple[str, ...] | None:
-    values: tuple[Any, ...] = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    several: Collection[Any] = (given,) if isinstance(given, str) else given
+    values = tuple(dict.fromkeys(nfc(each) if isinstance(each, str) else each for each in several))
     if len(values) > MAX_VALUES:
         raise QueryError(
             f"{row.name} has {len(values):,} values, the limit is {MAX_VALUES}: write a condition in SQL instead",
@@ -194,6 +195,7 @@ def _ids(row: FilterRow, given: int | Collection[int]) -> tuple[int, ...] | None
 
 
 def _words(row: FilterRow, given: str) -> str | None:
+    given = nfc(given)
     if len(given) > MAX_VALUE_CHARACTERS or not _storable(given):
         raise QueryError(
             f"{row.name} has {len(given):,} characters, the limit is {MAX_VALUE_CHARACTERS}, none of them NUL",

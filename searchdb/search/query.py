@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from searchdb.errors import ImageNotFoundError, QueryError
-from searchdb.records import LARGEST_ID
+from searchdb.records import LARGEST_ID, nfc
 
 MAX_QUERY_CHARACTERS = 2000
 """Longest query text: CLIP reads about the first 60 words, PostgreSQL keeps keys of at most 2,704 bytes."""
@@ -84,7 +84,7 @@ def checked_text(text: str, field: str) -> str:
     Raises:
         QueryError: it is empty or too long.
     """
-    storable = text.replace("\x00", "").encode("utf-8", "replace").decode()
+    storable = nfc(text.replace("\x00", "").encode("utf-8", "replace").decode())
     if not storable.strip():
         raise QueryError("the query text is empty", field=field)
     if len(storable) > MAX_QUERY_CHARACTERS or len(storable.encode()) > MAX_QUERY_BYTES:

@@ -17,7 +17,7 @@ from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import Embedding, embedding_models, query_embeddings
 from searchdb.embedder import Embedder
-from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
+from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity, nfc
 
 MAX_STORED = 10_000
 """Texts stored for one model, about 25 MB: anonymous visitors fill the table, and it must not grow without limit."""
@@ -71,6 +71,8 @@ class QueryCache:
     reads that table but cannot refresh `last_used_at`; a text that was evicted is embedded again by `searchdb embed`,
     or by `searchdb sql` itself. A read-only database keeps what it has.
 
+    Texts are cached in NFC, so that typing one on another keyboard finds the same vector.
+
     Thread-safe. Memory outlives the connection: keep one cache for as long as the model is in use.
 
     Args:
@@ -111,6 +113,7 @@ class QueryCache:
         Raises:
             DatabaseError: PostgreSQL failed, or refused, with `must_store`.
         """
+        texts = [nfc(each) for each in texts]
         vectors = self._from_memory(texts, only_in_database=True)
         self._on_hit("memory", len(vectors))
         if unknown := [each for each in dict.fromkeys(texts) if each not in vectors]:
@@ -136,6 +139,7 @@ class QueryCache:
 
         The database is neither asked nor written to.
         """
+        texts = [nfc(each) for each in texts]
         vectors = self._from_memory(texts)
         if vectors:
             self._on_hit("memory", len(vectors))

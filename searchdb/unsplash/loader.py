@@ -309,7 +309,7 @@ _UPDATE = (
 def _refreshed(row: sa.RowMapping, photo: Photo) -> dict[str, Any]:
     """Return the photo's current values of the columns; an empty dict if its URL has become unusable."""
     try:
-        item = photo_item(photo, {})
+        item = photo_item(photo, {}).in_nfc()
     except InvalidReferenceError:
         return {}
     values = {name: getattr(item, name) for name in _REFRESHED} | {"tags": list(item.tags)}

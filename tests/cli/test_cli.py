@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -241,6 +242,20 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
     assert (json.loads(gone.stdout)["gone"], json.loads(gone.stdout)["removed"]) == (1, 0)
     assert "removed 1 of them" in run(settings, "ingest", "files", folder, "--prune").stderr
     assert json.loads(output(run(settings, "status", "--json")))["images"] == 3
+
+
+def test_decomposed_folder_names_are_found_by_typing_them(settings: Settings, album: Path, tmp_path: Path) -> None:
+    """Names as macOS writes them."""
+    folder = tmp_path / "photos" / "Cafe\u0301"
+    folder.mkdir(parents=True)
+    shutil.copy(next(album.glob("*.jpg")), folder / "a.jpg")
+    assert json.loads(output(run(settings, "ingest", "files", tmp_path / "photos", "--json")))["stored"] == 1
+    for typed in ("Caf\u00e9", "Cafe\u0301"):
+        for option in ("--tag", "--words"):
+            found = run(settings, "search", typed, option, typed, "--threshold", "-1", "--json")
+            (hit,) = json.loads(output(found))["hits"]
+            assert (hit["image"], hit["tags"]) == (str(folder.resolve() / "a.jpg"), ["Caf\u00e9"])
+    assert json.loads(output(run(settings, "ingest", "files", tmp_path / "photos", "--json")))["unchanged"] == 1
 
 
 def test_failures_are_cleared(settings: Settings, tmp_path: Path) -> None:

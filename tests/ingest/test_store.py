@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import unicodedata
 from datetime import UTC, datetime
 
 import numpy as np
@@ -111,6 +112,21 @@ def test_failures_are_listed_and_cleared_by_source_and_class(store: Store) -> No
     assert [f.image for f in store.failures(source="urls", error="TransferError")] == ["/b"]
     assert store.clear_failures(error="TransferError") == 2
     assert [f.image for f in store.failures()] == ["/c"]
+
+
+def test_what_people_search_by_is_stored_in_nfc_and_references_as_they_are(database: Database) -> None:
+    nfd = unicodedata.normalize("NFD", "Café")
+    item = SourceItem(
+        image=f"/{nfd}/a.jpg", source=nfd, source_id=f"{nfd}/a.jpg", page_url=f"http://h/{nfd}", description=nfd,
+        credit=nfd, country=nfd, city=nfd, tags=(nfd, "Café", "A\u030a"), metadata={nfd: nfd},
+    )  # fmt: skip
+    store_images(database.engine, [embedded(item, camera=nfd)], MODEL)
+    with database.connect() as connection:
+        row = connection.execute(sa.select(images)).mappings().one()
+    assert {row[name] for name in ("source", "description", "credit", "camera", "country", "city")} == {"Café"}
+    assert row["tags"] == ["Café", "\u00c5"]
+    assert (row["image"], row["source_id"], row["page_url"]) == (f"/{nfd}/a.jpg", f"{nfd}/a.jpg", f"http://h/{nfd}")
+    assert row["metadata"] == {nfd: nfd}
 
 
 def test_text_that_postgresql_cannot_hold_is_made_storable(store: Store, database: Database) -> None:

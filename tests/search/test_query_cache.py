@@ -57,6 +57,16 @@ def test_texts_are_computed_once_and_returned_in_order(embedder: CLIPEmbedder) -
     assert cache.compute([]).shape == (0, 512)
 
 
+def test_a_text_has_one_vector_in_each_unicode_form(database: Database, embedder: CLIPEmbedder) -> None:
+    recorder = Recorder(embedder)
+    cache = QueryCache(recorder)
+    vectors = embed(database, cache, "cafe\u0301", "caf\u00e9")
+    assert np.array_equal(vectors[0], vectors[1])
+    assert np.array_equal(cache.compute(["cafe\u0301"])[0], vectors[0])
+    assert recorder.embedded == [["caf\u00e9"]]
+    assert stored(database) == {"caf\u00e9"}
+
+
 def test_the_least_recently_used_texts_are_evicted_from_memory(embedder: CLIPEmbedder) -> None:
     recorder = Recorder(embedder)
     cache = QueryCache(recorder, capacity=2)

@@ -381,6 +381,15 @@ def test_tables_loaded_later_update_the_stored_images(database: Database, folder
     assert row.ingested_at == before.ingested_at
 
 
+def test_refreshing_compares_texts_in_nfc(database: Database, folder: Path) -> None:
+    files.write(folder, "photos.tsv000", [files.photo(1, photo_location_city="Malmo\u0308")])
+    files.write(folder, "keywords.tsv000", [files.keyword(1, "du\u0308ne"), files.keyword(1, "d\u00fcne")])
+    load(database, folder)
+    store(database, *photo_items(database, folder))
+    assert (stored(database).city, stored(database).tags) == ("Malm\u00f6", ["d\u00fcne"])
+    assert loader.refresh(database.engine) == 0
+
+
 def test_refreshing_keeps_metadata_from_the_file(database: Database, folder: Path) -> None:
     files.write(folder, "photos.tsv000", [files.photo(photo_submitted_at="")])
     load(database, folder)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from datetime import UTC, datetime
+from typing import Literal
+from urllib.parse import quote
 
 import pytest
 from flask.testing import FlaskClient
@@ -44,6 +47,19 @@ def offered(page: str, name: str) -> dict[str, str]:
     """Return the values of a filter that the page lets choose, with their counts."""
     found = re.findall(rf'name="{name}" value="([^"]+)"[^>]*>.*?<span class="count">([\d,]+)<', page, re.DOTALL)
     return {html.unescape(value): count for value, count in found}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("parameter", ["tag", "any_tag", "city", "words"])
+def test_filters_are_found_in_any_unicode_form(
+    client: FlaskClient, stored_images: StoredImages, parameter: str, form: Literal["NFC", "NFD"]
+) -> None:
+    wanted = stored_images.add("a Gehöft", image=stored_images.draw("c.png"), tags=["Gehöft"], city="Gehöft")
+    stored_images.add("a boat", image=stored_images.draw("d.png"))
+    typed = unicodedata.normalize(form, "Gehöft")
+    assert shown(client, f"{parameter}={quote(typed)}") == [wanted]
+    found = client.get("/api/search", query_string={"q": typed, parameter: typed, "threshold": -1})
+    assert [hit["id"] for hit in found.get_json()["hits"]] == [wanted]
 
 
 @pytest.mark.parametrize(
