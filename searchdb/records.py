@@ -28,6 +28,9 @@ DEMO_MODEL = "demo"
 EMBEDDING_DIMENSION = 512
 """Length of an embedding; the width of `images.embedding`."""
 
+TAKEN_AT_FROM = "taken_at_from"
+"""Key in `metadata` of what `taken_at` comes from, if neither from the source nor from EXIF's DateTimeOriginal."""
+
 SEARCHED_TEXTS = ("source", "description", "credit", "camera", "country", "city")
 """Fields of an image that people search and filter by, apart from its tags: they are stored in NFC."""
 
@@ -166,7 +169,7 @@ class DecodedImage:
     """One upright RGB image with the metadata of its file.
 
     `width` and `height` are those of the upright image in pixels, before any resizing of `pixels`; `colour` is its
-    mean colour, like `#8a7f66`.
+    mean colour, like `#8a7f66`. `taken_at_from` is the EXIF tag that `taken_at` comes from.
     """
 
     item: SourceItem
@@ -176,6 +179,7 @@ class DecodedImage:
     width: int
     height: int
     taken_at: datetime | None = None
+    taken_at_from: str | None = None
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None

@@ -26,7 +26,7 @@ from searchdb.db.tables import (
     procrastinate_jobs,
     procrastinate_workers,
 )
-from searchdb.ingest.store import storable
+from searchdb.ingest.rows import storable
 from searchdb.records import SourceItem
 
 if TYPE_CHECKING:

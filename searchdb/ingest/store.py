@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -17,6 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
+from searchdb.ingest.rows import failure_row, image_row
 from searchdb.records import (
     ChunkOutcome,
     EmbeddedImage,
@@ -25,11 +25,8 @@ from searchdb.records import (
     ModelIdentity,
     RejectedItem,
     SourceItem,
-    nfc,
 )
 
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""Characters that a Python str can hold and PostgreSQL's text cannot: NUL and lone surrogates."""
 SCAN_ROWS = 1000
 """Rows fetched at a time from a listing, which may be as long as the collection."""
 
@@ -189,7 +186,7 @@ def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], mod
         return
     model_id = claim_model(connection, model)
     # All writers take row locks in this order (collation "C" in SQL), which rules out deadlocks.
-    rows = sorted((_image_row(image, model_id) for image in embedded), key=lambda row: row["image"])
+    rows = sorted((image_row(image, model_id) for image in embedded), key=lambda row: row["image"])
     statement = insert(images).values(rows)
     replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
     connection.execute(
@@ -201,7 +198,7 @@ def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], mod
 def _record_failures(connection: Connection, failed: Sequence[FailedImage]) -> None:
     if not failed:
         return
-    statement = insert(ingest_failures).values(sorted(map(_failure_row, failed), key=lambda row: row["image"]))
+    statement = insert(ingest_failures).values(sorted(map(failure_row, failed), key=lambda row: row["image"]))
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["image"],
@@ -274,62 +271,3 @@ def _delete_failures(connection: Connection, references: Sequence[str]) -> None:
 def _matching(source: str | None, error: str | None) -> list[sa.ColumnElement[bool]]:
     wanted = {ingest_failures.c.source: source, ingest_failures.c.error: error}
     return [column == value for column, value in wanted.items() if value is not None]
-
-
-def _image_row(embedded: EmbeddedImage, model_id: int) -> dict[str, Any]:
-    """Return the row: the source's metadata takes precedence over the file's own."""
-    decoded, item = embedded.decoded, embedded.decoded.item.in_nfc()
-    located = item.latitude is not None and item.longitude is not None
-    return storable(
-        {
-            "image": item.image,
-            "rendition": item.rendition,
-            "source": item.source,
-            "source_id": item.source_id,
-            "embedding": embedded.embedding,
-            "embedding_model_id": model_id,
-            "sha256": decoded.sha256,
-            "width": decoded.width,
-            "height": decoded.height,
-            "description": item.description,
-            "credit": item.credit,
-            "credit_url": item.credit_url,
-            "page_url": item.page_url,
-            "taken_at": item.taken_at or decoded.taken_at,
-            "camera": item.camera or (decoded.camera and nfc(decoded.camera)),
-            "country": item.country,
-            "city": item.city,
-            "latitude": item.latitude if located else decoded.latitude,
-            "longitude": item.longitude if located else decoded.longitude,
-            "tags": list(item.tags),
-            "metadata": dict(item.metadata),
-            "byte_size": decoded.byte_size,
-            "modified_at": item.modified_at,
-            "colour": decoded.colour,
-        }
-    )
-
-
-def _failure_row(failure: FailedImage) -> dict[str, Any]:
-    return storable(
-        {
-            "image": failure.image,
-            "source": failure.source,
-            "error": type(failure.error).__name__,
-            "message": str(failure.error),
-            "retryable": failure.error.retryable,
-            "item": None if failure.item is None else failure.item.to_json(),
-        }
-    )
-
-
-def storable(value: Any) -> Any:
-    """Return the value with characters that PostgreSQL cannot store replaced: metadata and EXIF may hold anything."""
-    if isinstance(value, str):
-        return UNSTORABLE.sub("�", value)
-    if isinstance(value, Mapping):
-        mapping = cast(Mapping[Any, Any], value)
-        return {storable(name): storable(part) for name, part in mapping.items()}
-    if isinstance(value, list | tuple):
-        return [storable(part) for part in cast(Sequence[Any], value)]
-    return value

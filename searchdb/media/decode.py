@@ -163,6 +163,7 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
         width=width,
         height=height,
         taken_at=exif.taken_at,
+        taken_at_from=exif.taken_at_from,
         camera=exif.camera,
         latitude=exif.latitude,
         longitude=exif.longitude,

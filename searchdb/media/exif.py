@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from PIL import ExifTags, ImageFile
 
+FIRST_YEAR = 1826
+"""The year of the oldest surviving photograph: scans may be dated as early, and clocks that are not set are earlier."""
+CLOCKS_DIFFER = timedelta(days=1)
+"""How far a time may lie in the future: a camera's local time is read as UTC, which it may be 14 hours ahead of."""
+
+_TAGS = ExifTags.Base
+_TIMES = (
+    ("DateTimeOriginal", _TAGS.DateTimeOriginal, _TAGS.OffsetTimeOriginal, _TAGS.SubsecTimeOriginal),
+    ("DateTimeDigitized", _TAGS.DateTimeDigitized, _TAGS.OffsetTimeDigitized, _TAGS.SubsecTimeDigitized),
+    ("DateTime", _TAGS.DateTime, _TAGS.OffsetTime, _TAGS.SubsecTime),
+)
+"""The times of an image, the best first, each with the tags of its offset from UTC and its fraction of a second."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exif:
-    """The EXIF values that are used; None where a value is missing or implausible."""
+    """The EXIF values that are used; None where a value is missing or implausible.
+
+    `taken_at_from` is the name of the tag that `taken_at` comes from.
+    """
 
     orientation: int = 1
     taken_at: datetime | None = None
+    taken_at_from: str | None = None
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
@@ -27,15 +45,18 @@ def read_exif(image: ImageFile.ImageFile) -> Exif:
         exif = image.getexif()
         shot = exif.get_ifd(ExifTags.IFD.Exif)
         gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
+        times = {**shot, _TAGS.DateTime: exif.get(_TAGS.DateTime)}
     except Exception:  # noqa: BLE001 - cameras and editors write malformed blocks, on which Pillow raises many errors
         return Exif()
     orientation = exif.get(ExifTags.Base.Orientation)
     latitude = _degrees(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), limit=90)
     longitude = _degrees(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), limit=180)
     located = latitude is not None and longitude is not None
+    taken_at, taken_at_from = _time_taken(times, gps)
     return Exif(
         orientation=orientation if isinstance(orientation, int) else 1,
-        taken_at=_parse_time(shot.get(ExifTags.Base.DateTimeOriginal), shot.get(ExifTags.Base.OffsetTimeOriginal)),
+        taken_at=taken_at,
+        taken_at_from=taken_at_from,
         camera=_camera(_text(exif.get(ExifTags.Base.Make)), _text(exif.get(ExifTags.Base.Model))),
         latitude=latitude if located else None,
         longitude=longitude if located else None,
@@ -59,15 +80,44 @@ def _camera(make: str, model: str) -> str | None:
     return " ".join(filter(None, (make, model))) or None
 
 
-def _parse_time(taken: Any, offset: Any) -> datetime | None:
-    """Return EXIF's "2024:05:31 18:30:00" and "+02:00" as an aware time; without an offset it is taken as UTC."""
+def is_plausible(moment: datetime) -> bool:
+    """Whether an image may have been taken at this moment: not before photography, nor in the future."""
+    return moment.year >= FIRST_YEAR and moment <= datetime.now(UTC) + CLOCKS_DIFFER
+
+
+def _time_taken(tags: Mapping[int, Any], gps: Mapping[int, Any]) -> tuple[datetime | None, str | None]:
+    """Return the best plausible time and the name of its tag: GPS's, which is UTC, if the camera's clock gives none."""
+    for name, time, offset, fraction in _TIMES:
+        moment = _parse_time(tags.get(time), tags.get(offset), tags.get(fraction))
+        if moment is not None and is_plausible(moment):
+            return moment, name
+    moment = _gps_time(gps.get(ExifTags.GPS.GPSDateStamp), gps.get(ExifTags.GPS.GPSTimeStamp))
+    return (moment, "GPSDateStamp") if moment is not None and is_plausible(moment) else (None, None)
+
+
+def _parse_time(taken: Any, offset: Any, fraction: Any) -> datetime | None:
+    """Return EXIF's "2024:05:31 18:30:00", "+02:00" and "250" (ms) as an aware time; without an offset it is UTC."""
+    digits = _text(fraction)
+    microseconds = int(f"{digits:0<6}"[:6]) if digits.isascii() and digits.isdigit() else 0
     for zone in (_text(offset), ""):
         try:
             moment = datetime.strptime(_text(taken)[:19] + zone, "%Y:%m:%d %H:%M:%S%z" if zone else "%Y:%m:%d %H:%M:%S")
+            moment = moment.replace(microsecond=microseconds)
             return moment.astimezone(UTC) if zone else moment.replace(tzinfo=UTC)
         except (ValueError, OverflowError):  # 0000:00:00, blanks, or a malformed offset
             continue
     return None
+
+
+def _gps_time(date: Any, time: Any) -> datetime | None:
+    """Return GPS's "2024:05:31" and hours, minutes and seconds as an aware time."""
+    try:
+        hours, minutes, seconds = (float(part) for part in time)
+        day = datetime.strptime(_text(date)[:10], "%Y:%m:%d").replace(tzinfo=UTC)
+        into_day = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        return day + into_day if timedelta(0) <= into_day < timedelta(days=1) else None
+    except (TypeError, ValueError, ArithmeticError):
+        return None
 
 
 def _degrees(parts: Any, reference: Any, *, limit: int) -> float | None:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_o
 from searchdb.db.driver_errors import database_error
 from searchdb.db.tables import images
 from searchdb.errors import InvalidReferenceError, SourceError
-from searchdb.records import RejectedItem, SourceItem
+from searchdb.records import TAKEN_AT_FROM, RejectedItem, SourceItem
 from searchdb.sources import printable
 from searchdb.unsplash.columns import FORMATS
 from searchdb.unsplash.photos import (
@@ -315,6 +315,8 @@ def _refreshed(row: sa.RowMapping, photo: Photo) -> dict[str, Any]:
     values = {name: getattr(item, name) for name in _REFRESHED} | {"tags": list(item.tags)}
     for name in _KEPT_WHERE_UNKNOWN:
         values[name] = row[name] if getattr(item, name) is None else getattr(item, name)
+    if item.taken_at is None and TAKEN_AT_FROM in row["metadata"]:
+        values["metadata"] = {**item.metadata, TAKEN_AT_FROM: row["metadata"][TAKEN_AT_FROM]}
     for name in _PLACE:
         values[name] = row[name] if item.latitude is None else getattr(item, name)
     return values

@@ -135,9 +135,12 @@ def exif_bytes(**values: Any) -> bytes:
     shot[0x9003] = values.get("taken", "2024:05:31 18:30:00")
     if "offset" in values:
         shot[0x9011] = values["offset"]
+    exif.update(values.get("tags", {}))
+    shot |= values.get("shot", {})
     gps = exif.get_ifd(0x8825)
     gps[1], gps[2] = values.get("latitude", ("N", (48.0, 51.0, 30.0)))
     gps[3], gps[4] = values.get("longitude", ("W", (2.0, 21.0, 0.0)))
+    gps |= values.get("gps", {})
     return exif.tobytes()
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import unicodedata
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,32 @@ def test_failures_are_listed_and_cleared_by_source_and_class(store: Store) -> No
     assert [f.image for f in store.failures(source="urls", error="TransferError")] == ["/b"]
     assert store.clear_failures(error="TransferError") == 2
     assert [f.image for f in store.failures()] == ["/c"]
+
+
+EXIF_TIME = datetime(2020, 2, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("given", "decoded", "taken_at", "marked"),
+    [
+        ({"taken_at": NOON, "modified_at": NOON}, {"taken_at": EXIF_TIME, "taken_at_from": "DateTime"}, NOON, None),
+        ({"modified_at": NOON}, {"taken_at": EXIF_TIME, "taken_at_from": "DateTimeOriginal"}, EXIF_TIME, None),
+        ({"modified_at": NOON}, {"taken_at": EXIF_TIME, "taken_at_from": "DateTime"}, EXIF_TIME, "DateTime"),
+        ({"modified_at": NOON}, {}, NOON, "file"),
+        ({"modified_at": datetime(1980, 1, 1, tzinfo=UTC)}, {}, None, None),
+        ({"modified_at": datetime(2999, 1, 1, tzinfo=UTC)}, {}, None, None),
+        ({}, {}, None, None),
+    ],
+)
+def test_the_time_taken_says_where_it_comes_from(
+    database: Database, given: dict[str, Any], decoded: dict[str, Any], taken_at: datetime | None, marked: str | None
+) -> None:
+    item = SourceItem(image="/a.jpg", source="files", metadata={"mood": "calm"}, **given)
+    store_images(database.engine, [embedded(item, **decoded)], MODEL)
+    with database.connect() as connection:
+        row = connection.execute(sa.select(images)).mappings().one()
+    assert row["taken_at"] == taken_at
+    assert row["metadata"] == {"mood": "calm"} | ({} if marked is None else {"taken_at_from": marked})
 
 
 def test_what_people_search_by_is_stored_in_nfc_and_references_as_they_are(database: Database) -> None:

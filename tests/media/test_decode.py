@@ -259,13 +259,68 @@ def test_the_camera_name_has_the_make_once_and_no_padding(make: str, model: str,
         ("0000:00:00 00:00:00", None, None),
         ("    :  :     :  :  ", None, None),
         ("2024:13:41 18:30:00", None, None),
-        ("0001:01:01 00:00:00", "+14:00", datetime(1, 1, 1, tzinfo=UTC)),
+        ("0001:01:01 00:00:00", "+14:00", None),
+        ("9998:01:01 00:00:00", None, None),
+        ("1826:01:01 00:00:00", None, datetime(1826, 1, 1, tzinfo=UTC)),
         ("yesterday", None, None),
     ],
 )
 def test_time_taken(taken: str, offset: str | None, expected: datetime | None) -> None:
     extra = {} if offset is None else {"offset": offset}
     assert exif_of(taken=taken, **extra).taken_at == expected
+
+
+NONE = "0000:00:00 00:00:00"
+DIGITIZED = {0x9004: "2021:01:02 03:04:05"}
+CHANGED = {0x0132: "2022:02:03 04:05:06"}
+GPS = {29: "2023:03:04", 7: (5.0, 6.0, 7.5)}
+
+
+@pytest.mark.parametrize(
+    ("values", "tag", "expected"),
+    [
+        (
+            {"taken": "2020:01:01 00:00:00", "shot": DIGITIZED, "tags": CHANGED, "gps": GPS},
+            "DateTimeOriginal",
+            datetime(2020, 1, 1, tzinfo=UTC),
+        ),
+        (
+            {"taken": NONE, "shot": DIGITIZED, "tags": CHANGED, "gps": GPS},
+            "DateTimeDigitized",
+            datetime(2021, 1, 2, 3, 4, 5, tzinfo=UTC),
+        ),
+        (
+            {"taken": "0001:01:01 00:00:00", "shot": {0x9004: "2999:01:01 00:00:00"}, "tags": CHANGED, "gps": GPS},
+            "DateTime",
+            datetime(2022, 2, 3, 4, 5, 6, tzinfo=UTC),
+        ),
+        ({"taken": "", "tags": {0x0132: "x"}, "gps": GPS}, "GPSDateStamp", datetime(2023, 3, 4, 5, 6, 7, 500_000, UTC)),
+        ({"taken": "", "gps": GPS | {7: (25.0, 0.0, 0.0)}}, None, None),
+        ({"taken": "", "gps": GPS | {7: (1.0,)}}, None, None),
+        ({"taken": "", "gps": {29: "2023:03:04"}}, None, None),
+        ({"taken": ""}, None, None),
+    ],
+)
+def test_the_time_taken_falls_back_to_the_next_best(
+    values: dict[str, Any], tag: str | None, expected: datetime | None
+) -> None:
+    found = exif_of(**values)
+    assert (found.taken_at, found.taken_at_from) == (expected, tag)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"shot": {0x9011: "+02:00", 0x9012: "+09:00", 0x9010: "-05:00", 0x9291: "25"}}, (16, 30, 250_000)),
+        ({"taken": NONE, "shot": DIGITIZED | {0x9011: "+02:00", 0x9012: "-09:00", 0x9292: "5"}}, (12, 4, 500_000)),
+        ({"taken": NONE, "tags": CHANGED, "shot": {0x9011: "+02:00", 0x9010: "-05:00", 0x9290: "xx"}}, (9, 5, 0)),
+        ({"taken": NONE, "tags": CHANGED, "shot": {0x9012: "+02:00"}}, (4, 5, 0)),
+    ],
+)
+def test_each_time_has_its_own_offset_and_fraction(values: dict[str, Any], expected: tuple[int, int, int]) -> None:
+    taken = exif_of(**values).taken_at
+    assert taken is not None
+    assert (taken.hour, taken.minute, taken.microsecond) == expected
 
 
 @pytest.mark.parametrize(

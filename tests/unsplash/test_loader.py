@@ -394,8 +394,10 @@ def test_refreshing_keeps_metadata_from_the_file(database: Database, folder: Pat
     files.write(folder, "photos.tsv000", [files.photo(photo_submitted_at="")])
     load(database, folder)
     taken = datetime(2001, 2, 3, tzinfo=UTC)
-    store(database, *photo_items(database, folder), taken_at=taken, camera="X100", latitude=1.5, longitude=2.5)
+    of_file = {"taken_at": taken, "taken_at_from": "DateTime", "camera": "X100", "latitude": 1.5, "longitude": 2.5}
+    store(database, *photo_items(database, folder), **of_file)
     assert loader.refresh(database.engine) == 0
+    assert stored(database).metadata["taken_at_from"] == "DateTime"
     load(
         database,
         files.write(folder, "photos.tsv000", [files.photo(photo_location_latitude=9, photo_location_longitude=8)]),
@@ -403,6 +405,7 @@ def test_refreshing_keeps_metadata_from_the_file(database: Database, folder: Pat
     assert loader.refresh(database.engine) == 1
     row = stored(database)
     assert (row.taken_at.year, row.camera, row.latitude, row.longitude) == (2019, "X100", 9, 8)
+    assert "taken_at_from" not in row.metadata
 
 
 def test_refreshing_does_not_change_unknown_images(database: Database, folder: Path) -> None:
