@@ -22,6 +22,7 @@ from searchdb.errors import ImageError, QueryError
 from searchdb.index.build import build_index
 from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.index.status import IndexStatus
+from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, gone_files
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
@@ -282,7 +283,8 @@ class SearchDB:
         Args:
             items: what to ingest, as the functions of `searchdb.sources` yield it.
             chunk_size: items in one job of the queue.
-            retry_failed: also try references that failed before.
+            retry_failed: also try references that failed before; those that the settings no longer refuse are always
+                tried.
             enqueue_only: queue the items and leave the work to other workers.
             progress: called with the report a few times a second.
 
@@ -295,6 +297,7 @@ class SearchDB:
         return run_ingest(
             items,
             database=self.database,
+            limits=Limits.of(self.settings),
             make_ingest=self._make_ingest,
             chunk_size=chunk_size,
             retry_failed=retry_failed,

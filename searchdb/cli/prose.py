@@ -15,7 +15,7 @@ def describe_ingest(report: IngestReport) -> str:
     """Return the report of an ingest or a worker in a few lines."""
     lines = [
         f"{report.done:,} references: {report.stored:,} stored, {report.unchanged:,} unchanged, "
-        f"{report.failed.total():,} failed, {report.known_failures:,} known failures not tried again"
+        f"{report.failed.total():,} failed, {report.known_failures:,} failed before"
     ]
     lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
     if report.failed:
@@ -23,7 +23,9 @@ def describe_ingest(report: IngestReport) -> str:
     if report.index_rebuilt:
         lines.append("the vector index was rebuilt, because the collection had outgrown it")
     if report.known_failures:
-        lines.append("--retry-failed retries the known failures")
+        one = report.known_failures == 1
+        which = "reference failed before and was" if one else "references failed before and were"
+        lines.append(f"{report.known_failures:,} {which} not tried: --retry-failed tries {'it' if one else 'them'}")
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from cachetools import LRUCache
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.embedder import Embedder
 from searchdb.errors import ImageError, WorkerLostError
+from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.queue import Queue, RunProgress
 from searchdb.ingest.store import Store
 from searchdb.media.decode import decode
@@ -62,6 +63,7 @@ class IngestReport:
     stored: int = 0
     unchanged: int = 0
     known_failures: int = 0
+    """References that failed before and were not tried."""
     failed: Counter[str] = field(default_factory=Counter[str])
     copied: int = 0
     """How many of the stored images reused the vector of another with the same bytes."""
@@ -106,6 +108,7 @@ def enqueue(
     *,
     store: Store,
     queue: Queue,
+    limits: Limits,
     outage_log: OutageLog,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     retry_failed: bool = False,
@@ -113,7 +116,8 @@ def enqueue(
 ) -> Iterator[IngestReport]:
     """Queue the items that are neither stored unchanged nor known failures; yield the report after every chunk.
 
-    Files and URLs may be mixed. Items that the source rejected are recorded as failures at once.
+    Files and URLs may be mixed. Items that the source rejected are recorded as failures at once. A failure that the
+    limits no longer cause is tried again.
     """
 
     def retry(call: Callable[[], T]) -> T:
@@ -129,7 +133,7 @@ def enqueue(
         for item in chunk.values():
             if item.image in stored and stored[item.image].matches(item):
                 report.unchanged += 1
-            elif item.image in failed and failed[item.image].matches(item):
+            elif item.image in failed and failed[item.image].fails_again(item, limits):
                 report.known_failures += 1
             elif isinstance(item, RejectedItem):
                 rejected.append(FailedImage(image=item.image, source=item.source, error=item.error))

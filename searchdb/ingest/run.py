@@ -14,6 +14,7 @@ from searchdb.db.database import Database
 from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError
 from searchdb.index.rebuild import Rebuild, rebuild_if_stale
+from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.store import Store
@@ -38,6 +39,7 @@ def run_ingest(
     items: Iterable[SourceItem | RejectedItem],
     *,
     database: Database,
+    limits: Limits,
     make_ingest: Callable[[], Ingest],
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     retry_failed: bool = False,
@@ -62,6 +64,7 @@ def run_ingest(
         run_id,
         store=Store(database.engine),
         queue=queue,
+        limits=limits,
         outage_log=database.outage_log,
         chunk_size=chunk_size,
         retry_failed=retry_failed,

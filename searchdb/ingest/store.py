@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
-from searchdb.ingest.rows import failure_row, image_row
+from searchdb.ingest.known_failures import Limits
+from searchdb.ingest.rows import failure_row, image_row, storable
 from searchdb.records import (
     ChunkOutcome,
     EmbeddedImage,
@@ -36,17 +37,34 @@ NOT_STORED = ~sa.exists().where(images.c.image == ingest_failures.c.image)
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """What a reference looked like last time: its file's size and time, None for a URL, or `rejected` by its source."""
+    """What a stored reference looked like last time: its file's size and time, None for a URL."""
 
     byte_size: int | None
     modified_at: datetime | None
-    rejected: bool
 
     def matches(self, item: SourceItem | RejectedItem) -> bool:
         """Whether the reference is unchanged. A URL counts as unchanged, since only its server could tell."""
-        if self.rejected or isinstance(item, RejectedItem):
-            return self.rejected and isinstance(item, RejectedItem)
+        if isinstance(item, RejectedItem):
+            return False
         return item.modified_at is None or (self.byte_size, self.modified_at) == (item.byte_size, item.modified_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedState(FileState):
+    """What a failed reference looked like, unless its source `rejected` it, and why it failed."""
+
+    rejected: bool
+    error: str
+    message: str
+
+    def fails_again(self, item: SourceItem | RejectedItem, limits: Limits) -> bool:
+        """Whether the reference is unchanged, and so are the reason and the settings: trying it again is no use."""
+        if self.rejected or isinstance(item, RejectedItem):
+            return self.rejected and isinstance(item, RejectedItem) and storable(str(item.error)) == self.message
+        return self.matches(item) and not limits.lift(self.error, self.message)
+
+
+_FAILED = [each.name for each in fields(FailedState)]
 
 
 class Store:
@@ -68,25 +86,28 @@ class Store:
 
     def stored(self, references: Sequence[str]) -> dict[str, FileState]:
         """Return the references that are stored, with their state at the time."""
-        statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at, sa.false().label("rejected"))
-        return self._states(statement.where(images.c.image.in_(references)))
+        statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at)
+        with self._engine.connect() as connection:
+            return {
+                row.image: FileState(byte_size=row.byte_size, modified_at=row.modified_at)
+                for row in connection.execute(statement.where(images.c.image.in_(references)))
+            }
 
-    def failed(self, references: Sequence[str]) -> dict[str, FileState]:
+    def failed(self, references: Sequence[str]) -> dict[str, FailedState]:
         """Return the references that have failed, with their state at the time."""
         item = ingest_failures.c.item
-        statement = sa.select(
-            ingest_failures.c.image,
+        columns = (
             sa.cast(item["byte_size"].astext, sa.BigInteger).label("byte_size"),
             sa.cast(item["modified_at"].astext, sa.DateTime(timezone=True)).label("modified_at"),
             item.is_(None).label("rejected"),
+            ingest_failures.c.error,
+            ingest_failures.c.message,
         )
-        return self._states(statement.where(ingest_failures.c.image.in_(references)))
-
-    def _states(self, statement: sa.Select[*tuple[Any, ...]]) -> dict[str, FileState]:
+        statement = sa.select(ingest_failures.c.image, *columns).where(ingest_failures.c.image.in_(references))
         with self._engine.connect() as connection:
             return {
-                row.image: FileState(byte_size=row.byte_size, modified_at=row.modified_at, rejected=row.rejected)
-                for row in connection.execute(statement)
+                row["image"]: FailedState(**{name: row[name] for name in _FAILED})
+                for row in connection.execute(statement).mappings()
             }
 
     def embeddings_of(self, hashes: Sequence[bytes], model: ModelIdentity) -> dict[bytes, np.ndarray]:

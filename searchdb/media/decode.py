@@ -38,6 +38,9 @@ FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 """Supported formats, recognised by content and never by name. Of an animation or a multi-image file the first image is
 read."""
 
+READABLE = f"searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
+"""The end of the message about any other format: a failure with another list comes from another version."""
+
 BACKGROUND = (255, 255, 255)
 """Transparent parts become white: most such images are drawn for white pages, and on black, dark ones would vanish."""
 
@@ -192,7 +195,7 @@ def format_of(data: bytes) -> str:
     looks = next(
         (f"looks like {name}" for name, pattern in _LOOKALIKES if pattern.match(head)), "is in no known format"
     )
-    raise NotAnImageError(f"the content {looks}; searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}")
+    raise NotAnImageError(f"the content {looks}; {READABLE}")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

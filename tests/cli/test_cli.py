@@ -265,6 +265,29 @@ def test_failures_are_cleared(settings: Settings, tmp_path: Path) -> None:
     assert json.loads(output(run(settings, "failures", "clear", "--json"))) == {"cleared": 1}
 
 
+def test_known_failures_are_named_and_decide_the_exit_status_like_others(
+    settings: Settings, album: Path, tmp_path: Path
+) -> None:
+    """It is 0 if one of the references is a searchable image, however the others failed."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "bad.jpg").write_text("<html>")
+    assert run(settings, "ingest", "files", folder).exit_code == 1
+    again = run(settings, "ingest", "files", folder)
+    assert again.exit_code == 1
+    assert "1 reference failed before and was not tried: --retry-failed tries it" in again.stderr
+    assert run(settings, "ingest", "files", folder, "--retry-failed").exit_code == 1
+    assert run(settings, "failures", "retry").exit_code == 1
+    shutil.copy(next(album.glob("*.jpg")), folder / "good.jpg")
+    assert run(settings, "ingest", "files", folder).exit_code == 0
+    known = run(settings, "ingest", "files", folder)
+    assert known.exit_code == 0
+    assert "2 references: 0 stored, 1 unchanged, 0 failed, 1 failed before" in known.stderr
+    (folder / "bad.jpg").write_bytes((folder / "good.jpg").read_bytes())
+    assert run(settings, "failures", "retry").exit_code == 0
+    assert run(settings, "failures", "retry").exit_code == 0
+
+
 def test_ingesting_nothing_readable_fails(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert run(settings, "ingest", "files", tmp_path / "empty").exit_code == 1

@@ -1,0 +1,54 @@
+"""Decides whether a reference that failed before would fail again, as far as its error and the settings tell."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from searchdb.config import Settings
+from searchdb.errors import AddressRefusedError, NotAnImageError, TooManyBytesError, TooManyPixelsError
+from searchdb.media.decode import READABLE
+
+_SIZE = re.compile(r"the image is ([\d,]+) bytes, the limit is")
+_PIXELS = re.compile(r"= ([\d,]+) pixels, the limit is")
+_LIMIT = re.compile(r"the limit is ([\d,]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The settings that decide which images are refused."""
+
+    allow_private_addresses: bool
+    max_bytes: int
+    max_pixels: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """Return the limits in the settings."""
+        return cls(
+            allow_private_addresses=settings.allow_private_addresses,
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+        )
+
+    def lift(self, error: str, message: str) -> bool:
+        """Whether they no longer refuse what a stored failure, given by class and message, was refused for.
+
+        The message has the size of the image, if it was known, and the limit at the time.
+        """
+        if error == AddressRefusedError.__name__:
+            return self.allow_private_addresses
+        if error == TooManyBytesError.__name__:
+            size, limit = _number(_SIZE, message), _number(_LIMIT, message)
+            return size <= self.max_bytes if size is not None else limit is not None and limit < self.max_bytes
+        if error == TooManyPixelsError.__name__:
+            pixels = _number(_PIXELS, message)
+            return pixels is not None and pixels <= self.max_pixels
+        if error == NotAnImageError.__name__:  # by a version that read other formats
+            return "; searchdb reads " in message and not message.endswith(READABLE)
+        return False
+
+
+def _number(pattern: re.Pattern[str], message: str) -> int | None:
+    found = pattern.search(message)
+    return None if found is None else int(found[1].replace(",", ""))
