@@ -47,7 +47,7 @@ def list_failures(ctx: click.Context, source: str | None, error: str | None, as_
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def retry_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
-    """Ingest failed references again; the exit status is 1 if all of them fail again."""
+    """Ingest failed references again; the exit status is 1 if there are some and none succeeds."""
     from searchdb.records import SourceItem
 
     collection = open_collection(ctx)
@@ -58,7 +58,7 @@ def retry_failures(ctx: click.Context, source: str | None, error: str | None, as
     report = run_ingest("retrying", partial(collection.ingest, items, retry_failed=True))
     if as_json:
         print_json(report.to_json())
-    if report.done and not report.readable:
+    if failures and not report.readable:
         ctx.exit(1)
 
 
