@@ -22,8 +22,9 @@ from searchdb.errors import ImageError, QueryError
 from searchdb.index.build import build_index
 from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.index.status import IndexStatus
+from searchdb.ingest.gone import Prune, check_missing, find_gone
 from searchdb.ingest.known_failures import Limits
-from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, gone_files
+from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
 from searchdb.ingest.store import Store
@@ -35,7 +36,7 @@ from searchdb.search.filter_table import Orientation
 from searchdb.search.filters import Filters
 from searchdb.search.query_cache import QueryCache
 from searchdb.search.searcher import Query, Searcher
-from searchdb.sources.files import files, folders
+from searchdb.sources.files import files, folders, missing
 from searchdb.sources.urls import urls
 from searchdb.status import CollectionStatus, collection_status
 from searchdb.unsplash import loader
@@ -165,7 +166,7 @@ class SearchDB:
     def ingest_files(
         self,
         *paths: str | Path,
-        prune: bool = False,
+        prune: Prune = False,
         limit: int | None = None,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         retry_failed: bool = False,
@@ -174,27 +175,36 @@ class SearchDB:
     ) -> IngestReport:
         """Ingest folders (recursively), files and globs, the first `limit` files; unchanged files are not read again.
 
-        The report counts the stored images of these folders whose files no longer exist; `prune` removes them. See
-        `ingest` for the other arguments.
+        The report counts the stored images of these folders whose files no longer exist. `prune=True` removes them,
+        unless most of a folder's are gone, as if its disk was not mounted: then none are removed, and the report's
+        `losses` has the folders. `prune="always"` removes them in any case, and also takes paths that no longer exist.
+        See `ingest` for the other arguments.
 
         Raises:
             SourceError: a path does not exist.
         """
-        report = self.ingest(
-            islice(files(paths), limit),
-            chunk_size=chunk_size,
-            retry_failed=retry_failed,
-            enqueue_only=enqueue_only,
-            progress=progress,
-        )
-        gone = self.gone_files(*paths)
-        report.gone = len(gone)
-        report.removed = self.store.delete_images(gone) if prune else 0
+        absent = missing(paths)
+        check_missing(self.store, absent.values(), prune)
+        present = [path for path in paths if path not in absent]
+        roots = [*folders(present), *absent.values()]
+        report = IngestReport(total=0)
+        if present:
+            report = self.ingest(
+                islice(files(present), limit),
+                chunk_size=chunk_size,
+                retry_failed=retry_failed,
+                enqueue_only=enqueue_only,
+                progress=progress,
+            )
+        found = find_gone(self.store, roots)
+        report.gone, report.losses = len(found.images), found.losses
+        removes = prune == "always" or (prune and not found.losses)
+        report.removed = self.store.delete_images(found.images) if removes else 0
         return report
 
     def gone_files(self, *paths: str | Path) -> list[int]:
         """Return the ids of stored images below these folders whose files no longer exist."""
-        return gone_files(self.store, folders(paths))
+        return [image_id for image_id, _ in find_gone(self.store, folders(paths)).images]
 
     def ingest_urls(
         self,

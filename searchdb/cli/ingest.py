@@ -11,7 +11,7 @@ import click
 
 from searchdb.cli import open_collection
 from searchdb.cli.output import loading_bar, print_json, progress_bar
-from searchdb.cli.prose import describe_ingest, describe_load
+from searchdb.cli.prose import describe_ingest, describe_load, describe_losses
 
 if TYPE_CHECKING:
     from searchdb.ingest.pipeline import IngestReport
@@ -53,12 +53,14 @@ def ingest_command() -> None:
 @ingest_command.command("files")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--prune", is_flag=True, help="remove images of these folders whose files no longer exist")
+@click.option("--yes", is_flag=True, help="with --prune: even if most of a folder, or the folder itself, is gone")
 @common
 @click.pass_context
 def ingest_files(
     ctx: click.Context,
     paths: tuple[str, ...],
     prune: bool,
+    yes: bool,
     limit: int | None,
     chunk_size: int,
     retry_failed: bool,
@@ -66,20 +68,30 @@ def ingest_files(
     as_json: bool,
 ) -> None:
     """Ingest folders with their subfolders, files and globs; folder names become tags."""
+    if yes and not prune:
+        raise click.UsageError("--yes goes with --prune")
+    if prune and enqueue_only:
+        raise click.UsageError(
+            "--prune waits for the ingest, so that a moved file keeps its image: leave out --enqueue-only"
+        )
     ingest = partial(
         open_collection(ctx).ingest_files,
         *paths,
-        prune=prune,
+        prune="always" if yes else prune,
         limit=limit,
         chunk_size=chunk_size,
         retry_failed=retry_failed,
         enqueue_only=enqueue_only,
     )
     report = run_ingest("ingesting files", ingest, enqueue_only=enqueue_only)
-    if report.gone:
+    if report.gone and not report.losses:
         advice = f"removed {report.removed:,} of them" if prune else "--prune removes them"
         click.echo(f"the files of {report.gone:,} stored images no longer exist: {advice}", err=True)
+    elif report.losses:
+        click.echo(describe_losses(report, prune=prune), err=True)
     _finish(ctx, report, as_json)
+    if prune and report.losses and not yes:
+        ctx.exit(1)
 
 
 @ingest_command.command("urls")
@@ -208,8 +220,8 @@ def showing_progress(label: str) -> Generator[ProgressCallback]:
 
 
 def _finish(ctx: click.Context, report: IngestReport, as_json: bool, **more: Any) -> None:
-    """Print the report if JSON was requested; exit with status 1 if no image was readable and none is queued."""
+    """Print the report if JSON was requested; exit with status 1 if nothing was readable, queued or removed."""
     if as_json:
         print_json(report.to_json() | more)
-    if not (report.readable or report.queued > report.done):
+    if not (report.readable or report.queued > report.done or report.removed):
         ctx.exit(1)

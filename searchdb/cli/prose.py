@@ -29,6 +29,16 @@ def describe_ingest(report: IngestReport) -> str:
     return "\n".join(lines)
 
 
+def describe_losses(report: IngestReport, *, prune: bool) -> str:
+    """Return in one line which folders lost most of their images, and what became of these images."""
+    lost = "; ".join(map(str, report.losses))
+    if report.removed:
+        return f"removed {report.removed:,} images: {lost}"
+    what = "nothing was removed: " if prune else ""
+    option = "--yes" if prune else "--prune --yes"
+    return f"{what}{lost}. Mount their disk if it is not there; if they were deleted on purpose, {option} removes them"
+
+
 def describe_load(report: LoadReport) -> str:
     """Return the report of loading the Unsplash dataset's tables in a few lines."""
     from searchdb.unsplash.columns import FORMATS

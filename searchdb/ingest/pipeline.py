@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from cachetools import LRUCache
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.embedder import Embedder
 from searchdb.errors import ImageError, WorkerLostError
+from searchdb.ingest.gone import Loss
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.queue import Queue, RunProgress
 from searchdb.ingest.store import Store
@@ -74,6 +74,8 @@ class IngestReport:
     """Stored images whose files no longer exist, where the source is a folder."""
     removed: int | None = None
     """How many of these were removed."""
+    losses: Sequence[Loss] = ()
+    """Folders most of whose stored images are gone, for which reason none are removed."""
 
     @property
     def done(self) -> int:
@@ -96,9 +98,10 @@ class IngestReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; `gone` and `removed` only where the source is a folder."""
-        values = {**asdict(self), "failed": dict(self.failed), "done": self.done}
-        of_folders = {name: values.pop(name) for name in ("gone", "removed")}
+        """Return it as JSON values; `gone`, `removed` and `losses` only where the source is a folder."""
+        losses = [loss.to_json() for loss in self.losses]
+        values = {**asdict(self), "failed": dict(self.failed), "done": self.done, "losses": losses}
+        of_folders = {name: values.pop(name) for name in ("gone", "removed", "losses")}
         return values if self.gone is None else values | of_folders
 
 
@@ -282,23 +285,6 @@ class Ingest:
             self.report.copied += len(outcome.copied)
             self.report.unchanged += len(outcome.unchanged)
             self.report.failed.update(type(failure.error).__name__ for failure in outcome.failed)
-
-
-def gone_files(store: Store, folders: Sequence[str]) -> list[int]:
-    """Return the ids of stored images below these folders whose files no longer exist."""
-    found = (row for folder in folders for row in store.images_under(folder))
-    return [image_id for image_id, path in found if _is_gone(path)]
-
-
-def _is_gone(path: str) -> bool:
-    """Whether the file certainly does not exist; one in a folder that cannot be read may still exist."""
-    try:
-        Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:

@@ -137,21 +137,28 @@ class Store:
             if runs:
                 connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))
 
-    def images_under(self, folder: str) -> Iterator[tuple[int, str]]:
-        """Yield (id, path) of the images below a folder that came from files."""
+    def images_under(self, path: str) -> Iterator[tuple[int, str]]:
+        """Yield (id, path) of the images that came from the files below a folder, or from this file."""
+        if UNSTORABLE.search(path):
+            return
         statement = sa.select(images.c.id, images.c.image).where(
-            images.c.source == "files", sa.func.starts_with(images.c.image, folder.rstrip("/") + "/")
+            images.c.source == "files",
+            sa.func.starts_with(images.c.image, path.rstrip("/") + "/") | (images.c.image == path),
         )
         with self._engine.connect() as connection:
             for row in connection.execution_options(yield_per=SCAN_ROWS).execute(statement):
                 yield row.id, row.image
 
-    def delete_images(self, ids: Sequence[int]) -> int:
-        """Delete images by id; return how many were deleted."""
-        # One array: a parameter for each would hit the limit of 65,535 when a whole folder is gone.
-        chosen = images.c.id == sa.any_(sa.literal(list(ids), ARRAY(sa.BigInteger)))
+    def delete_images(self, found: Sequence[tuple[int, str]]) -> int:
+        """Delete images by id and path, unless the path has changed meanwhile; return how many were deleted."""
+        # Two arrays: a parameter for each would hit the limit of 65,535 when a whole folder is gone.
+        ids = sa.literal([image_id for image_id, _ in found], ARRAY(sa.BigInteger))
+        paths = sa.literal([path for _, path in found], ARRAY(sa.Text))
+        chosen = sa.func.unnest(ids, paths).table_valued("id", "image").render_derived()
         with self._engine.begin() as connection:
-            return connection.execute(sa.delete(images).where(chosen)).rowcount
+            return connection.execute(
+                sa.delete(images).where(images.c.id == chosen.c.id, images.c.image == chosen.c.image)
+            ).rowcount
 
     def delete_source(self, source: str) -> int:
         """Delete a source's images, failures and queued references; return the number of images."""

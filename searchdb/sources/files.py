@@ -61,6 +61,16 @@ def folders(paths: Sequence[str | Path]) -> list[str]:
     return [path for path in found if not _covered(path, roots)]
 
 
+def missing(paths: Sequence[str | Path]) -> dict[str | Path, str]:
+    """Return the paths that neither exist nor are globs, each with the absolute path that its files had."""
+    named = {path: os.path.expanduser(path) for path in paths}
+    return {
+        path: os.path.realpath(name)
+        for path, name in named.items()
+        if name and "\0" not in os.fspath(name) and not os.path.lexists(name) and not glob.has_magic(os.fspath(name))
+    }
+
+
 # --- Arguments ------------------------------------------------------------------------------------
 
 

@@ -91,19 +91,6 @@ def test_known_failures_are_tried_again_when_asked(collection: SearchDB, folder:
     assert failure.attempts == 2
 
 
-def test_images_whose_files_are_gone_are_reported_and_pruned(collection: SearchDB, folder: Path) -> None:
-    collection.ingest_files(folder)
-    (folder / "a.jpg").unlink()
-    shutil.rmtree(folder / "holiday")
-    assert len(collection.gone_files(folder)) == 2
-    report = collection.ingest_files(folder)
-    assert (report.gone, report.removed) == (2, 0)
-    assert rows(collection).keys() == {"a.jpg", "b.jpg", "c.jpg"}
-    report = collection.ingest_files(folder, prune=True)
-    assert (report.gone, report.removed) == (2, 2)
-    assert rows(collection).keys() == {"b.jpg"}
-
-
 def test_identical_bytes_are_embedded_once_and_stored_twice(
     collection: SearchDB, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

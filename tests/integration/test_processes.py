@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -116,17 +115,3 @@ def test_a_stopped_run_leaves_the_embedded_server_to_the_others(short_home: Path
         process.wait()
         assert collection.store.counts()["images"] >= 4
         assert len(collection.search("a dog", threshold=-1, count=3)) == 3
-
-
-def test_prune_spares_a_folder_that_cannot_be_read(collection: SearchDB, album: Path, tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
-    folder = tmp_path / "photos"
-    (folder / "closed").mkdir(parents=True)
-    shutil.copy(sorted(album.glob("*.jpg"))[0], folder / "closed" / "a.jpg")
-    collection.ingest_files(folder)
-    (folder / "closed").chmod(0)
-    try:
-        assert collection.gone_files(folder) == []
-    finally:
-        (folder / "closed").chmod(0o700)

@@ -1,0 +1,157 @@
+"""Finds stored images whose files no longer exist, and removes them unless that looks like a disk that is not there."""
+
+# Strings and os.path instead of Path objects, which would take most of the time in a large collection.
+# ruff: noqa: PTH120, PTH208
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from searchdb.errors import SourceError
+from searchdb.ingest.store import Store
+
+Prune = bool | Literal["always"]
+"""Whether to remove images whose files are gone: `True` only unless most of a folder's are, `"always"` in any case."""
+
+MANY_OF_A_FOLDER = 100
+"""Lost images from which on a direct sub-folder may be a disk that is not there: few deleted albums are larger."""
+MANY_OF_AN_EMPTY_FOLDER = 10
+"""The same for a folder that still exists and is empty: deleted albums go with their folder, a mount point stays."""
+EXAMPLES = 3
+"""Paths shown of a loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A folder most of whose stored images are gone: `gone` of `stored`, with a few of their paths."""
+
+    folder: str
+    gone: int
+    stored: int
+    examples: Sequence[str]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.gone:,} of the {self.stored:,} images stored from {self.folder} are gone, "
+            f"such as {', '.join(self.examples)}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"folder": self.folder, "gone": self.gone, "stored": self.stored, "examples": list(self.examples)}
+
+
+@dataclass(kw_only=True)
+class GoneFiles:
+    """The stored images whose files are gone, as (id, path), and the folders that lost most of theirs."""
+
+    images: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    losses: list[Loss] = field(default_factory=list[Loss])
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    stored: int = 0
+    gone: int = 0
+    examples: list[str] = field(default_factory=list[str])
+
+    def add(self, other: _Tally) -> None:
+        self.stored += other.stored
+        self.gone += other.gone
+        self.examples = [*self.examples, *other.examples][:EXAMPLES]
+
+    def loss(self, folder: str) -> Loss:
+        return Loss(folder=folder, gone=self.gone, stored=self.stored, examples=tuple(self.examples))
+
+
+def find_gone(store: Store, roots: Iterable[str]) -> GoneFiles:
+    """Return the images stored from below these folders whose files are gone, and what makes their number suspicious.
+
+    A folder is a loss if more than half of the images stored from it are gone. A sub-folder must also have lost many:
+    MANY_OF_AN_EMPTY_FOLDER at any depth, or MANY_OF_A_FOLDER directly below one of the folders.
+    """
+    found = GoneFiles()
+    for root in roots:
+        tallies: dict[str, _Tally] = {}
+        for image_id, path in store.images_under(root):
+            tally = tallies.setdefault(os.path.dirname(path), _Tally())
+            tally.stored += 1
+            if is_gone(path):
+                found.images.append((image_id, path))
+                tally.gone += 1
+                if tally.gone <= EXAMPLES:
+                    tally.examples.append(path)
+        found.losses += _losses(root, tallies)
+    return found
+
+
+def check_missing(store: Store, roots: Iterable[str], prune: Prune) -> None:
+    """Refuse named paths that do not exist, unless images that are stored from there are to be removed in any case.
+
+    Raises:
+        SourceError: one of them must exist; the message says how to remove the images stored from there.
+    """
+    for root in roots:
+        stored = sum(1 for _ in store.images_under(root))
+        if not stored:
+            raise SourceError(f"{root!r} does not exist; give a folder, a file or a glob")
+        if prune != "always":
+            raise SourceError(
+                f"{root!r} does not exist, but {stored:,} images are stored from there: mount its disk or, "
+                "if it was deleted or moved on purpose, remove them with --prune --yes"
+            )
+
+
+def is_gone(path: str) -> bool:
+    """Whether the file certainly does not exist, or a folder has its name.
+
+    What cannot be read may still exist, and so may the target of a broken symbolic link, on a disk that is not there.
+    """
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode)
+
+
+def _losses(root: str, tallies: dict[str, _Tally]) -> Iterator[Loss]:
+    """Yield the losses below a folder, of nested ones only the outermost."""
+    totals: dict[str, _Tally] = {}
+    for folder, tally in tallies.items():
+        for ancestor in _up_to(root, folder):
+            totals.setdefault(ancestor, _Tally()).add(tally)
+    found: list[str] = []
+    for folder in sorted(totals):  # each folder before those in it
+        total = totals[folder]
+        if total.gone * 2 <= total.stored or any(folder.startswith(_inside(outer)) for outer in found):
+            continue
+        many = total.gone >= MANY_OF_A_FOLDER and os.path.dirname(folder) == root
+        if folder == root or many or (total.gone >= MANY_OF_AN_EMPTY_FOLDER and _is_empty_folder(folder)):
+            found.append(folder)
+            yield total.loss(folder)
+
+
+def _up_to(root: str, folder: str) -> Iterator[str]:
+    """Yield the folder and those above it, up to the root; only the root for a named file's own folder."""
+    while folder.startswith(_inside(root)) and folder != root:
+        yield folder
+        folder = os.path.dirname(folder)
+    yield root
+
+
+def _inside(folder: str) -> str:
+    """Return what the paths of all files in a folder begin with."""
+    return folder.rstrip(os.sep) + os.sep
+
+
+def _is_empty_folder(path: str) -> bool:
+    try:
+        return not os.listdir(path)
+    except OSError:
+        return False
