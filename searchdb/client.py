@@ -36,6 +36,7 @@ from searchdb.search.filter_table import Orientation
 from searchdb.search.filters import Filters
 from searchdb.search.query_cache import QueryCache
 from searchdb.search.searcher import Query, Searcher
+from searchdb.sources.exclusion import Exclusion
 from searchdb.sources.files import files, folders, missing
 from searchdb.sources.urls import urls
 from searchdb.status import CollectionStatus, collection_status
@@ -166,6 +167,7 @@ class SearchDB:
     def ingest_files(
         self,
         *paths: str | Path,
+        exclude: Sequence[str] = (),
         prune: Prune = False,
         limit: int | None = None,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
@@ -175,29 +177,31 @@ class SearchDB:
     ) -> IngestReport:
         """Ingest folders (recursively), files and globs, the first `limit` files; unchanged files are not read again.
 
-        The report counts the stored images of these folders whose files no longer exist. `prune=True` removes them,
+        Of folders and globs, clutter and what `exclude` (patterns of .gitignore files) matches are left out. The report
+        counts the stored images of these folders whose files no longer exist. `prune=True` removes them,
         unless most of a folder's are gone, as if its disk was not mounted: then none are removed, and the report's
         `losses` has the folders. `prune="always"` removes them in any case, and also takes paths that no longer exist.
         See `ingest` for the other arguments.
 
         Raises:
-            SourceError: a path does not exist.
+            SourceError: a path does not exist, or a pattern is malformed.
         """
+        exclusion = Exclusion(patterns=exclude)
         absent = missing(paths)
         check_missing(self.store, absent.values(), prune)
         present = [path for path in paths if path not in absent]
-        roots = [*folders(present), *absent.values()]
+        roots = [*folders(present, exclusion=exclusion), *absent.values()]
         report = IngestReport(total=0)
         if present:
             report = self.ingest(
-                islice(files(present), limit),
+                islice(files(present, exclusion=exclusion), limit),
                 chunk_size=chunk_size,
                 retry_failed=retry_failed,
                 enqueue_only=enqueue_only,
                 progress=progress,
             )
         found = find_gone(self.store, roots)
-        report.gone, report.losses = len(found.images), found.losses
+        report.excluded, report.gone, report.losses = exclusion.count, len(found.images), found.losses
         removes = prune == "always" or (prune and not found.losses)
         report.removed = self.store.delete_images(found.images) if removes else 0
         return report

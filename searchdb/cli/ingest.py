@@ -12,6 +12,7 @@ import click
 from searchdb.cli import open_collection
 from searchdb.cli.output import loading_bar, print_json, progress_bar
 from searchdb.cli.prose import describe_ingest, describe_load, describe_losses
+from searchdb.errors import SourceError
 
 if TYPE_CHECKING:
     from searchdb.ingest.pipeline import IngestReport
@@ -25,6 +26,16 @@ def _default_chunk_size(_ctx: click.Context, _parameter: click.Parameter, value:
     from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE  # slow to import, so not for --help
 
     return value or DEFAULT_CHUNK_SIZE
+
+
+def _patterns(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    from searchdb.sources.exclusion import Exclusion
+
+    try:
+        Exclusion(patterns=value)
+    except SourceError as exc:
+        raise click.BadParameter(str(exc)) from exc
+    return value
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,6 +63,13 @@ def ingest_command() -> None:
 
 @ingest_command.command("files")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    callback=_patterns,
+    help="leave out what matches, as a line of .gitignore does; may be repeated",
+)
 @click.option("--prune", is_flag=True, help="remove images of these folders whose files no longer exist")
 @click.option("--yes", is_flag=True, help="with --prune: even if most of a folder, or the folder itself, is gone")
 @common
@@ -59,6 +77,7 @@ def ingest_command() -> None:
 def ingest_files(
     ctx: click.Context,
     paths: tuple[str, ...],
+    exclude: tuple[str, ...],
     prune: bool,
     yes: bool,
     limit: int | None,
@@ -77,6 +96,7 @@ def ingest_files(
     ingest = partial(
         open_collection(ctx).ingest_files,
         *paths,
+        exclude=exclude,
         prune="always" if yes else prune,
         limit=limit,
         chunk_size=chunk_size,

@@ -20,6 +20,8 @@ def describe_ingest(report: IngestReport) -> str:
     lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
     if report.failed:
         lines.append("`searchdb failures list` shows the reasons")
+    if report.excluded:
+        lines.append(f"{report.excluded:,} files and folders were left out: clutter, or excluded by patterns")
     if report.index_rebuilt:
         lines.append("the vector index was rebuilt, because the collection had outgrown it")
     if report.known_failures:

@@ -70,6 +70,8 @@ class IngestReport:
     index_rebuilt: bool = False
     total: int | None = None
     """All references, known once the source is read to its end."""
+    excluded: int | None = None
+    """Files and folders that were left out, as clutter or by patterns, where the source is a folder."""
     gone: int | None = None
     """Stored images whose files no longer exist, where the source is a folder."""
     removed: int | None = None
@@ -98,10 +100,10 @@ class IngestReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; `gone`, `removed` and `losses` only where the source is a folder."""
+        """Return it as JSON values; those of folders only where the source is a folder."""
         losses = [loss.to_json() for loss in self.losses]
         values = {**asdict(self), "failed": dict(self.failed), "done": self.done, "losses": losses}
-        of_folders = {name: values.pop(name) for name in ("gone", "removed", "losses")}
+        of_folders = {name: values.pop(name) for name in ("excluded", "gone", "removed", "losses")}
         return values if self.gone is None else values | of_folders
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from searchdb.errors import FileUnreadableError, ImageError, InvalidReferenceError, SourceError
 from searchdb.records import MAX_REFERENCE_BYTES, RejectedItem, SourceItem
 from searchdb.sources import printable
+from searchdb.sources.exclusion import IGNORE_FILE, Exclusion, Rules
 
 SOURCE = "files"
 
@@ -30,12 +31,13 @@ _KINDS = {
 }
 
 
-def files(paths: Sequence[str | Path]) -> Iterator[SourceItem | RejectedItem]:
+def files(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) -> Iterator[SourceItem | RejectedItem]:
     """Yield every regular file under the paths, with any extension: decoding decides whether it is an image.
 
     Folders are walked recursively in the order of names. Globs may contain `**`, and `~` is the home folder. A path
     that exists is taken literally even if it looks like a glob. Hidden files and folders are skipped unless they are
-    named explicitly. Symbolic links to files are followed, symbolic links to folders inside a folder are not.
+    named explicitly, and so is what `exclusion` leaves out, by default only clutter. Symbolic links to files are
+    followed, symbolic links to folders inside a folder are not.
 
     `image` is the absolute path with the symbolic links of the named folder resolved, so that a file has the same
     reference for every spelling of its folder. `source_id` is the path below the named folder (for a glob: below its
@@ -45,20 +47,23 @@ def files(paths: Sequence[str | Path]) -> Iterator[SourceItem | RejectedItem]:
     Raises:
         SourceError: a path does not exist or a glob matches nothing. Raised before anything is yielded.
     """
-    return _items(_arguments(paths))
+    exclusion = exclusion or Exclusion()
+    return _items(_arguments(paths, exclusion), exclusion)
 
 
-def folders(paths: Sequence[str | Path]) -> list[str]:
+def folders(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) -> list[str]:
     """Return the folders among the paths, each a prefix of its files' `image`, without nested ones.
 
     Raises:
         SourceError: as for `files`.
     """
+    exclusion = exclusion or Exclusion()
     found: dict[str, None] = {}
-    for argument in _arguments(paths):
-        found |= {path: None for path in argument.matches() if os.path.isdir(path) and not os.path.islink(path)}
+    for argument in _arguments(paths, exclusion):
+        matches = (path for path, _ in argument.matches(exclusion))
+        found |= {path: None for path in matches if os.path.isdir(path) and not os.path.islink(path)}
     roots = set(found)
-    return [path for path in found if not _covered(path, roots)]
+    return [path for path in found if not _covered(path, roots, exclusion)]
 
 
 def missing(paths: Sequence[str | Path]) -> dict[str | Path, str]:
@@ -81,12 +86,13 @@ class _Argument:
     base: str
     parts: tuple[str, ...] = ()
 
-    def matches(self) -> Iterator[str]:
-        """Yield each existing path that it matches once."""
-        return iter((self.base,)) if not self.parts else _matches(self.base, self.parts)
+    def matches(self, exclusion: Exclusion, *, counting: bool = False) -> Iterator[tuple[str, Rules]]:
+        """Yield each existing path that it matches once, with the rules of its folder; a plain path has its own."""
+        rules = exclusion.rules(self.base, counting=counting)
+        return iter(((self.base, rules),)) if not self.parts else _matches(self.base, self.parts, rules)
 
 
-def _arguments(paths: Sequence[str | Path]) -> list[_Argument]:
+def _arguments(paths: Sequence[str | Path], exclusion: Exclusion) -> list[_Argument]:
     """Check all paths before any of them is read, and return them."""
     arguments: dict[_Argument, None] = {}
     for path in paths:
@@ -95,7 +101,7 @@ def _arguments(paths: Sequence[str | Path]) -> list[_Argument]:
             argument = _Argument(base=_resolved(named))
         elif glob.has_magic(named):
             argument = _glob(named)
-            if next(argument.matches(), None) is None:
+            if next(argument.matches(exclusion), None) is None:
                 raise SourceError(
                     f"nothing matches {printable(named)!r}; check the spelling, and begin patterns for hidden names "
                     "with a dot"
@@ -123,35 +129,41 @@ def _glob(pattern: str) -> _Argument:
     return _Argument(base=os.path.realpath(base), parts=tuple(filter(None, parts[wild:])))
 
 
-def _matches(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
+def _matches(folder: str, parts: tuple[str, ...], rules: Rules) -> Iterator[tuple[str, Rules]]:
     """Yield the paths below a folder that match the parts of a pattern.
 
     The standard library's glob does not sort, and under `**` it follows symbolic links to folders, even in a cycle.
     """
     try:
         names = sorted(os.listdir(folder))
-    except OSError:
+        inside = rules.inside(folder)
+    except (OSError, ImageError):
         if os.path.isdir(folder):
-            yield folder  # walking it then reports why it cannot be read
+            yield folder, rules  # walking it then reports why it cannot be read
         return
     part, rest = parts[0], parts[1:]
     if part == "**":
         if not rest:
-            yield folder
+            yield folder, rules
             return
-        yield from _matches(folder, rest)
+        yield from _matches(folder, rest, rules)
         for name in names:
-            if not name.startswith(".") and stat.S_ISDIR(_mode(_join(folder, name))):
-                yield from _matches(_join(folder, name), parts)
+            path = _join(folder, name)
+            if name.startswith(".") or not stat.S_ISDIR(_mode(path)) or inside.skips(path, is_folder=True):
+                continue
+            yield from _matches(path, parts, inside)
         return
     for name in names:
         if not fnmatch.fnmatchcase(name, part) or (name.startswith(".") and not part.startswith(".")):
             continue
         path = _join(folder, name)
-        if not rest:
-            yield path
-        elif stat.S_ISDIR(_mode(path)):
-            yield from _matches(path, rest)
+        is_folder = stat.S_ISDIR(_mode(path))
+        if (rest and not is_folder) or inside.skips(path, is_folder=is_folder):
+            continue
+        if rest:
+            yield from _matches(path, rest, inside)
+        else:
+            yield path, inside
 
 
 def _mode(path: str) -> int:
@@ -164,35 +176,38 @@ def _mode(path: str) -> int:
 # --- Items ----------------------------------------------------------------------------------------
 
 
-def _items(arguments: list[_Argument]) -> Iterator[SourceItem | RejectedItem]:
+def _items(arguments: list[_Argument], exclusion: Exclusion) -> Iterator[SourceItem | RejectedItem]:
     named = {argument.base for argument in arguments if not argument.parts}
     walked: set[str] = set()  # folders that a glob matched
     for argument in arguments:
-        for path in argument.matches():
-            if _covered(path, named) or _covered(path, walked):
+        for path, rules in argument.matches(exclusion, counting=True):
+            if _covered(path, named, exclusion) or _covered(path, walked, exclusion):
                 continue
             if argument.parts and (path in named or path in walked):
                 continue
             if os.path.isdir(path) and not os.path.islink(path):
                 if argument.parts:
                     walked.add(path)
-                yield from _walk(path, below=argument.base)
+                yield from _walk(path, below=argument.base, rules=rules)
                 continue
             item = _item(path, below=argument.base if argument.parts else os.path.dirname(path))
             if item is not None:
                 yield item
 
 
-def _walk(root: str, *, below: str) -> Iterator[SourceItem | RejectedItem]:
+def _walk(root: str, *, below: str, rules: Rules) -> Iterator[SourceItem | RejectedItem]:
     """Yield a folder's files depth first, in the order of names; only the names in open folders are in memory."""
-    pending: list[tuple[str, list[str]]] = [("", [root])]
+    pending: list[tuple[str, list[str], Rules]] = [("", [root], rules)]
     while pending:
-        folder, names = pending[-1]
+        folder, names, rules = pending[-1]
         if not names:
             pending.pop()
             continue
         path = _join(folder, names.pop())
-        if path != root and not stat.S_ISDIR(_mode(path)):
+        is_folder = path == root or stat.S_ISDIR(_mode(path))
+        if path != root and rules.skips(path, is_folder=is_folder):
+            continue
+        if not is_folder:
             item = _item(path, below=below)
             if item is not None:
                 yield item
@@ -205,7 +220,13 @@ def _walk(root: str, *, below: str) -> Iterator[SourceItem | RejectedItem]:
         except OSError as exc:
             yield _rejected(path, FileUnreadableError(f"the folder cannot be read: {exc.strerror or exc}"))
         else:
-            pending.append((path, sorted((name for name in inside if not name.startswith(".")), reverse=True)))
+            try:
+                rules_inside = rules.inside(path) if IGNORE_FILE in inside else rules
+            except ImageError as exc:
+                yield _rejected(_join(path, IGNORE_FILE), exc)
+                continue
+            names = sorted((name for name in inside if not name.startswith(".")), reverse=True)
+            pending.append((path, names, rules_inside))
 
 
 def _item(path: str, *, below: str) -> SourceItem | RejectedItem | None:
@@ -264,15 +285,25 @@ def _rejected(path: str, error: ImageError) -> RejectedItem:
     return RejectedItem(image=printable(path), source=SOURCE, error=error)
 
 
-def _covered(path: str, roots: set[str]) -> bool:
-    """Return whether a walk of one of these folders yields this path: it is inside one, below no hidden name."""
-    while True:
-        parent, name = os.path.split(path)
+def _covered(path: str, roots: set[str], exclusion: Exclusion) -> bool:
+    """Return whether a walk of one of these folders yields this path: nothing on the way is hidden or excluded."""
+    names: list[str] = []
+    folder = path
+    while folder not in roots or folder == path:
+        folder, name = os.path.split(folder)
         if not name or name.startswith("."):
             return False
-        if parent in roots:
-            return True
-        path = parent
+        names.append(name)
+    rules = exclusion.rules(folder)
+    while names:
+        try:
+            rules = rules.inside(folder)
+        except ImageError:
+            return False
+        folder = _join(folder, names.pop())
+        if rules.excludes(folder, is_folder=bool(names) or stat.S_ISDIR(_mode(folder))):
+            return False
+    return True
 
 
 def _join(folder: str, name: str) -> str:
