@@ -28,6 +28,7 @@ from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, In
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
 from searchdb.ingest.store import Store
+from searchdb.ingest.verify import Difference, VerifyReport, verify
 from searchdb.media.decode import decode
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
@@ -37,7 +38,7 @@ from searchdb.search.filters import Filters
 from searchdb.search.query_cache import QueryCache
 from searchdb.search.searcher import Query, Searcher
 from searchdb.sources.exclusion import Exclusion
-from searchdb.sources.files import files, folders, missing
+from searchdb.sources.files import files, folders, missing, named_paths
 from searchdb.sources.urls import urls
 from searchdb.status import CollectionStatus, collection_status
 from searchdb.unsplash import loader
@@ -172,13 +173,17 @@ class SearchDB:
         limit: int | None = None,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         retry_failed: bool = False,
+        reread: bool = False,
         enqueue_only: bool = False,
         progress: ProgressCallback = no_progress,
     ) -> IngestReport:
-        """Ingest folders (recursively), files and globs, the first `limit` files; unchanged files are not read again.
+        """Ingest folders (recursively), files and globs, the first `limit` files.
 
-        Of folders and globs, clutter and what `exclude` (patterns of .gitignore files) matches are left out. The report
-        counts the stored images of these folders whose files no longer exist. `prune=True` removes them,
+        Files with the stored size and time are not read again, unless `reread`, which compares their SHA-256. A moved
+        file is recognized by its content: its image keeps its id and metadata. Of folders and globs, clutter and what
+        `exclude` (patterns of .gitignore files) matches are left out.
+
+        The report counts the stored images of these folders whose files no longer exist. `prune=True` removes them,
         unless most of a folder's are gone, as if its disk was not mounted: then none are removed, and the report's
         `losses` has the folders. `prune="always"` removes them in any case, and also takes paths that no longer exist.
         See `ingest` for the other arguments.
@@ -197,6 +202,7 @@ class SearchDB:
                 islice(files(present, exclusion=exclusion), limit),
                 chunk_size=chunk_size,
                 retry_failed=retry_failed,
+                reread=reread,
                 enqueue_only=enqueue_only,
                 progress=progress,
             )
@@ -205,6 +211,34 @@ class SearchDB:
         removes = prune == "always" or (prune and not found.losses)
         report.removed = self.store.delete_images(found.images) if removes else 0
         return report
+
+    def verify(
+        self,
+        *paths: str | Path,
+        moved_to: Sequence[str | Path] = (),
+        fix_moved: bool = False,
+        found: Callable[[Difference], None] = no_progress,
+    ) -> VerifyReport:
+        """Compare the stored images, or those from these folders and files, with their files' content.
+
+        `found` is called with each image that differs. Missing files are searched in the paths and in `moved_to`;
+        `fix_moved` gives their images the new path. Nothing else is written.
+
+        Raises:
+            SourceError: a path of `moved_to` does not exist.
+        """
+        absent = missing(paths)
+        present = [path for path in paths if path not in absent]
+        named = [*named_paths(present), *absent.values()]
+        places = [*present, *moved_to]
+        return verify(
+            self.database.engine,
+            folders=[path for path in named if not Path(path).is_file()] if paths else None,
+            files=named,
+            elsewhere=files(places) if places else None,
+            fix_moved=fix_moved,
+            found=found,
+        )
 
     def gone_files(self, *paths: str | Path) -> list[int]:
         """Return the ids of stored images below these folders whose files no longer exist."""
@@ -287,6 +321,7 @@ class SearchDB:
         *,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         retry_failed: bool = False,
+        reread: bool = False,
         enqueue_only: bool = False,
         progress: ProgressCallback = no_progress,
     ) -> IngestReport:
@@ -299,6 +334,7 @@ class SearchDB:
             chunk_size: items in one job of the queue.
             retry_failed: also try references that failed before; those that the settings no longer refuse are always
                 tried.
+            reread: also compare the content of files whose size and time are those stored.
             enqueue_only: queue the items and leave the work to other workers.
             progress: called with the report a few times a second.
 
@@ -315,6 +351,7 @@ class SearchDB:
             make_ingest=self._make_ingest,
             chunk_size=chunk_size,
             retry_failed=retry_failed,
+            reread=reread,
             enqueue_only=enqueue_only,
             progress=progress,
             rebuild=self._rebuild_index,

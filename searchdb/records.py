@@ -205,11 +205,21 @@ class FailedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MovedImage:
+    """A stored image whose file has a new path: its id and old path, the file as it is now, and the tags it gets."""
+
+    id: int
+    image: str
+    item: SourceItem
+    tags: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChunkOutcome:
     """The outcome of each reference of a chunk.
 
     `unchanged` were already stored when they were processed; `copied` are those of `embedded` whose vector was copied
-    from another reference with the same bytes.
+    from another reference with the same bytes, among them the `moved` ones, whose image only gets their path.
     """
 
     job_id: int
@@ -217,6 +227,7 @@ class ChunkOutcome:
     failed: Sequence[FailedImage]
     unchanged: Sequence[str]
     copied: frozenset[str]
+    moved: Sequence[MovedImage] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ COMMANDS = {
     "ingest": "ingest",
     "worker": "worker",
     "failures": "failures",
+    "verify": "verify",
     "search": "search",
     "embed": "search",
     "sql": "sql",

@@ -72,6 +72,7 @@ def ingest_command() -> None:
 )
 @click.option("--prune", is_flag=True, help="remove images of these folders whose files no longer exist")
 @click.option("--yes", is_flag=True, help="with --prune: even if most of a folder, or the folder itself, is gone")
+@click.option("--reread", is_flag=True, help="compare the content of files whose size and time have not changed")
 @common
 @click.pass_context
 def ingest_files(
@@ -80,6 +81,7 @@ def ingest_files(
     exclude: tuple[str, ...],
     prune: bool,
     yes: bool,
+    reread: bool,
     limit: int | None,
     chunk_size: int,
     retry_failed: bool,
@@ -101,6 +103,7 @@ def ingest_files(
         limit=limit,
         chunk_size=chunk_size,
         retry_failed=retry_failed,
+        reread=reread,
         enqueue_only=enqueue_only,
     )
     report = run_ingest("ingesting files", ingest, enqueue_only=enqueue_only)

@@ -145,12 +145,17 @@ def loading_bar() -> Generator[Callable[[LoadProgress], None]]:
         yield show
 
 
+def printable(text: str) -> str:
+    """Return a text with what a terminal would not show, or obey, escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _printable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     plain = _json_value(value)
     text = plain if isinstance(plain, str) else json.dumps(plain, default=_json_value, ensure_ascii=False)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(text)
 
 
 def _without_nan(value: Any) -> Any:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from searchdb.errors import SourceError
+from searchdb.ingest.presence import is_gone
 from searchdb.ingest.store import Store
 
 Prune = bool | Literal["always"]
@@ -104,20 +104,6 @@ def check_missing(store: Store, roots: Iterable[str], prune: Prune) -> None:
                 f"{root!r} does not exist, but {stored:,} images are stored from there: mount its disk or, "
                 "if it was deleted or moved on purpose, remove them with --prune --yes"
             )
-
-
-def is_gone(path: str) -> bool:
-    """Whether the file certainly does not exist, or a folder has its name.
-
-    What cannot be read may still exist, and so may the target of a broken symbolic link, on a disk that is not there.
-    """
-    try:
-        status = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode)
 
 
 def _losses(root: str, tallies: dict[str, _Tally]) -> Iterator[Loss]:

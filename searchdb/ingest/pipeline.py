@@ -22,7 +22,9 @@ from searchdb.embedder import Embedder
 from searchdb.errors import ImageError, WorkerLostError
 from searchdb.ingest.gone import Loss
 from searchdb.ingest.known_failures import Limits
+from searchdb.ingest.moves import find_moves
 from searchdb.ingest.queue import Queue, RunProgress
+from searchdb.ingest.reread import find_changed, mark_changed
 from searchdb.ingest.store import Store
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
@@ -117,12 +119,14 @@ def enqueue(
     outage_log: OutageLog,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     retry_failed: bool = False,
+    reread: bool = False,
     urgent: bool = False,
 ) -> Iterator[IngestReport]:
     """Queue the items that are neither stored unchanged nor known failures; yield the report after every chunk.
 
     Files and URLs may be mixed. Items that the source rejected are recorded as failures at once. A failure that the
-    limits no longer cause is tried again.
+    limits no longer cause is tried again. With `reread`, files that look unchanged are compared with their stored
+    SHA-256.
     """
 
     def retry(call: Callable[[], T]) -> T:
@@ -135,6 +139,14 @@ def enqueue(
         failed = {} if retry_failed else retry(lambda known=list(chunk): store.failed(known))
         wanted: list[SourceItem] = []
         rejected: list[FailedImage] = []
+        if reread:
+            alike = [item for item in chunk.values() if item.image in stored and stored[item.image].matches(item)]
+            changed, unreadable = retry(lambda alike=alike: find_changed(store.engine, alike))
+            retry(lambda changed=changed: mark_changed(store.engine, changed))
+            wanted += changed
+            rejected += unreadable
+            for item in (*changed, *unreadable):
+                del chunk[item.image]
         for item in chunk.values():
             if item.image in stored and stored[item.image].matches(item):
                 report.unchanged += 1
@@ -259,12 +271,14 @@ class Ingest:
         decoded = [each for each in prepared if isinstance(each, DecodedImage)]
         with self._embedding:
             vectors, copied = self._vectors(decoded)
+        same = [each for each in decoded if each.item.image in copied]
         return ChunkOutcome(
             job_id=job_id,
             embedded=[EmbeddedImage(decoded=each, embedding=vectors[each.sha256]) for each in decoded],
             failed=[failure for failure in prepared if isinstance(failure, FailedImage)],
             unchanged=unchanged,
             copied=copied,
+            moved=self._retry(lambda: find_moves(self._store.engine, same)),
         )
 
     def _vectors(self, decoded: Sequence[DecodedImage]) -> tuple[dict[bytes, np.ndarray], frozenset[str]]:

@@ -43,6 +43,7 @@ def run_ingest(
     make_ingest: Callable[[], Ingest],
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     retry_failed: bool = False,
+    reread: bool = False,
     enqueue_only: bool = False,
     progress: ProgressCallback = no_progress,
     rebuild: Rebuild = rebuild_if_stale,
@@ -68,6 +69,7 @@ def run_ingest(
         outage_log=database.outage_log,
         chunk_size=chunk_size,
         retry_failed=retry_failed,
+        reread=reread,
         urgent=not enqueue_only,
     )
 

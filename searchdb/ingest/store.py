@@ -17,7 +17,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
 from searchdb.ingest.known_failures import Limits
-from searchdb.ingest.rows import failure_row, image_row, storable
+from searchdb.ingest.moves import apply_moves
+from searchdb.ingest.rows import UNSTORABLE, failure_row, image_row, storable
 from searchdb.records import (
     ChunkOutcome,
     EmbeddedImage,
@@ -72,6 +73,11 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    @property
+    def engine(self) -> Engine:
+        """The collection's database."""
+        return self._engine
 
     def check_model(self, model: ModelIdentity) -> None:
         """Refuse a model other than that of the stored images.
@@ -132,7 +138,10 @@ class Store:
         """
         with self._engine.begin() as connection:
             runs = _delete_from_queue(connection, outcome)
-            upsert_images(connection, outcome.embedded, model)
+            moves = apply_moves(connection, outcome.moved)
+            moved = {move.item.image for move in moves}
+            _delete_failures(connection, [*moved, *(move.image for move in moves)])
+            upsert_images(connection, [e for e in outcome.embedded if e.decoded.item.image not in moved], model)
             _record_failures(connection, outcome.failed)
             if runs:
                 connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))

@@ -66,6 +66,16 @@ def folders(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) 
     return [path for path in found if not _covered(path, roots, exclusion)]
 
 
+def named_paths(paths: Sequence[str | Path]) -> list[str]:
+    """Return the absolute folders and files that the paths name, as a walk would yield them.
+
+    Raises:
+        SourceError: as for `files`.
+    """
+    exclusion = Exclusion()
+    return [path for argument in _arguments(paths, exclusion) for path, _ in argument.matches(exclusion)]
+
+
 def missing(paths: Sequence[str | Path]) -> dict[str | Path, str]:
     """Return the paths that neither exist nor are globs, each with the absolute path that its files had."""
     named = {path: os.path.expanduser(path) for path in paths}

@@ -14,7 +14,7 @@ from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.errors import SourceError
 from searchdb.ingest import gone
-from searchdb.ingest.gone import is_gone
+from searchdb.ingest.presence import is_gone
 from tests.helpers.cli import run
 
 COUNT = 12
@@ -79,11 +79,13 @@ def test_an_empty_folder_keeps_its_images_until_somebody_insists(collection: Sea
     assert collection.ingest_files(photos, prune="always").removed == COUNT
 
 
-def test_most_of_a_folder_is_kept_and_half_of_it_is_removed(collection: SearchDB, photos: Path) -> None:
+def test_most_of_a_folder_is_kept_and_half_of_it_is_removed(
+    collection: SearchDB, photos: Path, originals: list[Path]
+) -> None:
     collection.ingest_files(photos)
     for n in range(7):
         (photos / f"{n}.jpg").rename(photos.parent / f"{n}.jpg")
-    shutil.copy(photos.parent / "0.jpg", photos / "new.jpg")
+    shutil.copy(originals[COUNT], photos / "new.jpg")
     report = collection.ingest_files(photos / "*", photos, prune=True)
     assert (report.stored + report.unchanged, report.removed, len(report.losses)) == (6, 0, 1)
     for n in range(7):

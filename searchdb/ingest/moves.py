@@ -1,0 +1,114 @@
+"""Recognizes moved files by their content, so that an image keeps its id and metadata when its file gets a new path."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+from searchdb.db.tables import images
+from searchdb.ingest.presence import was_moved
+from searchdb.records import DecodedImage, MovedImage, SourceItem
+
+MAX_COPIES = 16
+"""Stored images with the same bytes, beyond which none is taken for a moved one: icons and blank scans recur."""
+
+COLUMNS = [images.c[name] for name in ("id", "image", "source", "source_id", "tags", "sha256", "ingested_at")]
+"""What must be known of an image to move it."""
+
+
+def find_moves(engine: Engine, decoded: Sequence[DecodedImage]) -> list[MovedImage]:
+    """Return which files that are not stored have the content of a stored image whose file was moved away."""
+    files = [each for each in decoded if not each.item.is_url]
+    if not files:
+        return []
+    nth = sa.func.row_number().over(partition_by=images.c.sha256).label("nth")
+    hashes = {each.sha256 for each in files}
+    numbered = sa.select(*COLUMNS, nth).where(images.c.sha256.in_(hashes)).subquery()
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(numbered).where(numbered.c.nth <= MAX_COPIES + 1)).mappings().all()
+    if not rows:
+        return []
+    stored: dict[bytes, list[Mapping[Any, Any]]] = defaultdict(list)
+    for row in rows:
+        stored[row["sha256"]].append(row)
+    found: dict[bytes, list[SourceItem]] = defaultdict(list)
+    for each in files:
+        if len(stored[each.sha256]) <= MAX_COPIES:
+            found[each.sha256].append(each.item)
+    moves: list[MovedImage] = []
+    for sha256, items in found.items():
+        known = {row["image"] for row in stored[sha256]}
+        gone = [
+            row
+            for row in stored[sha256]
+            if row["source"] == items[0].source and was_moved(row["image"], stored_at=row["ingested_at"])
+        ]
+        moves += pair(gone, [item for item in items if item.image not in known])
+    return moves
+
+
+def pair(gone: Sequence[Mapping[Any, Any]], found: Sequence[SourceItem]) -> list[MovedImage]:
+    """Return which of the images, all with the same content, are where now: by name, or if there is one of each.
+
+    Images that could have become several files, or files that could be several images, are left alone.
+    """
+    by_name = [
+        (old, new)
+        for old in gone
+        for new in found
+        if _name(old["image"]) == _name(new.image)
+        and sum(_name(other["image"]) == _name(new.image) for other in gone) == 1
+        and sum(_name(other.image) == _name(new.image) for other in found) == 1
+    ]
+    old_left = [old for old in gone if not any(old is taken for taken, _ in by_name)]
+    new_left = [new for new in found if not any(new is taken for _, taken in by_name)]
+    pairs = [*by_name, (old_left[0], new_left[0])] if len(old_left) == len(new_left) == 1 else by_name
+    return [
+        MovedImage(id=old["id"], image=old["image"], item=new, tags=_moved_tags(old["tags"], old["source_id"], new))
+        for old, new in pairs
+    ]
+
+
+def apply_moves(connection: Connection, moves: Iterable[MovedImage]) -> list[MovedImage]:
+    """Give images their new paths in the caller's transaction; return those that nobody else has changed meanwhile."""
+    other = images.alias()
+    done: list[MovedImage] = []
+    for move in sorted(moves, key=lambda move: move.image):  # the order in which all writers lock rows
+        item = move.item
+        taken = sa.exists().where(other.c.image == item.image)
+        changed = connection.execute(
+            sa.update(images)
+            .where(images.c.id == move.id, images.c.image == move.image, ~taken)
+            .values(
+                image=item.image,
+                source_id=item.source_id,
+                tags=list(move.tags),
+                byte_size=item.byte_size,
+                modified_at=item.modified_at,
+            )
+        )
+        if changed.rowcount:
+            done.append(move)
+    return done
+
+
+def _moved_tags(tags: Sequence[str], source_id: str | None, item: SourceItem) -> list[str]:
+    """Return the tags with the names of the old folders replaced by those of the new ones."""
+    old_folders = set(map(_normal, PurePath(source_id or "").parts[:-1]))
+    added = [tag for tag in tags if _normal(tag) not in old_folders]
+    return list(dict.fromkeys([*item.tags, *added]))
+
+
+def _name(path: str) -> str:
+    return _normal(path.rpartition(os.sep)[2])
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
