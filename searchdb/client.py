@@ -225,9 +225,10 @@ class SearchDB:
         `fix_moved` gives their images the new path. Nothing else is written.
 
         Raises:
-            SourceError: a path of `moved_to` does not exist.
+            SourceError: a path of `moved_to` does not exist, or another one, from which no images are stored either.
         """
         absent = missing(paths)
+        check_missing(self.store, absent.values(), "always")
         present = [path for path in paths if path not in absent]
         named = [*named_paths(present), *absent.values()]
         places = [*present, *moved_to]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from searchdb.cli.output import printable
+
 if TYPE_CHECKING:
     from searchdb.ingest.pipeline import IngestReport
     from searchdb.search.relevance import RelevanceStatus
@@ -33,7 +35,7 @@ def describe_ingest(report: IngestReport) -> str:
 
 def describe_losses(report: IngestReport, *, prune: bool) -> str:
     """Return in one line which folders lost most of their images, and what became of these images."""
-    lost = "; ".join(map(str, report.losses))
+    lost = "; ".join(printable(str(loss)) for loss in report.losses)
     if report.removed:
         return f"removed {report.removed:,} images: {lost}"
     what = "nothing was removed: " if prune else ""

@@ -75,13 +75,16 @@ def find_gone(store: Store, roots: Iterable[str]) -> GoneFiles:
     MANY_OF_AN_EMPTY_FOLDER at any depth, or MANY_OF_A_FOLDER directly below one of the folders.
     """
     found = GoneFiles()
+    seen: set[int] = set()  # a folder may be named beside one that it is in
     for root in roots:
         tallies: dict[str, _Tally] = {}
         for image_id, path in store.images_under(root):
             tally = tallies.setdefault(os.path.dirname(path), _Tally())
             tally.stored += 1
             if is_gone(path):
-                found.images.append((image_id, path))
+                if image_id not in seen:
+                    seen.add(image_id)
+                    found.images.append((image_id, path))
                 tally.gone += 1
                 if tally.gone <= EXAMPLES:
                     tally.examples.append(path)

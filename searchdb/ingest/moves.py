@@ -77,15 +77,15 @@ def pair(gone: Sequence[Mapping[Any, Any]], found: Sequence[SourceItem]) -> list
 
 
 def apply_moves(connection: Connection, moves: Iterable[MovedImage]) -> list[MovedImage]:
-    """Give images their new paths in the caller's transaction; return those that nobody else has changed meanwhile."""
+    """Give images their new paths in the caller's transaction; return those that have them now, or had them before."""
     other = images.alias()
     done: list[MovedImage] = []
     for move in sorted(moves, key=lambda move: move.image):  # the order in which all writers lock rows
         item = move.item
-        taken = sa.exists().where(other.c.image == item.image)
+        taken = sa.exists().where(other.c.image == item.image, other.c.id != move.id)
         changed = connection.execute(
             sa.update(images)
-            .where(images.c.id == move.id, images.c.image == move.image, ~taken)
+            .where(images.c.id == move.id, images.c.image.in_([move.image, item.image]), ~taken)
             .values(
                 image=item.image,
                 source_id=item.source_id,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 from sqlalchemy import Engine
@@ -16,6 +17,16 @@ from searchdb.records import FailedImage, RejectedItem, SourceItem
 
 HASH_THREADS = min(8, 2 * (os.cpu_count() or 1))
 """Files read at a time: a disk or a network share serves a few better than one, and hashing takes a core each."""
+
+
+@contextmanager
+def hash_pool() -> Generator[ThreadPoolExecutor]:
+    """Yield threads for reading files; at the end, also when interrupted, only the files begun are read."""
+    pool = ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def sha256_or_error(path: str) -> bytes | FileUnreadableError:
@@ -41,7 +52,7 @@ def find_changed(
     files = [item for item in items if isinstance(item, SourceItem) and not item.is_url and item.image in stored]
     changed: list[SourceItem] = []
     unreadable: list[FailedImage] = []
-    with ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash") as pool:
+    with hash_pool() as pool:
         for item, found in zip(files, pool.map(sha256_or_error, [item.image for item in files]), strict=True):
             if isinstance(found, FileUnreadableError):
                 unreadable.append(FailedImage(image=item.image, source=item.source, error=found, item=item))

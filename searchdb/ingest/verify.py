@@ -17,7 +17,7 @@ from searchdb.db.tables import images
 from searchdb.errors import FileUnreadableError
 from searchdb.ingest.moves import COLUMNS, apply_moves, pair
 from searchdb.ingest.presence import is_gone
-from searchdb.ingest.reread import HASH_THREADS, sha256_or_error, stored_hashes
+from searchdb.ingest.reread import hash_pool, sha256_or_error, stored_hashes
 from searchdb.ingest.rows import UNSTORABLE
 from searchdb.records import MovedImage, RejectedItem, SourceItem
 
@@ -97,7 +97,7 @@ def verify(
         found(difference)
 
     selected = _selected(folders, files)
-    with ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="hash") as pool:
+    with hash_pool() as pool:
         for rows in _batches(engine, selected):
             report.checked += len(rows)
             for row, sha256 in zip(rows, pool.map(sha256_or_error, [row["image"] for row in rows]), strict=True):

@@ -110,6 +110,13 @@ def test_one_missing_disk_among_several_folders_is_noticed(
     assert collection.ingest_files(photos, prune=True).removed == 1
 
 
+def test_an_image_below_two_folders_is_counted_once(collection: SearchDB, photos: Path) -> None:
+    collection.ingest_files(photos)
+    (photos / "trip" / "10.jpg").unlink()
+    report = collection.ingest_files(photos, photos / "trip", exclude=["trip"], prune="always")
+    assert (report.gone, report.removed) == (1, 1)
+
+
 def test_a_disk_below_the_folder_is_noticed(
     collection: SearchDB, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

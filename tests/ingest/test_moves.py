@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.db.tables import images
+from searchdb.ingest.moves import apply_moves
 from searchdb.ingest.presence import was_moved
+from searchdb.records import MovedImage, SourceItem
 from tests.helpers.cli import run
 
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
@@ -146,6 +149,21 @@ def test_a_renamed_folder_keeps_its_images(collection: SearchDB, photos: Path) -
     after = rows(collection)
     assert {Path(path).name: row["id"] for path, row in after.items()} == before
     assert all("/pictures/" in path for path in after)
+
+
+def test_a_move_that_two_workers_find_happens_once(collection: SearchDB, photos: Path) -> None:
+    collection.ingest_files(photos / "a.jpg")
+    ((old, row),) = rows(collection).items()
+    item = SourceItem(image=str(photos / "x.jpg"), source="files", byte_size=row["byte_size"])
+    move = MovedImage(id=row["id"], image=old, item=item, tags=[])
+    for _ in range(2):
+        with collection.database.begin() as connection:
+            assert apply_moves(connection, [move]) == [move]
+    assert rows(collection).keys() == {item.image}
+    collection.ingest_files(photos / "b.jpg")
+    taken = replace(move, image=item.image, item=replace(item, image=str(photos / "b.jpg")))
+    with collection.database.begin() as connection:
+        assert apply_moves(connection, [taken]) == []
 
 
 def test_a_copy_is_an_image_of_its_own(collection: SearchDB, photos: Path) -> None:

@@ -107,6 +107,8 @@ def test_copies_and_stored_files_are_no_new_places(collection: SearchDB, photos:
 def test_a_folder_to_search_must_exist(collection: SearchDB, photos: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
         collection.verify(moved_to=[photos / "none"])
+    with pytest.raises(SourceError, match="does not exist"):
+        collection.verify(photos / "none")
 
 
 def test_the_command(settings: Settings, photos: Path) -> None:
