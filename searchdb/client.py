@@ -168,7 +168,7 @@ class SearchDB:
     def ingest_files(
         self,
         *paths: str | Path,
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         prune: Prune = False,
         limit: int | None = None,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
@@ -215,7 +215,7 @@ class SearchDB:
     def verify(
         self,
         *paths: str | Path,
-        moved_to: Sequence[str | Path] = (),
+        moved_to: str | Path | Sequence[str | Path] = (),
         fix_moved: bool = False,
         found: Callable[[Difference], None] = no_progress,
     ) -> VerifyReport:
@@ -231,7 +231,7 @@ class SearchDB:
         check_missing(self.store, absent.values(), "always")
         present = [path for path in paths if path not in absent]
         named = [*named_paths(present), *absent.values()]
-        places = [*present, *moved_to]
+        places = [*present, *([moved_to] if isinstance(moved_to, str | Path) else moved_to)]
         return verify(
             self.database.engine,
             folders=[path for path in named if not Path(path).is_file()] if paths else None,

@@ -74,12 +74,13 @@ class Exclusion:
         SourceError: a pattern is malformed.
     """
 
-    patterns: Sequence[str] = ()
+    patterns: str | Sequence[str] = ()
     count: int = 0
 
     def __post_init__(self) -> None:
+        patterns = [self.patterns] if isinstance(self.patterns, str) else self.patterns
         try:
-            self._compiled = [_compile(pattern) for pattern in self.patterns]
+            self._compiled = [_compile(pattern) for pattern in patterns]
         except InvalidReferenceError as exc:
             raise SourceError(f"{exc}; --exclude takes the patterns of .gitignore files") from exc
 

@@ -80,7 +80,7 @@ def test_a_moved_image_gets_its_new_path_when_asked(collection: SearchDB, photos
     (photos.with_name("away") / "a.jpg").unlink()
     away = photos.with_name("away")
     found: list[Difference] = []
-    report = collection.verify(photos, moved_to=[away], fix_moved=True, found=found.append)
+    report = collection.verify(photos, moved_to=away, fix_moved=True, found=found.append)
     assert (report.checked, report.fixed, report.differing) == (5, 4, 1)
     assert {each.image: each.moved_to for each in found if each.fixed} == {
         str(photos / name): str(away / name) for name in NAMES[1:]

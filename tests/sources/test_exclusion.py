@@ -115,6 +115,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     exclusion = Exclusion(patterns=["*.xmp"])
     assert len(list(files([tmp_path], exclusion=exclusion))) == 2
     assert exclusion.count == 3
+    assert len(list(files([tmp_path], exclusion=Exclusion(patterns="*.xmp")))) == 2
 
 
 def test_a_file_of_patterns_holds_for_its_folder(tmp_path: Path) -> None:
