@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
@@ -14,7 +13,7 @@ from sqlalchemy import Connection, Engine
 
 from searchdb.db.tables import images
 from searchdb.ingest.presence import was_moved
-from searchdb.records import DecodedImage, MovedImage, SourceItem
+from searchdb.records import DecodedImage, MovedImage, SourceItem, nfc
 
 MAX_COPIES = 16
 """Stored images with the same bytes, beyond which none is taken for a moved one: icons and blank scans recur."""
@@ -101,14 +100,9 @@ def apply_moves(connection: Connection, moves: Iterable[MovedImage]) -> list[Mov
 
 def _moved_tags(tags: Sequence[str], source_id: str | None, item: SourceItem) -> list[str]:
     """Return the tags with the names of the old folders replaced by those of the new ones."""
-    old_folders = set(map(_normal, PurePath(source_id or "").parts[:-1]))
-    added = [tag for tag in tags if _normal(tag) not in old_folders]
-    return list(dict.fromkeys([*item.tags, *added]))
+    old_folders = set(map(nfc, PurePath(source_id or "").parts[:-1]))
+    return list(dict.fromkeys([*map(nfc, item.tags), *(tag for tag in tags if tag not in old_folders)]))
 
 
 def _name(path: str) -> str:
-    return _normal(path.rpartition(os.sep)[2])
-
-
-def _normal(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+    return nfc(path.rpartition(os.sep)[2])
