@@ -1,4 +1,7 @@
-"""Reads the state of a collection for `searchdb status`: images, queue, workers, model, index and server."""
+"""Reads the state of a collection for `searchdb status`: images, queue, workers, model, index and server.
+
+Takes no longer for a large collection: what is more than `counts.EXACT_UP_TO` is estimated.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import current_model
 from searchdb.db.database import Database
+from searchdb.db.samples import block_sample
 from searchdb.db.tables import (
+    images,
     ingest_chunks,
     ingest_failures,
     ingest_pending,
@@ -22,11 +28,13 @@ from searchdb.db.tables import (
 )
 from searchdb.index.status import IndexStatus, index_status
 from searchdb.ingest.queue import ALIVE, seconds
-from searchdb.ingest.store import NOT_STORED, Store
+from searchdb.ingest.store import COUNT_FAILED, COUNT_PENDING, NOT_STORED, Store
 from searchdb.search.relevance import RelevanceStatus, relevance_status
 
 RATE_WINDOW_S = 60.0
 """The rate is measured over the last minute, since a chunk finishes every few seconds."""
+SAMPLED_FAILURES = 10_000
+"""About how many failures are counted by error if there are more: reading them takes a few milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +49,13 @@ class WorkerStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueStatus:
-    """The queue: references waiting, references in chunks being processed, and references finished per second."""
+    """The queue: references waiting, references in chunks being processed, and references finished per second.
+
+    `exact` says whether `queued` is, or an estimate.
+    """
 
     queued: int
+    exact: bool
     running: int
     rate_per_s: float
     workers: Sequence[WorkerStatus]
@@ -53,18 +65,24 @@ class QueueStatus:
 class CollectionStatus:
     """The state of a collection; `images`, `pending` and `failed` add up to the number of known references.
 
-    `failures` counts the failed ones by error, most frequent first.
+    `failures` counts the failed ones by error, most frequent first. `estimated` names those of `images`, `pending` and
+    `failed` that are estimates, because they are more than 10,000; if `failed` is one, so are `failures`.
     """
 
     images: int
     pending: int
     failed: int
+    estimated: Sequence[str]
     failures: Mapping[str, int]
     queue: QueueStatus
     model: str | None
     relevance: RelevanceStatus
     index: IndexStatus
     server: dict[str, Any]
+
+    def count(self, name: str) -> RowCount:
+        """Return `images`, `pending` or `failed` with whether it is exact."""
+        return RowCount(rows=getattr(self, name), exact=name not in self.estimated)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, except for dates."""
@@ -73,15 +91,15 @@ class CollectionStatus:
 
 def collection_status(database: Database) -> CollectionStatus:
     """Return the state of the collection in a database."""
-    counts = Store(database.engine).counts()
     with database.connect() as connection:
+        counts = _counts(connection, Store(database.engine))
         model = current_model(connection)
-        count = sa.func.count().label("count")
-        by_error = sa.select(ingest_failures.c.error, count).where(NOT_STORED).group_by(ingest_failures.c.error)
-        failures = connection.execute(by_error.order_by(count.desc(), ingest_failures.c.error)).mappings()
         return CollectionStatus(
-            **counts,
-            failures={row["error"]: row["count"] for row in failures},
+            images=counts["images"].rows,
+            pending=counts["pending"].rows,
+            failed=counts["failed"].rows,
+            estimated=[name for name, count in counts.items() if not count.exact],
+            failures=_failures_by_error(connection, counts["failed"]),
             queue=queue_status(connection),
             model=None if model is None else model.name,
             relevance=relevance_status(connection),
@@ -92,6 +110,32 @@ def collection_status(database: Database) -> CollectionStatus:
                 "url": database.masked_url,
             },
         )
+
+
+def _counts(connection: Connection, store: Store) -> dict[str, RowCount]:
+    """Return the numbers of `images`, `pending` and `failed` references."""
+    rows = {"images": images, "pending": ingest_pending, "failed": ingest_failures}
+    counts = {name: count_rows(connection, table) for name, table in rows.items()}
+    if all(count.exact for count in counts.values()):  # in one statement, so that all are of the same moment
+        return {name: RowCount(rows=count) for name, count in store.counts().items()}
+    for name, statement in (("pending", COUNT_PENDING), ("failed", COUNT_FAILED)):
+        if counts[name].exact:
+            counts[name] = RowCount(rows=connection.scalar(statement) or 0)
+    return counts
+
+
+def _failures_by_error(connection: Connection, failed: RowCount) -> dict[str, int]:
+    """Count the failures by error, the most frequent first; if they are estimated, in a sample."""
+    count = sa.func.count().label("count")
+    if failed.exact:
+        by_error = sa.select(ingest_failures.c.error, count).where(NOT_STORED).group_by(ingest_failures.c.error)
+        found = connection.execute(by_error.order_by(count.desc(), ingest_failures.c.error))
+        return {error: number for error, number in found}  # noqa: C416 - dict() does not know the types
+    sample = block_sample(ingest_failures, min(SAMPLED_FAILURES / failed.rows, 1.0), seed=0)
+    by_error = sa.select(sample.c.error, count).group_by(sample.c.error).order_by(count.desc(), sample.c.error)
+    found = connection.execute(by_error).all()
+    scale = failed.rows / max(sum(number for _, number in found), 1)
+    return {error: round(scale * number) for error, number in found}
 
 
 def queue_status(connection: Connection) -> QueueStatus:
@@ -109,10 +153,11 @@ def queue_status(connection: Connection) -> QueueStatus:
         .where(ALIVE)
         .order_by(ingest_workers.c.id)
     )
-    total = connection.scalar(sa.select(sa.func.count()).select_from(ingest_pending)) or 0
+    total = count_rows(connection, ingest_pending)
     running = connection.scalar(being_processed) or 0
     return QueueStatus(
-        queued=total - running,
+        queued=max(total.rows - running, 0),
+        exact=total.exact,
         running=running,
         rate_per_s=float(connection.scalar(sa.select(finished).where(recent)) or 0) / RATE_WINDOW_S,
         workers=[WorkerStatus(**row) for row in connection.execute(alive).mappings()],

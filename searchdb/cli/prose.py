@@ -59,10 +59,11 @@ def describe_load(report: LoadReport) -> str:
 
 def describe_queue(queue: QueueStatus) -> str:
     """Return the state of the queue in one line."""
+    from searchdb.db.counts import RowCount
+
+    queued = RowCount(rows=queue.queued, exact=queue.exact)
     workers = f"{len(queue.workers)} worker{'' if len(queue.workers) == 1 else 's'}"
-    return (
-        f"{queue.queued:,} queued, {queue.running:,} running, {queue.rate_per_s:,.1f}/s in the last minute, {workers}"
-    )
+    return f"{queued} queued, {queue.running:,} running, {queue.rate_per_s:,.1f}/s in the last minute, {workers}"
 
 
 def describe_relevance(relevance: RelevanceStatus) -> str:

@@ -19,12 +19,15 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json(status.to_json())
         return
+    from searchdb.db.counts import RowCount
+
+    exact = status.count("failed").exact
     server = f"{'embedded ' if status.server['embedded'] else ''}PostgreSQL {status.server['version']}"
-    click.echo(f"images    {status.images:,}")
-    click.echo(f"pending   {status.pending:,}")
-    click.echo(f"failed    {status.failed:,}")
+    click.echo(f"images    {status.count('images')}")
+    click.echo(f"pending   {status.count('pending')}")
+    click.echo(f"failed    {status.count('failed')}")
     for error, count in status.failures.items():
-        click.echo(f"          {count:,} {error}")
+        click.echo(f"          {RowCount(rows=count, exact=exact)} {error}")
     click.echo(f"queue     {describe_queue(status.queue)}")
     for worker in status.queue.workers:
         click.echo(f"worker    {describe_worker(worker)}")

@@ -17,7 +17,7 @@ from searchdb.db.connections import behind_pooler
 from searchdb.db.driver_errors import require_writable
 from searchdb.db.extension import advice_on_builds
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds
-from searchdb.errors import ConfigError, DatabaseError
+from searchdb.errors import ConfigError, DatabaseError, ModelError
 from searchdb.index.depth import owner, store_setting
 from searchdb.index.exact import MeasureCallback
 from searchdb.index.policy import EXACT_ROWS, best_method, fit_lists, fit_setting
@@ -34,7 +34,7 @@ from searchdb.index.status import (
     leftovers,
 )
 from searchdb.records import EMBEDDING_DIMENSION
-from searchdb.search.relevance import refresh_sample
+from searchdb.search.relevance import MIN_SAMPLE, calibrate, refresh_sample
 
 BUILD_MEMORY_MB = (160, 2048)
 """Bounds of a build's maintenance_work_mem: 32 MB for each of its processes, and what a small server can spare."""
@@ -105,7 +105,7 @@ def build_index(
     The new index is built beside the old one and then takes its name, so that one of the two is always in use. A build
     that fails or is killed leaves at most one index behind, which the next build drops. Afterwards `match_images` is
     tuned, for every client, on the stored texts and images; where there are too few texts to tell, it searches with the
-    setting of `fit_setting` at least.
+    setting of `fit_setting` at least. Last, the scale of relevance is measured anew.
 
     Args:
         method: `ivfflat` or `hnsw`; by default ivfflat if `lists` are given, or else `best_method` for the rows.
@@ -113,7 +113,7 @@ def build_index(
         lists: ivfflat's lists; fitted to the rows unless given.
         m: hnsw's neighbours of each element.
         ef_construction: hnsw's candidates when an element is inserted, at least 2 m.
-        cache, target: as in `self_tune`.
+        cache, target: as in `self_tune`; without `cache` the scale is left to the first search.
         progress: called while the index is tuned.
 
     Raises:
@@ -164,6 +164,8 @@ def build_index(
                 raise
         if rows >= EXACT_ROWS and plan.lists != 1:
             self_tune(engine, cache, target=target, progress=progress)
+        if cache is not None and rows >= MIN_SAMPLE:
+            _calibrate(engine, cache)
         return index_status(connection)
 
 
@@ -259,6 +261,15 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
     _drop_leftovers(connection)
     connection.execute(text("ANALYZE images"))
     refresh_sample(connection)
+
+
+def _calibrate(engine: Engine, cache: MakeCache) -> None:
+    """Measure the scale of relevance: those who may only read the collection cannot store it."""
+    try:
+        with engine.connect() as connection:
+            calibrate(connection, cache())
+    except (ModelError, DatabaseError) as exc:
+        logger.warning("the scale of relevance was not measured; the first search by a text will do it: %s", exc)
 
 
 def _drop_leftovers(connection: Connection) -> None:

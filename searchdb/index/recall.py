@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.best_effort import may_be_skipped
+from searchdb.db.samples import random_keys
 from searchdb.db.tables import embedding_models, images, index_recalls, query_embeddings
 from searchdb.errors import DatabaseError, QueryError
 from searchdb.index.exact import Exact, MeasureCallback, Queries, exact_results
@@ -131,8 +133,8 @@ def queries_of(connection: Connection, sample: int, texts: np.ndarray | None) ->
         found = connection.scalars(cached.limit(sample)).all()
     else:
         found = list(texts)
-    random_ids = sa.select(images.c.id).order_by(sa.func.random()).limit(sample)
-    stored = connection.scalars(sa.select(images.c.embedding).where(images.c.id.in_(random_ids))).all()
+    chosen = sa.any_(sa.literal(random_keys(connection, images.c.id, sample), ARRAY(sa.BigInteger)))
+    stored = connection.scalars(sa.select(images.c.embedding).where(images.c.id == chosen)).all()
     if not stored:
         raise QueryError("there are no images to search: ingest some first")
     return ({"text": np.stack(found)} if found else {}) | {"pictures": np.stack(stored)}

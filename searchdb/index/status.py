@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
+from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds, index_recalls
 from searchdb.errors import SchemaError
 from searchdb.index.policy import needs_rebuild, needs_tuning
@@ -50,8 +51,8 @@ class IndexStatus:
 
     `method` is None when there is no index. `value_type` is `vector` or `halfvec`, of the indexed values. `chosen` says
     whether a person chose method or type, which a rebuild then keeps. `scans` counts the searches that used it since it
-    was built. `leftovers` names the indexes that a killed build left behind; they slow down writes, and the next build
-    drops them.
+    was built. `rows` is an estimate unless `rows_exact`. `leftovers` names the
+    indexes that a killed build left behind; they slow down writes, and the next build drops them.
     """
 
     method: str | None
@@ -65,6 +66,7 @@ class IndexStatus:
     valid: bool
     byte_size: int
     rows: int
+    rows_exact: bool
     rows_at_build: int
     built_at: datetime | None
     scans: int
@@ -72,6 +74,11 @@ class IndexStatus:
     leftovers: Sequence[str]
     tuned: Recall | None
     recalls: Sequence[Recall]
+
+    @property
+    def row_count(self) -> RowCount:
+        """The number of rows with whether it is exact."""
+        return RowCount(rows=self.rows, exact=self.rows_exact)
 
     @property
     def stale(self) -> bool:
@@ -140,6 +147,7 @@ def index_status(connection: Connection) -> IndexStatus:
     latest = sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)
     last: Mapping[str, Any] = dict(connection.execute(latest).mappings().one_or_none() or {})
     building = build_progress(connection)
+    rows = count_rows(connection, images)
     return IndexStatus(
         method=row.amname,
         value_type=None if row.amname is None else "halfvec" if row.half else "vector",
@@ -152,7 +160,8 @@ def index_status(connection: Connection) -> IndexStatus:
         ef_search=_option(row.proconfig, "hnsw.ef_search"),
         valid=bool(row.indisvalid),
         byte_size=row.byte_size or 0,
-        rows=connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0,
+        rows=rows.rows,
+        rows_exact=rows.exact,
         rows_at_build=last.get("row_count", 0),
         built_at=last.get("built_at"),
         scans=row.scans or 0,

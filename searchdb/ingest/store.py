@@ -32,8 +32,25 @@ from searchdb.records import (
 SCAN_ROWS = 1000
 """Rows fetched at a time from a listing, which may be as long as the collection."""
 
-NOT_STORED = ~sa.exists().where(images.c.image == ingest_failures.c.image)
+
+def _has(table: sa.Table, beside: sa.Table) -> sa.ColumnElement[bool]:
+    """Return whether a table has the reference of a row of another table.
+
+    It looks each of them up: OFFSET 0 keeps the planner from joining the tables instead, for which it may read all of
+    `images` although there are few failures.
+    """
+    return sa.select(sa.literal(1)).where(table.c.image == beside.c.image).correlate(beside).offset(0).exists()
+
+
+NOT_STORED = ~_has(images, ingest_failures)
 """Selects failures whose reference is not stored. An image whose file turned bad later stays stored."""
+COUNT_FAILED = sa.select(sa.func.count()).select_from(ingest_failures).where(NOT_STORED)
+COUNT_PENDING = (
+    sa.select(sa.func.count())
+    .select_from(ingest_pending)
+    .where(~_has(images, ingest_pending), ~_has(ingest_failures, ingest_pending))
+)
+"""Like COUNT_FAILED: the number of references in the queue that are neither stored nor failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,18 +213,15 @@ class Store:
             return connection.execute(sa.delete(ingest_failures).where(*_matching(source, error))).rowcount
 
     def counts(self) -> dict[str, int]:
-        """Return the number of distinct references that are stored (`images`), `failed` and `pending`.
+        """Return the exact number of distinct references that are stored (`images`), `failed` and `pending`.
 
-        A reference counts once: a stored image whose file turned bad, or is queued again, counts as stored.
+        A reference counts once: a stored image whose file turned bad, or is queued again, counts as stored. Reads all
+        references; `searchdb.status` estimates the numbers of large collections.
         """
-        failed = sa.select(sa.func.count()).select_from(ingest_failures)
-        failed = failed.where(NOT_STORED)
-        pending = sa.select(sa.func.count()).select_from(ingest_pending)
-        pending = pending.where(~_exists(images, ingest_pending), ~_exists(ingest_failures, ingest_pending))
         statement = sa.select(
             sa.select(sa.func.count()).select_from(images).scalar_subquery().label("images"),
-            failed.scalar_subquery().label("failed"),
-            pending.scalar_subquery().label("pending"),
+            COUNT_FAILED.scalar_subquery().label("failed"),
+            COUNT_PENDING.scalar_subquery().label("pending"),
         )
         with self._engine.connect() as connection:  # one statement, so that all counts are of the same moment
             return dict(connection.execute(statement).mappings().one())
@@ -289,10 +303,6 @@ def _tallies(outcome: ChunkOutcome, runs: Mapping[str, Sequence[UUID]], worker: 
                 row["stored"] += 1
                 row["copied"] += image in outcome.copied
     return list(rows.values())
-
-
-def _exists(table: sa.Table, beside: sa.Table) -> sa.ColumnElement[bool]:
-    return sa.exists().where(table.c.image == beside.c.image)
 
 
 def _delete_failures(connection: Connection, references: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from sqlalchemy import Connection, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from searchdb.db.best_effort import BestEffortWriter
+from searchdb.db.counts import count_rows
+from searchdb.db.samples import BLOCKS_PER_ROW, random_keys
 from searchdb.db.tables import NORM_IN_RANGE, embedding_models, image_sample, images, relevance_scale
 from searchdb.records import ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
@@ -30,25 +33,41 @@ SAMPLE_LOCK_KEY = 0x5A3B1E00
 """Key of the advisory lock that prevents two processes from sampling at once."""
 MAX_TEXTS = 10_000
 """Texts whose relevance is kept in memory, about 2 MB."""
+KEPT_S = 600.0
+"""Seconds for which a process that may not store the scale keeps its own measurement, of 2 MB: measuring takes as long
+as many searches, and the collection changes slowly."""
 MAX_SCALES = 4
 """Scales whose vector is kept in memory: the current one, and those that searches in progress still use."""
 
-# One statement, so that it is one transaction in autocommit, too; DO takes no parameters.
+# One statement, so that it is one transaction in autocommit, too; DO takes no parameters. The images are drawn from a
+# part of a large collection's blocks, unless most rows in them have been deleted.
 _REFRESH = text(
     """
     DO $$
+    DECLARE
+        blocks CONSTANT double precision :=
+            pg_relation_size('images') / current_setting('block_size')::double precision;
+        percent CONSTANT double precision := 100 * least(<blocks> / greatest(blocks, 1), 1);
+        drawn bigint;
     BEGIN
         PERFORM pg_advisory_xact_lock(<key>);
         DELETE FROM image_sample;
         INSERT INTO image_sample (image_id, embedding)
         -- without vectors from before the CHECK on their length
-        SELECT id, embedding FROM images WHERE id IN (SELECT id FROM images ORDER BY random() LIMIT <size>)
-        AND <usable>;
+        SELECT id, embedding FROM images TABLESAMPLE SYSTEM (percent) WHERE <usable> ORDER BY random() LIMIT <size>;
+        GET DIAGNOSTICS drawn = ROW_COUNT;
+        IF drawn < <size> AND percent < 100 THEN
+            DELETE FROM image_sample;
+            INSERT INTO image_sample (image_id, embedding)
+            SELECT id, embedding FROM images WHERE id IN (SELECT id FROM images ORDER BY random() LIMIT <size>)
+            AND <usable>;
+        END IF;
         DELETE FROM relevance_scale;
     END $$
     """.replace("<key>", str(SAMPLE_LOCK_KEY))
     .replace("<size>", str(SAMPLE_SIZE))
     .replace("<usable>", NORM_IN_RANGE)
+    .replace("<blocks>", str(BLOCKS_PER_ROW * SAMPLE_SIZE))
 )
 
 
@@ -79,10 +98,25 @@ _SELECT_EVERYDAY_SIMILARITIES = sa.select(
 ).where(images.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Measurement:
+    """A scale with what it was measured on.
+
+    Attributes:
+        sample: unit vectors of images, float32 of shape (sampled, 512).
+        everyday_similarities: their mean similarities to the everyday texts, of shape (sampled,).
+    """
+
+    scale: Scale
+    sample: np.ndarray
+    everyday_similarities: np.ndarray
+
+
 class RelevanceJudge:
     """Judges how likely it is that an image shows what a text says, with one model in one database.
 
-    Keeps the relevance of texts in memory for as long as the scale stays the same. Thread-safe.
+    Keeps the relevance of texts in memory for as long as the scale stays the same, and for KEPT_S a scale that cannot
+    be stored. Thread-safe.
 
     Args:
         cache: of the model's texts, the everyday texts among them.
@@ -99,6 +133,8 @@ class RelevanceJudge:
         self._lock = threading.Lock()
         self._relevances: LRUCache[tuple[str, Scale], Relevance] = LRUCache(MAX_TEXTS)
         self._everyday_vectors: LRUCache[Scale, np.ndarray] = LRUCache(MAX_SCALES)
+        self._measuring = threading.Lock()
+        self._kept: TTLCache[tuple[()], _Measurement] = TTLCache(1, ttl=KEPT_S, timer=time.monotonic)
 
     def judge(
         self, connection: Connection, query: str, vector: np.ndarray, scale: Scale | None = None
@@ -106,8 +142,7 @@ class RelevanceJudge:
         """Return how images are judged for a text; None in a collection of less than MIN_SAMPLE images.
 
         Draws the sample when there is none or most of it is gone, then measures the scale, each in a transaction of
-        its own. On a read-only database the sample stays as it is, None is returned where there is none, and a scale
-        that is not stored is measured each time.
+        its own. On a read-only database neither is stored: what is missing is kept in memory.
 
         Args:
             connection: in a transaction without uncommitted writes.
@@ -116,24 +151,31 @@ class RelevanceJudge:
             scale: the stored one, if the caller has just read it.
         """
         scale = scale or self._stored_scale(connection)
+        measured = self._own_measurement() if scale is None else None
+        if measured is not None:
+            scale = measured.scale
         if scale is not None and (known := self._known(query, scale)) is not None:
             return known
-        found = measure_on_sample(connection, self._writer, lambda: self._compare(connection, vector))
-        if found is None:
-            return None
-        scale = Scale.from_row(found)
-        if scale is not None:
-            similarities, everyday = np.array(found["similarities"]), np.array(found["everyday_similarities"])
-        else:
+        if measured is None:
+            found = measure_on_sample(connection, self._writer, lambda: self._compare(connection, vector))
+            scale = None if found is None else Scale.from_row(found)
+            if found is not None and scale is not None:
+                similarities, everyday = np.array(found["similarities"]), np.array(found["everyday_similarities"])
+                return self._remember(query, scale, similarities, everyday)
             measured = self._measure_scale(connection)
             if measured is None:
                 return None
-            scale, sample = measured
-            similarities, everyday = sample @ vector, sample @ self.everyday_vector(connection, scale)
-        relevance = scale.relevance(similarities, everyday)
-        with self._lock:
-            self._relevances[query, scale] = relevance
-        return relevance
+        similarities = measured.sample @ vector
+        return self._remember(query, measured.scale, similarities, measured.everyday_similarities)
+
+    def calibrate(self, connection: Connection) -> None:
+        """Measure the scale on the stored sample, and store it, so that no search has to.
+
+        Args:
+            connection: in a transaction without uncommitted writes.
+        """
+        if self._stored_scale(connection) is None:
+            self._measure_scale(connection)
 
     def everyday_vector(self, connection: Connection, scale: Scale) -> np.ndarray:
         """Return the mean of the everyday texts' vectors, float32 of shape (512,), that a scale was measured with.
@@ -172,23 +214,45 @@ class RelevanceJudge:
         values = {"vector": vector, "weights": self._model.weights_sha256}
         return connection.execute(_SELECT_TEXT, values).mappings().one()
 
-    def _measure_scale(self, connection: Connection) -> tuple[Scale, np.ndarray] | None:
-        """Measure the scale, and store it if the database may be written.
+    def _measure_scale(self, connection: Connection) -> _Measurement | None:
+        """Measure the scale, and store it or, if the database may not be written, keep it in memory.
 
-        Returns it with the sample's vectors, float32 of shape (sampled, 512); None if the sample is gone meanwhile.
+        Returns None if there are less than MIN_SAMPLE images.
         """
-        texts = self._cache.embed(connection, self._everyday_texts)
-        rows = connection.scalars(sa.select(image_sample.c.embedding)).all()
-        if not rows:
-            return None
-        sample = np.stack(rows)
-        count = connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
-        scale = Scale.measure(texts @ sample.T, count)
-        vector = texts.mean(axis=0)
+        with self._measuring:  # the threads that wait for it need not measure it, too
+            if (kept := self._own_measurement()) is not None:
+                return kept
+            vectors = connection.scalars(sa.select(image_sample.c.embedding)).all()
+            if len(vectors) < MIN_SAMPLE:  # the sample could not be stored, either
+                chosen = sa.any_(sa.literal(random_keys(connection, images.c.id, SAMPLE_SIZE), ARRAY(sa.BigInteger)))
+                vectors = connection.scalars(sa.select(images.c.embedding).where(images.c.id == chosen)).all()
+            if len(vectors) < MIN_SAMPLE:
+                return None
+            sample = np.stack(vectors)
+            texts = self._cache.embed(connection, self._everyday_texts)
+            scale = Scale.measure(texts @ sample.T, count_rows(connection, images).rows)
+            vector = texts.mean(axis=0)
+            with self._lock:
+                self._everyday_vectors[scale] = vector
+            measured = _Measurement(scale=scale, sample=sample, everyday_similarities=sample @ vector)
+            self._writer.write(connection, lambda: _store_scale(connection, self._model, scale, vector))
+            if self._stored_scale(connection) is None:
+                with self._lock:
+                    self._kept[()] = measured
+            return measured
+
+    def _own_measurement(self) -> _Measurement | None:
+        """Return the scale that this process had to measure for itself lately, if any."""
         with self._lock:
-            self._everyday_vectors[scale] = vector
-        self._writer.write(connection, lambda: _store_scale(connection, self._model, scale, vector))
-        return scale, sample
+            return self._kept.get(())
+
+    def _remember(
+        self, query: str, scale: Scale, similarities: np.ndarray, everyday_similarities: np.ndarray
+    ) -> Relevance:
+        relevance = scale.relevance(similarities, everyday_similarities)
+        with self._lock:
+            self._relevances[query, scale] = relevance
+        return relevance
 
     @property
     def _model(self) -> ModelIdentity:
@@ -233,6 +297,17 @@ def measure_on_sample(
         writer.write(connection, lambda: refresh_sample(connection))
         found = measure()
     return None if found["sampled"] < MIN_SAMPLE else found
+
+
+def calibrate(connection: Connection, cache: QueryCache) -> None:
+    """Measure and store the scale of relevance with the model of a cache; call it after `refresh_sample`.
+
+    A process that may only read the collection cannot store it.
+
+    Raises:
+        ModelError: the model is not available, or not the collection's.
+    """
+    RelevanceJudge(cache, cache.writer).calibrate(connection)
 
 
 def refresh_sample(connection: Connection) -> None:

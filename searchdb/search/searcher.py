@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import check_model
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
@@ -175,10 +176,10 @@ class Searcher:
             rows = connection.execute(SAMPLE, {"count": count}).mappings()
             return [StoredImage.from_row(row) for row in rows]
 
-    def count(self) -> int:
-        """Return the number of searchable images."""
+    def count(self) -> RowCount:
+        """Return the number of searchable images: exact if there are few, otherwise an estimate."""
         with self._reading() as connection:
-            return connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
+            return count_rows(connection, images)
 
     @contextmanager
     def _reading(self) -> Generator[Connection]:

@@ -27,6 +27,7 @@ from searchdb.search.filter_table import MAX_EXCLUDED, MAX_VALUES
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import Query, Searcher
 from tests.helpers.databases import NewSettings
+from tests.helpers.vectors import clustered, fill
 
 MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
 ROWS = 12_000
@@ -444,7 +445,40 @@ def test_facets_within_filters_and_limits(few: Searcher, monkeypatch: pytest.Mon
     assert within.counted == 2
     assert [facet.value for facet in within.tag] == ["boat"]
     monkeypatch.setattr("searchdb.search.facets.FACET_ROWS", 4)
-    assert (few.facets().counted, few.facets().complete) == (4, False)
+    assert (few.facets(Filters(tag="boat")).total, few.facets(Filters(tag="boat")).complete) == (2, True)
+    monkeypatch.setattr("searchdb.search.facets.SAMPLED_ROWS", 8)
+    assert not few.facets().complete
+
+
+def test_facets_of_a_large_collection_are_estimated_from_a_sample(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, clustered(2000))
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE images SET description = CASE WHEN id %% 4 = 0 THEN 'a dog' ELSE 'a cat' END, "
+            "city = CASE WHEN id %% 1000 = 0 THEN 'Rare' ELSE 'City ' || id %% 2 END, tags = ARRAY['tag' || id %% 5]"
+        )
+    searcher = Searcher(database.engine, Vectors(np.ones((1, 512))))
+    exact = searcher.facets(Filters(words="dog"))
+    assert (exact.total, exact.counted, exact.complete) == (500, 500, True)
+    monkeypatch.setattr("searchdb.search.facets.FACET_ROWS", 1000)
+    monkeypatch.setattr("searchdb.search.facets.MATCHING_ROWS", 100)
+    monkeypatch.setattr("searchdb.search.facets.SAMPLED_ROWS", 1000)
+    every = searcher.facets()
+    assert not every.complete
+    assert every.counted < 2000
+    assert every.total == pytest.approx(2000, rel=0.3)
+    assert {facet.value: facet.count for facet in every.tag} == pytest.approx(
+        {f"tag{n}": 400 for n in range(5)}, rel=0.4
+    )
+    within = searcher.facets(Filters(words="dog"))
+    assert not within.complete
+    assert within.counted < 500
+    assert within.total == pytest.approx(500, rel=0.4)
+    few = searcher.facets(Filters(city="rare", words="dog"))
+    assert (few.total, few.complete) == (2, True)
+    assert [(facet.value, facet.count) for facet in few.city] == [("Rare", 2)]
 
 
 def test_an_empty_collection_has_no_facets(database: Database) -> None:

@@ -19,10 +19,13 @@ from searchdb.db import best_effort
 from searchdb.db.database import Database
 from searchdb.db.tables import image_sample, query_embeddings, relevance_scale
 from searchdb.errors import DatabaseError
+from searchdb.index.build import build_index
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import Hit
+from searchdb.search.query_cache import QueryCache
 from searchdb.search.searcher import Query, Searcher
 from tests.helpers.album import copy_album
+from tests.helpers.statements import executed_on
 from web import create_app
 from web.backend import EXTENSION
 
@@ -126,15 +129,50 @@ def test_relevance_is_measured_even_if_it_cannot_be_stored(read_only: ReadOnlyAp
     reader = read_only.app.extensions[EXTENSION].searcher
     measured = reader.search(Query(text="a red car"), count=5)
     assert read_only.rows(relevance_scale) == 0
-    assert_alike(measured, Searcher(read_only.owner.engine, embedder).search(Query(text="a red car"), count=5))
     assert measured[0].relevance is not None
+    with executed_on(read_only.app.extensions[EXTENSION].database().engine) as statements:
+        again = [reader.search(Query(text=text), count=5) for text in ("a red car", "a boat at night")]
+    assert again[0] == measured
+    assert not any("image_sample" in statement for statement, _ in statements), "it is kept in memory"
+    owner = Searcher(read_only.owner.engine, embedder)
+    assert_alike(measured, owner.search(Query(text="a red car"), count=5))
+    assert_alike(again[1], owner.search(Query(text="a boat at night"), count=5))
+    assert read_only.rows(relevance_scale) == 1
+    assert_alike(reader.search(Query(text="a red car"), count=5), measured)
 
 
-def test_without_a_sample_hits_have_no_relevance(read_only: ReadOnlyApp) -> None:
+def test_what_is_kept_in_memory_is_measured_again_after_a_while(
+    read_only: ReadOnlyApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with read_only.owner.begin() as connection:
+        connection.execute(sa.delete(relevance_scale))
+    monkeypatch.setattr("searchdb.search.relevance.KEPT_S", 0.0)
+    reader = read_only.app.extensions[EXTENSION].searcher
+    with executed_on(read_only.app.extensions[EXTENSION].database().engine) as statements:
+        for text in ("a red car", "a boat"):
+            reader.search(Query(text=text), count=5)
+    assert sum("FROM image_sample" in statement for statement, _ in statements) >= 2
+
+
+def test_without_a_sample_the_reader_draws_its_own(read_only: ReadOnlyApp) -> None:
     with read_only.owner.begin() as connection:
         connection.execute(sa.delete(image_sample))
+        connection.execute(sa.delete(relevance_scale))
     [hit] = read_only.app.extensions[EXTENSION].searcher.search(Query(text="a red car"), count=1)
-    assert hit.relevance is None
+    assert hit.relevance is not None
+    assert (read_only.rows(image_sample), read_only.rows(relevance_scale)) == (0, 0)
+
+
+def test_the_owners_index_build_measures_the_scale_for_readers(read_only: ReadOnlyApp, embedder: CLIPEmbedder) -> None:
+    with read_only.owner.begin() as connection:
+        connection.execute(sa.delete(relevance_scale))
+    build_index(read_only.owner.engine, cache=lambda: QueryCache(embedder))
+    assert read_only.rows(relevance_scale) == 1
+    engine = read_only.app.extensions[EXTENSION].database().engine
+    with executed_on(engine) as statements:
+        [hit] = read_only.app.extensions[EXTENSION].searcher.search(Query(text="a red car"), count=1)
+    assert hit.relevance is not None
+    assert not any(statement.startswith(("INSERT", "DELETE")) for statement, _ in statements)
 
 
 def test_writing_is_retried_after_a_while(read_only: ReadOnlyApp, monkeypatch: pytest.MonkeyPatch) -> None:

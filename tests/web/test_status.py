@@ -54,7 +54,7 @@ def test_an_empty_collection_has_a_status(client: FlaskClient) -> None:
 
 
 def test_both_curves_are_plotted(demo_client: FlaskClient) -> None:
-    demo_client.get("/?q=a+boat")
+    demo_client.get("/?q=a+boat+near+a+pier")
     page = demo_client.get("/status").get_data(as_text=True)
     assert page.count('class="plot"') == 2
     assert "300 in the last run" in page

@@ -19,7 +19,9 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.db.connections import POOL_OVERFLOW, POOL_SIZE
+from searchdb.db.counts import EXACT_UP_TO, count_rows
 from searchdb.db.database import Database
+from searchdb.db.tables import images, ingest_failures, ingest_pending
 from searchdb.errors import DatabaseError
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -34,17 +36,11 @@ REQUEST_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 EMBED_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SQL_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 20)
 
-_STATE = text(
-    """
-    SELECT (SELECT count(*) FROM images) AS pictures,
-        (SELECT count(*) FROM ingest_pending) AS pending,
-        (SELECT count(*) FROM ingest_failures) AS failures
-    """
-)
+_COUNTED = {"pictures": images, "pending": ingest_pending, "failures": ingest_failures}
 _HELP = {
-    "pictures": "Searchable images.",
-    "pending": "References that are queued or being ingested.",
-    "failures": "References that could not be ingested.",
+    "pictures": "Searchable images",
+    "pending": "References that are queued or being ingested",
+    "failures": "References that could not be ingested",
 }
 
 
@@ -170,7 +166,7 @@ class CollectionState(Collector):
         try:
             with self._database().begin() as connection:
                 connection.execute(text(f"SET LOCAL statement_timeout = {STATE_TIMEOUT_MS}"))
-                counts = connection.execute(_STATE).one()
+                counts = {name: count_rows(connection, table).rows for name, table in _COUNTED.items()}
         except DatabaseError as exc:
             up = exc.sqlstate is not None  # the server has responded, if only with a timeout
         except PoolTimeoutError:  # every connection is in use
@@ -178,7 +174,8 @@ class CollectionState(Collector):
         yield GaugeMetricFamily("searchdb_database_up", "Whether the database responds.", value=up)
         if counts is not None:
             for name, description in _HELP.items():
-                yield GaugeMetricFamily(f"searchdb_{name}", description, value=getattr(counts, name))
+                estimated = f"{description}; above {EXACT_UP_TO} an estimate."
+                yield GaugeMetricFamily(f"searchdb_{name}", estimated, value=counts[name])
 
 
 def blueprint(metrics: Metrics) -> Blueprint:

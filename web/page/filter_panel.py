@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from searchdb.db.counts import RowCount
 from searchdb.search.facets import Facet, Facets
 from searchdb.search.filter_table import PUBLIC_FILTERS, FilterRow
 
@@ -16,7 +17,7 @@ class Choice:
     """One value of a filter; `count` is the number of images that have it, None if it was not counted."""
 
     value: str
-    count: int | None
+    count: RowCount | None
     chosen: bool
 
 
@@ -34,7 +35,7 @@ class FilterPanel:
     """The contents of the panel: lists of values, and the shapes of the images."""
 
     groups: Sequence[Group]
-    shapes: Sequence[Facet]
+    shapes: Sequence[Choice]
 
 
 def filter_panel(search: SearchRequest, facets: Facets) -> FilterPanel:
@@ -45,16 +46,23 @@ def filter_panel(search: SearchRequest, facets: Facets) -> FilterPanel:
             continue
         values: Sequence[Facet] = getattr(facets, row.facet or row.name)
         chosen = getattr(search.filters, row.name) or ()
-        if chosen or any(facet.count < facets.counted for facet in values):
-            groups.append(Group(name=row.name, label=row.legend, choices=_choices(row, values, chosen)))
-    shapes = facets.orientation if search.filters.orientation or len(facets.orientation) > 1 else ()
-    return FilterPanel(groups=groups, shapes=shapes)
+        if chosen or any(facet.count < facets.total for facet in values):
+            groups.append(
+                Group(name=row.name, label=row.legend, choices=_choices(row, values, chosen, facets.complete))
+            )
+    orientation = search.filters.orientation
+    shapes = [_choice(each, facets.complete, each.value == orientation) for each in facets.orientation]
+    return FilterPanel(groups=groups, shapes=shapes if orientation or len(shapes) > 1 else ())
 
 
-def _choices(row: FilterRow, values: Sequence[Facet], chosen: Sequence[str]) -> list[Choice]:
+def _choices(row: FilterRow, values: Sequence[Facet], chosen: Sequence[str], exact: bool) -> list[Choice]:
     def key(value: str) -> str:
         return value.lower() if row.caseless else value
 
     selected, listed = {key(value) for value in chosen}, {key(facet.value) for facet in values}
     rare = [Choice(value=value, count=None, chosen=True) for value in chosen if key(value) not in listed]
-    return rare + [Choice(value=each.value, count=each.count, chosen=key(each.value) in selected) for each in values]
+    return rare + [_choice(each, exact, key(each.value) in selected) for each in values]
+
+
+def _choice(facet: Facet, exact: bool, chosen: bool) -> Choice:
+    return Choice(value=facet.value, count=RowCount(rows=facet.count, exact=exact), chosen=chosen)

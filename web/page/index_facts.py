@@ -9,7 +9,7 @@ from searchdb.index.status import IndexStatus
 def index_line(status: IndexStatus) -> str:
     """Return the index's method, parameters, rows and state as one line; code is in backticks."""
     if status.method is None:
-        return f"none, every search reads all {status.rows:,} rows: run `searchdb index build`"
+        return f"none, every search reads all rows, {status.row_count}: run `searchdb index build`"
     if status.method == "hnsw":
         parameters = f"m {status.m}, ef_construction {status.ef_construction}, ef_search {status.setting}"
     elif status.lists == 1:
@@ -22,7 +22,7 @@ def index_line(status: IndexStatus) -> str:
         method = f" --method {status.method}" if status.chosen else ""
         state = f"{'stale' if status.valid else 'INVALID'}: run `searchdb index build{method}`"
     half = " over halfvec" if status.value_type == "halfvec" else ""
-    return f"{status.method}{half}, {parameters}; {status.rows:,} rows now, {built}: {state}"
+    return f"{status.method}{half}, {parameters}; {status.row_count} rows now, {built}: {state}"
 
 
 def index_facts(status: IndexStatus) -> list[tuple[str, str]]:

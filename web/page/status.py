@@ -10,6 +10,7 @@ from flask import Blueprint, Flask, current_app, render_template
 from flask.typing import ResponseReturnValue
 
 from searchdb import errors
+from searchdb.db.counts import RowCount
 from searchdb.ingest.rate_history import RateHistory, rate_history
 from searchdb.search.similarity_histogram import SimilarityHistogram, similarity_histogram
 from searchdb.status import CollectionStatus, collection_status
@@ -24,7 +25,7 @@ blueprint = Blueprint("status", __name__)
 _CACHES = "searchdb status"
 """Key of the cached status and charts in `app.extensions`."""
 STATUS_MAX_AGE_S = 5.0
-"""Seconds for which the status is cached for all visitors: computing it counts every image."""
+"""Seconds for which the status is cached for all visitors."""
 CHARTS_MAX_AGE_S = 60.0
 
 
@@ -49,7 +50,7 @@ class Cause:
     """An error, the number of images that failed with it, and its meaning."""
 
     error: str
-    count: int
+    count: RowCount
     meaning: str
 
 
@@ -73,11 +74,16 @@ def status() -> ResponseReturnValue:
     status_cache, charts_cache = current_app.extensions[_CACHES]
     state: CollectionStatus = status_cache.get()
     charts: Charts = charts_cache.get()
+    exact = state.count("failed").exact
     return render_template(
         "status.html",
-        count=state.images,
+        count=state.count("images"),
         status=state,
-        causes=[Cause(error=error, count=count, meaning=_meaning(error)) for error, count in state.failures.items()],
+        causes=[
+            Cause(error=error, count=RowCount(rows=count, exact=exact), meaning=_meaning(error))
+            for error, count in state.failures.items()
+        ],
+        queued=RowCount(rows=state.queue.queued, exact=state.queue.exact),
         charts=charts,
         bars=bars,
         index_line=index_line(state.index),

@@ -53,7 +53,7 @@ def index() -> ResponseReturnValue:
     search_request = SearchRequest.from_args(request.args)
     searcher = backend().searcher
     count = searcher.count()
-    if count == 0:
+    if count.rows == 0:
         return render_template("empty.html", search=search_request, count=count)
     panel = filter_panel(search_request, backend().facets())
     model = backend().model()

@@ -1,0 +1,59 @@
+"""Counts the rows of a table: exactly if there are few, otherwise an estimate that does not read the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, text
+
+from searchdb.db.samples import block_sample
+
+EXACT_UP_TO = 10_000
+"""More rows are estimated: counting 200,000 images takes 20 to 70 ms, on every page and at every scrape of /metrics."""
+CHANGED_SHARE = 0.1
+"""Share of the rows that may have changed since PostgreSQL's statistics were made. Its autovacuum renews them then."""
+SAMPLED_BLOCKS = 1000
+"""Blocks of a table, of 8 kB, whose rows are counted where the statistics are missing or outdated: 8 MB, which takes
+a few milliseconds. The estimate is then about 3 percent off."""
+
+_STATISTICS = text(
+    """
+    SELECT reltuples AS rows, pg_stat_get_mod_since_analyze(oid) AS changed,
+        pg_relation_size(oid) / current_setting('block_size')::bigint AS blocks
+    FROM pg_class WHERE oid = to_regclass(:name)
+    """
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCount:
+    """A number of rows, and whether it is `exact` or an estimate."""
+
+    rows: int
+    exact: bool = True
+
+    def __str__(self) -> str:
+        """Return it for people; an estimate has two significant digits, which is what it is good for."""
+        if self.exact:
+            return f"{self.rows:,}"
+        unit = 10 ** max(len(str(self.rows)) - 2, 0)
+        return f"about {round(self.rows / unit) * unit:,}"
+
+
+def count_rows(connection: Connection, table: sa.Table) -> RowCount:
+    """Return the number of rows: exact up to EXACT_UP_TO, otherwise an estimate.
+
+    The estimate is PostgreSQL's statistics, unless many rows have changed since these were made, as after a COPY
+    without ANALYZE; then it is the rows in a sample of the table's blocks. Neither takes longer for more rows.
+    """
+    found = connection.execute(_STATISTICS, {"name": table.name}).one()
+    if found.rows > EXACT_UP_TO and found.changed <= CHANGED_SHARE * found.rows:
+        return RowCount(rows=round(found.rows), exact=False)
+    few = sa.select(sa.literal(1)).select_from(table).limit(EXACT_UP_TO + 1).subquery()
+    counted = connection.scalar(sa.select(sa.func.count()).select_from(few)) or 0
+    if counted <= EXACT_UP_TO:
+        return RowCount(rows=counted)
+    share = min(SAMPLED_BLOCKS / found.blocks, 1.0)
+    sampled = connection.scalar(sa.select(sa.func.count()).select_from(block_sample(table, share, seed=0))) or 0
+    return RowCount(rows=max(round(sampled / share), counted), exact=False)
