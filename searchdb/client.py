@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from searchdb.db.current_model import model_to_use
 from searchdb.db.database import open_database
 from searchdb.errors import ImageError, QueryError
 from searchdb.index.build import build_index
+from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.index.status import IndexStatus
 from searchdb.ingest.gone import Prune, check_missing, find_gone
@@ -46,12 +47,17 @@ from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.photos import DEFAULT_RENDITION
 from searchdb.unsplash.reader import find_parts
 
+LONG_LIVED_S = 60.0
+"""A program that searches for longer than this has a stale index rebuilt in the background. A single search, as by
+`searchdb search`, would end during the build."""
+
 
 class SearchDB:
     """One collection of images: a database and the model that its vectors come from.
 
     Settings come from the environment unless given: `SearchDB()`, `SearchDB(model="demo")`. The model is loaded when
-    it is first needed. Use as a context manager, or call `close`.
+    it is first needed. Use as a context manager, or call `close`. If it is used for longer than LONG_LIVED_S, searches
+    have a stale index rebuilt in the background.
 
     Raises:
         ConfigError: a setting is malformed.
@@ -443,7 +449,9 @@ class SearchDB:
     @cached_property
     def searcher(self) -> Searcher:
         """Searches the collection."""
-        return Searcher(self.database.engine, self.embedder)
+        engine, watch = self.database.engine, IndexWatch(after_s=LONG_LIVED_S)
+        rebuild = partial(rebuild_on_demand, cache=self._query_cache, target=self.settings.recall)
+        return Searcher(engine, self.embedder, on_search=lambda: watch.searched(engine, rebuild))
 
     @cached_property
     def fetcher(self) -> Fetcher:

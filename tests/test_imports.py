@@ -108,6 +108,7 @@ FILES: dict[str, set[str]] = {
         "index.status",
         "search.relevance",
     },
+    "index.on_demand": {"db.tables", "index.depth", "index.rebuild", "index.self_tune"},
     "index.rebuild": {
         "db.driver_errors",
         "db.extension",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ from searchdb.db.database import Database, open_database
 from searchdb.db.schema import check_schema
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError
+from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.media.fetch import Fetcher
 from searchdb.records import StoredImage
 from searchdb.search.facets import Facets
@@ -60,6 +61,7 @@ class Backend:
     def __init__(self, settings: Settings, make_embedder: Callable[[str], Embedder], *, loaded: bool = False) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.index_watch = IndexWatch()
         self.thumbnails = ThumbnailCache(settings.home / "thumbnails")
         self._make_embedder = make_embedder
         self._loaded = loaded
@@ -98,7 +100,13 @@ class Backend:
         with self._searcher_lock:
             if self._searcher is not None and self._searcher[:2] == (database, model):
                 return self._searcher[2]
-            searcher = Searcher(database.engine, model.embedder, model.query_cache)
+            rebuild = partial(rebuild_on_demand, cache=lambda: model.query_cache, target=self.settings.recall)
+            searcher = Searcher(
+                database.engine,
+                model.embedder,
+                model.query_cache,
+                on_search=lambda: self.index_watch.searched(database.engine, rebuild),
+            )
             self._searcher = (database, model, searcher)
             return searcher
 

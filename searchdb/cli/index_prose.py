@@ -19,11 +19,21 @@ def index_summary(status: IndexStatus) -> str:
     method = f" --method {status.method}" if status.chosen and status.method else ""
     advice = f"run `searchdb index build{method}`"
     if status.method is None:
-        return f"none, every search reads all rows, {status.row_count}: {advice}"
+        return f"none, every search reads all {status.row_count} rows: {advice}"
     built = f"built at {status.rows_at_build:,} rows" if status.built_at else "not built since the schema was created"
     state = f"INVALID: {advice}" if not status.valid else f"stale: {advice}" if status.stale else "fits"
     half = " over halfvec" if status.value_type == "halfvec" else ""
     return f"{status.method}{half}, {_parameters(status)}; {status.row_count} rows now, {built}: {state}"
+
+
+def stale_index_advice(status: IndexStatus) -> str | None:
+    """Return what to do about an index that makes searches slow; None if it fits, or is being built."""
+    if not status.stale or status.building is not None:
+        return None
+    return (
+        f"searches are slow, because the vector index does not fit the {status.row_count} images: "
+        "run `searchdb index build`, as the owner of the tables"
+    )
 
 
 def index_details(status: IndexStatus) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import click
 
 from searchdb.cli import open_collection
+from searchdb.cli.index_prose import stale_index_advice
 from searchdb.cli.output import hit_json, print_hits, print_json
 from searchdb.search.filter_table import FILTERS, FilterRow, Kind
 
@@ -71,12 +72,17 @@ def search_command(
     """
     if text is None and image is None and not like:
         raise click.UsageError("nothing to search for: give TEXT, --image or --like")
+    from searchdb.index.status import index_status
     from searchdb.search.filters import Filters
 
     given = Filters(**filters)
     limits = {"threshold": threshold, "min_relevance": min_relevance, "count": count, "offset": offset}
     asked = {"image": image, "like": like, "unlike": unlike, "exclude": exclude, "text_weight": text_weight}
-    hits = open_collection(ctx).search(text, **asked, **limits, **filters)
+    collection = open_collection(ctx)
+    hits = collection.search(text, **asked, **limits, **filters)
+    with collection.database.begin() as connection:
+        if (advice := stale_index_advice(index_status(connection))) is not None:
+            click.echo(advice, err=True)
     if as_json:
         parts = {"text": text, "image": image, "like": like, "unlike": unlike, "not": exclude}
         query = {**parts, "text_weight": text_weight, **limits, "filters": given.to_json()}

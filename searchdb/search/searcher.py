@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +54,10 @@ class _Page:
         return self.offset + self.count
 
 
+def _nothing() -> None:
+    pass
+
+
 class Searcher:
     """Searches one collection with one model. Thread-safe.
 
@@ -64,6 +68,7 @@ class Searcher:
         engine: the database.
         embedder: the model; asked only for texts that are not cached.
         cache: of this embedder's texts, if it is shared; by default one that always asks the database.
+        on_search: called after each search, in its thread.
         everyday_texts: texts to measure the scale of relevance with.
     """
 
@@ -73,11 +78,13 @@ class Searcher:
         embedder: Embedder,
         cache: QueryCache | None = None,
         *,
+        on_search: Callable[[], None] = _nothing,
         everyday_texts: Sequence[str] = EVERYDAY_TEXTS,
     ) -> None:
         self._engine = engine
         self._embedder = embedder
         self._cache = QueryCache(embedder) if cache is None else cache
+        self._on_search = on_search
         self._judge = RelevanceJudge(self._cache, self._cache.writer, everyday_texts)
 
     def search(
@@ -125,6 +132,7 @@ class Searcher:
             everyday: Mapping[int, float] = {}
             if relevance is not None:
                 everyday = self._everyday_similarities(connection, relevance.scale, rows)
+        self._on_search()
         return [_hit(row, parts, relevance, everyday) for row in rows]
 
     def weights(self, query: Query) -> dict[str, float]:

@@ -9,7 +9,7 @@ from searchdb.index.status import IndexStatus
 def index_line(status: IndexStatus) -> str:
     """Return the index's method, parameters, rows and state as one line; code is in backticks."""
     if status.method is None:
-        return f"none, every search reads all rows, {status.row_count}: run `searchdb index build`"
+        return f"none, every search reads all {status.row_count} rows: run `searchdb index build`"
     if status.method == "hnsw":
         parameters = f"m {status.m}, ef_construction {status.ef_construction}, ef_search {status.setting}"
     elif status.lists == 1:

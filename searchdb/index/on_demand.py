@@ -1,0 +1,74 @@
+"""Has a stale vector index rebuilt when searches meet it: rows that came by COPY or INSERT have told nobody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, text
+
+from searchdb.config import DEFAULT_RECALL
+from searchdb.db.tables import ingest_pending, procrastinate_workers
+from searchdb.index.depth import owner
+from searchdb.index.rebuild import BackgroundRebuilder, Rebuild, rebuild_if_stale
+from searchdb.index.self_tune import MakeCache
+
+CHECK_EVERY_S = 60.0
+"""Seconds between two checks of the index: a check takes a few milliseconds, in a thread of its own."""
+WORKER_SEEN_S = 30
+"""A worker with a heartbeat in this many seconds is at work; it rebuilds the index itself once the queue is empty."""
+
+
+class IndexWatch:
+    """Checks the index in a background thread after searches, and has it rebuilt there if it is stale. Thread-safe.
+
+    Args:
+        after_s: seconds from the first search to the first check: a process that ends soon should not begin a build.
+        clock: seconds from an arbitrary point in time.
+    """
+
+    def __init__(self, *, after_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rebuilder = BackgroundRebuilder()
+        self._after_s = after_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next: float | None = None
+
+    def searched(self, engine: Engine, rebuild: Rebuild) -> None:
+        """Note a search; request a check, unless there was one less than CHECK_EVERY_S ago.
+
+        Args:
+            engine: the database.
+            rebuild: `rebuild_on_demand` with other arguments than its defaults.
+        """
+        now = self._clock()
+        with self._lock:
+            if self._next is None:
+                self._next = now + self._after_s
+            if now < self._next:
+                return
+            self._next = now + CHECK_EVERY_S
+        self.rebuilder.request(engine, rebuild)
+
+
+def rebuild_on_demand(engine: Engine, *, cache: MakeCache | None = None, target: float = DEFAULT_RECALL) -> bool:
+    """Call `rebuild_if_stale`, unless we may not build the index, or an ingest will do so at its end."""
+    with engine.connect() as connection:
+        if not _may_build(connection) or _ingesting(connection):
+            return False
+    return rebuild_if_stale(engine, cache=cache, target=target)
+
+
+def _may_build(connection: Connection) -> bool:
+    """Whether we own the tables, on a server that may be written."""
+    return connection.scalar(text("SHOW transaction_read_only")) == "off" and owner(connection) is None
+
+
+def _ingesting(connection: Connection) -> bool:
+    seen = procrastinate_workers.c.last_heartbeat > sa.func.now() - sa.func.make_interval(
+        0, 0, 0, 0, 0, 0, WORKER_SEEN_S
+    )
+    queued, working = sa.select(ingest_pending.c.image).exists(), sa.select(procrastinate_workers.c.id).where(seen)
+    return bool(connection.scalar(sa.select(queued & working.exists())))
