@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ingest, plots, quality, scale, search, stages, start, variants, web
+from benchmarks import ingest, million, plots, quality, scale, search, stages, start, variants, web
 from benchmarks.report import machine
 
 Measured = tuple[dict[str, float], str]
@@ -28,6 +28,7 @@ BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "variants": variants.measure,
     "scale": scale.measure,
     "search-large": search.measure_large,
+    "million": million.measure,
 }
 """Each takes an empty folder and `quick`, and returns figures and a table of them."""
 QUICK = ("start", "ingest", "search", "web")
@@ -43,6 +44,7 @@ def main() -> None:
         help=f"of {', '.join(BENCHMARKS)} [default: all]; or quality FILE.npz..., which measures your own vectors",
     )
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
+    parser.add_argument("--rows", type=int, metavar="N", help="images of the benchmark million [default: 1,000,000]")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="update this file with the figures; those of other benchmarks stay"
     )
@@ -61,7 +63,8 @@ def main() -> None:
         try:
             # A separate process each: leftovers such as OpenMP's threads would slow down the next benchmark.
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
-                measured, shown = process.submit(BENCHMARKS[name], home, quick=chosen.quick).result()
+                sizes = {"rows": chosen.rows} if name == "million" else {}
+                measured, shown = process.submit(BENCHMARKS[name], home, quick=chosen.quick, **sizes).result()
         finally:
             shutil.rmtree(home, ignore_errors=True)
         figures |= {"machine": machine(), **measured}
