@@ -49,8 +49,12 @@ COLUMNS = (
 )
 COUNTERS = ("searchdb.search.searcher", "searchdb.status", "searchdb.index.status", "web.ops.metrics")
 """Modules that count rows."""
-WORDS = {"words_many": "dog", "words_some": "boat snow", "words_few": "number77"}
-"""Words that an eighth, a thirty-second, and a thousandth of the images have."""
+WORDS = {
+    "words_many": ("dog", "an eighth of them"),
+    "words_some": ("boat snow", "a thirty-second"),
+    "words_few": ("number77", "a thousandth"),
+}
+"""Words, and which share of the images has them."""
 
 _EARLIER_SAMPLE = text(
     "INSERT INTO image_sample (image_id, embedding) "
@@ -198,8 +202,8 @@ def _pairs(collection: SearchDB, settings: Settings) -> Iterator[Mapping[str, Pa
             ),
             "facets": _facets(connection, "the values of the filter panel", None),
             **{
-                name: _facets(connection, f"the same among images with the words “{words}”", Filters(words=words))
-                for name, words in WORDS.items()
+                name: _facets(connection, f"the same, with the words “{words}” ({share})", Filters(words=words))
+                for name, (words, share) in WORDS.items()
             },
             "reader": Pair(title="a search by a reading role, no scale stored", before=measuring, after=kept),
         }

@@ -5,18 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
 from searchdb.config import DEFAULT_RECALL
 from searchdb.db.tables import ingest_pending, procrastinate_workers
+from searchdb.errors import DatabaseError, DatabaseUnavailableError
 from searchdb.index.depth import owner
 from searchdb.index.rebuild import BackgroundRebuilder, Rebuild, rebuild_if_stale
 from searchdb.index.self_tune import MakeCache
 
 CHECK_EVERY_S = 60.0
 """Seconds between two checks of the index: a check takes a few milliseconds, in a thread of its own."""
+FAILED_PAUSE_S = 3600.0
+"""Seconds without a check after a build that failed, as on a full disk: it would fail again, after as much work."""
 WORKER_SEEN_S = 30
 """A worker with a heartbeat in this many seconds is at work; it rebuilds the index itself once the queue is empty."""
 
@@ -50,7 +54,16 @@ class IndexWatch:
             if now < self._next:
                 return
             self._next = now + CHECK_EVERY_S
-        self.rebuilder.request(engine, rebuild)
+        self.rebuilder.request(engine, partial(self._check, rebuild))
+
+    def _check(self, rebuild: Rebuild, engine: Engine) -> bool:
+        try:
+            return rebuild(engine)
+        except DatabaseError as exc:
+            if not isinstance(exc, DatabaseUnavailableError):
+                with self._lock:
+                    self._next = self._clock() + FAILED_PAUSE_S
+            raise
 
 
 def rebuild_on_demand(engine: Engine, *, cache: MakeCache | None = None, target: float = DEFAULT_RECALL) -> bool:

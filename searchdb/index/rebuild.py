@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.config import DEFAULT_RECALL
 from searchdb.db.driver_errors import is_read_only
 from searchdb.db.extension import advice_on_builds
-from searchdb.errors import DatabaseError
+from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.build import build_index
 from searchdb.index.depth import owner
 from searchdb.index.self_tune import MakeCache, self_tune
@@ -90,5 +91,5 @@ class BackgroundRebuilder:
             try:
                 engine, rebuild = requested
                 (rebuild or rebuild_if_stale)(engine)
-            except DatabaseError as exc:  # the next image added requests the next try
+            except (DatabaseError, ConfigError, PoolTimeoutError) as exc:  # the next request is the next try
                 logger.warning("the vector index was not rebuilt: %s", exc)

@@ -9,7 +9,8 @@ from searchdb.client import LONG_LIVED_S, SearchDB
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.tables import ingest_pending, procrastinate_workers, relevance_scale
-from searchdb.index.on_demand import CHECK_EVERY_S, IndexWatch, rebuild_on_demand
+from searchdb.errors import DatabaseError
+from searchdb.index.on_demand import CHECK_EVERY_S, FAILED_PAUSE_S, IndexWatch, rebuild_on_demand
 from searchdb.index.status import IndexStatus, index_status
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.cli import run
@@ -26,7 +27,7 @@ def copy_rows(database: Database, embedder: CLIPEmbedder, rows: int = 1000) -> N
             (embedder.identity.name, embedder.identity.weights_sha256),
         )
         model = connection.exec_driver_sql("SELECT id FROM embedding_models").scalar_one()
-        driver = connection.connection.dbapi_connection
+        driver = connection.connection.driver_connection
         assert driver is not None
         columns = "image, source, embedding, embedding_model_id, sha256, width, height, byte_size"
         with driver.cursor() as cursor, cursor.copy(f"COPY images ({columns}) FROM STDIN") as copy:
@@ -70,25 +71,38 @@ def test_searches_check_once_in_a_while(database: Database) -> None:
         assert checks == expected, now
 
 
+def test_a_failed_build_is_not_repeated_at_once(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    now, checks = 0.0, 0
+
+    def fail(_engine: sa.Engine) -> bool:
+        nonlocal checks
+        checks += 1
+        raise DatabaseError("could not extend file: no space left on device")
+
+    watch = IndexWatch(clock=lambda: now)
+    for now, expected in ((0, 1), (CHECK_EVERY_S, 1), (FAILED_PAUSE_S, 2)):
+        watch.searched(database.engine, fail)
+        watch.rebuilder.join()
+        assert checks == expected, now
+    assert "the vector index was not rebuilt: could not extend file" in caplog.text
+
+
 def test_a_program_builds_it_only_if_it_is_long_lived(
     database: Database, collection: SearchDB, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_rows(database, embedder)
+    now = 0.0
     watches: list[IndexWatch] = []
 
-    class Watch(IndexWatch):
-        def __init__(self, *, after_s: float) -> None:
-            self.now = 0.0
-            super().__init__(after_s=after_s, clock=lambda: self.now)
-            watches.append(self)
+    def make(*, after_s: float) -> IndexWatch:
+        watches.append(IndexWatch(after_s=after_s, clock=lambda: now))
+        return watches[0]
 
-    monkeypatch.setattr("searchdb.client.IndexWatch", Watch)
-    for passed, stale in ((0.0, True), (LONG_LIVED_S, False)):
-        for watch in watches:
-            watch.now = passed
+    monkeypatch.setattr("searchdb.client.IndexWatch", make)
+    for now, stale in ((0.0, True), (LONG_LIVED_S, False)):  # noqa: B007 - the clock reads it
         collection.search("a dog", threshold=-1)
         watches[0].rebuilder.join()
-        assert state_of(database).stale == stale, passed
+        assert state_of(database).stale == stale
 
 
 def test_one_search_by_the_command_line_says_what_to_do(
