@@ -69,9 +69,11 @@ class SearchDB:
         self.database = open_database(self.settings)
         self.store = Store(self.database.engine)
         self.queue = Queue(self.database.engine)
+        self._index_watch = IndexWatch(after_s=LONG_LIVED_S)
 
     def close(self) -> None:
         """Close all connections; the embedded server stops if this was its last user."""
+        self._index_watch.close()
         if "fetcher" in self.__dict__:
             self.fetcher.close()
         self.database.close()
@@ -449,7 +451,7 @@ class SearchDB:
     @cached_property
     def searcher(self) -> Searcher:
         """Searches the collection."""
-        engine, watch = self.database.engine, IndexWatch(after_s=LONG_LIVED_S)
+        engine, watch = self.database.engine, self._index_watch
         rebuild = partial(rebuild_on_demand, cache=self._query_cache, target=self.settings.recall)
         return Searcher(engine, self.embedder, on_search=lambda: watch.searched(engine, rebuild))
 

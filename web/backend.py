@@ -217,6 +217,7 @@ class Backend:
 
     def close(self) -> None:
         """Close the connections; the embedded server stops when this was its last user."""
+        self.index_watch.close()
         with self._lock:
             self._closed = True
         with self._warming, self._lock:

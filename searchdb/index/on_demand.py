@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,9 @@ CHECK_EVERY_S = 60.0
 """Seconds between two checks of the index: a check takes a few milliseconds, in a thread of its own."""
 FAILED_PAUSE_S = 3600.0
 """Seconds without a check after a build that failed, as on a full disk: it would fail again, after as much work."""
+CLOSE_WAIT_S = 2.0
+"""Longest wait for a check at the end, so that its connection is closed with the others. A build takes longer: it ends
+with the process, and the next build drops what it leaves."""
 WORKER_SEEN_S = 30
 """A worker with a heartbeat in this many seconds is at work; it rebuilds the index itself once the queue is empty."""
 
@@ -55,6 +59,12 @@ class IndexWatch:
                 return
             self._next = now + CHECK_EVERY_S
         self.rebuilder.request(engine, partial(self._check, rebuild))
+
+    def close(self) -> None:
+        """Make no more checks; wait for a check that is being made, but not for a build, longer than CLOSE_WAIT_S."""
+        with self._lock:
+            self._next = math.inf
+        self.rebuilder.join(CLOSE_WAIT_S)
 
     def _check(self, rebuild: Rebuild, engine: Engine) -> bool:
         try:

@@ -75,11 +75,11 @@ class BackgroundRebuilder:
                 self._thread = threading.Thread(target=self._run, name="rebuild-index", daemon=True)
                 self._thread.start()
 
-    def join(self) -> None:
-        """Wait until all requests are done."""
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until all requests are done, or for a number of seconds."""
         thread = self._thread
         if thread is not None:
-            thread.join()
+            thread.join(timeout_s)
 
     def _run(self) -> None:
         while True:

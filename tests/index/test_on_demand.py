@@ -88,7 +88,7 @@ def test_a_failed_build_is_not_repeated_at_once(database: Database, caplog: pyte
 
 
 def test_a_program_builds_it_only_if_it_is_long_lived(
-    database: Database, collection: SearchDB, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
+    database: Database, settings: Settings, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_rows(database, embedder)
     now = 0.0
@@ -99,10 +99,11 @@ def test_a_program_builds_it_only_if_it_is_long_lived(
         return watches[0]
 
     monkeypatch.setattr("searchdb.client.IndexWatch", make)
-    for now, stale in ((0.0, True), (LONG_LIVED_S, False)):  # noqa: B007 - the clock reads it
-        collection.search("a dog", threshold=-1)
-        watches[0].rebuilder.join()
-        assert state_of(database).stale == stale
+    with SearchDB(settings) as collection:
+        for now, stale in ((0.0, True), (LONG_LIVED_S, False)):  # noqa: B007 - the clock reads it
+            collection.search("a dog", threshold=-1)
+            watches[0].rebuilder.join()
+            assert state_of(database).stale == stale
 
 
 def test_one_search_by_the_command_line_says_what_to_do(

@@ -465,6 +465,7 @@ def test_facets_of_a_large_collection_are_estimated_from_a_sample(
     monkeypatch.setattr("searchdb.search.facets.FACET_ROWS", 1000)
     monkeypatch.setattr("searchdb.search.facets.MATCHING_ROWS", 100)
     monkeypatch.setattr("searchdb.search.facets.SAMPLED_ROWS", 1000)
+    monkeypatch.setattr("searchdb.search.facets.SAMPLED_TO_FILTER", 1000)
     every = searcher.facets()
     assert not every.complete
     assert every.counted < 2000
