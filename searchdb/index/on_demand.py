@@ -22,7 +22,7 @@ CHECK_EVERY_S = 60.0
 """Seconds between two checks of the index: a check takes a few milliseconds, in a thread of its own."""
 FAILED_PAUSE_S = 3600.0
 """Seconds without a check after a build that failed, as on a full disk: it would fail again, after as much work."""
-CLOSE_WAIT_S = 2.0
+CLOSE_WAIT_S = 5.0
 """Longest wait for a check at the end, so that its connection is closed with the others. A build takes longer: it ends
 with the process, and the next build drops what it leaves."""
 WORKER_SEEN_S = 30
