@@ -11,7 +11,6 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL
 
-from searchdb.database_url import libpq_url as libpq_url
 from searchdb.database_url import parse_url
 from searchdb.errors import ConfigError
 

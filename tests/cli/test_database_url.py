@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url, parameters
-from searchdb.db.embedded import program_path
+from searchdb.db.embedded_programs import program_path
 from tests.helpers.cli import output, run
 
 

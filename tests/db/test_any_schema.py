@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from searchdb.client import SearchDB
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db.database import Database, open_database
 from searchdb.db.schema import SCHEMA_REVISION, migrate, schema_revision
 from searchdb.errors import SchemaError

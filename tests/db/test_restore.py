@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from searchdb.client import SearchDB
-from searchdb.config import Settings, libpq_url
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db.database import Database
-from searchdb.db.embedded import program_path
+from searchdb.db.embedded_programs import program_path
 from searchdb.db.functions import FUNCTIONS
 from searchdb.db.schema import migrate
 from tests.helpers.schemas import OWNER, make_owner, owned_database, settings_for

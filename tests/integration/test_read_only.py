@@ -17,7 +17,8 @@ from PIL import Image
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url
-from searchdb.db.embedded import EmbeddedServer, program_path
+from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.embedded_programs import program_path
 from searchdb.errors import DatabaseError
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.album import copy_album
