@@ -151,7 +151,7 @@ def test_a_worker_ingests_what_was_only_queued(settings: Settings, album: Path) 
     assert "20 references are queued" in queued.stderr
     status = json.loads(output(run(settings, "status", "--json")))
     assert (status["images"], status["pending"], status["failed"]) == (0, 20, 0)
-    assert {"queued", "running", "rate_per_s", "workers"} == status["queue"].keys()
+    assert {"queued", "exact", "running", "rate_per_s", "workers"} == status["queue"].keys()
     assert (status["queue"]["queued"], status["queue"]["workers"]) == (20, [])
     assert "20 queued, 0 running" in output(run(settings, "status"))
 
