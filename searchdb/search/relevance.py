@@ -225,7 +225,8 @@ class RelevanceJudge:
             vectors = connection.scalars(sa.select(image_sample.c.embedding)).all()
             if len(vectors) < MIN_SAMPLE:  # the sample could not be stored, either
                 chosen = sa.any_(sa.literal(random_keys(connection, images.c.id, SAMPLE_SIZE), ARRAY(sa.BigInteger)))
-                vectors = connection.scalars(sa.select(images.c.embedding).where(images.c.id == chosen)).all()
+                usable = images.c.id == chosen, sa.text(NORM_IN_RANGE)
+                vectors = connection.scalars(sa.select(images.c.embedding).where(*usable)).all()
             if len(vectors) < MIN_SAMPLE:
                 return None
             sample = np.stack(vectors)
