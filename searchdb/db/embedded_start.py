@@ -147,9 +147,8 @@ def start(data: Path) -> None:
     """
     _discard_copied_lock_files(data)
     before = _pid(data)
-    if (
-        before is not None
-    ):  # as process 1 of a container we are the parent of a killed server: until we reap it, it seems alive
+    if before is not None:
+        # As process 1 of a container we are the parent of a killed server: until we reap it, it seems alive.
         with suppress(ChildProcessError):
             os.waitpid(before, os.WNOHANG)
     # Of a server that was killed just now, the process may still be listed, and its backends hold the shared memory.
