@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from searchdb.db.functions import install_functions, outdated_functions
 from searchdb.db.norms import CONSTRAINT
-from searchdb.db.schema import missing_objects, use_schema
+from searchdb.db.schema import EXTENSION_DROPPED, missing_objects, use_schema
 from searchdb.db.tables import NORM_IN_RANGE, VECTOR_INDEX, image_sample, images, metadata, relevance_scale
 from searchdb.errors import SchemaError
 
@@ -27,13 +27,18 @@ def restore_objects(connection: Connection, schema: str) -> Sequence[str]:
     Sets the transaction's search_path to the schema.
 
     Raises:
-        SchemaError: a table is missing that only a backup can restore.
+        SchemaError: the extension or a table is missing, and only a backup has what was in it.
     """
+    missing = missing_objects(connection, schema)
+    if "extension vector" in missing:
+        raise SchemaError(EXTENSION_DROPPED)
     use_schema(connection, schema)
-    lost = [name.removeprefix("table ") for name in missing_objects(connection, schema) if name.startswith("table ")]
-    if final := [name for name in lost if name not in REFILLED]:
+    lost = [name.removeprefix("table ") for name in missing if name.startswith("table ")]
+    final = [f"table {name}" for name in lost if name not in REFILLED]
+    final += [name for name in missing if name.startswith("column ")]
+    if final:
         raise SchemaError(
-            f"the database lacks the table {', the table '.join(final)}, and only a backup has its rows: restore it"
+            f"the database lacks the {', the '.join(final)}, and only a backup has what was there: restore it"
         )
     restored = [f"function {name}" for name in outdated_functions(connection, schema)]
     install_functions(connection, [name.removeprefix("function ") for name in restored])

@@ -37,6 +37,9 @@ TABLES = frozenset(
 )
 """The names of all our tables, Procrastinate's among them."""
 
+COLUMNS = sorted((t.name, c.name) for t in metadata.tables.values() if t.name in TABLES for c in t.columns)
+"""Our tables' columns, as pairs of names."""
+EXTENSION_DROPPED = "the extension vector was dropped, and all vectors with it: only a backup has them, restore it"
 INSUFFICIENT_PRIVILEGE = "42501"
 NOT_FOUND = frozenset({"42883", "42P01", "42704"})
 """SQLSTATEs of an undefined function, table and other object."""
@@ -54,6 +57,15 @@ _MISSING = text(
     SELECT 'function ' || name FROM unnest(CAST(:functions AS text[])) AS name WHERE NOT EXISTS (
         SELECT FROM pg_proc WHERE proname = name AND pronamespace = n.oid
     )
+    UNION ALL
+    SELECT 'column ' || wanted.relation || '.' || wanted.name
+    FROM unnest(CAST(:relations AS text[]), CAST(:columns AS text[])) AS wanted (relation, name)
+    JOIN pg_class c ON c.relname = wanted.relation AND c.relnamespace = n.oid
+    WHERE NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = wanted.name AND NOT attisdropped
+    )
+    UNION ALL
+    SELECT 'extension vector' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector')
     ORDER BY 1
     """.replace("n.oid", "(SELECT oid FROM pg_namespace WHERE nspname = :schema)")
 )
@@ -94,8 +106,14 @@ def check_complete(connection: Connection, collection: Collection) -> None:
 
 
 def missing_objects(connection: Connection, schema: str) -> Sequence[str]:
-    """Return what a schema lacks of our tables and functions, such as `table images`."""
-    names = {"schema": schema, "tables": sorted(TABLES), "functions": list(FUNCTIONS)}
+    """Return what a schema lacks of the extension, our tables, columns and functions, such as `table images`."""
+    names = {
+        "schema": schema,
+        "tables": sorted(TABLES),
+        "functions": list(FUNCTIONS),
+        "relations": [table for table, _ in COLUMNS],
+        "columns": [column for _, column in COLUMNS],
+    }
     return connection.scalars(_MISSING, names).all()
 
 
@@ -149,7 +167,7 @@ def prepare_migration(connection: Connection) -> str:
                 f"the schema {collection.schema} has a table {taken} that is not searchdb's: give searchdb a schema of "
                 "its own, run CREATE SCHEMA searchdb and add ?options=-csearch_path%3Dsearchdb to DATABASE_URL"
             )
-    _require_pgvector(connection)
+    _require_pgvector(connection, create=collection.revision is None)
     adopt(connection, collection)
     use_schema(connection, collection.schema)
     return collection.schema
@@ -163,7 +181,7 @@ def use_schema(connection: Connection, schema: str) -> None:
 
 def outdated_objects(connection: Connection, schema: str) -> Sequence[str]:
     """Return what a schema lacks of our tables, functions and the vector index, and functions that differ."""
-    missing = [name for name in missing_objects(connection, schema) if name.startswith("table ")]
+    missing = [name for name in missing_objects(connection, schema) if not name.startswith("function ")]
     functions = [f"function {name}" for name in outdated_functions(connection, schema)]
     index = f"{quoted(connection, schema)}.{VECTOR_INDEX}"
     valid = connection.scalar(
@@ -180,8 +198,8 @@ def schema_advice(revision: str | None) -> str:
     return f"{found}: {'run `searchdb db migrate`' if revision < SCHEMA_REVISION else 'upgrade searchdb'}"
 
 
-def _require_pgvector(connection: Connection) -> None:
-    """Create the extension if it does not exist, and check its version."""
+def _require_pgvector(connection: Connection, *, create: bool) -> None:
+    """Check the extension's version; create it for a new collection if it does not exist."""
     installed, version = connection.execute(
         text(
             "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'vector'), "
@@ -197,6 +215,8 @@ def _require_pgvector(connection: Connection) -> None:
             f"the server has pgvector {version}, searchdb needs {needed} or newer: "
             "install it and run ALTER EXTENSION vector UPDATE"
         )
+    if installed is None and not create:
+        raise SchemaError(EXTENSION_DROPPED)
     if installed is None:
         # Not in a collection's own schema: dropping that would drop the vectors of all other collections.
         public = connection.scalar(text("SELECT to_regnamespace('public') IS NOT NULL"))

@@ -114,6 +114,20 @@ def test_a_table_whose_rows_are_gone_is_not_made_up(settings: Settings) -> None:
         repair(settings)
 
 
+def test_a_dropped_column_is_not_made_up(settings: Settings) -> None:
+    execute(settings, "ALTER TABLE images DROP COLUMN camera")
+    assert "column images.camera" in run(settings, "status").stderr
+    with pytest.raises(SchemaError, match=r"column images\.camera.*backup"):
+        repair(settings)
+
+
+def test_a_dropped_extension_is_one_line(settings: Settings) -> None:
+    execute(settings, "DROP EXTENSION vector CASCADE")
+    for command in (["search", "x"], ["status"], ["db", "migrate"], ["db", "repair"]):
+        result = run(settings, *command)
+        assert (result.exit_code, result.stderr.splitlines()[-1].count("extension vector")) == (1, 1), result.output
+
+
 def test_an_error_about_an_object_of_the_users_own_says_nothing_of_repair(database: Database) -> None:
     with database.connect() as connection, pytest.raises(DatabaseError) as caught:
         connection.execute(sa.text("SELECT * FROM my_images"))
