@@ -15,14 +15,16 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url
-from searchdb.db.database import Database
+from searchdb.db.database import Database, open_database
 from searchdb.db.embedded_programs import program_path
 from searchdb.db.functions import FUNCTIONS
 from searchdb.db.schema import migrate
+from tests.helpers.old_schemas import upgrade_to
 from tests.helpers.schemas import OWNER, make_owner, owned_database, settings_for
 from tests.helpers.vectors import cache_texts, clustered, fill
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.slow
 PLACES = {"public": ("public", None), "schemas": ("extensions", "photos")}
 
 
@@ -126,7 +128,6 @@ def content(settings: Settings) -> dict[str, object]:
 BACKUP, CREATE, PG_RESTORE, PSQL, EMBEDDED = blocks("Backup and restore")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("commands", [[BACKUP, PG_RESTORE], [PSQL]], ids=["pg_restore", "psql"])
 def test_the_owner_restores_a_dump(source: Settings, shell: Shell, admin: sa.Engine, commands: list[str]) -> None:
     url = source.url()
@@ -150,7 +151,6 @@ def test_the_owner_restores_a_dump(source: Settings, shell: Shell, admin: sa.Eng
     assert content(Settings(database_url=libpq_url(restored), home=source.home, model="demo")) == before
 
 
-@pytest.mark.slow
 def test_a_dump_of_the_embedded_server(shell: Shell, short_home: Path) -> None:
     result = shell.run(EMBEDDED, SEARCHDB_HOME=str(short_home))
     assert result.returncode == 0, result.stderr
@@ -214,3 +214,25 @@ def test_the_sql_for_supabase(admin: sa.Engine, tmp_path: Path) -> None:
             connection.execute(sa.text("SET search_path = public"))
             assert len(connection.execute(sa.text("SELECT * FROM similar_images(5)")).all()) == 10
         engine.dispose()
+
+
+def test_a_dump_of_before_the_domain_is_completed_by_the_migration(
+    admin: sa.Engine, shell: Shell, tmp_path: Path
+) -> None:
+    with owned_database(admin, "source", tmp_path) as source:
+        with Database(source) as database:
+            upgrade_to(database, "0009")
+            fill(database, clustered(30))
+        url = source.url()
+        assert url is not None
+        restored = url.set(database="restored")
+        create = CREATE.replace("searchdb_app", OWNER)
+        restore = PG_RESTORE.replace("searchdb.dump", "searchdb.dump || true")
+        result = shell.run(
+            f"{BACKUP}\n{create}\n{restore}", DATABASE_URL=libpq_url(url), NEW_DATABASE_URL=libpq_url(restored)
+        )
+        assert result.returncode == 0, result.stderr
+        assert 'permission denied to set parameter "ivfflat.iterative_scan"' in result.stderr
+        with open_database(Settings(database_url=libpq_url(restored))) as database, database.connect() as connection:
+            vector = "(SELECT embedding FROM images WHERE id = 1)"
+            assert len(connection.execute(sa.text(f"SELECT * FROM match_images({vector}, -1, 30)")).all()) == 30
