@@ -732,9 +732,3 @@ def test_a_view_of_labels_needs_write_and_has_the_best_label_of_each_image(
     assert [row[0] for row in result.rows] == [row["id"] for row in sample.rows]
     assert [row[1] for row in result.rows] == [texts[n] for n in scores.argmax(axis=0)]
     assert [row[2] for row in result.rows] == pytest.approx(scores.max(axis=0), abs=1e-5)
-
-
-def test_a_materialized_view_cannot_call_our_functions(sample: SampleCollection) -> None:
-    statement = "CREATE MATERIALIZED VIEW wrong AS SELECT text_embedding('a boat') AS embedding"
-    with sample.collection.database.connect() as connection, pytest.raises(DatabaseError, match="does not exist"):
-        sql.run_sql(connection, statement, write=True)
