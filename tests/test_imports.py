@@ -57,7 +57,7 @@ FILES: dict[str, set[str]] = {
     "db.functions": set(),
     "db.version_table": {"db.extension"},
     "db.norms": {"db.tables", "db.version_table"},
-    "db.schema": {"db.database", "db.functions", "db.tables", "db.version_table"},
+    "db.schema": {"db.connections", "db.database", "db.functions", "db.tables", "db.version_table"},
     "db.restoration": {"db.functions", "db.norms", "db.schema", "db.tables", "db.version_table"},
     "search.filter_table": set(),
     "search.conditions": {"db.tables"},

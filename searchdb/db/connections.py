@@ -25,10 +25,6 @@ POOL_OVERFLOW = 12
 """Extra connections under load: 20 for each process let five processes share PostgreSQL's default of 100."""
 ENCODING = "UTF8"
 
-_SET_UP = """
-SELECT direct, CASE WHEN direct AND %(limit)s <> '' THEN set_config('statement_timeout', %(limit)s, false) END
-FROM (SELECT pg_backend_pid() = %(pid)s AS direct) AS server
-"""
 _POOLER = "searchdb.pooler"
 """Key in a connection's `info`: whether it leads to a pooler."""
 
@@ -117,8 +113,14 @@ def _connect(
         raise psycopg.OperationalError(f"the host name is malformed: {exc}") from exc
     try:
         _require_encoding(connection)
-        pooler = record.info[_POOLER] = _set_up(connection, timeouts.statement)
+        pooler = record.info[_POOLER] = _leads_to_pooler(connection)
         use_vectors(connection, record.info, session=not pooler)
+        if pooler:
+            connection.prepare_threshold = None  # a prepared statement stays in the process that prepared it
+        elif timeouts.statement is not None:
+            # Not as a connection option, which PgBouncer refuses; and not in a pooler's session, which others use.
+            connection.execute(f"SET statement_timeout = {_milliseconds(timeouts.statement)}".encode())
+            connection.commit()
     except BaseException:
         connection.close()
         raise
@@ -134,20 +136,15 @@ def _require_encoding(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def _set_up(connection: psycopg.Connection[Any], statement_s: float | None) -> bool:
-    """Set the time limit of statements, and return whether the connection leads to a pooler.
+def _leads_to_pooler(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a connection leads to a pooler.
 
     The server tells its clients the process that serves them. A pooler makes up another number, because the process may
     change with each transaction.
     """
-    # Not as a connection option, which PgBouncer refuses; and not in a pooler's session, which others use as well.
-    limit = "" if statement_s is None else f"{_milliseconds(statement_s)}"
-    row = connection.execute(_SET_UP, {"limit": limit, "pid": connection.info.backend_pid}).fetchone()
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
     connection.commit()
-    pooler = row is not None and not row[0]
-    if pooler:
-        connection.prepare_threshold = None  # a prepared statement stays in the process that prepared it
-    return pooler
+    return row != (connection.info.backend_pid,)
 
 
 def _set_up_transaction(timeouts: Timeouts, connection: Connection) -> None:

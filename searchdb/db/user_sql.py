@@ -98,7 +98,9 @@ def _advised(error: DatabaseError, statement: str, *, write: bool) -> DatabaseEr
     elif error.sqlstate == "42601" and len(_parse(statement)) > 1:
         advice = "only one statement can be run at a time"
     elif error.sqlstate == READ_ONLY and not write:
-        error = DatabaseError("the statement would change the database: `searchdb sql --write` allows that")
+        error = DatabaseError(
+            "the statement would change the database, and is run read-only: use `searchdb sql --write`"
+        )
         error.sqlstate = READ_ONLY
         return error
     elif any(tree.find(exp.Parameter) for tree in _parse(statement)):
