@@ -97,6 +97,8 @@ def _time(value: Any) -> datetime:
         time = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise ValueError("is not a date and time, such as 2024-05-31T18:30:00+02:00") from None
+    if not 1 < time.year < 9999:  # in another time zone it could leave the range of Python's calendar
+        raise ValueError("is not in the years 2 to 9998")
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 

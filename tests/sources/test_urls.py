@@ -230,6 +230,8 @@ def test_bad_urls_are_rejected_with_line_column_and_value(url: str, message: str
         ("longitude", "inf", "'inf' is not a number"),
         ("taken_at", "yesterday", "column taken_at: 'yesterday' is not a date and time"),
         ("taken_at", "2024-02-30", "'2024-02-30' is not a date"),
+        ("taken_at", "0001-01-01T00:00:00+14:00", "'0001-01-01T00:00:00+14:00' is not in the years 2 to 9998"),
+        ("taken_at", "9999-12-31T23:59:59-14:00", "is not in the years 2 to 9998"),
         ("credit_url", "javascript:alert(1)", "column credit_url: 'javascript:alert(1)' does not begin with http"),
         ("tags", "[1, 2", "column tags: '[1, 2'"),
         ("description", "a\0b", "holds a NUL"),
