@@ -23,7 +23,7 @@ from searchdb.index.build import build_index
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.index.status import IndexStatus
-from searchdb.ingest.gone import Prune, check_missing, find_gone
+from searchdb.ingest.gone import Prune, check_missing, check_prune, find_gone
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.ingest.queue import Queue
@@ -198,7 +198,9 @@ class SearchDB:
 
         Raises:
             SourceError: a path does not exist, or a pattern is malformed.
+            ConfigError: `prune` has another value.
         """
+        check_prune(prune)
         exclusion = Exclusion(patterns=exclude)
         absent = missing(paths)
         check_missing(self.store, absent.values(), prune)

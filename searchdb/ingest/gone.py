@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from searchdb.errors import SourceError
+from searchdb.errors import ConfigError, SourceError
 from searchdb.ingest.presence import is_gone
 from searchdb.ingest.store import Store
 
@@ -20,7 +20,8 @@ Prune = bool | Literal["always"]
 MANY_OF_A_FOLDER = 100
 """Lost images from which on a direct sub-folder may be a disk that is not there: few deleted albums are larger."""
 MANY_OF_AN_EMPTY_FOLDER = 10
-"""The same for a folder that still exists and is empty: deleted albums go with their folder, a mount point stays."""
+"""The same for a folder that still exists and holds nothing but hidden files: deleted albums go with their folder, a
+mount point stays, perhaps with a marker."""
 EXAMPLES = 3
 """Paths shown of a loss."""
 
@@ -92,6 +93,16 @@ def find_gone(store: Store, roots: Iterable[str]) -> GoneFiles:
     return found
 
 
+def check_prune(prune: object) -> None:
+    """Refuse any other value than those of `Prune`, which would count as true.
+
+    Raises:
+        ConfigError: it is another value.
+    """
+    if prune is not True and prune is not False and prune != "always":
+        raise ConfigError(f"prune is {prune!r}, but must be True, False or 'always'")
+
+
 def check_missing(store: Store, roots: Iterable[str], prune: Prune) -> None:
     """Refuse named paths that do not exist, unless images that are stored from there are to be removed in any case.
 
@@ -121,7 +132,7 @@ def _losses(root: str, tallies: dict[str, _Tally]) -> Iterator[Loss]:
         if total.gone * 2 <= total.stored or any(folder.startswith(_inside(outer)) for outer in found):
             continue
         many = total.gone >= MANY_OF_A_FOLDER and os.path.dirname(folder) == root
-        if folder == root or many or (total.gone >= MANY_OF_AN_EMPTY_FOLDER and _is_empty_folder(folder)):
+        if folder == root or many or (total.gone >= MANY_OF_AN_EMPTY_FOLDER and _shows_nothing(folder)):
             found.append(folder)
             yield total.loss(folder)
 
@@ -139,8 +150,9 @@ def _inside(folder: str) -> str:
     return folder.rstrip(os.sep) + os.sep
 
 
-def _is_empty_folder(path: str) -> bool:
+def _shows_nothing(folder: str) -> bool:
+    """Whether it is a folder, without anything in it that a walk would look at."""
     try:
-        return not os.listdir(path)
+        return all(name.startswith(".") for name in os.listdir(folder))
     except OSError:
         return False

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.errors import SourceError
+from searchdb.errors import ConfigError, SourceError
 from searchdb.ingest import gone
 from searchdb.ingest.presence import is_gone
 from tests.helpers.cli import run
@@ -124,6 +125,7 @@ def test_a_disk_below_the_folder_is_noticed(
     collection.ingest_files(photos)
     mounted = photos / "deep" / "disk"
     mounted.mkdir(parents=True)
+    (mounted / ".not-mounted").touch()
     pretend(collection, mounted, gone.MANY_OF_AN_EMPTY_FOLDER)
     report = collection.ingest_files(photos, prune=True)
     assert (report.removed, [loss.folder for loss in report.losses]) == (0, [str(mounted)])
@@ -149,6 +151,12 @@ def test_a_folder_that_was_deleted_is_pruned_by_naming_it(collection: SearchDB, 
     assert collection.ingest_files(photos / "0.jpg", prune="always").removed == 1
     report = collection.ingest_files(photos, prune="always")
     assert (report.gone, report.removed, report.done) == (11, 11, 0)
+
+
+@pytest.mark.parametrize("prune", ["never", "ALWAYS", "", None, 1])
+def test_other_values_of_prune_are_refused(collection: SearchDB, photos: Path, prune: Any) -> None:
+    with pytest.raises(ConfigError, match=r"must be True, False or 'always'"):
+        collection.ingest_files(photos, prune=prune)
 
 
 def test_what_cannot_be_looked_at_is_not_gone(tmp_path: Path) -> None:
