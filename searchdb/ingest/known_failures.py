@@ -6,7 +6,13 @@ import re
 from dataclasses import dataclass
 
 from searchdb.config import Settings
-from searchdb.errors import AddressRefusedError, NotAnImageError, TooManyBytesError, TooManyPixelsError
+from searchdb.errors import (
+    AddressRefusedError,
+    FileUnreadableError,
+    NotAnImageError,
+    TooManyBytesError,
+    TooManyPixelsError,
+)
 from searchdb.media.decode import READABLE
 
 _SIZE = re.compile(r"the image is ([\d,]+) bytes, the limit is")
@@ -34,8 +40,11 @@ class Limits:
     def lift(self, error: str, message: str) -> bool:
         """Whether they no longer refuse what a stored failure, given by class and message, was refused for.
 
-        The message has the size of the image, if it was known, and the limit at the time.
+        The message has the size of the image, if it was known, and the limit at the time. Permissions and disks leave
+        no trace in a file's size and time, so one that could not be read is always tried again.
         """
+        if error == FileUnreadableError.__name__:
+            return True
         if error == AddressRefusedError.__name__:
             return self.allow_private_addresses
         if error == TooManyBytesError.__name__:

@@ -121,6 +121,18 @@ def test_private_addresses_are_tried_again_once_they_are_allowed(
         assert sum(server.requests.values()) == asked
 
 
+def test_a_file_that_can_be_read_again_is_tried_again(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (40, 30), "teal").save(folder / "a.png")
+    with SearchDB(settings) as collection:
+        collection.ingest_files(folder, enqueue_only=True)
+        folder.rename(tmp_path / "away")
+        assert collection.work(drain=True).failed == {"FileUnreadableError": 1}
+        (tmp_path / "away").rename(folder)
+        assert counted(collection.ingest_files(folder)) == (1, 0, 0)
+
+
 def test_a_malformed_row_is_known_while_it_is_malformed_in_the_same_way(collection: SearchDB, tmp_path: Path) -> None:
     listed = tmp_path / "list.csv"
     listed.write_text('url,city\nhttp://h/a.jpg,"oops\n')
