@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ _TIMES = (
     ("DateTime", _TAGS.DateTime, _TAGS.OffsetTime, _TAGS.SubsecTime),
 )
 """The times of an image, the best first, each with the tags of its offset from UTC and its fraction of a second."""
+_TIME = re.compile(r"(\d{4}[:/-]\d\d?[:/-]\d\d?)[ T](\d\d?:\d\d?:\d\d?)(?:\.(\d+))? ?(Z\b|[+-]\d\d:?\d\d\b)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +98,23 @@ def _time_taken(tags: Mapping[int, Any], gps: Mapping[int, Any]) -> tuple[dateti
 
 
 def _parse_time(taken: Any, offset: Any, fraction: Any) -> datetime | None:
-    """Return EXIF's "2024:05:31 18:30:00", "+02:00" and "250" (ms) as an aware time; without an offset it is UTC."""
-    digits = _text(fraction)
+    """Return EXIF's "2024:05:31 18:30:00", "+02:00" and "250" (ms) as an aware time; without an offset it is UTC.
+
+    Some programs write ISO 8601 instead, "2024-05-31T18:30:00.25+02:00", whose own fraction and offset then count.
+    """
+    written = _TIME.match(_text(taken))
+    if written is None:
+        return None
+    date, time, own_fraction, own_offset = written.groups()
+    digits = own_fraction or _text(fraction)
     microseconds = int(f"{digits:0<6}"[:6]) if digits.isascii() and digits.isdigit() else 0
-    for zone in (_text(offset), ""):
+    for zone in (own_offset or _text(offset), ""):
         try:
-            moment = datetime.strptime(_text(taken)[:19] + zone, "%Y:%m:%d %H:%M:%S%z" if zone else "%Y:%m:%d %H:%M:%S")
+            day = re.sub("[/-]", ":", date)
+            moment = datetime.strptime(f"{day} {time}{zone}", f"%Y:%m:%d %H:%M:%S{'%z' if zone else ''}")
             moment = moment.replace(microsecond=microseconds)
             return moment.astimezone(UTC) if zone else moment.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):  # 0000:00:00, blanks, or a malformed offset
+        except (ValueError, OverflowError):  # 0000:00:00, or a malformed offset
             continue
     return None
 

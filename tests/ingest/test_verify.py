@@ -134,3 +134,13 @@ def test_the_command(settings: Settings, photos: Path) -> None:
     (photos / "b.jpg").unlink()
     run(settings, "ingest", "files", photos, "--prune")
     assert run(settings, "verify").exit_code == 0
+
+
+def test_a_path_that_cannot_be_looked_at_is_unreadable(collection: SearchDB, photos: Path) -> None:
+    collection.ingest_files(photos)
+    folder = photos / ("x" * 300)  # like one without permission, which root always has
+    with collection.database.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE images SET image = :image WHERE image LIKE '%/a.jpg'"), {"image": str(folder / "a.jpg")}
+        )
+    assert check(collection, folder, folder) == {"a.jpg": "unreadable"}
