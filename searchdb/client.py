@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime
@@ -242,9 +243,11 @@ class SearchDB:
         present = [path for path in paths if path not in absent]
         named = [*named_paths(present), *absent.values()]
         places = [*present, *([moved_to] if isinstance(moved_to, str | Path) else moved_to)]
+        # Path.is_file raises where a folder above may not be entered.
+        below = [path for path in named if not os.path.isfile(path)]  # noqa: PTH113
         return verify(
             self.database.engine,
-            folders=[path for path in named if not Path(path).is_file()] if paths else None,
+            folders=below if paths else None,
             files=named,
             elsewhere=files(places) if places else None,
             fix_moved=fix_moved,
