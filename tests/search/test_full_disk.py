@@ -58,7 +58,7 @@ def test_an_ingest_whose_index_cannot_be_built_is_complete(
             connection.exec_driver_sql("DO $$ BEGIN RAISE 'no space' USING ERRCODE = '53100'; END $$")
         return True
 
-    monkeypatch.setattr("searchdb.client.rebuild_if_stale", rebuild)
+    monkeypatch.setattr("searchdb.ingesting.rebuild_if_stale", rebuild)
     report = collection.ingest_files(str(album), limit=5)
     assert report.done == 5
     assert report.stored

@@ -1,0 +1,61 @@
+"""The parts of a collection that searching and ingesting share: its database, its queue and its model."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
+
+from searchdb.config import Settings
+from searchdb.db.current_model import model_to_use
+from searchdb.db.database import open_database
+from searchdb.ingest.queue import Queue
+from searchdb.ingest.store import Store
+from searchdb.media.embed import CLIPEmbedder
+from searchdb.media.fetch import Fetcher
+from searchdb.search.query_cache import QueryCache
+
+
+class CollectionParts:
+    """An open collection; its model is loaded when it is first needed.
+
+    Raises:
+        ConfigError: a setting is malformed.
+        DatabaseError: the database cannot be reached, or needs migrating.
+    """
+
+    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
+        self.settings = settings or Settings(**overrides)
+        self.database = open_database(self.settings)
+        self.store = Store(self.database.engine)
+        self.queue = Queue(self.database.engine)
+
+    def close(self) -> None:
+        """Close all connections; the embedded server stops if this was its last user."""
+        if "fetcher" in self.__dict__:
+            self.fetcher.close()
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @cached_property
+    def embedder(self) -> CLIPEmbedder:
+        """The model: the one in SEARCHDB_MODEL, otherwise the one that the stored images were embedded with."""
+        with self.database.connect() as connection:
+            name = model_to_use(connection, self.settings.explicit_model, self.settings.model)
+        return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """Reads images from files and URLs, within the limits of the settings."""
+        return Fetcher(
+            max_bytes=self.settings.max_image_bytes,
+            allow_private_addresses=self.settings.allow_private_addresses,
+        )
+
+    def _query_cache(self) -> QueryCache:
+        return QueryCache(self.embedder)
