@@ -55,9 +55,9 @@ class IngestingCollection(CollectionParts):
 
         Raises:
             SourceError: a path does not exist, or a pattern is malformed.
-            ConfigError: `prune` has another value.
+            ConfigError: `prune` has another value, or goes with `limit` or `enqueue_only`.
         """
-        check_prune(prune)
+        check_prune(prune, complete=limit is None and not enqueue_only)
         exclusion = Exclusion(patterns=exclude)
         absent = missing(paths)
         check_missing(self.store, absent.values(), prune)

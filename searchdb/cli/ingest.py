@@ -91,9 +91,10 @@ def ingest_files(
     """Ingest folders with their subfolders, files and globs; folder names become tags."""
     if yes and not prune:
         raise click.UsageError("--yes goes with --prune")
-    if prune and enqueue_only:
+    if prune and (enqueue_only or limit is not None):
         raise click.UsageError(
-            "--prune waits for the ingest, so that a moved file keeps its image: leave out --enqueue-only"
+            "--prune needs a complete ingest, so that moved files keep their images: "
+            "leave out --limit and --enqueue-only"
         )
     ingest = partial(
         open_collection(ctx).ingest_files,

@@ -93,14 +93,18 @@ def find_gone(store: Store, roots: Iterable[str]) -> GoneFiles:
     return found
 
 
-def check_prune(prune: object) -> None:
-    """Refuse any other value than those of `Prune`, which would count as true.
+def check_prune(prune: object, *, complete: bool) -> None:
+    """Refuse any other value than those of `Prune`, which would count as true, and to prune without a complete ingest.
 
     Raises:
-        ConfigError: it is another value.
+        ConfigError: it is another value, or it removes images although `complete` is false.
     """
     if prune is not True and prune is not False and prune != "always":
         raise ConfigError(f"prune is {prune!r}, but must be True, False or 'always'")
+    if prune and not complete:
+        raise ConfigError(
+            "prune needs a complete ingest, so that moved files keep their images: leave out limit and enqueue_only"
+        )
 
 
 def check_missing(store: Store, roots: Iterable[str], prune: Prune) -> None:

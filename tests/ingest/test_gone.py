@@ -159,6 +159,16 @@ def test_other_values_of_prune_are_refused(collection: SearchDB, photos: Path, p
         collection.ingest_files(photos, prune=prune)
 
 
+@pytest.mark.parametrize("options", [{"limit": 1}, {"enqueue_only": True}])
+def test_only_a_complete_ingest_prunes(collection: SearchDB, photos: Path, options: dict[str, Any]) -> None:
+    """The image of a file that was moved would be removed before its new path is seen."""
+    collection.ingest_files(photos)
+    (photos / "0.jpg").rename(photos / "z.jpg")
+    with pytest.raises(ConfigError, match="leave out limit and enqueue_only"):
+        collection.ingest_files(photos, prune=True, **options)
+    assert "0.jpg" in stored(collection)
+
+
 def test_what_cannot_be_looked_at_is_not_gone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("/no/such/disk/a.jpg")
@@ -204,6 +214,6 @@ def test_the_command_refuses_in_one_line(settings: Settings, photos: Path) -> No
     assert run(settings, "ingest", "files", photos, "--prune", "--yes").exit_code == 1
 
 
-@pytest.mark.parametrize("arguments", [["--yes"], ["--prune", "--enqueue-only"]])
+@pytest.mark.parametrize("arguments", [["--yes"], ["--prune", "--enqueue-only"], ["--prune", "--limit", "1"]])
 def test_options_that_do_not_go_together(settings: Settings, tmp_path: Path, arguments: list[str]) -> None:
     assert run(settings, "ingest", "files", tmp_path, *arguments).exit_code == 2
