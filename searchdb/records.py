@@ -279,9 +279,15 @@ class StoredImage:
     ingested_at: datetime
 
     @classmethod
-    def from_row(cls, row: Mapping[Any, Any]) -> Self:
-        """Make a StoredImage, or an instance of the subclass, from a row that has at least these columns."""
-        return cls(**{f.name: row[f.name] for f in fields(cls)})
+    def from_row(cls, row: Mapping[Any, Any], **more: Any) -> Self:
+        """Make a StoredImage from a row that has at least these columns, or a subclass's instance with `more` fields.
+
+        A date of taking that Python cannot hold, such as infinity, is unknown.
+        """
+        stored = {f.name: row[f.name] for f in fields(StoredImage)}
+        if not isinstance(stored["taken_at"], datetime):
+            stored["taken_at"] = None
+        return cls(**stored, **more)
 
 
 @dataclass(frozen=True, kw_only=True)

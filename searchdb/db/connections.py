@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, ExceptionContext
 from searchdb.database_url import parameters
 from searchdb.db.driver_errors import database_error
 from searchdb.db.extension import APPEND, MISSING_SCHEMA, use_vectors
+from searchdb.db.times import load_all_times
 from searchdb.errors import SchemaError
 
 POOL_SIZE = 8
@@ -115,6 +116,7 @@ def _connect(
         _require_encoding(connection)
         pooler = record.info[_POOLER] = _leads_to_pooler(connection)
         use_vectors(connection, record.info, session=not pooler)
+        load_all_times(connection)
         if pooler:
             connection.prepare_threshold = None  # a prepared statement stays in the process that prepared it
         elif timeouts.statement is not None:

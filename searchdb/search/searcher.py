@@ -27,7 +27,7 @@ from searchdb.search.query_cache import QueryCache
 from searchdb.search.ranking import FIRST_HITS, MAX_HITS, prepare
 from searchdb.search.relevance import MIN_SAMPLE, RelevanceJudge
 from searchdb.search.relevance_scale import Relevance, Scale, adjusted
-from searchdb.search.statements import RELEVANT, SAMPLE, STORED_FIELDS, STORED_IMAGE, hits_page, unfiltered_hits_page
+from searchdb.search.statements import RELEVANT, SAMPLE, STORED_IMAGE, hits_page, unfiltered_hits_page
 
 __all__ = ["MAX_HITS", "MAX_QUERY_CHARACTERS", "Facets", "Filters", "Query", "Searcher"]
 
@@ -316,8 +316,8 @@ def _hit(
 ) -> Hit:
     explained = {name: row[f"part_{name}"] for name in parts} if len(parts) > 1 else None
     to_text = explained["text"] if explained and "text" in explained else row["similarity"]
-    return Hit(
-        **{name: row[name] for name in STORED_FIELDS},
+    return Hit.from_row(
+        row,
         similarity=row["similarity"],
         relevance=None if relevance is None else relevance.of(to_text, everyday_similarities[row["id"]]),
         parts=explained,
