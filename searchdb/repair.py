@@ -14,6 +14,7 @@ from searchdb.db.version_table import find_collection
 from searchdb.errors import SchemaError
 from searchdb.index.build import build_index
 from searchdb.index.status import index_status
+from searchdb.unsplash.tables import metadata  # the same one, with the dataset's tables in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def repair(settings: Settings) -> RepairReport:
             collection = find_collection(connection)
             if collection.revision != SCHEMA_REVISION:
                 raise SchemaError(schema_advice(collection.revision))
-            restored = list(restore_objects(connection, collection.schema))
+            restored = list(restore_objects(connection, collection.schema, metadata))
         with database.connect() as connection:
             invalid = validate_norms(connection, collection.schema)
             status = index_status(connection)

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, text
 
 from searchdb.bundled import migrations_folder
 from searchdb.db.functions import EXTENSION_SCHEMA, FUNCTIONS, outdated_functions
-from searchdb.db.tables import VECTOR_INDEX, metadata
+from searchdb.db.keys import missing_keys
+from searchdb.db.tables import VECTOR_INDEX, metadata, procrastinate
 from searchdb.db.version_table import Collection, adopt, find_collection, quoted
 from searchdb.errors import DatabaseError, SchemaError
 
@@ -99,6 +100,8 @@ def check_complete(connection: Connection, collection: Collection) -> None:
         SchemaError: it needs `searchdb db repair`.
     """
     missing = missing_objects(connection, collection.schema)
+    if "extension vector" in missing:
+        raise SchemaError(EXTENSION_DROPPED)
     if missing:
         raise SchemaError(
             f"the database lacks the {', the '.join(missing)}: run `searchdb db repair` as the owner of the database"
@@ -180,14 +183,19 @@ def use_schema(connection: Connection, schema: str) -> None:
 
 
 def outdated_objects(connection: Connection, schema: str) -> Sequence[str]:
-    """Return what a schema lacks of our tables, functions and the vector index, and functions that differ."""
+    """Return what a schema lacks of our tables, keys, functions and the vector index, and functions that differ."""
     missing = [name for name in missing_objects(connection, schema) if not name.startswith("function ")]
     functions = [f"function {name}" for name in outdated_functions(connection, schema)]
+    keys = [
+        f"constraint {key.name}"
+        for tables in (metadata, procrastinate)
+        for key in missing_keys(connection, schema, tables)
+    ]
     index = f"{quoted(connection, schema)}.{VECTOR_INDEX}"
     valid = connection.scalar(
         text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"), {"name": index}
     )
-    return [*missing, *functions, *([] if valid else [f"index {VECTOR_INDEX}"])]
+    return [*missing, *keys, *functions, *([] if valid else [f"index {VECTOR_INDEX}"])]
 
 
 def schema_advice(revision: str | None) -> str:

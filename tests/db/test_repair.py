@@ -25,6 +25,7 @@ from tests.helpers.schemas import owned_database
 from tests.helpers.vectors import clustered, fill
 
 MATCH_IMAGES = "match_images(vector, double precision, integer)"
+CACHE_CONSTRAINT = "query_embeddings_embedding_norm_check"
 DAMAGES = {
     "match_images dropped": f"DROP FUNCTION {MATCH_IMAGES}",
     "text_embedding dropped": "DROP FUNCTION text_embedding(text)",
@@ -34,6 +35,12 @@ DAMAGES = {
     "the vector index invalid": f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{VECTOR_INDEX}'::regclass",
     "match_images changed": f"ALTER FUNCTION {MATCH_IMAGES} RESET search_path",
     "the CHECK dropped": f"ALTER TABLE images DROP CONSTRAINT {CONSTRAINT}",
+    "the CHECK of the cache dropped": f"ALTER TABLE query_embeddings DROP CONSTRAINT {CACHE_CONSTRAINT}",
+    "a primary key dropped": "ALTER TABLE images DROP CONSTRAINT images_pkey CASCADE",
+    "a unique constraint dropped": "ALTER TABLE images DROP CONSTRAINT images_image_key",
+    "a foreign key dropped": "ALTER TABLE image_sample DROP CONSTRAINT image_sample_image_id_fkey",
+    "a primary key of the dataset's dropped": "ALTER TABLE unsplash_photos DROP CONSTRAINT unsplash_photos_pkey",
+    "an index of the dataset's dropped": "DROP INDEX unsplash_keywords_keyword_idx",
     "the domain dropped": "DROP DOMAIN searchdb_embedding",
 }
 
@@ -72,13 +79,32 @@ def test_repair_keeps_what_was_tuned(settings: Settings) -> None:
         assert index_status(connection).ef_search == 77
 
 
-@pytest.mark.parametrize("damage", ["match_images dropped", "match_images changed", "the vector index dropped"])
+@pytest.mark.parametrize(
+    "damage",
+    ["match_images dropped", "match_images changed", "the vector index dropped", "a unique constraint dropped"],
+)
 def test_migrate_says_what_is_missing(settings: Settings, damage: str) -> None:
     execute(settings, DAMAGES[damage])
     result = run(settings, "db", "migrate")
     assert result.exit_code == 1
     assert "searchdb db repair" in result.stderr
-    assert "match_images" in result.stderr or VECTOR_INDEX in result.stderr
+    assert any(name in result.stderr for name in ("match_images", VECTOR_INDEX, "images_image_key"))
+
+
+def test_a_queue_without_its_keys_is_half_restored(settings: Settings) -> None:
+    execute(settings, "ALTER TABLE procrastinate_workers DROP CONSTRAINT procrastinate_workers_pkey CASCADE")
+    assert "procrastinate_workers_pkey" in run(settings, "db", "migrate").stderr
+    with pytest.raises(SchemaError, match=r"procrastinate_workers_pkey.*restore the backup again"):
+        repair(settings)
+
+
+def test_a_key_that_the_rows_break_is_one_line(settings: Settings) -> None:
+    with open_database(settings) as database:
+        fill(database, clustered(2))
+    execute(settings, DAMAGES["a unique constraint dropped"], "UPDATE images SET image = 'twice'")
+    result = run(settings, "db", "repair")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "images_image_key" in result.stderr
 
 
 COMMANDS = (["status"], ["index", "status"], ["index", "build"], ["search", "x"], ["failures", "list"], ["embed", "x"])
@@ -126,6 +152,7 @@ def test_a_dropped_extension_is_one_line(settings: Settings) -> None:
     for command in (["search", "x"], ["status"], ["db", "migrate"], ["db", "repair"]):
         result = run(settings, *command)
         assert (result.exit_code, result.stderr.splitlines()[-1].count("extension vector")) == (1, 1), result.output
+        assert "only a backup" in result.stderr
 
 
 def test_an_error_about_an_object_of_the_users_own_says_nothing_of_repair(database: Database) -> None:
