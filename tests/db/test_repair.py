@@ -197,6 +197,19 @@ def test_rows_from_before_the_check_are_named_and_block_nothing(settings: Settin
         assert connection.scalar(sa.text(validated), {"name": CONSTRAINT}) is True
 
 
+def test_a_row_that_no_index_can_hold_is_named(settings: Settings, embedder: CLIPEmbedder) -> None:
+    fill_demo(settings, embedder, 20)
+    huge = ZERO.replace("0::real", "1e30::real")
+    execute(settings, *(DAMAGES[f"the {what} dropped"] for what in ("CHECK", "vector index")))
+    execute(settings, f"UPDATE images SET embedding = {huge} WHERE id = 3")
+    assert "`searchdb db repair` names it" in run(settings, "index", "build").stderr
+    result = run(settings, "db", "repair")
+    assert result.exit_code == 1
+    assert "(id 3)" in result.stderr
+    execute(settings, "DELETE FROM images WHERE id = 3")
+    assert "the vector index" in output(run(settings, "db", "repair"))
+
+
 @pytest.mark.parametrize("number", ["0", "1e-30", "1e-6", "1e30", "3000"])
 def test_vectors_that_no_search_can_rank_are_refused(database: Database, number: str) -> None:
     fill(database, clustered(3))
