@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.db.counts import count_rows
 from searchdb.db.database import Database, open_database
 from searchdb.db.norms import CONSTRAINT
 from searchdb.db.schema import SCHEMA_REVISION, migrate
-from searchdb.db.tables import VECTOR_INDEX, embedding_models
+from searchdb.db.tables import VECTOR_INDEX, embedding_models, images
 from searchdb.errors import DatabaseError, SchemaError
 from searchdb.index.status import index_status
 from searchdb.media.embed import CLIPEmbedder
@@ -132,6 +133,13 @@ def test_what_goes_missing_later_is_named_too(settings: Settings) -> None:
         for action in use(collection):
             with pytest.raises(DatabaseError, match=r"match_images.* `searchdb db repair`"):
                 action()
+
+
+def test_a_count_of_a_table_that_goes_missing_names_it(settings: Settings) -> None:
+    with open_database(settings) as database, database.begin() as connection:
+        connection.execute(sa.text("DROP TABLE images CASCADE"))
+        with pytest.raises(SchemaError, match=r"images.* `searchdb db repair`"):
+            count_rows(connection, images)
 
 
 def test_a_table_whose_rows_are_gone_is_not_made_up(settings: Settings) -> None:
