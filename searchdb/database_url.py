@@ -45,6 +45,7 @@ def parse_url(text: str) -> URL:
     if scheme is not None:
         if scheme[1] not in ("postgresql", "postgres", _DRIVER):
             raise ValueError(f"this is a {scheme[1]}:// URL, not one like {EXAMPLE}")
+        _require_escaped(text[scheme.end() :])
         text = f"postgresql://{text[scheme.end() :]}"
     try:
         found = {name: str(value) for name, value in conninfo_to_dict(text).items()}
@@ -109,6 +110,16 @@ def for_a_command_line(url: URL) -> Generator[tuple[str, Mapping[str, str]]]:
             file.flush()
             variables |= {"PGSERVICEFILE": file.name, "PGSERVICE": "searchdb"}
         yield _render(found), variables
+
+
+def _require_escaped(address: str) -> None:
+    """Refuse an address in which libpq would take a part of the password for the host or the database, as in `u:a@b@h`.
+
+    They are shown in messages.
+    """
+    authority, _, path = address.partition("?")[0].partition("/")
+    if authority.count("@") > 1 or (":" in authority and "@" not in authority and "@" in path):
+        raise ValueError("it has an @ or / in the user or the password: write %40 for an @ and %2F for a /")
 
 
 def _from_parameters(found: Mapping[str, str]) -> URL:

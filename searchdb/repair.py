@@ -11,9 +11,10 @@ from searchdb.db.norms import InvalidVectors, validate_norms
 from searchdb.db.restoration import restore_objects
 from searchdb.db.schema import SCHEMA_REVISION, schema_advice
 from searchdb.db.version_table import find_collection
-from searchdb.errors import SchemaError
+from searchdb.errors import DatabaseError, SchemaError
 from searchdb.index.build import build_index
 from searchdb.index.status import index_status
+from searchdb.unsplash.tables import metadata  # the same one, with the dataset's tables in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,16 @@ def repair(settings: Settings) -> RepairReport:
             collection = find_collection(connection)
             if collection.revision != SCHEMA_REVISION:
                 raise SchemaError(schema_advice(collection.revision))
-            restored = list(restore_objects(connection, collection.schema))
+            restored = list(restore_objects(connection, collection.schema, metadata))
         with database.connect() as connection:
             invalid = validate_norms(connection, collection.schema)
             status = index_status(connection)
         if status.method is None or not status.valid:
-            build_index(database.engine)
-            restored.append("the vector index")
+            try:
+                build_index(database.engine)
+            except DatabaseError:
+                if invalid is None:  # otherwise these rows are the cause, or are to be mended first in any case
+                    raise
+            else:
+                restored.append("the vector index")
         return RepairReport(restored=restored, invalid=invalid)

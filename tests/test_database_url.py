@@ -29,6 +29,8 @@ STRINGS = [
     "postgresql://u@%2Frun%2Fa%20socket/d",
     "postgresql:///d?host=/a%20folder/x%2By",
     "postgresql://[::1]:5433/d",
+    "postgresql://u@h/a@b",
+    "postgresql://h/a%40b",
     "postgresql://u:a+b%2Bc%40%3F%2F%25@/d",
     "postgresql://u@h/d?password=p%26w&sslpassword=x%3Dy&options=-csearch_path%3Da%2Cb",
     "postgresql://h/d?hostaddr=127.0.0.1&connect_timeout=3&load_balance_hosts=random",
@@ -132,6 +134,8 @@ def test_a_program_gets_the_secrets_without_its_command_line(tmp_path: Path) -> 
         ("postgresql://u:S3CRET x@h/d", "write %20"),
         ("postgresql://u:S3CRET@[::1/d", r"a \[ without a \]"),
         ("host=h S3CRET", "key=value"),
+        ("postgresql://u:pw@S3CRET@h/d", "write %40"),
+        ("postgresql://u:1/S3CRET@h/d", "%2F for a /"),
         ("postgresql://u:S3CRET\udcff@h/d", "UTF-8"),
     ],
 )

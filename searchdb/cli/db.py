@@ -46,7 +46,7 @@ def db_migrate(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def db_repair(ctx: click.Context, as_json: bool) -> None:
-    """Put back functions, indexes and cache tables that a restore or an accident left out; safe to repeat."""
+    """Put back functions, keys, indexes and cache tables that a restore or an accident left out; safe to repeat."""
     from searchdb.repair import repair
 
     report = repair(settings_of(ctx))

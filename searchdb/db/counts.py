@@ -46,13 +46,16 @@ def count_rows(connection: Connection, table: sa.Table) -> RowCount:
 
     The estimate is PostgreSQL's statistics, unless many rows have changed since these were made, as after a COPY
     without ANALYZE; then it is the rows in a sample of the table's blocks. Neither takes longer for more rows.
+
+    Raises:
+        SchemaError: the table does not exist.
     """
-    found = connection.execute(_STATISTICS, {"name": table.name}).one()
-    if found.rows > EXACT_UP_TO and found.changed <= CHANGED_SHARE * found.rows:
+    found = connection.execute(_STATISTICS, {"name": table.name}).one_or_none()
+    if found is not None and found.rows > EXACT_UP_TO and found.changed <= CHANGED_SHARE * found.rows:
         return RowCount(rows=round(found.rows), exact=False)
     few = sa.select(sa.literal(1)).select_from(table).limit(EXACT_UP_TO + 1).subquery()
     counted = connection.scalar(sa.select(sa.func.count()).select_from(few)) or 0
-    if counted <= EXACT_UP_TO:
+    if found is None or counted <= EXACT_UP_TO:
         return RowCount(rows=counted)
     share = min(SAMPLED_BLOCKS / found.blocks, 1.0)
     sampled = connection.scalar(sa.select(sa.func.count()).select_from(block_sample(table, share, seed=0))) or 0

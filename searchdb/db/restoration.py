@@ -1,4 +1,4 @@
-"""Creates what a collection's schema lacks: tables that can be filled again, indexes, constraints and functions."""
+"""Creates what a collection's schema lacks: tables that can be filled again, keys, indexes, CHECKs and functions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
 from searchdb.db.functions import install_functions, outdated_functions
-from searchdb.db.norms import CONSTRAINT
+from searchdb.db.keys import ROW_KEYS, add_keys, missing_keys
 from searchdb.db.schema import EXTENSION_DROPPED, missing_objects, use_schema
-from searchdb.db.tables import NORM_IN_RANGE, VECTOR_INDEX, image_sample, images, metadata, relevance_scale
+from searchdb.db.tables import (
+    NORM_IN_RANGE,
+    VECTOR_INDEX,
+    image_sample,
+    images,
+    procrastinate,
+    query_embeddings,
+    relevance_scale,
+)
 from searchdb.errors import SchemaError
 
 REFILLED = ("query_embeddings", "image_sample", "relevance_scale", "index_builds", "index_recalls", "ingest_chunks")
@@ -21,13 +29,13 @@ DOMAIN = "searchdb_embedding"
 """Creating it loads pgvector's library, which a restore needs before it creates match_images: see migration 0010."""
 
 
-def restore_objects(connection: Connection, schema: str) -> Sequence[str]:
+def restore_objects(connection: Connection, schema: str, metadata: sa.MetaData) -> Sequence[str]:
     """Create all that a schema lacks but the vector index; return the names, such as `function match_images`.
 
-    Sets the transaction's search_path to the schema.
+    `metadata` declares the tables. Sets the transaction's search_path to the schema.
 
     Raises:
-        SchemaError: the extension or a table is missing, and only a backup has what was in it.
+        SchemaError: the extension, a table, or part of the queue is missing, and only a backup has it.
     """
     missing = missing_objects(connection, schema)
     if "extension vector" in missing:
@@ -40,23 +48,30 @@ def restore_objects(connection: Connection, schema: str) -> Sequence[str]:
         raise SchemaError(
             f"the database lacks the {', the '.join(final)}, and only a backup has what was there: restore it"
         )
+    if keys := missing_keys(connection, schema, procrastinate):
+        raise SchemaError(
+            f"the queue's tables lack the constraint {keys[0].name}, as after a restore that stopped halfway: "
+            "restore the backup again, into an empty database"
+        )
     restored = [f"function {name}" for name in outdated_functions(connection, schema)]
     install_functions(connection, [name.removeprefix("function ") for name in restored])
+    restored += add_keys(connection, schema, metadata, ROW_KEYS)
     for name in lost:
         metadata.tables[name].create(connection, checkfirst=False)
         for column in IN_ROW:
             if column.table.name == name:
                 connection.execute(text(f"ALTER TABLE {name} ALTER COLUMN {column.name} SET STORAGE PLAIN"))
         restored.append(f"table {name}, empty")
-    restored += _restore_indexes(connection, schema)
-    restored += _restore_constraint(connection)
+    restored += add_keys(connection, schema, metadata, (sa.ForeignKeyConstraint,))
+    restored += _restore_indexes(connection, schema, metadata)
+    restored += _restore_norm_checks(connection)
     if not connection.scalar(text("SELECT to_regtype(:name) IS NOT NULL"), {"name": DOMAIN}):
         connection.execute(text(f"CREATE DOMAIN {DOMAIN} AS vector(512)"))
         restored.append(f"domain {DOMAIN}")
     return restored
 
 
-def _restore_indexes(connection: Connection, schema: str) -> Sequence[str]:
+def _restore_indexes(connection: Connection, schema: str, metadata: sa.MetaData) -> Sequence[str]:
     """Create missing indexes but the vector index, which is built beside searches."""
     stored = text(
         "SELECT indexname FROM pg_indexes WHERE schemaname = :schema",
@@ -71,12 +86,17 @@ def _restore_indexes(connection: Connection, schema: str) -> Sequence[str]:
     return restored
 
 
-def _restore_constraint(connection: Connection) -> Sequence[str]:
-    """Add the CHECK on vectors if it is missing, not valid yet: that takes no long lock."""
-    exists = sa.text(
-        "SELECT EXISTS (SELECT FROM pg_constraint WHERE conname = :name AND conrelid = to_regclass('images'))"
-    )
-    if connection.scalar(exists, {"name": CONSTRAINT}):
-        return []
-    connection.execute(text(f"ALTER TABLE {images.name} ADD CONSTRAINT {CONSTRAINT} CHECK ({NORM_IN_RANGE}) NOT VALID"))
-    return [f"constraint {CONSTRAINT}"]
+def _restore_norm_checks(connection: Connection) -> Sequence[str]:
+    """Add the CHECKs on vectors where they are missing: on images not valid yet, which takes no long lock."""
+    exists = text("SELECT EXISTS (SELECT FROM pg_constraint WHERE conname = :name AND conrelid = to_regclass(:table))")
+    restored: list[str] = []
+    for table in (query_embeddings, images):
+        name = f"{table.name}_embedding_norm_check"
+        if connection.scalar(exists, {"name": name, "table": table.name}):
+            continue
+        if table is query_embeddings:
+            connection.execute(sa.delete(table).where(~sa.literal_column(f"({NORM_IN_RANGE})", sa.Boolean)))  # a cache
+        valid = " NOT VALID" if table is images else ""
+        connection.execute(text(f"ALTER TABLE {table.name} ADD CONSTRAINT {name} CHECK ({NORM_IN_RANGE}){valid}"))
+        restored.append(f"constraint {name}")
+    return restored

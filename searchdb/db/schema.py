@@ -11,8 +11,9 @@ from sqlalchemy import Connection, text
 
 from searchdb.bundled import migrations_folder
 from searchdb.db.functions import EXTENSION_SCHEMA, FUNCTIONS, outdated_functions
-from searchdb.db.tables import VECTOR_INDEX, metadata
-from searchdb.db.version_table import Collection, adopt, find_collection, quoted
+from searchdb.db.keys import missing_keys
+from searchdb.db.tables import VECTOR_INDEX, metadata, procrastinate
+from searchdb.db.version_table import Collection, adopt, find_collection, has_tables_of_ours, quoted
 from searchdb.errors import DatabaseError, SchemaError
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ TABLES = frozenset(
 COLUMNS = sorted((t.name, c.name) for t in metadata.tables.values() if t.name in TABLES for c in t.columns)
 """Our tables' columns, as pairs of names."""
 EXTENSION_DROPPED = "the extension vector was dropped, and all vectors with it: only a backup has them, restore it"
+REVISION_LOST = (
+    "the schema {schema} has a collection, but not the revision of its tables: restore the backup again; or, if this "
+    "version of searchdb has migrated it before, run CREATE TABLE IF NOT EXISTS {place}.searchdb_version (version_num "
+    "varchar(32) NOT NULL CONSTRAINT searchdb_version_pkc PRIMARY KEY) and INSERT INTO {place}.searchdb_version VALUES "
+    "('{revision}')"
+)
 INSUFFICIENT_PRIVILEGE = "42501"
 NOT_FOUND = frozenset({"42883", "42P01", "42704"})
 """SQLSTATEs of an undefined function, table and other object."""
@@ -99,6 +106,8 @@ def check_complete(connection: Connection, collection: Collection) -> None:
         SchemaError: it needs `searchdb db repair`.
     """
     missing = missing_objects(connection, collection.schema)
+    if "extension vector" in missing:
+        raise SchemaError(EXTENSION_DROPPED)
     if missing:
         raise SchemaError(
             f"the database lacks the {', the '.join(missing)}: run `searchdb db repair` as the owner of the database"
@@ -162,6 +171,9 @@ def prepare_migration(connection: Connection) -> str:
     collection = find_collection(connection)
     if collection.revision is None:
         taken = connection.scalar(_TAKEN, {"schema": collection.schema, "tables": sorted(TABLES)})
+        if taken is not None and has_tables_of_ours(connection, collection.schema):
+            place = quoted(connection, collection.schema)
+            raise SchemaError(REVISION_LOST.format(schema=collection.schema, place=place, revision=SCHEMA_REVISION))
         if taken is not None:
             raise SchemaError(
                 f"the schema {collection.schema} has a table {taken} that is not searchdb's: give searchdb a schema of "
@@ -180,14 +192,19 @@ def use_schema(connection: Connection, schema: str) -> None:
 
 
 def outdated_objects(connection: Connection, schema: str) -> Sequence[str]:
-    """Return what a schema lacks of our tables, functions and the vector index, and functions that differ."""
+    """Return what a schema lacks of our tables, keys, functions and the vector index, and functions that differ."""
     missing = [name for name in missing_objects(connection, schema) if not name.startswith("function ")]
     functions = [f"function {name}" for name in outdated_functions(connection, schema)]
+    keys = [
+        f"constraint {key.name}"
+        for tables in (metadata, procrastinate)
+        for key in missing_keys(connection, schema, tables)
+    ]
     index = f"{quoted(connection, schema)}.{VECTOR_INDEX}"
     valid = connection.scalar(
         text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"), {"name": index}
     )
-    return [*missing, *functions, *([] if valid else [f"index {VECTOR_INDEX}"])]
+    return [*missing, *keys, *functions, *([] if valid else [f"index {VECTOR_INDEX}"])]
 
 
 def schema_advice(revision: str | None) -> str:

@@ -238,7 +238,7 @@ ingest_chunks = Table(
 )
 
 # Procrastinate's tables: the migrations create them, but only the columns that are used are declared here.
-procrastinate = MetaData()
+procrastinate = MetaData(naming_convention=metadata.naming_convention)
 
 procrastinate_jobs = Table(
     "procrastinate_jobs",

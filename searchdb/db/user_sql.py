@@ -76,7 +76,8 @@ def run_sql(connection: Connection, statement: str, *, write: bool = False) -> S
     factory = driver.cursor_factory
     try:
         with connection.begin():
-            connection.execute(text("SET TRANSACTION READ WRITE" if write else "SET TRANSACTION READ ONLY"))
+            if not write:  # otherwise as the database has it: default_transaction_read_only may protect it
+                connection.execute(text("SET TRANSACTION READ ONLY"))
             connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
             # With parameters, PostgreSQL takes a single statement: "COMMIT; DELETE ..." would leave the read-only
             # transaction. This cursor takes one that the statement does not use, and leaves the statement as it is.

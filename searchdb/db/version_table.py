@@ -16,17 +16,18 @@ OLD_VERSION_TABLE = "alembic_version"
 """Its name before OWN_TABLE_SINCE. Any application that uses Alembic has a table of this name."""
 OWN_TABLE_SINCE = "0010"
 
+_OUR_TABLES = """
+SELECT count(*) = 2 FROM pg_class ours JOIN pg_attribute a ON a.attrelid = ours.oid WHERE ours.relnamespace = n.oid
+AND (ours.relname, a.attname) IN (('images', 'embedding_model_id'), ('embedding_models', 'weights_sha256'))
+"""
+
 # `alembic_version` is ours only beside tables of ours: another application may count its revisions as we do.
 _FIND = text(
     f"""
     SELECT n.nspname, c.relname
     FROM unnest(CAST(:schemas AS text[])) WITH ORDINALITY AS path (name, place)
     JOIN pg_namespace n ON n.nspname = path.name JOIN pg_class c ON c.relnamespace = n.oid
-    WHERE c.relkind = 'r' AND (c.relname = '{VERSION_TABLE}' OR c.relname = '{OLD_VERSION_TABLE}' AND (
-        SELECT count(*) = 2 FROM pg_class ours JOIN pg_attribute a ON a.attrelid = ours.oid
-        WHERE ours.relnamespace = n.oid
-        AND (ours.relname, a.attname) IN (('images', 'embedding_model_id'), ('embedding_models', 'weights_sha256'))
-    ))
+    WHERE c.relkind = 'r' AND (c.relname = '{VERSION_TABLE}' OR c.relname = '{OLD_VERSION_TABLE}' AND ({_OUR_TABLES}))
     ORDER BY path.place, c.relname = '{OLD_VERSION_TABLE}' LIMIT 1
     """  # noqa: S608 - our own names
 )
@@ -67,6 +68,12 @@ def find_collection(connection: Connection) -> Collection:
             "the search_path in DATABASE_URL or of the role"
         )
     return Collection(schema=schemas[0], revision=None, adopted=True)
+
+
+def has_tables_of_ours(connection: Connection, schema: str) -> bool:
+    """Whether a schema has the tables of a collection, whatever its version table says."""
+    query = text(f"SELECT ({_OUR_TABLES}) FROM pg_namespace n WHERE nspname = :schema")  # noqa: S608 - our own names
+    return bool(connection.scalar(query, {"schema": schema}))
 
 
 def adopt(connection: Connection, collection: Collection) -> None:

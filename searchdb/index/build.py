@@ -56,6 +56,8 @@ CLEAN_UP_TIMEOUT = "15s"
 OUT_OF_SHARED_MEMORY = ("53100", "53200")
 """PostgreSQL's errors when /dev/shm is full (64 MB in containers): disk full, or out of memory."""
 INSUFFICIENT_PRIVILEGE = "42501"
+NUMBER_OUT_OF_RANGE = "22003"
+"""Of a vector from before the CHECK on their length, with a number that half precision cannot hold."""
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +232,12 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
     try:
         connection.execute(create)
     except DatabaseError as exc:
+        if exc.sqlstate == NUMBER_OUT_OF_RANGE:
+            error = DatabaseError(
+                f"an image has a vector that no index can hold ({exc}): `searchdb db repair` names it"
+            )
+            error.sqlstate = exc.sqlstate
+            raise error from exc
         if exc.sqlstate not in OUT_OF_SHARED_MEMORY or behind_pooler(connection):
             raise
         logger.warning("the server is short of shared memory (%s): building in a single process instead", exc)

@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from searchdb.db.tables import images
+from searchdb.db.tables import NORM_IN_RANGE, images
 from searchdb.records import EMBEDDING_DIMENSION
 
 CHUNK_ROWS = 4000
@@ -45,11 +45,13 @@ def exact_results(
     best = np.empty((len(every), 0), np.float32)
     done = 0
     # In pgvector's binary form, which is read a hundred times as fast as its text.
-    stored = sa.select(sa.func.vector_send(images.c.embedding, type_=sa.LargeBinary))
+    stored = sa.select(sa.func.vector_send(images.c.embedding, type_=sa.LargeBinary)).where(sa.text(NORM_IN_RANGE))
     for chunk in connection.execute(stored, execution_options={"yield_per": CHUNK_ROWS}).scalars().partitions():
         # big-endian: two bytes each for the dimension and for nothing, then the numbers
         vectors = np.frombuffer(b"".join(chunk), ">f4").reshape(len(chunk), 1 + EMBEDDING_DIMENSION)[:, 1:]
-        similarities = np.concatenate([best, every @ vectors.astype(np.float32).T], axis=1)
+        vectors = vectors.astype(np.float32)
+        cosines = every @ vectors.T / np.linalg.norm(vectors, axis=1)  # SQL may have stored vectors of any length
+        similarities = np.concatenate([best, cosines], axis=1)
         kept = min(count, similarities.shape[1])
         best = np.partition(similarities, -kept, axis=1)[:, -kept:]
         done += len(chunk)

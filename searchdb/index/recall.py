@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.best_effort import may_be_skipped
 from searchdb.db.samples import random_keys
-from searchdb.db.tables import embedding_models, images, index_recalls, query_embeddings
+from searchdb.db.tables import NORM_IN_RANGE, embedding_models, images, index_recalls, query_embeddings
 from searchdb.errors import DatabaseError, QueryError
 from searchdb.index.exact import Exact, MeasureCallback, Queries, exact_results
 from searchdb.index.records import Recall, label_of
@@ -134,10 +134,13 @@ def queries_of(connection: Connection, sample: int, texts: np.ndarray | None) ->
     else:
         found = list(texts)
     chosen = sa.any_(sa.literal(random_keys(connection, images.c.id, sample), ARRAY(sa.BigInteger)))
-    stored = connection.scalars(sa.select(images.c.embedding).where(images.c.id == chosen)).all()
+    usable = images.c.id == chosen, sa.text(NORM_IN_RANGE)
+    stored = connection.scalars(sa.select(images.c.embedding).where(*usable)).all()
     if not stored:
         raise QueryError("there are no images to search: ingest some first")
-    return ({"text": np.stack(found)} if found else {}) | {"pictures": np.stack(stored)}
+    pictures = np.stack(stored)
+    pictures /= np.linalg.norm(pictures, axis=1, keepdims=True)
+    return ({"text": np.stack(found)} if found else {}) | {"pictures": pictures}
 
 
 def compare(

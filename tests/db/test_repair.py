@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.db.counts import count_rows
 from searchdb.db.database import Database, open_database
 from searchdb.db.norms import CONSTRAINT
 from searchdb.db.schema import SCHEMA_REVISION, migrate
-from searchdb.db.tables import VECTOR_INDEX, embedding_models
+from searchdb.db.tables import VECTOR_INDEX, embedding_models, images
 from searchdb.errors import DatabaseError, SchemaError
 from searchdb.index.status import index_status
 from searchdb.media.embed import CLIPEmbedder
@@ -25,6 +26,7 @@ from tests.helpers.schemas import owned_database
 from tests.helpers.vectors import clustered, fill
 
 MATCH_IMAGES = "match_images(vector, double precision, integer)"
+CACHE_CONSTRAINT = "query_embeddings_embedding_norm_check"
 DAMAGES = {
     "match_images dropped": f"DROP FUNCTION {MATCH_IMAGES}",
     "text_embedding dropped": "DROP FUNCTION text_embedding(text)",
@@ -34,6 +36,12 @@ DAMAGES = {
     "the vector index invalid": f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{VECTOR_INDEX}'::regclass",
     "match_images changed": f"ALTER FUNCTION {MATCH_IMAGES} RESET search_path",
     "the CHECK dropped": f"ALTER TABLE images DROP CONSTRAINT {CONSTRAINT}",
+    "the CHECK of the cache dropped": f"ALTER TABLE query_embeddings DROP CONSTRAINT {CACHE_CONSTRAINT}",
+    "a primary key dropped": "ALTER TABLE images DROP CONSTRAINT images_pkey CASCADE",
+    "a unique constraint dropped": "ALTER TABLE images DROP CONSTRAINT images_image_key",
+    "a foreign key dropped": "ALTER TABLE image_sample DROP CONSTRAINT image_sample_image_id_fkey",
+    "a primary key of the dataset's dropped": "ALTER TABLE unsplash_photos DROP CONSTRAINT unsplash_photos_pkey",
+    "an index of the dataset's dropped": "DROP INDEX unsplash_keywords_keyword_idx",
     "the domain dropped": "DROP DOMAIN searchdb_embedding",
 }
 
@@ -72,13 +80,32 @@ def test_repair_keeps_what_was_tuned(settings: Settings) -> None:
         assert index_status(connection).ef_search == 77
 
 
-@pytest.mark.parametrize("damage", ["match_images dropped", "match_images changed", "the vector index dropped"])
+@pytest.mark.parametrize(
+    "damage",
+    ["match_images dropped", "match_images changed", "the vector index dropped", "a unique constraint dropped"],
+)
 def test_migrate_says_what_is_missing(settings: Settings, damage: str) -> None:
     execute(settings, DAMAGES[damage])
     result = run(settings, "db", "migrate")
     assert result.exit_code == 1
     assert "searchdb db repair" in result.stderr
-    assert "match_images" in result.stderr or VECTOR_INDEX in result.stderr
+    assert any(name in result.stderr for name in ("match_images", VECTOR_INDEX, "images_image_key"))
+
+
+def test_a_queue_without_its_keys_is_half_restored(settings: Settings) -> None:
+    execute(settings, "ALTER TABLE procrastinate_workers DROP CONSTRAINT procrastinate_workers_pkey CASCADE")
+    assert "procrastinate_workers_pkey" in run(settings, "db", "migrate").stderr
+    with pytest.raises(SchemaError, match=r"procrastinate_workers_pkey.*restore the backup again"):
+        repair(settings)
+
+
+def test_a_key_that_the_rows_break_is_one_line(settings: Settings) -> None:
+    with open_database(settings) as database:
+        fill(database, clustered(2))
+    execute(settings, DAMAGES["a unique constraint dropped"], "UPDATE images SET image = 'twice'")
+    result = run(settings, "db", "repair")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "images_image_key" in result.stderr
 
 
 COMMANDS = (["status"], ["index", "status"], ["index", "build"], ["search", "x"], ["failures", "list"], ["embed", "x"])
@@ -108,6 +135,13 @@ def test_what_goes_missing_later_is_named_too(settings: Settings) -> None:
                 action()
 
 
+def test_a_count_of_a_table_that_goes_missing_names_it(settings: Settings) -> None:
+    with open_database(settings) as database, database.begin() as connection:
+        connection.execute(sa.text("DROP TABLE images CASCADE"))
+        with pytest.raises(SchemaError, match=r"images.* `searchdb db repair`"):
+            count_rows(connection, images)
+
+
 def test_a_table_whose_rows_are_gone_is_not_made_up(settings: Settings) -> None:
     execute(settings, "DROP TABLE images CASCADE")
     with pytest.raises(SchemaError, match=r"table images.*backup"):
@@ -126,6 +160,7 @@ def test_a_dropped_extension_is_one_line(settings: Settings) -> None:
     for command in (["search", "x"], ["status"], ["db", "migrate"], ["db", "repair"]):
         result = run(settings, *command)
         assert (result.exit_code, result.stderr.splitlines()[-1].count("extension vector")) == (1, 1), result.output
+        assert "only a backup" in result.stderr
 
 
 def test_an_error_about_an_object_of_the_users_own_says_nothing_of_repair(database: Database) -> None:
@@ -168,6 +203,19 @@ def test_rows_from_before_the_check_are_named_and_block_nothing(settings: Settin
     with open_database(settings) as database, database.connect() as connection:
         validated = "SELECT convalidated FROM pg_constraint WHERE conname = :name"
         assert connection.scalar(sa.text(validated), {"name": CONSTRAINT}) is True
+
+
+def test_a_row_that_no_index_can_hold_is_named(settings: Settings, embedder: CLIPEmbedder) -> None:
+    fill_demo(settings, embedder, 20)
+    huge = ZERO.replace("0::real", "1e30::real")
+    execute(settings, *(DAMAGES[f"the {what} dropped"] for what in ("CHECK", "vector index")))
+    execute(settings, f"UPDATE images SET embedding = {huge} WHERE id = 3")
+    assert "`searchdb db repair` names it" in run(settings, "index", "build").stderr
+    result = run(settings, "db", "repair")
+    assert result.exit_code == 1
+    assert "(id 3)" in result.stderr
+    execute(settings, "DELETE FROM images WHERE id = 3")
+    assert "the vector index" in output(run(settings, "db", "repair"))
 
 
 @pytest.mark.parametrize("number", ["0", "1e-30", "1e-6", "1e30", "3000"])

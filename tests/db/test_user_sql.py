@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from searchdb.client import SearchDB
+from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db import user_sql as sql
+from searchdb.db.database import open_database
 from searchdb.db.user_sql import run_sql, texts_to_embed
 from searchdb.errors import DatabaseError
 
@@ -67,6 +71,19 @@ def test_writing_when_allowed(collection: SearchDB) -> None:
         assert run_sql(connection, "INSERT INTO mine VALUES (5) RETURNING n", write=True).rows == [(5,)]
     with collection.database.connect() as connection:
         assert connection.scalar(sa.text("SELECT n FROM mine")) == 5
+
+
+def test_writing_does_not_override_a_read_only_database(settings: Settings) -> None:
+    url = settings.url()
+    assert url is not None
+    read_only = url.update_query_dict({"options": "-c default_transaction_read_only=on"})
+    protected = settings.model_copy(update={"database_url": SecretStr(libpq_url(read_only))})
+    with (
+        open_database(protected) as database,
+        database.connect() as connection,
+        pytest.raises(DatabaseError, match="may only read"),
+    ):
+        run_sql(connection, "DELETE FROM images", write=True)
 
 
 def test_errors_have_postgresqls_message_and_hint(demo_collection: SearchDB) -> None:

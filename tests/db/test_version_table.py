@@ -67,6 +67,18 @@ def test_our_own_alembic_version_of_before_becomes_searchdb_version(empty_settin
     assert scalar(empty_settings, "SELECT version_num FROM alembic_version") == "0006"
 
 
+@pytest.mark.parametrize("loss", ["DROP TABLE searchdb_version", "DELETE FROM searchdb_version"])
+def test_a_collection_without_its_revision_is_not_another_applications(settings: Settings, loss: str) -> None:
+    execute(settings, loss)
+    result = run(settings, "db", "migrate")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "the schema public has a collection, but not the revision of its tables" in result.stderr
+    way_out = result.stderr.partition("run CREATE ")[2].strip()
+    execute(settings, *f"CREATE {way_out}".split(" and "))
+    assert run(settings, "db", "migrate").exit_code == 0
+    assert run(settings, "status").exit_code == 0
+
+
 @pytest.mark.parametrize("table", ["images", "procrastinate_jobs", "ingest_failures"])
 def test_a_table_of_another_application_with_a_name_of_ours(empty_settings: Settings, table: str) -> None:
     execute(empty_settings, f"CREATE TABLE {table} (id int)")

@@ -63,6 +63,22 @@ def set_depth(database: Database, setting: str, value: int) -> None:
         connection.execute(sa.text(f"ALTER FUNCTION match_images(vector, float8, int) SET {setting} = {value}"))
 
 
+def test_vectors_that_are_not_of_length_1_and_rows_that_no_search_finds(
+    database: Database, vectors: np.ndarray
+) -> None:
+    """As SQL may write them; the second kind dates from before the CHECK."""
+    set_depth(database, "ivfflat.probes", 44)
+    lengths = np.where(np.arange(ROWS) % 2, 0.5, 30)[:, None]
+    with database.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE images DROP CONSTRAINT images_embedding_norm_check"))
+        connection.execute(sa.text("DELETE FROM images WHERE id > 300"))
+        for number, vector in enumerate((vectors * lengths)[:300].astype(np.float32)):
+            wanted = images.c.image == f"/{number}"
+            connection.execute(sa.update(images).where(wanted).values(embedding=vector * (number > 9)))
+    cache_texts(database, vectors[:5])
+    assert [recall.recall for recall in measure_recall(database.engine, sample=300).recalls] == [1, 1]
+
+
 @pytest.mark.parametrize("probes", [1, 3, 44])
 def test_recall_is_measured_separately_for_texts_and_images(
     database: Database, vectors: np.ndarray, probes: int
