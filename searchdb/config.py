@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
+    @field_validator("home", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object) -> object:
+        return default_home() if value == "" else value  # not the current folder
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from searchdb.config import DEFAULT_MODEL, Settings
+from searchdb.config import DEFAULT_MODEL, Settings, default_home
 from searchdb.errors import ConfigError
 
 
@@ -46,6 +46,11 @@ def test_database_url_gets_the_driver(monkeypatch: pytest.MonkeyPatch, url: str)
 def test_an_empty_database_url_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "")
     assert Settings().url() is None
+
+
+def test_an_empty_home_is_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEARCHDB_HOME", "")
+    assert Settings().home == default_home()
 
 
 def test_secrets_are_masked() -> None:
