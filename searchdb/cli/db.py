@@ -135,8 +135,9 @@ def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     with open_database(settings_of(ctx)) as database:
         psql = shutil.which("psql") or str(program_path("psql"))
         with for_a_command_line(database.url) as (address, variables):
-            unfit = FOREIGN_VARIABLES if database.embedded else frozenset()
-            environment = {name: value for name, value in os.environ.items() if name not in unfit} | variables
+            unfit = FOREIGN_VARIABLES if database.embedded else frozenset[str]()
+            environment = {name: value for name, value in os.environ.items() if name not in unfit}
+            environment.update(variables)
             status = subprocess.run([psql, *arguments, address], env=environment, check=False).returncode
             ctx.exit(128 - status if status < 0 else status)  # negative: the signal that ended it
 

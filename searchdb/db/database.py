@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -97,7 +97,7 @@ class Database:
             yield connection
 
     @property
-    def _own_parameters(self) -> Mapping[str, str]:
+    def _own_parameters(self) -> dict[str, Any]:
         return CONNECTION_PARAMETERS if self.embedded else {}
 
     def _open_connection(self, **arguments: Any) -> psycopg.Connection[Any]:
