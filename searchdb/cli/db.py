@@ -130,12 +130,16 @@ def db_shell(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     from searchdb.database_url import for_a_command_line
     from searchdb.db.database import open_database
     from searchdb.db.embedded_programs import program_path
+    from searchdb.db.embedded_start import FOREIGN_VARIABLES
 
     with open_database(settings_of(ctx)) as database:
         psql = shutil.which("psql") or str(program_path("psql"))
         with for_a_command_line(database.url) as (address, variables):
-            environment = os.environ | variables
-            ctx.exit(subprocess.run([psql, *arguments, address], env=environment, check=False).returncode)
+            unfit = FOREIGN_VARIABLES if database.embedded else frozenset[str]()
+            environment = {name: value for name, value in os.environ.items() if name not in unfit}
+            environment.update(variables)
+            status = subprocess.run([psql, *arguments, address], env=environment, check=False).returncode
+            ctx.exit(128 - status if status < 0 else status)  # negative: the signal that ended it
 
 
 def _embedded_server(ctx: click.Context) -> EmbeddedServer:

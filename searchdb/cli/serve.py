@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,7 +101,8 @@ def _run_flask(settings: Settings, host: str, port: int) -> None:
     try:
         app.run(host, port, debug=True, threaded=True, load_dotenv=False)
     finally:
-        if (
-            settings.url() is None and not in_child
-        ):  # the reloader kills the child, which then leaves the server running
+        if settings.url() is None and not in_child:
+            # The reloader kills the child, which then leaves the server running, and does not wait for its end.
+            with suppress(ChildProcessError):
+                os.waitpid(-1, 0)
             EmbeddedServer.at(settings.home).stop_if_unused()

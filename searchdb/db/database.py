@@ -16,6 +16,7 @@ from searchdb.config import Settings
 from searchdb.database_url import libpq_url, masked_url
 from searchdb.db.connections import DEFAULT_TIMEOUTS, Timeouts, behind_pooler, driver_arguments, make_engine
 from searchdb.db.embedded import EmbeddedServer
+from searchdb.db.embedded_start import CONNECTION_PARAMETERS
 from searchdb.db.retry import OutageLog
 from searchdb.db.schema import SCHEMA_REVISION, check_complete, migrate, schema_advice
 from searchdb.db.version_table import find_collection
@@ -78,7 +79,7 @@ class Database:
         """Return psycopg's arguments for a connection outside the pool, which is then set up like those in it."""
         with self.connect() as connection:
             threshold = connection.connection.driver_connection.prepare_threshold  # type: ignore[union-attr]
-        return driver_arguments(self.url) | {"prepare_threshold": threshold}
+        return driver_arguments(self.url) | self._own_parameters | {"prepare_threshold": threshold}
 
     @contextmanager
     def connect(self) -> Generator[Connection]:
@@ -95,8 +96,13 @@ class Database:
         with self.engine.begin() as connection:
             yield connection
 
+    @property
+    def _own_parameters(self) -> dict[str, Any]:
+        return CONNECTION_PARAMETERS if self.embedded else {}
+
     def _open_connection(self, **arguments: Any) -> psycopg.Connection[Any]:
         """Open a connection, for which an embedded server that has died is started again."""
+        arguments |= self._own_parameters
         try:
             return psycopg.connect(**arguments)
         except psycopg.OperationalError:

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -25,6 +26,21 @@ SOCKET_NAME = f".s.PGSQL.{PORT}"
 SOCKET_OPTIONS = f"-k . -p {PORT}"
 """Options of every start, which take precedence over the configuration files: the server's working folder is its data
 folder. Older versions of searchdb wrote the folder's path into postgresql.conf, where it is wrong after a move."""
+CONNECTION_PARAMETERS: dict[str, Any] = {
+    "hostaddr": "",
+    "sslmode": "disable",
+    "sslnegotiation": "postgres",
+    "gssencmode": "disable",
+    "channel_binding": "prefer",
+    "require_auth": "",
+    "requirepeer": "",
+    "target_session_attrs": "any",
+    "load_balance_hosts": "disable",
+}
+"""libpq's parameters for a connection to the socket, in place of environment variables that are meant for another
+server: with PGHOSTADDR, for example, libpq would connect to that one."""
+FOREIGN_VARIABLES = frozenset(f"PG{name.replace('_', '').upper()}" for name in CONNECTION_PARAMETERS)
+"""These environment variables."""
 LOCK_FILES = ("postmaster.pid", f"{SOCKET_NAME}.lock")
 """Files with the process and the data folder of the server that made them."""
 START_TIMEOUT = 300
@@ -80,7 +96,9 @@ def find_server(data: Path) -> ListeningServer | None:
     give_up_at = time.monotonic() + START_TIMEOUT
     while is_listening(data):
         try:
-            with psycopg.connect(host=str(data), port=PORT, user="postgres", dbname="postgres") as connection:
+            with psycopg.connect(
+                host=str(data), port=PORT, user="postgres", dbname="postgres", **CONNECTION_PARAMETERS
+            ) as connection:
                 row = connection.execute("SELECT current_setting('data_directory'), pg_read_file('postmaster.pid')")
                 directory, pid_file = row.fetchone() or ("", "")
                 return ListeningServer(data_directory=directory, pid_file=pid_file)
@@ -145,7 +163,7 @@ def start(data: Path) -> None:
     Raises:
         EmbeddedServerError: it does not start; the message says why, as PostgreSQL logged it, and no server is left.
     """
-    _discard_copied_lock_files(data)
+    _discard_stale_lock_files(data)
     before = _pid(data)
     if before is not None:
         # As process 1 of a container we are the parent of a killed server: until we reap it, it seems alive.
@@ -198,16 +216,25 @@ def _pg_ctl(action: str, data: Path, *arguments: str, timeout: float) -> None:
     run_program("pg_ctl", action, "-w", "-t", str(int(timeout)), "-D", str(data), *arguments, timeout=timeout + 10)
 
 
-def _discard_copied_lock_files(data: Path) -> None:
-    """Delete the lock files that were copied or moved here with the folder, and name another one.
+def _discard_stale_lock_files(data: Path) -> None:
+    """Delete the lock files that name another folder, or a process that is not a server on this one.
 
-    The process in them may be alive, as the server of the original, and PostgreSQL would refuse to start. If a server
+    Those of a folder that was copied or moved here name the server of the original, which may be alive. After a loss of
+    power, any process may have the number of the server that was lost. PostgreSQL would refuse to start. If a server
     does run on this very folder, PostgreSQL still refuses, because it finds the shared memory by the folder's inode.
     """
     for path in (data / name for name in LOCK_FILES):
         lines = _read(path).splitlines()
-        if len(lines) > 1 and not _is_folder(lines[1], data):
+        if len(lines) > 1 and (not _is_folder(lines[1], data) or _works_elsewhere(lines[0].strip().lstrip("-"), data)):
             path.unlink(missing_ok=True)
+
+
+def _works_elsewhere(pid: str, data: Path) -> bool:
+    """Whether a process is alive and has another working folder than a server on this one; only Linux tells."""
+    try:
+        return pid.isdecimal() and not data.samefile(f"/proc/{pid}/cwd")
+    except OSError:
+        return False
 
 
 def _pid(data: Path) -> int | None:

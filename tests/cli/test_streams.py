@@ -49,6 +49,7 @@ def shell(
         ("$searchdb --help >/dev/full", 1, NO_SPACE),
         ("$searchdb db url >&- 2>&-", 1, ""),
         ("$searchdb db url | true", 141, ""),
+        ("$searchdb db shell --command='SELECT repeat($$x$$, 1000000)' | true", 141, ""),
         ("$searchdb db url 2>&- <&-", 0, ""),
         ("$searchdb nonsense 2>/dev/full", 2, ""),
         (

@@ -77,6 +77,15 @@ def test_rows_copied_without_analyze_are_estimated_from_some_blocks(
         assert reading_all_of("ingest_failures", connection, statements) == []
 
 
+def test_growth_that_a_crash_made_the_server_forget_is_noticed(database: Database) -> None:
+    add_failures(database, 3000)
+    analyze(database)
+    add_failures(database, 3000, first=3000)
+    with database.begin() as connection:  # as after a crash, which loses all of these numbers
+        connection.exec_driver_sql("SELECT pg_stat_reset_single_table_counters('ingest_failures'::regclass)")
+    assert counted(database).rows > 4000
+
+
 def test_outdated_statistics_are_not_used(database: Database) -> None:
     add_failures(database, 600)
     analyze(database)

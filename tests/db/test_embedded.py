@@ -11,8 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from searchdb.config import Settings
+from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.embedded_programs import MAJOR_VERSION
+from searchdb.db.embedded_start import LOCK_FILES
 from searchdb.errors import EmbeddedServerError
 from tests.helpers.waiting import GIVE_UP_S, until
 
@@ -119,6 +122,43 @@ def test_a_pinned_server_stays_until_it_is_stopped(short_home: Path) -> None:
     assert not server.is_running()
     assert not server.stop()
     assert not server.pinned
+
+
+def test_variables_meant_for_another_server_are_ignored(short_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "PGHOST": "db.example",
+        "PGHOSTADDR": "127.0.0.1",
+        "PGPORT": "1",
+        "PGUSER": "somebody",
+        "PGDATABASE": "another",
+        "PGSSLMODE": "require",
+        "PGREQUIREAUTH": "scram-sha-256",
+        "PGCHANNELBINDING": "require",
+        "PGTARGETSESSIONATTRS": "read-only",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with Database(Settings(database_url=None, home=short_home)) as database:
+        with database.connect() as connection:
+            assert connection.exec_driver_sql("SHOW data_directory").scalar() == str(short_home / "postgres")
+        psycopg.connect(**database.driver_arguments()).close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the working folder of another process")
+def test_a_process_that_has_the_number_of_a_lost_server_is_not_taken_for_it(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home)
+    server.join()
+    server.leave()
+    owner = server.data.stat()
+    with subprocess.Popen(["sleep", "600"], user=owner.st_uid, group=owner.st_gid) as sleeper:
+        for name in LOCK_FILES:
+            (server.data / name).write_text(f"{sleeper.pid}\n{server.data}\n1\n5432\n.\n\n 0 0\nready\n")
+            os.chown(server.data / name, owner.st_uid, owner.st_gid)
+        try:
+            server.join()
+            assert sleeper.poll() is None
+        finally:
+            sleeper.kill()
+            server.leave()
 
 
 def test_joins_in_one_process_are_counted(short_home: Path) -> None:

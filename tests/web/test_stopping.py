@@ -66,6 +66,14 @@ def test_the_last_user_stops_the_embedded_server(short_home: Path, name: str) ->
     assert not server.is_running()
 
 
+def test_an_interrupted_reloader_leaves_no_server(short_home: Path) -> None:
+    server = EmbeddedServer.at(short_home)
+    with running(short_home, COMMANDS["serve --debug"]) as process:
+        process.send_signal(signal.SIGINT)  # which the reloader does not pass on to its child
+        process.wait(GIVE_UP_S)
+    assert not server.is_running()
+
+
 def test_another_user_keeps_the_embedded_server(short_home: Path) -> None:
     server = EmbeddedServer.at(short_home)
     server.join()
