@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import pq
 
 from searchdb.db.embedded_programs import binaries, reason, run_program, server_user
 from searchdb.errors import EmbeddedServerError
@@ -26,7 +27,7 @@ SOCKET_NAME = f".s.PGSQL.{PORT}"
 SOCKET_OPTIONS = f"-k . -p {PORT}"
 """Options of every start, which take precedence over the configuration files: the server's working folder is its data
 folder. Older versions of searchdb wrote the folder's path into postgresql.conf, where it is wrong after a move."""
-CONNECTION_PARAMETERS: dict[str, Any] = {
+_PARAMETERS: dict[str, Any] = {
     "hostaddr": "",
     "sslmode": "disable",
     "sslnegotiation": "postgres",
@@ -37,10 +38,14 @@ CONNECTION_PARAMETERS: dict[str, Any] = {
     "target_session_attrs": "any",
     "load_balance_hosts": "disable",
 }
-"""libpq's parameters for a connection to the socket, in place of environment variables that are meant for another
-server: with PGHOSTADDR, for example, libpq would connect to that one."""
-FOREIGN_VARIABLES = frozenset(f"PG{name.replace('_', '').upper()}" for name in CONNECTION_PARAMETERS)
-"""These environment variables."""
+FOREIGN_VARIABLES = frozenset(f"PG{name.replace('_', '').upper()}" for name in _PARAMETERS)
+"""Environment variables that are meant for another server: with PGHOSTADDR, for example, libpq would connect to it."""
+CONNECTION_PARAMETERS = {
+    option.keyword.decode(): _PARAMETERS[option.keyword.decode()]
+    for option in pq.Conninfo.get_defaults()
+    if option.keyword.decode() in _PARAMETERS
+}
+"""libpq's parameters for a connection to the socket, in their place; without those that this libpq does not know."""
 LOCK_FILES = ("postmaster.pid", f"{SOCKET_NAME}.lock")
 """Files with the process and the data folder of the server that made them."""
 START_TIMEOUT = 300
