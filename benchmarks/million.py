@@ -24,6 +24,7 @@ from benchmarks.report import interleaved
 from benchmarks.vectors import clip_like, connect
 from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.database_url import libpq_url
 from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
@@ -249,9 +250,7 @@ def _read_only(collection: SearchDB) -> Iterator[tuple[Callable[[], object], Cal
     with collection.database.begin() as connection:
         connection.execute(sa.delete(relevance_scale))
     url = collection.database.url.update_query_dict({"options": "-c default_transaction_read_only=on"})
-    reading = Settings(
-        home=collection.settings.home, model="demo", database_url=url.render_as_string(hide_password=False)
-    )
+    reading = Settings(home=collection.settings.home, model="demo", database_url=libpq_url(url))
     with Database(reading) as database:
         cache = QueryCache(collection.embedder)
         searcher = Searcher(database.engine, collection.embedder, cache)
