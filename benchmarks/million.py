@@ -246,7 +246,7 @@ def _facets(connection: Connection, title: str, filters: Filters | None) -> Pair
 
 @contextmanager
 def _read_only(collection: SearchDB) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """Yield searches that may not store the scale of relevance: with what is kept in memory, and measuring it anew."""
+    """Yield searches that may not store the scale of relevance: one keeps it in memory, one measures it each time."""
     with collection.database.begin() as connection:
         connection.execute(sa.delete(relevance_scale))
     url = collection.database.url.update_query_dict({"options": "-c default_transaction_read_only=on"})

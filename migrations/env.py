@@ -17,7 +17,7 @@ from searchdb.unsplash.tables import metadata  # the same one, with the dataset'
 def run(connection: Connection) -> None:
     """Migrate in one transaction; a concurrent process waits and then finds nothing to do.
 
-    A CHECK on the existing rows is validated in the next one, which locks nobody out.
+    A CHECK on the existing rows is validated in the next one, while reads and writes go on.
     """
     with connection.begin():
         connection.execute(

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import URL
 
 SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
-"""libpq's parameters that nobody but the server may see."""
+"""libpq's parameters that are secret."""
 EXAMPLE = "postgresql://user:password@host:5432/database"
 
 _DRIVER = "postgresql+psycopg"

@@ -107,7 +107,7 @@ def build_index(
     The new index is built beside the old one and then takes its name, so that one of the two is always in use. A build
     that fails or is killed leaves at most one index behind, which the next build drops. Afterwards `match_images` is
     tuned, for every client, on the stored texts and images; where there are too few texts to tell, it searches with the
-    setting of `fit_setting` at least. Last, the scale of relevance is measured anew.
+    setting of `fit_setting` at least. Last, the scale of relevance is measured again.
 
     Args:
         method: `ivfflat` or `hnsw`; by default ivfflat if `lists` are given, or else `best_method` for the rows.

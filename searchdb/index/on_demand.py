@@ -1,4 +1,4 @@
-"""Has a stale vector index rebuilt when searches meet it: rows that came by COPY or INSERT have told nobody."""
+"""Rebuilds a stale vector index after searches: rows that SQL has added, as by COPY, trigger no rebuild themselves."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def is_gone(path: str) -> bool:
 
 
 def was_moved(path: str, *, stored_at: datetime) -> bool:
-    """Whether a file that was there at some time is gone because somebody moved or deleted it.
+    """Whether a file that was there at some time was moved or deleted, and is not on a disk that is away.
 
     The innermost folder of its path that is left must hold something, or must have changed since then: the mount point
     of a disk that is not mounted is empty and as old as the disk's first use.

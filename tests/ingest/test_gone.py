@@ -21,11 +21,6 @@ from tests.helpers.cli import run
 COUNT = 12
 
 
-@pytest.fixture(scope="module")
-def originals(album: Path) -> list[Path]:
-    return sorted(album.glob("*.jpg"))
-
-
 @pytest.fixture
 def photos(originals: list[Path], tmp_path: Path) -> Path:
     """A folder with twelve images, the last two of them in a sub-folder."""

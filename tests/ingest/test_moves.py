@@ -25,11 +25,6 @@ from tests.helpers.cli import run
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def originals(album: Path) -> list[Path]:
-    return sorted(album.glob("*.jpg"))
-
-
 @pytest.fixture
 def photos(originals: list[Path], tmp_path: Path) -> Path:
     """A folder with two images and a sub-folder with one."""
