@@ -106,10 +106,11 @@ class Database:
         try:
             return psycopg.connect(**arguments)
         except psycopg.OperationalError:
-            if self._server is None or not self._server.start_again():
+            if self._server is None:
                 raise
-            logger.warning("the embedded server had died and was started again")
-            return psycopg.connect(**arguments)
+            if self._server.start_again():
+                logger.warning("the embedded server had died and was started again")
+            return psycopg.connect(**arguments)  # also if another thread or process has just started it
 
     def close(self) -> None:
         """Close the connections and leave the embedded server."""

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -82,6 +83,23 @@ def test_a_search_in_a_long_lived_process_starts_it(settings: Settings) -> None:
         kill_server(settings.home)
         until(lambda: finds_nothing(collection), "a search after the end of the server's processes")
         EmbeddedServer.at(settings.home).stop()
+        assert collection.search("a boat") == []
+
+
+def test_a_server_that_another_process_has_just_started_is_used(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_connection = psycopg.connect
+    refusals = ["Connection refused"]
+
+    def connect(**arguments: Any) -> psycopg.Connection[Any]:
+        if refusals:
+            raise psycopg.OperationalError(refusals.pop())
+        return open_connection(**arguments)
+
+    with SearchDB(settings) as collection:
+        collection.database.engine.dispose()
+        monkeypatch.setattr(psycopg, "connect", connect)
         assert collection.search("a boat") == []
 
 
