@@ -137,8 +137,11 @@ def _has_private_group(status: os.stat_result, descriptor: int) -> bool:
         owner, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
     except KeyError:
         return False
-    is_private = (group.gr_gid, group.gr_name) == (owner.pw_gid, owner.pw_name) and set(group.gr_mem) <= {owner.pw_name}
-    return is_private and not (hasattr(os, "listxattr") and _ACL in os.listxattr(descriptor))
+    if (group.gr_gid, group.gr_name) != (owner.pw_gid, owner.pw_name) or set(group.gr_mem) - {owner.pw_name}:
+        return False
+    with suppress(AttributeError, OSError):  # not on this system, or not in this file system
+        return _ACL not in os.listxattr(descriptor)
+    return True
 
 
 def _group_name(gid: int) -> str:

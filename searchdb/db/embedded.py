@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -84,7 +85,8 @@ class EmbeddedServer:
     def pinned(self) -> bool:
         """Whether the server keeps running when the last process leaves; the pin of a copied home does not count."""
         try:
-            return self.pin_file.read_text().strip() in ("", str(self.home.stat().st_ino))
+            is_file = stat.S_ISREG(self.pin_file.lstat().st_mode)
+            return is_file and read_text(self.pin_file).strip() in ("", str(self.home.stat().st_ino))
         except OSError:
             return False
 
@@ -157,6 +159,8 @@ class EmbeddedServer:
         Returns:
             Each folder, and whether that was done: one that was changed since is left as it is.
         """
+        if not self.home.exists():
+            return []
         with self._exclusive():
             return list(close_again(self.home))
 

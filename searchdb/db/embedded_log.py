@@ -24,7 +24,8 @@ def trim_log(data: Path) -> None:
         descriptor = os.open(data / LOG_NAME, os.O_WRONLY | FILE_FLAGS)
         try:
             status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode) and status.st_size > MAX_LOG_BYTES:
+            # One name: the server's user could have linked a file of root's into its folder.
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size > MAX_LOG_BYTES:
                 os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)

@@ -120,6 +120,7 @@ class Adder:
 
         Raises:
             ImageNotFoundError: no image has this id.
+            StorageError: its file cannot be deleted; the row is.
         """
         with self._engine.begin() as connection:
             image = _find_one(connection, images.c.id == image_id)
@@ -133,7 +134,8 @@ class Adder:
             with self._engine.begin() as connection:
                 _lock(connection, CONTENT_LOCK, image.sha256)
                 if _find_one(connection, images.c.image == image.image) is None:
-                    self._uploads.delete(path)
+                    with self._storage_errors():
+                        self._uploads.delete(path)
         return image
 
     def _embedded(self, fetched: FetchedImage) -> EmbeddedImage:

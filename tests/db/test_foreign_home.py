@@ -15,7 +15,7 @@ import pytest
 from searchdb.db import embedded_access, embedded_log
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.embedded_access import open_to_server_user
-from searchdb.db.embedded_log import LOG_NAME
+from searchdb.db.embedded_log import LOG_NAME, trim_log
 from searchdb.errors import EmbeddedServerError
 from tests.helpers.users import OTHER_ID, as_root, run_as
 
@@ -106,6 +106,7 @@ def test_what_is_opened_is_printed_and_closed_again(short_home: Path, caplog: py
     assert [mode(folder) for folder in (closed, open_already, changed)] == [0o700, 0o711, 0o711]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == "it was not running\n"
     assert EmbeddedServer.at(home).close_again() == []
+    assert EmbeddedServer.at(short_home / "none").close_again() == []
 
 
 @as_root
@@ -154,6 +155,10 @@ def test_the_log_has_a_bound(short_home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "nothing_of_this_name" not in log.read_text()
     with log.open("a") as file:
         file.write("x" * 20_000)
+    (short_home / "another name").hardlink_to(log)
+    trim_log(server.data)
+    assert log.stat().st_size > 20_000, "perhaps not the server's own file"
+    (short_home / "another name").unlink()
     server.pin()
     server.leave()
     server.join()  # another use of the running server
