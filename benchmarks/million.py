@@ -186,7 +186,7 @@ def _pairs(collection: SearchDB, settings: Settings) -> Iterator[Mapping[str, Pa
         "home": ("the start page", lambda: client.get("/")),
         "results": ("a page of results, cached text", lambda: client.get("/", query_string={"q": TEXT})),
         "metrics": ("a scrape of /metrics", lambda: client.get("/metrics")),
-        "status": ("`searchdb status`", lambda: collection_status(database)),
+        "status": ("`searchdb status`", lambda: collection_status(database, settings)),
     }
     pairs = {name: Pair(title=title, before=_earlier(run), after=run) for name, (title, run) in requests.items()}
     for pair in pairs.values():

@@ -165,14 +165,14 @@ class SearchDB(IngestingCollection):
 
     def status(self) -> CollectionStatus:
         """Return the numbers of images, pending and failed references, and the state of queue, index and server."""
-        return collection_status(self.database)
+        return collection_status(self.database, self.settings)
 
     @cached_property
     def searcher(self) -> Searcher:
         """Searches the collection."""
         engine, watch = self.database.engine, self._index_watch
         rebuild = partial(rebuild_on_demand, cache=self._query_cache, target=self.settings.recall)
-        return Searcher(engine, self.embedder, on_search=lambda: watch.searched(engine, rebuild))
+        return Searcher(engine, self.embedder, self._query_cache(), on_search=lambda: watch.searched(engine, rebuild))
 
     def _read(self, reference: str) -> Image.Image:
         if not reference:

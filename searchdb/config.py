@@ -17,10 +17,18 @@ from searchdb.errors import ConfigError
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 ROOT_HOME = Path("/var/lib/searchdb")
 """Default home for root: the embedded server runs as its own user, which cannot reach folders under /root."""
+UPLOADS, THUMBNAILS = "uploads", "thumbnails"
+"""Names of the folders in the home for uploaded images and for thumbnails."""
 DEFAULT_MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """Large enough for any camera's JPEG; the images that ingest reads ahead still fit in 2 GB."""
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
 """A 100-megapixel image takes 300 MB as RGB, and several are decoded at once."""
+DEFAULT_MAX_UPLOADS_BYTES = 10 * 1024**3
+"""About 2,500 photos of 4 MB, and less than most disks have free."""
+DEFAULT_MAX_CACHE_BYTES = 2 * 1024**3
+"""About 80,000 thumbnails and 12,000 texts. Above it the oldest are deleted; they are made again when needed."""
+QUERY_CACHE_SHARE = 1 / 64
+"""Share of SEARCHDB_MAX_CACHE_BYTES for the vectors of query texts, by default 32 MiB; the rest is for thumbnails."""
 DEFAULT_RECALL = 0.98
 """One in fifty of the nearest images is missed, with a search ten times as fast as one that reads all of them."""
 DEFAULT_RATE_LIMIT = "20000 per minute"
@@ -80,6 +88,12 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(
         default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="the size of the largest image decoded, in pixels"
+    )
+    max_uploads_bytes: int = Field(
+        default=DEFAULT_MAX_UPLOADS_BYTES, gt=0, description="the size of all uploaded images together, in bytes"
+    )
+    max_cache_bytes: int = Field(
+        default=DEFAULT_MAX_CACHE_BYTES, gt=0, description="the size of thumbnails and cached texts together, in bytes"
     )
     recall: float = Field(
         default=DEFAULT_RECALL,
@@ -142,6 +156,16 @@ class Settings(BaseSettings):
     def explicit_model(self) -> str | None:
         """The model if it was set explicitly; None if it is the default."""
         return self.model if "model" in self.model_fields_set else None
+
+    @property
+    def max_query_cache_bytes(self) -> int:
+        """The size of the cached vectors of query texts, in bytes."""
+        return int(QUERY_CACHE_SHARE * self.max_cache_bytes)
+
+    @property
+    def max_thumbnails_bytes(self) -> int:
+        """The size of all thumbnails together, in bytes."""
+        return self.max_cache_bytes - self.max_query_cache_bytes
 
     def url(self) -> URL | None:
         """Return the database that DATABASE_URL names; None if it is unset."""

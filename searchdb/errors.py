@@ -8,6 +8,8 @@ SearchDBError
 │   ├── SchemaError                  its tables are missing, older or newer
 │   └── EmbeddedServerError          the embedded server cannot run here
 ├── StorageError                 a file of ours cannot be written
+│   ├── UnsafeFolderError            others can write into its folder
+│   └── UploadsFullError             uploads have the size that they may have
 ├── ModelError                   anything about CLIP
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
@@ -92,6 +94,28 @@ class StorageError(SearchDBError):
     def __init__(self, path: str, reason: str, *, full: bool) -> None:
         super().__init__(f"cannot write {path}: {reason}")
         self.full = full
+
+
+class UnsafeFolderError(StorageError):
+    """Another user can write into a folder of ours, or replace it."""
+
+    def __init__(self, message: str) -> None:
+        SearchDBError.__init__(self, message)
+        self.full = False
+
+
+class UploadsFullError(StorageError):
+    """One more image would make the uploads larger than SEARCHDB_MAX_UPLOADS_BYTES. Sizes are in bytes."""
+
+    def __init__(self, used: int, limit: int) -> None:
+        SearchDBError.__init__(
+            self,
+            f"the uploaded images take {used:,} bytes, and this one would not fit within {limit:,} "
+            "(SEARCHDB_MAX_UPLOADS_BYTES): delete some, or raise the limit",
+        )
+        self.full = True
+        self.used = used
+        self.limit = limit
 
 
 # --- CLIP -----------------------------------------------------------------------------------------

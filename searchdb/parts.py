@@ -58,4 +58,4 @@ class CollectionParts:
         )
 
     def _query_cache(self) -> QueryCache:
-        return QueryCache(self.embedder)
+        return QueryCache(self.embedder, max_bytes=self.settings.max_query_cache_bytes)

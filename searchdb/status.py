@@ -1,4 +1,4 @@
-"""Reads the state of a collection for `searchdb status`: images, queue, workers, model, index and server.
+"""Reads the state of a collection for `searchdb status`: images, queue, workers, model, index, space and server.
 
 Takes no longer for a large collection: what is more than `counts.EXACT_UP_TO` is estimated.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from searchdb.config import Settings
 from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import current_model
 from searchdb.db.database import Database
@@ -30,6 +31,7 @@ from searchdb.index.status import IndexStatus, index_status
 from searchdb.ingest.queue import ALIVE, seconds
 from searchdb.ingest.store import COUNT_FAILED, COUNT_PENDING, NOT_STORED, Store
 from searchdb.search.relevance import RelevanceStatus, relevance_status
+from searchdb.storage import SpaceUse, space_use
 
 RATE_WINDOW_S = 60.0
 """The rate is measured over the last minute, since a chunk finishes every few seconds."""
@@ -78,6 +80,7 @@ class CollectionStatus:
     model: str | None
     relevance: RelevanceStatus
     index: IndexStatus
+    space: Sequence[SpaceUse]
     server: dict[str, Any]
 
     def count(self, name: str) -> RowCount:
@@ -89,8 +92,8 @@ class CollectionStatus:
         return {**asdict(self), "index": self.index.to_json()}
 
 
-def collection_status(database: Database) -> CollectionStatus:
-    """Return the state of the collection in a database."""
+def collection_status(database: Database, settings: Settings) -> CollectionStatus:
+    """Return the state of the collection in a database, and of the home that the settings name."""
     with database.connect() as connection:
         counts = _counts(connection, Store(database.engine))
         model = current_model(connection)
@@ -104,6 +107,7 @@ def collection_status(database: Database) -> CollectionStatus:
             model=None if model is None else model.name,
             relevance=relevance_status(connection),
             index=index_status(connection),
+            space=list(space_use(connection, settings, embedded=database.embedded)),
             server={
                 "version": connection.exec_driver_sql("SHOW server_version").scalar_one(),
                 "embedded": database.embedded,

@@ -132,3 +132,20 @@ def test_the_version_is_in_the_changelog() -> None:
     version = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert version is not None
     assert f"## {version[1]}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+PROMISES = re.findall(
+    r"^\| (?!promise |---)(.+?) \| (.+) \|$", (ROOT / "docs" / "security.md").read_text("utf-8"), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("promise", "tests"), PROMISES)
+def test_each_promise_of_security_names_tests_that_exist(promise: str, tests: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", tests)
+    assert len(named) == len(tests.split(", ")) >= 1, f"not a list of tests: {tests}"
+    for path, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), f"{path}::{name}"
+
+
+def test_promises_are_found() -> None:
+    assert len(PROMISES) >= 20

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-BASE = {"errors", "records", "config", "database_url", "bundled", "embedder"}
+BASE = {"errors", "records", "config", "database_url", "bundled", "embedder", "private_folder"}
 """What every package may import."""
 PACKAGES: dict[str, set[str]] = {
     "sources": set(),
@@ -33,6 +33,7 @@ FILES: dict[str, set[str]] = {
     "database_url": set(),
     "bundled": set(),
     "embedder": {"records"},
+    "private_folder": {"errors"},
     "media.fetch": {"media.safe_http"},
     "media.safe_http": set(),
     "media.decode": {"media.exif"},
@@ -52,8 +53,10 @@ FILES: dict[str, set[str]] = {
     "db.counts": {"db.samples"},
     "db.samples": set(),
     "db.embedded_programs": set(),
-    "db.embedded_start": {"db.embedded_programs"},
-    "db.embedded": {"db.embedded_programs", "db.embedded_start"},
+    "db.embedded_log": set(),
+    "db.embedded_access": {"db.embedded_programs"},
+    "db.embedded_start": {"db.embedded_log", "db.embedded_programs"},
+    "db.embedded": {"db.embedded_access", "db.embedded_log", "db.embedded_programs", "db.embedded_start"},
     "db.extension": set(),
     "db.functions": set(),
     "db.version_table": {"db.extension"},

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from searchdb.config import Settings
+from searchdb.config import THUMBNAILS, UPLOADS, Settings
 from searchdb.db.connections import POOL_SIZE, Timeouts
 from searchdb.db.current_model import check_model, model_to_use
 from searchdb.db.database import Database, open_database
@@ -22,6 +22,7 @@ from searchdb.db.schema import check_schema
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
+from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import StoredImage
 from searchdb.search.facets import Facets
@@ -62,7 +63,8 @@ class Backend:
         self.settings = settings
         self.metrics = Metrics()
         self.index_watch = IndexWatch()
-        self.thumbnails = ThumbnailCache(settings.home / "thumbnails")
+        self.thumbnails = ThumbnailCache(settings.home / THUMBNAILS, max_bytes=settings.max_thumbnails_bytes)
+        self.uploads = BoundedFolder(settings.home / UPLOADS, settings.max_uploads_bytes)
         self._make_embedder = make_embedder
         self._loaded = loaded
         self._lock = threading.Lock()
@@ -142,7 +144,13 @@ class Backend:
         with self._model_lock:
             # The first ingest into an empty collection may use a model other than the default.
             if self._model is None or self._model.name != name:
-                self._model = BackgroundModel(name, self._make_embedder(name), self.metrics, loaded=self._loaded)
+                self._model = BackgroundModel(
+                    name,
+                    self._make_embedder(name),
+                    self.metrics,
+                    max_cache_bytes=self.settings.max_query_cache_bytes,
+                    loaded=self._loaded,
+                )
             return self._model
 
     def warm_up(self) -> None:

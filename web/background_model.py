@@ -71,6 +71,7 @@ class BackgroundModel:
         name: the model's name, as it was chosen.
         embedder: the model.
         metrics: time and count the model's runs, and count hits of the cache.
+        max_cache_bytes: bytes of the cached texts in the database.
         loaded: whether the model is in memory already.
 
     Attributes:
@@ -79,10 +80,14 @@ class BackgroundModel:
         failure: why loading failed; None if it has not failed.
     """
 
-    def __init__(self, name: str, embedder: Embedder, metrics: Metrics, *, loaded: bool = False) -> None:
+    def __init__(
+        self, name: str, embedder: Embedder, metrics: Metrics, *, max_cache_bytes: int, loaded: bool = False
+    ) -> None:
         self.name = name
         self.embedder = TimedEmbedder(embedder, metrics)
-        self.query_cache = QueryCache(self.embedder, trust_memory_s=REMEMBERED_S, on_hit=metrics.cached)
+        self.query_cache = QueryCache(
+            self.embedder, max_bytes=max_cache_bytes, trust_memory_s=REMEMBERED_S, on_hit=metrics.cached
+        )
         self.failure: ModelError | None = None
         self._lock = threading.Lock()
         self._started = loaded

@@ -27,6 +27,7 @@ from searchdb.errors import (
     QueryError,
     SchemaError,
     StorageError,
+    UploadsFullError,
 )
 from searchdb.search.filter_table import PUBLIC_FILTERS, Kind
 
@@ -189,6 +190,8 @@ def _database(error: DatabaseError) -> Response:
 
 def _storage(error: StorageError) -> Response:
     log.warning("%s", error)
+    if isinstance(error, UploadsFullError):
+        return _full(f"{str(error)[0].upper()}{str(error)[1:]}.")
     if error.full:
         return _full("The disk for uploaded images is full, so none can be added now. Searches still work.")
     message = "This server cannot write its folder for uploaded images, so none can be added now."

@@ -99,10 +99,18 @@ def db_start(ctx: click.Context) -> None:
 
 
 @db_command.command("stop")
+@click.option(
+    "--undo", is_flag=True, help="also close the folders that were opened (o+x) to the server's user for root"
+)
 @click.pass_context
-def db_stop(ctx: click.Context) -> None:
+def db_stop(ctx: click.Context, undo: bool) -> None:
     """Stop the embedded server, even if other processes use it."""
-    click.echo("stopped" if _embedded_server(ctx).stop() else "it was not running", err=True)
+    server = _embedded_server(ctx)
+    click.echo("stopped" if server.stop() else "it was not running", err=True)
+    if undo:
+        for folder, closed in server.close_again():
+            left = "left as it is, because it was changed since it was opened"
+            click.echo(f"{folder}: {'closed again' if closed else left}", err=True)
 
 
 @db_command.command("url")

@@ -1,4 +1,4 @@
-"""Describes reports of ingests and loads, the queue, workers and relevance in sentences."""
+"""Describes reports of ingests and loads, the queue, workers, relevance and space in sentences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from searchdb.ingest.pipeline import IngestReport
     from searchdb.search.relevance import RelevanceStatus
     from searchdb.status import QueueStatus, WorkerStatus
+    from searchdb.storage import SpaceUse
     from searchdb.unsplash.loader import LoadReport
 
 
@@ -79,3 +80,13 @@ def describe_relevance(relevance: RelevanceStatus) -> str:
 def describe_worker(worker: WorkerStatus) -> str:
     """Return where a worker runs and since when, in one line."""
     return f"{worker.host}, process {worker.pid}, since {worker.started_at:%Y-%m-%d %H:%M}"
+
+
+def describe_space(use: SpaceUse) -> str:
+    """Return what a part of the collection takes, and its limit, in one line."""
+    limit = "" if use.limit is None else f" of {_megabytes(use.limit)}"
+    return f"{use.name} {_megabytes(use.bytes)}{limit}{f' ({use.setting})' if use.setting else ''}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

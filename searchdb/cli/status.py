@@ -7,14 +7,14 @@ import click
 from searchdb.cli import open_collection
 from searchdb.cli.index_prose import index_summary
 from searchdb.cli.output import print_json
-from searchdb.cli.prose import describe_queue, describe_relevance, describe_worker
+from searchdb.cli.prose import describe_queue, describe_relevance, describe_space, describe_worker
 
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool) -> None:
-    """Show the number of images and the state of the queue, workers, model, relevance, index and server."""
+    """Show the number of images and the state of the queue, workers, model, relevance, index, space and server."""
     status = open_collection(ctx).status()
     if as_json:
         print_json(status.to_json())
@@ -34,4 +34,6 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     click.echo(f"model     {status.model or 'none yet'}")
     click.echo(f"relevance {describe_relevance(status.relevance)}")
     click.echo(f"index     {index_summary(status.index)}")
+    for use in status.space:
+        click.echo(f"space     {describe_space(use)}")
     click.echo(f"server    {server} at {status.server['url']}")

@@ -22,18 +22,20 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from searchdb.db.embedded_programs import MAJOR_VERSION
+from searchdb.db.embedded_access import close_again, open_to_server_user
+from searchdb.db.embedded_log import trim_log
+from searchdb.db.embedded_programs import MAJOR_VERSION, SERVER_USER, server_user
 from searchdb.db.embedded_start import (
     SOCKET_NAME,
     ListeningServer,
     find_server,
     initialise,
     is_listening,
-    open_to_server_user,
     start,
     stop,
 )
-from searchdb.errors import EmbeddedServerError
+from searchdb.errors import EmbeddedServerError, UnsafeFolderError
+from searchdb.private_folder import FILE_FLAGS, make_private_folder, private_folder, read_text, user_name
 
 MAX_SOCKET_PATH_BYTES = 103
 """Longest path of a Unix socket: 108 bytes on Linux and 104 on macOS, including the final NUL."""
@@ -83,7 +85,8 @@ class EmbeddedServer:
     def pinned(self) -> bool:
         """Whether the server keeps running when the last process leaves; the pin of a copied home does not count."""
         try:
-            return self.pin_file.read_text().strip() in ("", str(self.home.stat().st_ino))
+            is_file = stat.S_ISREG(self.pin_file.lstat().st_mode)
+            return is_file and read_text(self.pin_file).strip() in ("", str(self.home.stat().st_ino))
         except OSError:
             return False
 
@@ -135,9 +138,12 @@ class EmbeddedServer:
 
     def pin(self) -> None:
         """Keep the server running when the last process leaves."""
-        self.pin_file.unlink(missing_ok=True)
-        with self.pin_file.open("x") as file:  # a new file: in a home of another user, a link may lead anywhere
-            file.write(str(self.home.stat().st_ino))
+        with self._safe(), private_folder(self.home) as folder:
+            with suppress(FileNotFoundError):
+                os.unlink(self.pin_file.name, dir_fd=folder)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | FILE_FLAGS
+            with open(os.open(self.pin_file.name, flags, 0o600, dir_fd=folder), "w") as file:  # noqa: PTH123
+                file.write(str(os.fstat(folder).st_ino))
 
     def stop(self) -> bool:
         """Unpin and stop the server, even if processes use it; return whether it was running."""
@@ -146,6 +152,17 @@ class EmbeddedServer:
         with self._exclusive():
             self.pin_file.unlink(missing_ok=True)
             return self._stop()
+
+    def close_again(self) -> list[tuple[Path, bool]]:
+        """Give the folders that were opened to the server's user their former mode.
+
+        Returns:
+            Each folder, and whether that was done: one that was changed since is left as it is.
+        """
+        if not self.home.exists():
+            return []
+        with self._exclusive():
+            return list(close_again(self.home))
 
     def stop_if_unused(self) -> bool:
         """Stop a server that no process uses, such as after its last user was killed; return whether it was stopped."""
@@ -195,12 +212,21 @@ class EmbeddedServer:
             os.close(fd)
 
     def _open_lock(self, name: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | FILE_FLAGS
         try:
-            return os.open(self.home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with self._safe(), private_folder(self.home) as folder:
+                return os.open(name, flags, 0o600, dir_fd=folder)
         except OSError as exc:
             raise EmbeddedServerError(
                 f"cannot open {self.home / name}: {exc.strerror}. Set SEARCHDB_HOME to a folder of your own"
             ) from exc
+
+    @contextmanager
+    def _safe(self) -> Generator[None]:
+        try:
+            yield
+        except UnsafeFolderError as exc:
+            raise EmbeddedServerError(f"{exc}; or set SEARCHDB_HOME to another folder") from exc
 
     # --- start --------------------------------------------------------------------------------
 
@@ -218,36 +244,45 @@ class EmbeddedServer:
                     "Set SEARCHDB_HOME to another folder"
                 )
         try:
-            self.home.mkdir(parents=True, exist_ok=True, mode=0o755)
-            mode = self.home.stat().st_mode
+            with self._safe():
+                make_private_folder(self.home)
         except OSError as exc:
             raise EmbeddedServerError(
                 f"cannot make SEARCHDB_HOME={self.home}: {exc.strerror}. Set SEARCHDB_HOME to a folder you may write"
             ) from exc
-        if mode & stat.S_IWOTH:
+        self._check_data()
+
+    def _check_data(self) -> None:
+        if self.data.is_symlink():
             raise EmbeddedServerError(
-                f"SEARCHDB_HOME={self.home} is writable by everyone, and PostgreSQL's socket would lie in it. "
-                f"Run `chmod o-w {self.home}`, or set SEARCHDB_HOME to another folder"
+                f"{self.data} is a link, which searchdb does not follow: set SEARCHDB_HOME to the folder with the data"
             )
-        version_file = self.data / "PG_VERSION"
-        with suppress(FileNotFoundError, PermissionError):
-            version = version_file.read_text().strip()
-            if version != str(MAJOR_VERSION):
-                raise EmbeddedServerError(
-                    f"{self.data} was made by PostgreSQL {version}, this searchdb brings PostgreSQL {MAJOR_VERSION}. "
-                    "Dump it with the old version and load it here, or set SEARCHDB_HOME to a new folder"
-                )
+        version = read_text(self.data / "PG_VERSION").strip()
+        if version not in ("", str(MAJOR_VERSION)):
+            raise EmbeddedServerError(
+                f"{self.data} was made by PostgreSQL {version}, this searchdb brings PostgreSQL {MAJOR_VERSION}. "
+                "Dump it with the old version and load it here, or set SEARCHDB_HOME to a new folder"
+            )
+        user = server_user()
+        if user is not None and self.data.exists() and self.data.stat().st_uid != user.pw_uid:
+            raise EmbeddedServerError(
+                f"{self.data} belongs to {user_name(self.data.stat().st_uid)}, but under root the server runs as "
+                f"{SERVER_USER}: run searchdb as its owner, or, if it came from another machine, "
+                f"`chown -R {SERVER_USER} {self.data}`"
+            )
 
     def _start(self) -> None:
         """Start the server unless it runs; the lock is held."""
         server = find_server(self.data)
         if server is not None and server.owns(self.data):
+            trim_log(self.data)
             return
         if server is not None:
             if not server.was_moved_to(self.data):
                 raise _foreign(server, self.data)
             stop(self.data)  # it runs well here, but it would go by its former path when it reads its configuration
-        open_to_server_user(self.data)
+        with self._safe():
+            open_to_server_user(self.data)
         if not self.data.exists():
             initialise(self.home, self.data)
         start(self.data)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,12 +18,14 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from searchdb.db.embedded_programs import binaries, reason, run_program, server_user
+from searchdb.db.embedded_log import LOG_NAME, LOG_OPTIONS, trim_log
+from searchdb.db.embedded_programs import reason, run_program, server_user
 from searchdb.errors import EmbeddedServerError
+from searchdb.private_folder import read_text
 
 PORT = 5432
 SOCKET_NAME = f".s.PGSQL.{PORT}"
-SOCKET_OPTIONS = f"-k . -p {PORT}"
+START_OPTIONS = f"-k . -p {PORT} {LOG_OPTIONS}"
 """Options of every start, which take precedence over the configuration files: the server's working folder is its data
 folder. Older versions of searchdb wrote the folder's path into postgresql.conf, where it is wrong after a move."""
 _PARAMETERS: dict[str, Any] = {
@@ -79,7 +80,7 @@ class ListeningServer:
 
     def was_moved_to(self, data: Path) -> bool:
         """Whether its data folder was moved here while it ran."""
-        return self.pid_file == _read(data / "postmaster.pid")
+        return self.pid_file == read_text(data / "postmaster.pid")
 
 
 def is_listening(data: Path) -> bool:
@@ -116,16 +117,6 @@ def find_server(data: Path) -> ListeningServer | None:
     return None
 
 
-def open_to_server_user(data: Path) -> None:
-    """Let the server's user traverse (not list) the folders above its data and its binaries."""
-    if server_user() is None:
-        return
-    for folder in {*data.parents, *binaries().parents}:
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            folder.chmod(mode | stat.S_IXOTH)
-
-
 def initialise(home: Path, data: Path) -> None:
     """Make the data folder under another name and rename it, so that a killed start leaves no partial folder.
 
@@ -146,7 +137,7 @@ def initialise(home: Path, data: Path) -> None:
     try:
         fresh.mkdir(mode=0o700)
         if user is not None:
-            os.chown(fresh, user.pw_uid, user.pw_gid)
+            os.chown(fresh, user.pw_uid, user.pw_gid, follow_symlinks=False)
         run_program(
             "initdb",
             "--pgdata", str(fresh), "--username=postgres", "--auth=trust", "--encoding=UTF8",
@@ -195,14 +186,15 @@ def stop(data: Path, how: str = "fast") -> None:
     try:
         _pg_ctl("stop", data, "-m", how, timeout=STOP_TIMEOUT)
     except EmbeddedServerError as exc:
-        raise EmbeddedServerError(f"the embedded server does not stop: {exc}. See {data / 'log'}") from exc
+        raise EmbeddedServerError(f"the embedded server does not stop: {exc}. See {data / LOG_NAME}") from exc
 
 
 def _start_once(data: Path, before: int | None) -> None:
-    log = data / "log"
+    trim_log(data)
+    log = data / LOG_NAME
     logged = _size(log)
     try:
-        _pg_ctl("start", data, "-l", str(log), "-o", SOCKET_OPTIONS, timeout=START_TIMEOUT)
+        _pg_ctl("start", data, "-l", str(log), "-o", START_OPTIONS, timeout=START_TIMEOUT)
         server = find_server(data)
         if server is None or not server.owns(data):
             raise EmbeddedServerError("it does not listen in its folder")
@@ -212,7 +204,7 @@ def _start_once(data: Path, before: int | None) -> None:
                 stop(data, "immediate")
         if not isinstance(exc, EmbeddedServerError):
             raise
-        why = _with_full_disk(reason(_read(log, logged)) or str(exc), data)
+        why = _with_full_disk(reason(read_text(log, logged)) or str(exc), data)
         raise EmbeddedServerError(f"the embedded server does not start: {why}. See {log}") from exc
 
 
@@ -229,7 +221,7 @@ def _discard_stale_lock_files(data: Path) -> None:
     does run on this very folder, PostgreSQL still refuses, because it finds the shared memory by the folder's inode.
     """
     for path in (data / name for name in LOCK_FILES):
-        lines = _read(path).splitlines()
+        lines = read_text(path).splitlines()
         if len(lines) > 1 and (not _is_folder(lines[1], data) or _works_elsewhere(lines[0].strip().lstrip("-"), data)):
             path.unlink(missing_ok=True)
 
@@ -243,7 +235,7 @@ def _works_elsewhere(pid: str, data: Path) -> bool:
 
 
 def _pid(data: Path) -> int | None:
-    first = _read(data / "postmaster.pid").partition("\n")[0].strip()
+    first = read_text(data / "postmaster.pid").partition("\n")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
@@ -251,14 +243,6 @@ def _size(path: Path) -> int:
     with suppress(OSError):
         return path.stat().st_size
     return 0
-
-
-def _read(path: Path, offset: int = 0) -> str:
-    """Return the text of a file from a byte offset on; empty if it cannot be read."""
-    with suppress(OSError), path.open("rb") as file:
-        file.seek(offset)
-        return os.fsdecode(file.read())
-    return ""
 
 
 def _is_folder(path: str, folder: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from searchdb.demo.composition import ALBUM_SEEDS, Scene, caption, compose, contents, tags
 from searchdb.demo.postcards import draw
+from searchdb.private_folder import make_private_folder
 
 MANIFEST = "album.jsonl"
 ALBUM_SIZE = 1_000
@@ -50,7 +51,7 @@ def draw_album(
     """
     if not 0 < count <= len(ALBUM_SEEDS):
         raise ValueError(f"count must be from 1 to {len(ALBUM_SEEDS)}, not {count}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     present = {entry.name for entry in os.scandir(folder)}
     rows: list[AlbumRow] = []
     for done, seed in enumerate(ALBUM_SEEDS[:count], start=1):

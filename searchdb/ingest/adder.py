@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from sqlalchemy import Connection, Engine
 
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import ImageNotFoundError, StorageError, TooManyBytesError
+from searchdb.errors import ImageNotFoundError, StorageError, TooManyBytesError, UploadsFullError
 from searchdb.ingest.store import Store, upsert_images
+from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.decode import decode, format_of
 from searchdb.media.fetch import Fetcher
-from searchdb.media.write import write_atomically
 from searchdb.records import EmbeddedImage, FetchedImage, SourceItem, StoredImage
 
 SOURCE = "api"
@@ -56,7 +57,7 @@ class Adder:
         engine: the database.
         embedder: the model.
         fetcher: downloads URLs.
-        uploads: the folder for images that come as bytes, as `<ab>/<sha256>.<format>`.
+        uploads: the folder for images that come as bytes, as `<ab>/<sha256>.<format>`, and its bound.
         max_bytes: the largest file accepted.
         max_pixels: the largest image decoded, in pixels.
         decoding: held while an image is decoded, which takes hundreds of MB for a large one.
@@ -68,7 +69,7 @@ class Adder:
         engine: Engine,
         embedder: Embedder,
         fetcher: Fetcher,
-        uploads: Path,
+        uploads: BoundedFolder,
         max_bytes: int,
         max_pixels: int,
         decoding: AbstractContextManager[object] | None = None,
@@ -87,6 +88,7 @@ class Adder:
         Raises:
             ImageError: the bytes are not an image, or too large.
             ModelError: the model cannot be loaded or is not the collection's.
+            UploadsFullError: the uploads have the size that they may have.
             StorageError: the folder cannot be written.
             DiskFullError: the database has no space left.
         """
@@ -95,6 +97,7 @@ class Adder:
         known = self._find(images.c.sha256 == hashlib.sha256(data).digest())
         if known is not None:
             return Addition(image=known, created=False)
+        self._require_room(data)
         embedded = self._embedded(FetchedImage(item=item, data=data))
         path = self._path(embedded.decoded.sha256, data)
         decoded = replace(embedded.decoded, item=replace(item, image=str(path)))
@@ -117,6 +120,7 @@ class Adder:
 
         Raises:
             ImageNotFoundError: no image has this id.
+            StorageError: its file cannot be deleted; the row is.
         """
         with self._engine.begin() as connection:
             image = _find_one(connection, images.c.id == image_id)
@@ -125,12 +129,13 @@ class Adder:
             if image is None or not connection.execute(sa.delete(images).where(images.c.id == image_id)).rowcount:
                 raise ImageNotFoundError(image_id)
         path = Path(image.image)
-        if path.is_relative_to(self._uploads):
+        if path.is_relative_to(self._uploads.folder):
             # After the row, so that no row is ever without its file; unless the same bytes were added again meanwhile.
             with self._engine.begin() as connection:
                 _lock(connection, CONTENT_LOCK, image.sha256)
                 if _find_one(connection, images.c.image == image.image) is None:
-                    path.unlink(missing_ok=True)
+                    with self._storage_errors():
+                        self._uploads.delete(path)
         return image
 
     def _embedded(self, fetched: FetchedImage) -> EmbeddedImage:
@@ -158,25 +163,35 @@ class Adder:
                 assert stored is not None  # noqa: S101 - written one line above, in this transaction
             except BaseException:
                 if data is not None:
-                    Path(reference).unlink(missing_ok=True)  # nothing else refers to it: the lock is held
+                    self._uploads.delete(Path(reference))  # nothing else refers to it: the lock is held
                 raise
         return Addition(image=stored, created=True)
 
+    def _require_room(self, data: bytes) -> None:
+        """Refuse early what will not fit, before the model runs."""
+        with self._storage_errors():
+            if not self._uploads.has_room(len(data)):
+                raise UploadsFullError(self._uploads.size, self._uploads.max_bytes)
+
     def _write(self, path: Path, data: bytes) -> None:
+        with self._storage_errors():
+            if not self._uploads.write(path, data):
+                raise UploadsFullError(self._uploads.size, self._uploads.max_bytes)
+
+    @contextmanager
+    def _storage_errors(self) -> Generator[None]:
         try:
-            self._uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomically(path, data)
+            yield
         except OSError as exc:
             full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise StorageError(str(path), exc.strerror or str(exc), full=full) from exc
+            raise StorageError(str(self._uploads.folder), exc.strerror or str(exc), full=full) from exc
 
     def _find(self, condition: sa.ColumnElement[bool]) -> StoredImage | None:
         with self._engine.connect() as connection:
             return _find_one(connection, condition)
 
     def _path(self, sha256: bytes, data: bytes) -> Path:
-        name = sha256.hex()
-        return self._uploads / name[:2] / f"{name}{_SUFFIXES[format_of(data)]}"
+        return self._uploads.path(sha256, _SUFFIXES[format_of(data)])
 
 
 def _lock(connection: Connection, kind: int, sha256: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,18 +12,21 @@ from cachetools import LRUCache, TTLCache
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from searchdb.config import DEFAULT_MAX_CACHE_BYTES, QUERY_CACHE_SHARE
 from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import Embedding, embedding_models, query_embeddings
 from searchdb.embedder import Embedder
 from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity, nfc
 
-MAX_STORED = 10_000
-"""Texts stored for one model, about 25 MB: anonymous visitors fill the table, and it must not grow without limit."""
+DEFAULT_MAX_BYTES = int(QUERY_CACHE_SHARE * DEFAULT_MAX_CACHE_BYTES)
+"""About 12,000 texts: anonymous visitors fill the table, and it must not grow without limit."""
 KEPT_SHARE = 0.9
-"""Share of MAX_STORED that is left after eviction, so that not every new text has to evict an old one."""
-COUNT_EVERY = 100
-"""On average one new text in this many has the stored texts counted, which takes longer than storing one."""
+"""Share of the limit that is left after eviction, so that not every new text has to evict an old one."""
+UNMEASURED_SHARE = 0.01
+"""Share of the limit by which each process may exceed it, since it takes longer to measure the table than to store."""
+ROW_BYTES = 2_700
+"""Bytes of a row beside its text: three rows with vectors fill a page of 8 kB. The text is also in the index."""
 USE_NOTED_AFTER = "1 hour"
 """`last_used_at` is refreshed only when it is older than this, so that reading rarely writes."""
 REMEMBERED_TEXTS = 2_000
@@ -59,6 +61,8 @@ _INSERT = text(
     """
 ).bindparams(sa.bindparam("text", type_=sa.Text), sa.bindparam("vector", type_=Embedding(EMBEDDING_DIMENSION)))
 
+_BYTES = ROW_BYTES + 2 * sa.func.octet_length(query_embeddings.c.query)
+
 
 def _ignore(_where: str, _count: int) -> None:
     pass
@@ -77,6 +81,7 @@ class QueryCache:
 
     Args:
         embedder: computes the vectors of texts that are not cached.
+        max_bytes: bytes of the texts in the database, those of other processes included.
         capacity: texts in memory; the least recently used are evicted first.
         trust_memory_s: seconds for which a text is taken from memory without asking the database, whose copy may have
             been evicted meanwhile. By default the database is always asked.
@@ -88,6 +93,7 @@ class QueryCache:
         self,
         embedder: Embedder,
         *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
         capacity: int = REMEMBERED_TEXTS,
         trust_memory_s: float = 0.0,
         on_hit: Callable[[str, int], None] = _ignore,
@@ -95,6 +101,8 @@ class QueryCache:
     ) -> None:
         self.embedder = embedder
         self.writer = BestEffortWriter()
+        self._max_bytes = max_bytes
+        self._unmeasured = max_bytes  # bytes stored since the table was measured; others may have filled it before
         self._on_hit = on_hit
         self._lock = threading.Lock()
         self._vectors: LRUCache[str, np.ndarray] = LRUCache(capacity)
@@ -177,8 +185,10 @@ class QueryCache:
             if connection.scalar(_INSERT, values) is None:
                 claim_model(connection, model)
                 connection.execute(_INSERT, values)
-        if random.random() < len(vectors) / COUNT_EVERY:  # noqa: S311
-            _evict(connection, model)
+        self._unmeasured += sum(ROW_BYTES + 2 * len(each.encode()) for each in vectors)
+        if self._unmeasured >= UNMEASURED_SHARE * self._max_bytes:
+            _evict(connection, self._max_bytes)
+            self._unmeasured = 0
 
 
 def _stacked(texts: Sequence[str], vectors: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -201,20 +211,22 @@ def _refresh_last_used(connection: Connection, model: ModelIdentity, texts: Sequ
     )
 
 
-def _evict(connection: Connection, model: ModelIdentity) -> None:
-    """Delete the least recently used texts of a model that has more than MAX_STORED."""
-    of_model = query_embeddings.c.embedding_model_id == _id_of(model)
-    stored = connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings).where(of_model)) or 0
-    if stored <= MAX_STORED:
+def stored_bytes(connection: Connection) -> int:
+    """Return about how many bytes the stored texts take, with their vectors."""
+    return connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(_BYTES), 0))) or 0
+
+
+def _evict(connection: Connection, max_bytes: int) -> None:
+    """Delete the least recently used texts, of whichever model, if all together take more than `max_bytes`."""
+    if stored_bytes(connection) <= max_bytes:
         return
-    least_recently_used = (
-        sa.select(query_embeddings.c.query)
-        .where(of_model)
-        .order_by(query_embeddings.c.last_used_at.desc(), query_embeddings.c.query)
-        .offset(int(KEPT_SHARE * MAX_STORED))
-        .with_for_update(skip_locked=True)
-    )
-    connection.execute(sa.delete(query_embeddings).where(of_model, query_embeddings.c.query.in_(least_recently_used)))
+    key = query_embeddings.c.embedding_model_id, query_embeddings.c.query
+    by_use = (query_embeddings.c.last_used_at.desc(), *key)
+    ranked = sa.select(*key, sa.func.sum(_BYTES).over(order_by=by_use, rows=(None, 0)).label("upto")).subquery()
+    too_many = sa.select(ranked.c.embedding_model_id, ranked.c.query).where(ranked.c.upto > KEPT_SHARE * max_bytes)
+    # A row that another search refreshes or evicts at this moment is skipped.
+    unlocked = sa.select(*key).where(sa.tuple_(*key).in_(too_many)).with_for_update(skip_locked=True)
+    connection.execute(sa.delete(query_embeddings).where(sa.tuple_(*key).in_(unlocked)))
 
 
 def _id_of(model: ModelIdentity) -> sa.ScalarSelect[int]:

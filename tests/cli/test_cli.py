@@ -224,7 +224,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
     assert "4 references: 3 stored, 0 unchanged, 1 failed" in result.stderr
 
     status = json.loads(output(run(settings, "status", "--json")))
-    assert {"images", "pending", "failed", "model", "relevance", "index", "server"} <= status.keys()
+    assert {"images", "pending", "failed", "model", "relevance", "index", "space", "server"} <= status.keys()
     assert (status["images"], status["pending"], status["failed"], status["model"]) == (3, 0, 1, "demo")
     assert "images    3" in output(run(settings, "status"))
 

@@ -31,6 +31,7 @@ from searchdb.errors import (
 )
 from searchdb.ingest import adder as adder_module
 from searchdb.ingest.adder import SOURCE, Adder
+from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.records import SourceItem
@@ -50,13 +51,13 @@ def uploads(tmp_path: Path) -> Path:
 def make_adder(database: Database, embedder: CLIPEmbedder, uploads: Path) -> Iterator[Callable[..., Adder]]:
     fetchers: list[Fetcher] = []
 
-    def make(*, allow_private_addresses: bool = True) -> Adder:
+    def make(*, allow_private_addresses: bool = True, max_uploads_bytes: int = 10**9) -> Adder:
         fetchers.append(Fetcher(max_bytes=MAX_BYTES, allow_private_addresses=allow_private_addresses, attempts=1))
         return Adder(
             engine=database.engine,
             embedder=embedder,
             fetcher=fetchers[-1],
-            uploads=uploads,
+            uploads=BoundedFolder(uploads, max_uploads_bytes),
             max_bytes=MAX_BYTES,
             max_pixels=1_000_000,
         )

@@ -302,7 +302,7 @@ def test_only_the_chunks_of_dead_workers_are_recovered(backlog: Backlog) -> None
     assert backlog.queue.recover() == 0
     with backlog.database.connect() as connection:
         assert list(connection.scalars(sa.select(ingest_workers.c.id))) == [alive]
-    assert len(collection_status(backlog.database).queue.workers) == 1
+    assert len(collection_status(backlog.database, backlog.settings).queue.workers) == 1
 
 
 def test_a_chunk_whose_worker_has_no_row_is_recovered(backlog: Backlog) -> None:
@@ -353,14 +353,16 @@ def test_old_records_of_finished_chunks_are_deleted(backlog: Backlog) -> None:
 
 
 def test_the_status_shows_waiting_and_running_references_workers_and_rate(backlog: Backlog) -> None:
-    assert describe_queue(collection_status(backlog.database).queue).startswith("0 queued, 0 running, 0.0/s")
+    assert describe_queue(collection_status(backlog.database, backlog.settings).queue).startswith(
+        "0 queued, 0 running, 0.0/s"
+    )
     backlog.put([url(n) for n in range(30)])
     backlog.put([url(n) for n in range(30, 40)])
     worker = backlog.new_worker()
     job = backlog.fetch(worker)
     assert job is not None
     backlog.record(job, stored=[url(n) for n in range(12)], failed=[url(n) for n in range(12, 18)])
-    status = collection_status(backlog.database)
+    status = collection_status(backlog.database, backlog.settings)
     assert (status.images, status.failed, status.pending) == (12, 6, 22)
     assert sum(status.failures.values()) == status.failed
     assert (status.queue.queued, status.queue.running) == (10, 12)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from searchdb.client import SearchDB
 from searchdb.db.database import Database
 from searchdb.db.tables import query_embeddings
 from searchdb.errors import DatabaseError
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.search import query_cache
-from searchdb.search.query_cache import QueryCache
+from searchdb.search.query_cache import ROW_BYTES, QueryCache, stored_bytes
 
 
 class Recorder:
@@ -147,12 +145,24 @@ def test_a_text_that_could_not_be_stored_is_not_computed_again(database: Databas
     assert stored(database) == {"a boat"}
 
 
-def test_stored_texts_are_counted_at_random(collection: SearchDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_cache, "MAX_STORED", 5)
-    numbers: list[float] = [0.5] * 8 + [0.001]
-    monkeypatch.setattr(query_cache, "random", SimpleNamespace(random=lambda: numbers.pop(0)))
-    for n in range(8):
-        collection.embed([f"text {n}"])
-    assert len(stored(collection.database)) == 8
-    collection.embed(["one more"])
-    assert len(stored(collection.database)) == 4
+def test_the_stored_texts_of_all_processes_have_a_bound_in_bytes(database: Database, embedder: CLIPEmbedder) -> None:
+    limit = 40_000
+    caches = [QueryCache(embedder, max_bytes=limit) for _ in range(3)]  # as in three processes
+    for n in range(30):
+        embed(database, caches[n % 3], f"text {n} " + "x" * 200 * (n % 5))
+        with database.connect() as connection:
+            assert stored_bytes(connection) <= limit
+    assert "text 29 " + "x" * 800 in stored(database)
+    with database.connect() as connection:
+        assert stored_bytes(connection) >= limit / 2
+
+
+def test_a_long_time_without_measuring_ends_at_a_share_of_the_limit(
+    database: Database, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_cache, "UNMEASURED_SHARE", 0.5)
+    cache = QueryCache(embedder, max_bytes=10 * ROW_BYTES)
+    for n in range(40):
+        embed(database, cache, f"text {n}")
+        with database.connect() as connection:
+            assert stored_bytes(connection) <= 15 * ROW_BYTES

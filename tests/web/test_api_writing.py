@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ from flask.testing import FlaskClient
 from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
-from searchdb.config import Settings
+from searchdb.config import UPLOADS, Settings
 from searchdb.db.database import Database
 from searchdb.ingest.store import Store
+from searchdb.media.bounded_folder import BLOCK
 from tests.helpers.image_server import ImageServer, make_image
 from web import create_app
-from web.api.images import REBUILDER, UPLOADS
+from web.api.images import REBUILDER
 from web.backend import EXTENSION
 
 if TYPE_CHECKING:
@@ -173,6 +175,32 @@ def test_a_url_that_cannot_be_fetched_is_refused(client: FlaskClient, database: 
             assert [error["field"] for error in response.get_json()["errors"]] == ["url"]
     assert stored(database) == 0
     assert Store(database.engine).counts()["failed"] == 0
+
+
+def test_uploads_have_a_bound_in_bytes(settings: Settings, database: Database, embedder: CLIPEmbedder) -> None:
+    limits = {"api_token": SecretStr(TOKEN), "max_uploads_bytes": 3 * BLOCK}
+    app = create_app(settings.model_copy(update=limits), embedder=embedder)
+    pictures = [make_image(size=(40 + n, 40)) for n in range(8)]
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda data: add(app.test_client(), data), pictures))
+        kept = [answer for answer in answers if answer.status_code == 201]
+        refused = [answer for answer in answers if answer.status_code == 507]
+        assert (len(kept), len(refused), len(files(settings)), stored(database)) == (3, 5, 3, 3)
+        assert "SEARCHDB_MAX_UPLOADS_BYTES" in refused[0].get_json()["detail"]
+        assert str(settings.home) not in refused[0].text
+        again = create_app(settings.model_copy(update=limits), embedder=embedder)  # as after a restart
+        client = again.test_client()
+        left_out = next(data for data, answer in zip(pictures, answers, strict=True) if answer.status_code == 507)
+        assert add(client, left_out).status_code == 507
+        assert client.delete(f"/api/images/{kept[0].get_json()['id']}", headers=AUTHORISED).status_code == 204
+        assert add(client, left_out).status_code == 201
+        assert add(client, left_out).status_code == 200
+        again.extensions[REBUILDER].join()
+        again.extensions[EXTENSION].close()
+    finally:
+        app.extensions[REBUILDER].join()
+        app.extensions[EXTENSION].close()
 
 
 # --- Removing -------------------------------------------------------------------------------------

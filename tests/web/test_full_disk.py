@@ -13,16 +13,15 @@ from flask.testing import FlaskClient
 from pydantic import SecretStr
 from werkzeug.formparser import MultiPartParser
 
-from searchdb.config import Settings
+from searchdb.config import UPLOADS, Settings
 from searchdb.db.database import Database
-from searchdb.ingest import adder
 from searchdb.ingest.store import Store
+from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.full_disk import allow_writes, fill, refuse_writes, small_disk
 from tests.helpers.image_server import make_image
 from tests.helpers.stored_images import StoredImages
 from web import create_app
-from web.api.images import UPLOADS
 from web.backend import EXTENSION
 
 AUTHORISED = {"Authorization": "Bearer token"}
@@ -73,10 +72,10 @@ def test_an_upload_onto_a_full_disk(client: FlaskClient, database: Database, set
 def test_an_upload_that_cannot_be_written(
     client: FlaskClient, database: Database, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refuse(path: Path, data: bytes) -> None:
+    def refuse(self: BoundedFolder, path: Path, data: bytes) -> None:
         raise OSError(number, "as the system says", str(path))
 
-    monkeypatch.setattr(adder, "write_atomically", refuse)
+    monkeypatch.setattr(BoundedFolder, "write", refuse)
     status, detail = add(client, make_image())
     assert status == (507 if number in (errno.ENOSPC, errno.EDQUOT) else 503)
     assert "folder for uploaded images" in detail or "disk for uploaded images" in detail

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from searchdb.db.database import Database
+from searchdb.client import SearchDB
+from searchdb.config import UPLOADS, Settings
+from searchdb.db.database import Database, open_database
 from searchdb.db.tables import ingest_failures
+from searchdb.media.bounded_folder import BoundedFolder
+from searchdb.media.embed import CLIPEmbedder
+from searchdb.search.query_cache import QueryCache
+from searchdb.status import collection_status
 from web.page.status import bars
 
 if TYPE_CHECKING:
@@ -45,6 +52,33 @@ def test_responses_reveal_nothing_of_the_server(
     page = client.get("/status").get_data(as_text=True)
     for private in ("anna", "secret", str(stored_images.folder), "postgresql://", "the private folder"):
         assert private not in page
+
+
+def test_what_takes_space_is_shown(
+    client: FlaskClient, collection: SearchDB, settings: Settings, embedder: CLIPEmbedder
+) -> None:
+    BoundedFolder(settings.home / UPLOADS, 10**9).write(settings.home / UPLOADS / "ab" / "abc.jpg", b"x" * 3_000_000)
+    with collection.database.connect() as connection:
+        QueryCache(embedder).embed(connection, ["a boat", "a tree"])
+    space = {use.name: use for use in collection.status().space}
+    assert space.keys() == {"uploads", "thumbnails", "cached texts", "database"}
+    assert space["uploads"].bytes == 3_002_368
+    assert space["uploads"].limit == settings.max_uploads_bytes
+    assert 5_000 < space["cached texts"].bytes < 6_000
+    assert space["thumbnails"].bytes == 0
+    assert space["database"].bytes > 1_000_000
+    page = client.get("/status").get_data(as_text=True)
+    assert "<dt>uploads</dt><dd>3.0 of 10,737.4 MB</dd>" in page
+    (settings.home / "uploads.total").unlink()  # as after an upgrade
+    assert {use.name: use.bytes for use in collection.status().space}["uploads"] == 3_002_368
+
+
+def test_an_embedded_server_shows_its_logs(short_home: Path) -> None:
+    settings = Settings(database_url=None, home=short_home)
+    with open_database(settings) as database:
+        space = {use.name: use for use in collection_status(database, settings).space}
+    assert 0 < space["server's log"].bytes < (space["server's log"].limit or 0) == 10 * 2**20
+    assert 16 * 2**20 <= space["write-ahead log"].bytes < (space["write-ahead log"].limit or 0) == 2**30
 
 
 def test_an_empty_collection_has_a_status(client: FlaskClient) -> None:

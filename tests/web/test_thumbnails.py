@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
+from searchdb.media.bounded_folder import BLOCK
 from web.files.thumbnails import ThumbnailCache
 
 
@@ -17,34 +17,22 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_stored_value_is_returned(tmp_path: Path) -> None:
-    cache = ThumbnailCache(tmp_path)
+def test_a_stored_value_is_returned_until_it_is_forgotten(tmp_path: Path) -> None:
+    cache = ThumbnailCache(tmp_path / "thumbnails", max_bytes=10 * BLOCK)
+    cache.forget(key(1))
     cache.put(key(1), b"one")
     assert cache.get(key(1)) == b"one"
     assert cache.get(key(2)) is None
-    assert len(files(tmp_path)) == 1
+    assert len(files(tmp_path / "thumbnails")) == 1
+    cache.forget(key(1))
+    assert cache.get(key(1)) is None
 
 
-def test_the_oldest_are_removed_when_there_are_too_many(tmp_path: Path) -> None:
-    cache = ThumbnailCache(tmp_path, max_bytes=1000, prune_every=1000)
-    for number in range(20):
-        cache.put(key(number), b"x" * 100)
-        [path] = tmp_path.glob(f"*/{key(number).hex()}.webp")
-        os.utime(path, (number, number))
-    cache.prune()
-    assert [number for number in range(20) if cache.get(key(number))] == list(range(11, 20))
-
-
-def test_writing_prunes_now_and_then(tmp_path: Path) -> None:
-    cache = ThumbnailCache(tmp_path, max_bytes=1000, prune_every=10)
+def test_the_cache_never_exceeds_its_bound(tmp_path: Path) -> None:
+    cache = ThumbnailCache(tmp_path / "thumbnails", max_bytes=10 * BLOCK)
     for number in range(100):
         cache.put(key(number), b"x" * 100)
-    assert len(files(tmp_path)) <= 20
-
-
-def test_small_cache_is_not_pruned(tmp_path: Path) -> None:
-    cache = ThumbnailCache(tmp_path, max_bytes=10_000)
-    for number in range(20):
-        cache.put(key(number), b"x" * 100)
-    cache.prune()
-    assert len(files(tmp_path)) == 20
+        assert cache.get(key(number)) is not None
+        assert len(files(tmp_path / "thumbnails")) <= 10
+    cache.put(key(1000), b"x" * 11 * BLOCK)
+    assert cache.get(key(1000)) is None

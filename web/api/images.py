@@ -26,8 +26,6 @@ blueprint = APIBlueprint("images", __name__, abp_tags=[Tag(name="Images")], oper
 
 REBUILDER = "searchdb.rebuilder"
 """Key of the BackgroundRebuilder in `app.extensions`."""
-UPLOADS = "uploads"
-"""Name of the folder in SEARCHDB_HOME for uploaded images."""
 MAX_FILE_NAME_CHARACTERS = 200
 """Longest file name of an upload that is stored, for display."""
 
@@ -121,7 +119,7 @@ def _adder() -> Adder:
         engine=backend().database().engine,
         embedder=model.embedder,
         fetcher=backend().fetcher,
-        uploads=settings.home / UPLOADS,
+        uploads=backend().uploads,
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
         decoding=decoding,

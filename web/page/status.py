@@ -58,7 +58,7 @@ def register(app: Flask, backend: Backend) -> None:
     """Add the page to the application."""
 
     def read_status() -> CollectionStatus:
-        return collection_status(backend.database())
+        return collection_status(backend.database(), backend.settings)
 
     def read_charts() -> Charts:
         with backend.database().begin() as connection:
