@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -81,12 +82,18 @@ class Connection(HTTPChannel):
     def __init__(self, server: Listener, sock: socket.socket, addr: tuple[str, str], adj: ServerAdjustments, map: dict):
         self.waiting_since = self.active_at = time.monotonic()
         self.queued_at = 0.0
+        self.parked = False
         self._is_new = True
         self._sent = self._sent_before = 0
         self._sending_since: float | None = None
         self.must_linger = False
         self._lingering_since: float | None = None
         super().__init__(server, sock, addr, adj, map=map)
+
+    def park(self) -> None:
+        """Serve the next request when the client has read the responses before it: each may hold a file open."""
+        self.parked = True
+        self.server.pull_trigger()
 
     # --- receiving and sending, in the main thread -----------------------------------------------
 
@@ -109,12 +116,19 @@ class Connection(HTTPChannel):
         except OSError:
             self.handle_close()
 
+    def writable(self) -> bool:
+        """Whether `handle_write` has something to do."""
+        return self.parked or bool(super().writable())
+
     def handle_write(self) -> None:
-        """Send what there is to send; close the connection after the last response."""
+        """Send what there is to send; then serve the next request, or close the connection after the last response."""
         lingers = self.close_when_flushed and self.must_linger and not self.will_close
         if lingers:
             self.close_when_flushed = False
         super().handle_write()
+        if self.parked and not self.total_outbufs_len and self.connected:
+            self.parked = False
+            self.server.add_task(self)
         if not lingers or self.socket is None:
             return
         if self.total_outbufs_len:
@@ -137,8 +151,10 @@ class Connection(HTTPChannel):
     def handle_close(self) -> None:
         """Close the connection and release what it holds."""
         super().handle_close()
-        if self.request is not None:  # may be the caller's: release it after this turn of the loop
-            self.server.trigger.pull_trigger(self.request.close)
+        # Requests that no thread will release; one may be the caller's, so do it after this turn of the loop.
+        for request in [*([self.request] if self.request else []), *(self.requests if self.parked else [])]:
+            self.server.trigger.pull_trigger(request.close)
+        self.parked = False
 
     def handle_expt(self) -> None:
         """Ignore that data is marked as urgent; it is read with the rest."""
@@ -151,6 +167,9 @@ class Connection(HTTPChannel):
         super().service()
         self.waiting_since = time.monotonic()
         self.server.served()
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        """Do not wait for the client, as waitress does: responses are files, or too small to fill the memory."""
 
     # --- deadlines, in the main thread -----------------------------------------------------------
 
@@ -194,7 +213,9 @@ class Connection(HTTPChannel):
         sent, seconds = self._sent - self._sent_before, now - self._sending_since
         stalled = now - max(self.active_at, self._sending_since) > http_limits.RESPONSE_STALL_S
         needed = (seconds - http_limits.RESPONSE_GRACE_S) * http_limits.RESPONSE_BYTES_PER_S
-        if stalled or sent < needed:
+        if (stalled or sent < needed) and self.socket is not None:
+            # Without waiting for what the kernel has not sent yet, which would stay in its memory.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.handle_close()
 
     def _time_out(self, part: str, seconds: float) -> None:

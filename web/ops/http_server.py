@@ -232,8 +232,11 @@ class Listener(BaseWSGIServer):
         return self.accepting
 
     def add_task(self, task: Connection) -> None:
-        """Give a connection with a complete request to the right pool."""
-        self.server.add_task(task)
+        """Give a connection with a complete request to the right pool, once its responses so far are sent."""
+        if task.total_outbufs_len:
+            task.park()
+        else:
+            self.server.add_task(task)
 
     def handle_accept(self) -> None:
         """Accept one connection."""
