@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from flask import Blueprint, Response, redirect, request
@@ -53,7 +53,7 @@ class ImageFile:
 
 
 class FilePart:
-    """A range of an open file as a file of its own: with what servers need to send it, whichever way they send files."""
+    """A range of an open file as a file of its own, with what servers need to send it."""
 
     def __init__(self, *, file: BinaryIO, start: int, length: int) -> None:
         self._file = file
@@ -132,7 +132,7 @@ def file(image_id: int) -> ResponseReturnValue:
         # Werkzeug would read the range in this thread, at the speed of the client; a server sends a file by itself.
         start, length = response.content_range.start, response.content_length
         part = FilePart(file=image_file.file, start=start or 0, length=length or 0)
-        response.response = wrap_file(request.environ, part)
+        response.response = wrap_file(request.environ, cast(BinaryIO, part))
     return response
 
 

@@ -8,11 +8,9 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask, WSGITask
-
 from . import http_limits
 from .http_request import RequestParser, ServerAdjustments
+from .waitress_parts import ErrorTask, HTTPChannel, WSGITask
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -79,7 +77,14 @@ class Connection(HTTPChannel):
     request: RequestParser | None
     requests: list[RequestParser]
 
-    def __init__(self, server: Listener, sock: socket.socket, addr: tuple[str, str], adj: ServerAdjustments, map: dict):
+    def __init__(
+        self,
+        server: Listener,
+        sock: socket.socket,
+        addr: tuple[str, str],
+        adj: ServerAdjustments,
+        map: dict[int, object],  # noqa: A002 - waitress's name
+    ) -> None:
         self.waiting_since = self.active_at = time.monotonic()
         self.queued_at = 0.0
         self.parked = False

@@ -1,4 +1,4 @@
-"""Parses HTTP requests strictly and within limits; waitress reads them, we refuse what others could read differently."""
+"""Parses HTTP requests with waitress, within limits, and refuses what another server could read differently."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from waitress.adjustments import Adjustments
-from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
+from waitress.parser import ParsingError, TransferEncodingNotImplemented
 from waitress.receiver import ChunkedReceiver
 from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 
 from . import http_limits
+from .waitress_parts import Adjustments, HTTPRequestParser
 
 log = logging.getLogger(__name__)
 

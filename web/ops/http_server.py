@@ -1,4 +1,4 @@
-"""Reads requests and sends responses in one thread, and has the application answer complete requests in pools of threads.
+"""Reads requests and sends responses in one thread; the application answers complete requests in pools of threads.
 
 Clients that are slow to send or to read therefore hold a connection, and no thread. Health checks and metrics have
 threads of their own. waitress does the reading, sending and calling; the deadlines, limits and pools are ours.
@@ -13,13 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from waitress import wasyncore
-from waitress.server import BaseWSGIServer
-from waitress.task import ThreadedTaskDispatcher
-
 from . import http_limits
 from .http_connection import Connection
 from .http_request import Busy, ServerAdjustments
+from .waitress_parts import BaseWSGIServer, ThreadedTaskDispatcher, wasyncore
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -97,7 +94,7 @@ class Server:
         self.visitors = Pool(options.threads)
         self._health = Pool(HEALTH_THREADS)
         self._monitoring = Pool(MONITORING_THREADS)
-        self._map: dict[int, wasyncore.dispatcher] = {}
+        self._map: dict[int, object] = {}
         self._checked_at = 0.0
         self._is_full = False
         adj = ServerAdjustments(
@@ -193,7 +190,7 @@ class Listener(BaseWSGIServer):
         app: WSGIApplication,
         listening: socket.socket,
         adj: ServerAdjustments,
-        map: dict[int, wasyncore.dispatcher],
+        map: dict[int, object],  # noqa: A002 - waitress's name
     ) -> None:
         self.server = server
         self.keepalive = server.options.keepalive

@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask
 from gunicorn.errors import ConfigError
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 FILES_PER_CONNECTION = 3
 """A connection, the temporary file of its body, and the image that it is sent."""
 OTHER_FILES = 256
-"""Files that the process opens for everything else: libraries, logs, connections to the database and to image servers."""
+"""Files that the process opens for everything else, such as connections to the database and to image servers."""
 STOP_MARGIN_S = 1.0
-"""Seconds before gunicorn kills a stopping worker at which it gives up unfinished requests, to close the rest in order."""
+"""Seconds that a stopping worker has to close what remains, before gunicorn kills it."""
 
 
 class BufferingWorker(Worker):
@@ -57,9 +57,12 @@ class BufferingWorker(Worker):
             limit_request_fields=cfg.limit_request_fields,
             limit_request_field_size=cfg.limit_request_field_size,
         )
-        listening = [each.sock for each in self.sockets]
+        listening = [cast(Any, each).sock for each in self.sockets]
         server = self._server = Server(
-            self.wsgi, listening, options, lambda status: backend.metrics.request("other", NO_ROUTE, status, 0.0)
+            cast(Any, self.wsgi),
+            listening,
+            options,
+            lambda status: backend.metrics.request("other", NO_ROUTE, status, 0.0),
         )
         while self.alive and self.ppid == os.getppid() and server.requests_served < self.max_requests:
             self.notify()
