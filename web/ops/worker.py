@@ -58,12 +58,11 @@ class BufferingWorker(Worker):
             limit_request_field_size=cfg.limit_request_field_size,
         )
         listening = [cast(Any, each).sock for each in self.sockets]
-        server = self._server = Server(
-            cast(Any, self.wsgi),
-            listening,
-            options,
-            lambda status: backend.metrics.request("other", NO_ROUTE, status, 0.0),
-        )
+
+        def refused(status: int) -> None:
+            backend.metrics.request("other", NO_ROUTE, status, 0.0)
+
+        server = self._server = Server(cast(Any, self.wsgi), listening, options, refused)
         while self.alive and self.ppid == os.getppid() and server.requests_served < self.max_requests:
             self.notify()
             server.poll(http_limits.CHECK_INTERVAL_S)
