@@ -173,6 +173,13 @@ class Server:
         min(silent, key=lambda connection: connection.active_at).handle_close()
         return True
 
+    def close(self) -> None:
+        """Close everything that is open."""
+        for pool in (self.visitors, self._health, self._monitoring):
+            pool.set_thread_count(0)
+        for each in {*self._map.values(), *self._listeners}:
+            each.close()
+
     def _refuse(self, connection: Connection) -> None:
         connection.requests[0].error = Busy("Too many requests are waiting. Try again in a few seconds.")
         self._health.add_task(connection)
