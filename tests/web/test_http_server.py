@@ -123,6 +123,15 @@ def test_a_request_that_waits_too_long_for_a_thread_is_refused(
         assert application.waiting == THREADS
 
 
+def test_pipelined_requests_are_answered_in_order_up_to_a_limit(connect: Connect) -> None:
+    keep = GET.replace(b"Connection: close\r\n", b"")
+    few = answer(connect, keep % b"" * 5 + GET % b"healthz")
+    assert few.count(b"HTTP/1.1 200 ") == 6
+    many = answer(connect, keep % b"" * 1000)
+    assert 0 < many.count(b"HTTP/1.1 200 ") <= 1000
+    assert many.count(b" 400 Bad Request\r\n") == 1
+
+
 def test_bodies_share_a_limit(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_limits, "BODIES_BYTES", 1_500_000)
     body = b"0" * 1_000_000

@@ -70,7 +70,6 @@ class Connection(HTTPChannel):
 
     task_class = ApplicationTask
     error_task_class = RefusalTask
-    parser_class = RequestParser
     logger = log
 
     server: Listener
@@ -99,6 +98,10 @@ class Connection(HTTPChannel):
         """Serve the next request when the client has read the responses before it: each may hold a file open."""
         self.parked = True
         self.server.pull_trigger()
+
+    def parser_class(self, adj: ServerAdjustments) -> RequestParser:
+        """Return the parser of the next request."""
+        return RequestParser(adj, excess=len(self.requests) >= http_limits.PIPELINED)
 
     # --- receiving and sending, in the main thread -----------------------------------------------
 

@@ -36,11 +36,13 @@ BODY_OVERHEAD_BYTES = 4 * 1024 * 1024
 messages, so a longer body is dropped and the application asked to refuse its length."""
 BODY_IN_MEMORY_BYTES = 64 * 1024
 """Bytes of a body that are kept in memory; a larger one goes to a temporary file."""
-BODIES_BYTES = 512 * 1024 * 1024
-"""Bytes of all bodies in temporary files together, else 503: eight of the largest, as many as eight threads held."""
+BODIES_BYTES = 256 * 1024 * 1024
+"""Bytes of all bodies in temporary files together, else 503: four of the largest. Reading forms takes as much again."""
 SEND_BUFFER_BYTES = 256 * 1024
 """Size of a connection's send buffer in the kernel, which grows to megabytes by default: a slow reader shows progress
 soon enough to be told from one that has stopped."""
+PIPELINED = 16
+"""Requests of one connection that may wait for the one before them, else 400: each takes memory. Browsers send one."""
 RECEIVE_BYTES = 64 * 1024
 """Bytes that are read from one connection before others have their turn."""
 

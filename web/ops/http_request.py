@@ -72,7 +72,7 @@ class ServerAdjustments(Adjustments):
 
 
 class RequestParser(HTTPRequestParser):
-    """One request as it is received.
+    """One request as it is received; an `excess` one is refused, whatever it is.
 
     `error` is set if it cannot be answered by the application. `cut` is set if its body is longer than the server
     reads: the application gets an empty body and the true Content-Length, which it refuses.
@@ -81,15 +81,19 @@ class RequestParser(HTTPRequestParser):
     adj: ServerAdjustments
     error: Error | None
 
-    def __init__(self, adj: ServerAdjustments) -> None:
+    def __init__(self, adj: ServerAdjustments, *, excess: bool = False) -> None:
         super().__init__(adj)
         self.began = time.monotonic()
         self.body_began: float | None = None
         self.cut = False
+        self._excess = excess
         self._counted = 0
 
     def received(self, data: bytes) -> int:
         """Take the next bytes from the connection, and return how many belong to this request."""
+        if self._excess:
+            self._parse_nothing(BadRequest("Too many requests were sent at once: wait for the responses."))
+            return len(data)
         in_body = self.body_rcv is not None
         try:
             consumed = super().received(data)

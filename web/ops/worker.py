@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask
-from gunicorn.errors import ConfigError
 from gunicorn.workers.base import Worker
 
 from ..backend import EXTENSION, Backend
@@ -38,7 +38,7 @@ class BufferingWorker(Worker):
     def check_config(cls, cfg: Config, log: Logger) -> None:
         """Refuse options that would have no effect."""
         if cfg.is_ssl:
-            raise ConfigError("this server has no TLS: leave out the certificate and let a proxy add TLS")
+            sys.exit("Error: this server has no TLS: leave out the certificate, and let a proxy add TLS")
         if cfg.accesslog:
             log.warning("the access log has no effect: the application logs every request, see SEARCHDB_LOG_FORMAT")
 
