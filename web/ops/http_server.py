@@ -167,7 +167,7 @@ class Server:
         if not self._is_full:
             log.warning("%d connections are open: closing those that are silent", len(self.connections))
         self._is_full = True
-        silent = [connection for connection in self.connections.values() if not connection.requests]
+        silent = [connection for connection in list(self.connections.values()) if not connection.requests]
         if not silent:
             return False
         min(silent, key=lambda connection: connection.active_at).handle_close()
