@@ -31,9 +31,11 @@ wsgi_app = f"{__name__.removesuffix('.ops.serving')}:create_app(warm_up=False)"
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or 1)
 """Each process loads its own model, which uses every core: several need many cores and much memory."""
-worker_class = "gthread"
-threads = 8
-"""Per worker: one thread at a time runs the shared model, while the others serve images."""
+worker_class = f"{__name__.removesuffix('.serving')}.worker.BufferingWorker"
+"""Reads requests and sends responses without a thread each, so that slow clients hold none."""
+threads = 24
+"""Per worker, for complete requests. More than may wait at once for fetches, the model, decoding and the database, so
+that a search whose text is cached finds a free one. Idle threads cost almost nothing."""
 
 preload_app = sys.platform != "darwin"
 """Importing torch takes seconds, which preloading saves when a worker restarts. On macOS the system libraries do not

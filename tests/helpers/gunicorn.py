@@ -1,0 +1,77 @@
+"""Runs the application under gunicorn, as operators do, and waits until it is ready."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from searchdb.config import Settings
+from tests.helpers.waiting import GIVE_UP_S
+
+ROOT = Path(__file__).parents[2]
+CONFIGURATION = "python:web.ops.serving"
+
+
+@dataclass(kw_only=True)
+class Server:
+    """A running gunicorn; `log` is what it wrote, once it has stopped."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: str = ""
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), GIVE_UP_S)
+
+    def get(self, path: str, **options: object) -> requests.Response:
+        return requests.get(self.url + path, timeout=GIVE_UP_S, **options)  # type: ignore[arg-type]
+
+    def until_ready(self) -> None:
+        deadline = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if self.get("/readyz").status_code == 200:
+                    return
+            except requests.ConnectionError:
+                pass
+            time.sleep(0.1)
+        pytest.fail("gunicorn does not become ready")
+
+    def stop(self) -> None:
+        if self.log:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        _, self.log = self.process.communicate(timeout=GIVE_UP_S)
+        assert self.process.returncode == 0, self.log
+        assert "Traceback" not in self.log, self.log
+
+
+def start(settings: Settings, *options: str, configuration: str = CONFIGURATION, **environment: str) -> Server:
+    """Start gunicorn on a free port; the caller waits until it is ready, and stops it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    assert settings.database_url is not None
+    environment = {
+        **os.environ,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "SEARCHDB_HOME": str(settings.home),
+        "SEARCHDB_MODEL": "demo",
+        **environment,
+    }
+    command = [sys.executable, "-m", "gunicorn", f"--config={configuration}", f"--bind={address}", *options]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    return Server(url=f"http://{address}", process=process)
