@@ -84,7 +84,15 @@ FILES: dict[str, set[str]] = {
     "index.status": {"db.counts", "db.tables", "index.policy", "index.records"},
     "index.depth": {"index.status"},
     "index.exact": {"db.tables"},
-    "index.recall": {"db.best_effort", "db.samples", "db.tables", "index.exact", "index.records", "index.status"},
+    "index.recall": {
+        "db.best_effort",
+        "db.connections",
+        "db.samples",
+        "db.tables",
+        "index.exact",
+        "index.records",
+        "index.status",
+    },
     "index.tune": {
         "db.driver_errors",
         "index.depth",
