@@ -210,8 +210,9 @@ def test_directions_of_web(path: Path) -> None:
 
 WEB_PACKAGES: dict[str, set[str]] = {"page": {"files"}, "api": {"files"}, "files": set(), "ops": set()}
 """Which of web's other packages each may import."""
-WEB_BASE = {"backend", "background_model", "timed_cache"}
-"""Modules of web below its packages; they may use the metrics and the thumbnail cache, which import neither."""
+WEB_BASE = {"backend", "background_model", "slots", "timed_cache"}
+"""Modules of web below its packages; they may use the metrics, the thumbnail cache and the fetcher for visitors, which
+import neither."""
 
 
 def used_within_web(path: Path) -> set[str]:

@@ -22,7 +22,7 @@ def test_requests_share_one_searcher(app: Flask, client: FlaskClient) -> None:
 def test_another_model_has_another_searcher(app: Flask) -> None:
     backend = cast(Backend, app.extensions[EXTENSION])
     searcher = backend.searcher
-    other = BackgroundModel("other", backend.model().embedder, backend.metrics, loaded=True)
+    other = BackgroundModel("other", backend.model().embedder, backend.slots, backend.metrics, loaded=True)
     assert backend.searcher_with(other) is not searcher
 
 
