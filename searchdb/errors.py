@@ -14,6 +14,7 @@ SearchDBError
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
 │   └── ModelMismatchError           it is not the collection's model
+├── BusyError                    other searches have to end first
 ├── SourceError                  a folder or list cannot be read at all
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
@@ -174,6 +175,10 @@ class ModelMismatchError(ModelError):
 
 
 # --- Requests -------------------------------------------------------------------------------------
+
+
+class BusyError(SearchDBError):
+    """A search needs what another one is making, which takes long: it can be tried again soon."""
 
 
 class SourceError(SearchDBError):

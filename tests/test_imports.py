@@ -87,7 +87,15 @@ FILES: dict[str, set[str]] = {
     "index.status": {"db.counts", "db.tables", "index.policy", "index.records"},
     "index.depth": {"index.status"},
     "index.exact": {"db.tables"},
-    "index.recall": {"db.best_effort", "db.samples", "db.tables", "index.exact", "index.records", "index.status"},
+    "index.recall": {
+        "db.best_effort",
+        "db.connections",
+        "db.samples",
+        "db.tables",
+        "index.exact",
+        "index.records",
+        "index.status",
+    },
     "index.tune": {
         "db.driver_errors",
         "index.depth",
@@ -205,8 +213,9 @@ def test_directions_of_web(path: Path) -> None:
 
 WEB_PACKAGES: dict[str, set[str]] = {"page": {"files"}, "api": {"files"}, "files": set(), "ops": set()}
 """Which of web's other packages each may import."""
-WEB_BASE = {"backend", "background_model", "timed_cache"}
-"""Modules of web below its packages; they may use the metrics and the thumbnail cache, which import neither."""
+WEB_BASE = {"backend", "background_model", "slots", "timed_cache"}
+"""Modules of web below its packages; they may use the metrics, the thumbnail cache and the fetcher for visitors, which
+import neither."""
 
 
 def used_within_web(path: Path) -> set[str]:

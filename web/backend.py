@@ -13,6 +13,7 @@ from typing import cast
 import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from werkzeug.exceptions import ServiceUnavailable
 
 from searchdb.config import THUMBNAILS, UPLOADS, Settings
 from searchdb.db.connections import POOL_SIZE, Timeouts
@@ -23,22 +24,27 @@ from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.media.bounded_folder import BoundedFolder
-from searchdb.media.fetch import Fetcher
 from searchdb.records import StoredImage
-from searchdb.search.facets import Facets
+from searchdb.search.facets import NO_FACETS, Facets
 from searchdb.search.searcher import Query, Searcher
 
 from .background_model import WARM_UP_TEXT, BackgroundModel
 from .files.thumbnails import ThumbnailCache
+from .files.visitor_fetcher import VisitorFetcher
 from .ops.metrics import Metrics
+from .slots import WorkSlots
 from .timed_cache import TimedCache
 
 EXTENSION = "searchdb"
 """Key of the Backend in `app.extensions`."""
 REOPEN_INTERVAL_S = 2.0
 """Seconds between attempts to open the database: requests in between fail with the error of the last attempt."""
-TIMEOUTS = Timeouts(connect=3, pool=5.0, statement=15.0, silence=5.0)
-"""Limits in seconds. Visitors wait for the response, and there are few threads: slower requests end with an error."""
+TIMEOUTS = Timeouts(connect=3, pool=1.0, statement=15.0, lock=3.0, silence=5.0)
+"""Limits in seconds. Visitors wait for the response, and there are few threads: slower requests end with an error. A
+lock that lasts longer than `lock` is that of a migration or of an administrator, which may last for hours."""
+OPEN_WAIT_S = 3.0
+"""Longest wait for another request that opens the database, in seconds; then requests fail at once until it is open, as
+during an outage."""
 FACETS_MAX_AGE_S = 60.0
 """Seconds for which the filters' values are cached: counting them takes 0.1 s, and they change slowly."""
 
@@ -62,6 +68,7 @@ class Backend:
     def __init__(self, settings: Settings, make_embedder: Callable[[str], Embedder], *, loaded: bool = False) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.slots = WorkSlots(self.metrics)
         self.index_watch = IndexWatch()
         self.thumbnails = ThumbnailCache(settings.home / THUMBNAILS, max_bytes=settings.max_thumbnails_bytes)
         self.uploads = BoundedFolder(settings.home / UPLOADS, settings.max_uploads_bytes)
@@ -81,11 +88,9 @@ class Backend:
         self._searcher: tuple[Database, BackgroundModel, Searcher] | None = None
 
     @cached_property
-    def fetcher(self) -> Fetcher:
+    def fetcher(self) -> VisitorFetcher:
         """Fetches images from URLs that visitors enter, within the limits of the settings."""
-        return Fetcher(
-            max_bytes=self.settings.max_image_bytes, allow_private_addresses=self.settings.allow_private_addresses
-        )
+        return VisitorFetcher(self.settings, self.slots.fetches)
 
     @property
     def searcher(self) -> Searcher:
@@ -113,8 +118,11 @@ class Backend:
             return searcher
 
     def facets(self) -> Facets:
-        """Return the values that the collection can be filtered by, at most FACETS_MAX_AGE_S old."""
-        return self._facets.get()
+        """Return the values that the collection can be filtered by; none while the first count takes long."""
+        try:
+            return self._facets.get()
+        except ServiceUnavailable:
+            return NO_FACETS
 
     def get(self, image_id: int) -> StoredImage:
         """Return a stored image; does not query which model the collection uses.
@@ -147,6 +155,7 @@ class Backend:
                 self._model = BackgroundModel(
                     name,
                     self._make_embedder(name),
+                    self.slots,
                     self.metrics,
                     max_cache_bytes=self.settings.max_query_cache_bytes,
                     loaded=self._loaded,
@@ -160,15 +169,17 @@ class Backend:
     def database(self) -> Database:
         """Return the open database.
 
-        During an outage one request at a time tries to open it, and the others fail at once with the error of the last
-        attempt: an attempt may take seconds, and there are few threads.
+        One request at a time tries to open it. Others wait for OPEN_WAIT_S, and during an outage fail at once with the
+        error of the last attempt: an attempt may take seconds, and there are few threads.
 
         Raises:
             DatabaseError: it cannot be opened; the next attempt is made after REOPEN_INTERVAL_S.
         """
-        failure = self._failure
-        if not self._lock.acquire(blocking=failure is None):
-            assert failure is not None  # noqa: S101 - a blocking acquire succeeds
+        database, failure = self._database, self._failure
+        if database is not None and not (self._suspect or self._closed):
+            return database
+        if not self._lock.acquire(timeout=OPEN_WAIT_S if failure is None else 0):
+            failure = self._failure = failure or DatabaseError("the database is still being opened")
             raise failure.with_traceback(None)
         try:
             if self._closed:
@@ -219,9 +230,13 @@ class Backend:
         with self.database().begin() as connection:
             return not connection.scalar(sa.text("SELECT EXISTS (SELECT FROM images)"))
 
-    def suspect(self) -> None:
-        """Mark the database as possibly down: the embedded server may have to be started again."""
-        self._suspect = True
+    def suspect(self, error: DatabaseError) -> None:
+        """Have the next request check whether the database is up, unless this error is an answer from it.
+
+        The embedded server may have to be started again.
+        """
+        if error.sqlstate is None:
+            self._suspect = True
 
     def close(self) -> None:
         """Close the connections; the embedded server stops when this was its last user."""

@@ -17,6 +17,7 @@ from searchdb.records import ModelIdentity
 from searchdb.search.query_cache import REMEMBERED_S, QueryCache
 
 from .ops.metrics import Metrics
+from .slots import Slots, WorkSlots
 
 LOAD_WAIT_S = 15.0
 """Seconds that a search waits for the model: loading from disk takes less, the first download much more."""
@@ -29,10 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class TimedEmbedder:
-    """Wraps a model, and times and counts its runs in the metrics."""
+    """Wraps a model: limits its runs at once, and times and counts them in the metrics.
 
-    def __init__(self, embedder: Embedder, metrics: Metrics) -> None:
+    A run raises ServiceUnavailable if too many requests wait for the model.
+    """
+
+    def __init__(self, embedder: Embedder, slots: Slots, metrics: Metrics) -> None:
         self._embedder = embedder
+        self._slots = slots
         self._metrics = metrics
 
     @property
@@ -52,14 +57,16 @@ class TimedEmbedder:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(texts), 512)."""
         began = time.perf_counter()
-        vectors = self._embedder.embed_texts(texts)
+        with self._slots:
+            vectors = self._embedder.embed_texts(texts)
         self._metrics.embedded("text", len(texts), time.perf_counter() - began)
         return vectors
 
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(images), 512)."""
         began = time.perf_counter()
-        vectors = self._embedder.embed_images(images)
+        with self._slots:
+            vectors = self._embedder.embed_images(images)
         self._metrics.embedded("picture", len(images), time.perf_counter() - began)
         return vectors
 
@@ -70,6 +77,7 @@ class BackgroundModel:
     Args:
         name: the model's name, as it was chosen.
         embedder: the model.
+        slots: limit the model's runs, and the searches that wait until it is loaded.
         metrics: time and count the model's runs, and count hits of the cache.
         max_cache_bytes: bytes of the cached texts in the database.
         loaded: whether the model is in memory already.
@@ -81,25 +89,39 @@ class BackgroundModel:
     """
 
     def __init__(
-        self, name: str, embedder: Embedder, metrics: Metrics, *, max_cache_bytes: int, loaded: bool = False
+        self,
+        name: str,
+        embedder: Embedder,
+        slots: WorkSlots,
+        metrics: Metrics,
+        *,
+        max_cache_bytes: int,
+        loaded: bool = False,
     ) -> None:
         self.name = name
-        self.embedder = TimedEmbedder(embedder, metrics)
+        self.embedder = TimedEmbedder(embedder, slots.model, metrics)
         self.query_cache = QueryCache(
             self.embedder, max_bytes=max_cache_bytes, trust_memory_s=REMEMBERED_S, on_hit=metrics.cached
         )
         self.failure: ModelError | None = None
+        self._waiting = slots.loading
         self._lock = threading.Lock()
         self._started = loaded
         self._loading = False
+        self._ended_at = 0.0
         self._done = threading.Event()
         if loaded:
             self._done.set()
 
     @property
     def loaded(self) -> bool:
-        """Whether loading has ended; also true after a failure, which a search then reports."""
+        """Whether loading has ended; also true after a failure."""
         return self._done.is_set()
+
+    @property
+    def usable(self) -> bool:
+        """Whether loading has succeeded."""
+        return self.loaded and self.failure is None
 
     def start(self) -> None:
         """Start loading, unless it was started already."""
@@ -122,14 +144,23 @@ class BackgroundModel:
         """Load the model and wait until that has succeeded or failed.
 
         Raises:
-            ServiceUnavailable: the model is still loading after LOAD_WAIT_S.
+            ServiceUnavailable: the model is still loading after LOAD_WAIT_S, or too many searches wait for it.
+            ModelError: loading failed. It is tried again in the background, if the last attempt was MODEL_RETRY_AFTER_S
+                ago: a download that fails takes a while, and would occupy the thread of each search.
         """
         self.start()
-        if not self._done.wait(LOAD_WAIT_S):
-            raise ServiceUnavailable(
-                "The model is still loading. The first time it is downloaded, which can take minutes.",
-                retry_after=MODEL_RETRY_AFTER_S,
-            )
+        if not self._done.is_set():
+            with self._waiting:
+                loaded = self._done.wait(LOAD_WAIT_S)
+            if not loaded:
+                raise ServiceUnavailable(
+                    "The model is still loading. The first time it is downloaded, which can take minutes.",
+                    retry_after=MODEL_RETRY_AFTER_S,
+                )
+        if (failure := self.failure) is not None:
+            if time.monotonic() - self._ended_at >= MODEL_RETRY_AFTER_S:
+                self.start_again()
+            raise failure.with_traceback(None)
 
     def _begin(self) -> None:
         self._started = self._loading = True
@@ -145,5 +176,5 @@ class BackgroundModel:
         else:
             self.failure = None
         finally:
-            self._loading = False
+            self._loading, self._ended_at = False, time.monotonic()
             self._done.set()

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from searchdb.db.best_effort import REFUSALS
 from searchdb.errors import (
+    BusyError,
     DatabaseError,
     DecodeError,
     DiskFullError,
@@ -55,6 +56,8 @@ API_NAMES = {"text": "q", "exclude": "not"}
 
 TIMED_OUT = "57014"
 """SQLSTATE of a statement that exceeded statement_timeout."""
+LOCKED = "55P03"
+"""SQLSTATE of a statement that exceeded lock_timeout."""
 
 _QUOTED_PATH = re.compile(r"(['\"])~?\.{0,2}/[^'\"]*?([^'\"/]+)/?\1")
 _PATH = re.compile(r"(?<![\w:/.~-])~?\.{0,2}/(?:[^\s'\"<>()]*/)?([^\s'\"<>()/]+)/?")
@@ -72,6 +75,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(StorageError, _storage)
     app.register_error_handler(OSError, _no_room)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, _busy)
+    app.register_error_handler(BusyError, _being_measured)
     app.register_error_handler(ModelError, _model)
     app.context_processor(_frame)
 
@@ -166,7 +170,7 @@ def _refused(refused: ImageRefusedError) -> Response:
 
 
 def _database(error: DatabaseError) -> Response:
-    backend().suspect()
+    backend().suspect(error)
     log.warning("%s", error)
     if isinstance(error, SchemaError):
         return _answer(503, "The database is not ready", _sentence(str(error)))
@@ -178,6 +182,9 @@ def _database(error: DatabaseError) -> Response:
     if error.sqlstate == TIMED_OUT:
         message = "The database cancelled the query. Narrow the search, or try again later."
         return _answer(503, "This took too long", message)
+    if error.sqlstate == LOCKED:
+        message = "The tables are locked, as while the database is changed. Try again in a few seconds."
+        return _answer(503, "The database is busy", message)
     reason = "The embedded server does not start" if isinstance(error, EmbeddedServerError) else "It does not answer"
     return _answer(
         503,
@@ -212,7 +219,12 @@ def _full(message: str) -> Response:
 
 def _busy(error: sqlalchemy.exc.TimeoutError) -> Response:
     log.warning("%s", error)
+    backend().metrics.refused("database")
     return _answer(503, "One moment", "Too many searches are running. Try again in a few seconds.")
+
+
+def _being_measured(error: BusyError) -> Response:
+    return _answer(503, "One moment", _sentence(str(error)))
 
 
 def _model(error: ModelError) -> Response:

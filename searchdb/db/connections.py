@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from searchdb.database_url import parameters
 from searchdb.db.driver_errors import database_error
@@ -21,7 +23,7 @@ from searchdb.db.times import load_all_times
 from searchdb.errors import SchemaError
 
 POOL_SIZE = 8
-"""Connections kept open, one for each thread of the page's server; more are opened for one use and closed."""
+"""Connections kept open: more than a few cores can make use of; more are opened for one use and closed."""
 POOL_OVERFLOW = 12
 """Extra connections under load: 20 for each process let five processes share PostgreSQL's default of 100."""
 ENCODING = "UTF8"
@@ -38,16 +40,47 @@ class Timeouts:
         connect: for a server that does not answer; at least 2. A connect_timeout in DATABASE_URL takes precedence.
         pool: for a free connection when the pool is exhausted.
         statement: for one statement, which PostgreSQL then cancels; None means no limit. Migrations have no limit.
+        lock: for a lock that another session holds, as on a table that is being altered; None means no limit.
         silence: for a connected server that stops responding; None leaves it to the operating system.
     """
 
     connect: int = 10
     pool: float = 30.0
     statement: float | None = None
+    lock: float | None = None
     silence: float | None = None
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """PostgreSQL's settings for the limits that it keeps itself, in milliseconds."""
+        limits = {"statement_timeout": self.statement, "lock_timeout": self.lock}
+        return {name: _milliseconds(limit) for name, limit in limits.items() if limit is not None}
 
 
 DEFAULT_TIMEOUTS = Timeouts()
+
+
+class ImpatientPool(sa.QueuePool):
+    """A pool that lets nobody wait for a connection after a wait has timed out, until a connection comes back.
+
+    While the database is stuck, as by a locked table, threads would otherwise wait in vain one after the other.
+    """
+
+    _stuck = False
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection; TimeoutError if none becomes free in time, or none has for a while."""
+        if self._stuck and self.checkedout() >= POOL_SIZE + POOL_OVERFLOW:
+            raise PoolTimeoutError("every connection to the database has been in use for a while")
+        try:
+            return super().connect()
+        except PoolTimeoutError:
+            self._stuck = True
+            raise
+
+    def came_back(self) -> None:
+        """Note that a connection was returned."""
+        self._stuck = False
 
 
 def make_engine(
@@ -67,6 +100,7 @@ def make_engine(
     """
     engine = sa.create_engine(
         "postgresql+psycopg://",
+        poolclass=ImpatientPool,
         pool_pre_ping=True,
         pool_use_lifo=True,  # the connection used last has its statements planned and its pages cached
         pool_size=POOL_SIZE,
@@ -79,6 +113,7 @@ def make_engine(
     event.listen(engine, "do_connect", partial(_connect, open_connection, timeouts))
     event.listen(engine, "handle_error", _translate)
     event.listen(engine, "begin", partial(_set_up_transaction, timeouts))
+    event.listen(engine, "checkin", lambda *_: cast(ImpatientPool, engine.pool).came_back())
     return engine
 
 
@@ -119,9 +154,9 @@ def _connect(
         load_all_times(connection)
         if pooler:
             connection.prepare_threshold = None  # a prepared statement stays in the process that prepared it
-        elif timeouts.statement is not None:
+        elif timeouts.settings:
             # Not as a connection option, which PgBouncer refuses; and not in a pooler's session, which others use.
-            connection.execute(f"SET statement_timeout = {_milliseconds(timeouts.statement)}".encode())
+            connection.execute(_setting(timeouts.settings, local=False).encode())
             connection.commit()
     except BaseException:
         connection.close()
@@ -156,11 +191,23 @@ def _set_up_transaction(timeouts: Timeouts, connection: Connection) -> None:
         return
     # Not with a cursor on the server, even if the statement that begins the transaction has one.
     at_once = {"stream_results": False, "yield_per": None}
-    if timeouts.statement is not None:
-        limit = f"SET LOCAL statement_timeout = {_milliseconds(timeouts.statement)}"
-        connection.exec_driver_sql(limit, execution_options=at_once)
+    if timeouts.settings:
+        connection.exec_driver_sql(_setting(timeouts.settings, local=True), execution_options=at_once).close()
     if (schema := connection.info.get(MISSING_SCHEMA)) is not None:
         connection.exec_driver_sql(APPEND, (schema, True), execution_options=at_once).close()
+
+
+def lift_time_limits(connection: Connection, *, local: bool) -> None:
+    """Let statements and their waits for locks take any time, in this session or, if `local`, in this transaction.
+
+    For work in the background on a connection of the page, which has limits because visitors wait.
+    """
+    connection.exec_driver_sql(_setting({"statement_timeout": 0, "lock_timeout": 0}, local=local)).close()
+
+
+def _setting(values: Mapping[str, int], *, local: bool) -> str:
+    """Return one statement that sets all, for the session or the transaction."""
+    return "SELECT " + ", ".join(f"set_config('{name}', '{value}', {local})" for name, value in values.items())
 
 
 def _ping(query_server: Callable[[Any], bool], connection: psycopg.Connection[Any]) -> bool:

@@ -152,6 +152,7 @@ def migrate(database: Database) -> None:
         config.attributes["connection"] = connection
         if not behind_pooler(connection):  # where no session has a limit of ours, and others would get this one
             connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql("SET lock_timeout = 0")
             connection.commit()
         try:
             command.upgrade(config, "head")

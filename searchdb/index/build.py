@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
 from searchdb.config import DEFAULT_RECALL
-from searchdb.db.connections import behind_pooler
+from searchdb.db.connections import behind_pooler, lift_time_limits
 from searchdb.db.driver_errors import require_writable
 from searchdb.db.extension import advice_on_builds
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds
@@ -220,7 +220,7 @@ def _set_up(connection: Connection, plan: _Plan, rows: int) -> None:
         return
     connection.execute(text(f"SET maintenance_work_mem = '{int(min(max(needed, low), high))}MB'"))
     connection.execute(text(f"SET max_parallel_maintenance_workers = {BUILD_WORKERS}"))
-    connection.execute(text("SET statement_timeout = 0"))
+    lift_time_limits(connection, local=False)
     with suppress(DatabaseError):  # unsupported on some platforms: there a build outlives its killed client
         connection.execute(text(f"SET client_connection_check_interval = '{ORPHAN_CHECK}'"))
 
@@ -245,6 +245,7 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
         connection.execute(text("SET max_parallel_maintenance_workers = 0"))
         connection.execute(create)
     with engine.begin() as swap:
+        lift_time_limits(swap, local=True)
         setting = fit_setting(plan.method, plan.lists, last_tuning(swap, plan.method), rows=rows)
         # Renaming blocks no query; dropping the old index here would need an exclusive lock on the table. With the
         # schema, because the extension's may have an index of another collection.

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.best_effort import may_be_skipped
+from searchdb.db.connections import lift_time_limits
 from searchdb.db.samples import random_keys
 from searchdb.db.tables import NORM_IN_RANGE, embedding_models, images, index_recalls, query_embeddings
 from searchdb.errors import DatabaseError, QueryError
@@ -116,8 +117,8 @@ def snapshot(engine: Engine) -> Generator[Connection]:
         connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
         # Compilation takes longer than many an exact scan, with which match_images is compared.
         connection.execute(text("SET LOCAL jit = off"))
-        # The page's connections have a limit, and the index is tuned on one of them, too.
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        # The page's connections have limits, and the index is tuned on one of them, too.
+        lift_time_limits(connection, local=True)
         yield connection
 
 

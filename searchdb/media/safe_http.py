@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Generator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ PER_HOST = 16
 
 HOSTS_POOLED = 48
 """Hosts whose connections are kept open; at PER_HOST each they stay below Linux's limit of 1,024 files a process."""
+
+LOOKUPS = 64
+"""Host names looked up at once: twice as many as an ingest's threads, because a lookup may outlast its fetch."""
 
 _EMBEDDING_NETWORKS = (
     # The prefix, and the number of bits right of the embedded IPv4 address, to which a gateway connects instead.
@@ -61,6 +65,8 @@ class RequestLimits:
             raise TimeoutError("the deadline has passed")
         return min(limit_s, left)
 
+
+_lookups = threading.BoundedSemaphore(LOOKUPS)
 
 current_limits: ContextVar[RequestLimits] = ContextVar("current_limits")
 """The limits of the fetch in this thread. A pooled connection serves many fetches, so it cannot hold them itself."""
@@ -146,7 +152,7 @@ def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | 
     """Return a socket connected to a checked address of the host.
 
     The name is resolved once and the connection goes to the address that was checked, which defeats DNS rebinding (a
-    name that resolves differently a moment later). The resolver has its own time limit.
+    name that resolves differently a moment later).
 
     Raises:
         AddressRefusedError, FetchTimeoutError, InvalidReferenceError, TransferError: no connection.
@@ -154,9 +160,11 @@ def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | 
     """
     limits = current_limits.get()
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _look_up(host, port, limits)
     except UnicodeError as exc:
         raise InvalidReferenceError(f"{host!r} is not a valid host name") from exc
+    except TimeoutError as exc:
+        raise FetchTimeoutError(f"the lookup of {host} took too long") from exc
     except OSError as exc:
         raise TransferError(f"no address found for {host}: {exc.strerror or exc}") from exc
     if not limits.allow_private_addresses:
@@ -188,6 +196,28 @@ def connect(host: str, port: int, options: list[tuple[int, int, int | bytes]] | 
     if isinstance(failure, ConnectionRefusedError):
         raise TransferError(f"the connection was refused by {host}:{port}") from failure
     raise TransferError(f"no connection to {host}:{port}: {failure.strerror or failure}") from failure
+
+
+def _look_up(host: str, port: int, limits: RequestLimits) -> list[Any]:
+    """Return what getaddrinfo does; TimeoutError past the deadline.
+
+    getaddrinfo takes no time limit: with a name server that does not answer it may take a minute. So it runs in a
+    thread that is left behind; a daemon, for which the end of the process need not wait.
+    """
+    if not _lookups.acquire(timeout=limits.timeout_s(limits.left_s())):
+        raise TimeoutError("too many lookups are running")
+    found: Future[list[Any]] = Future()
+
+    def look_up() -> None:
+        try:
+            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, ValueError, OverflowError) as exc:  # the caller raises it again
+            found.set_exception(exc)
+        finally:
+            _lookups.release()
+
+    threading.Thread(target=look_up, name="look-up", daemon=True).start()
+    return found.result(max(limits.left_s(), 0))
 
 
 class _DeadlineReader(io.RawIOBase):

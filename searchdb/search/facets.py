@@ -66,6 +66,10 @@ class Facets:
     complete: bool
 
 
+NO_FACETS = Facets(source=(), country=(), city=(), camera=(), tag=(), orientation=(), total=0, counted=0, complete=True)
+"""The values of an empty collection."""
+
+
 def facets(connection: Connection, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
     """Count the values among the images that meet all the filters.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.counts import count_rows
 from searchdb.db.samples import BLOCKS_PER_ROW, random_keys
 from searchdb.db.tables import NORM_IN_RANGE, embedding_models, image_sample, images, relevance_scale
+from searchdb.errors import BusyError
 from searchdb.records import ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.query_cache import QueryCache
@@ -36,6 +38,9 @@ MAX_TEXTS = 10_000
 KEPT_S = 600.0
 """Seconds for which a process that may not store the scale keeps its own measurement, of 2 MB: measuring takes as long
 as many searches, and the collection changes slowly."""
+MEASURE_WAIT_S = 2.0
+"""Longest wait for another thread that draws the sample or measures the scale, in seconds: with a large model measuring
+takes longer, and the waiting searches would occupy all threads of a server."""
 MAX_SCALES = 4
 """Scales whose vector is kept in memory: the current one, and those that searches in progress still use."""
 
@@ -70,6 +75,9 @@ _REFRESH = text(
     .replace("<blocks>", str(BLOCKS_PER_ROW * SAMPLE_SIZE))
 )
 
+
+_drawing = threading.Lock()
+"""Held by the thread that draws the sample, so that of many first searches only one does."""
 
 SCALE_COLUMNS = tuple(relevance_scale.c[f.name] for f in fields(Scale))
 """The columns that `Scale.from_row` reads."""
@@ -140,6 +148,8 @@ class RelevanceJudge:
         self, connection: Connection, query: str, vector: np.ndarray, scale: Scale | None = None
     ) -> Relevance | None:
         """Return how images are judged for a text; None in a collection of less than MIN_SAMPLE images.
+
+        Raises BusyError if another thread measures the scale for longer than MEASURE_WAIT_S.
 
         Draws the sample when there is none or most of it is gone, then measures the scale, each in a transaction of
         its own. On a read-only database neither is stored: what is missing is kept in memory.
@@ -217,9 +227,11 @@ class RelevanceJudge:
     def _measure_scale(self, connection: Connection) -> _Measurement | None:
         """Measure the scale, and store it or, if the database may not be written, keep it in memory.
 
-        Returns None if there are less than MIN_SAMPLE images.
+        Returns None if there are less than MIN_SAMPLE images. Raises BusyError if another thread takes long for it.
         """
-        with self._measuring:  # the threads that wait for it need not measure it, too
+        with _held(self._measuring) as held:  # the threads that wait for it need not measure it, too
+            if not held:
+                raise BusyError("the scale of relevance is being measured: try again in a few seconds")
             if (kept := self._own_measurement()) is not None:
                 return kept
             vectors = connection.scalars(sa.select(image_sample.c.embedding)).all()
@@ -293,11 +305,30 @@ def measure_on_sample(
         measure: returns `sampled` and STORED as `stored`, beside other values.
     """
     found = measure()
-    if found["sampled"] < min(found["stored"], SAMPLE_SIZE) / 2:
+    if _has_shrunk(found):
         connection.commit()
-        writer.write(connection, lambda: refresh_sample(connection))
+        with _held(_drawing) as held:
+            if held and _has_shrunk(measure()):  # no other thread has drawn it meanwhile
+                connection.commit()
+                writer.write(connection, lambda: refresh_sample(connection))
         found = measure()
     return None if found["sampled"] < MIN_SAMPLE else found
+
+
+def _has_shrunk(found: Mapping[Any, Any]) -> bool:
+    """Whether there is no sample, or most of it is gone."""
+    return found["sampled"] < min(found["stored"], SAMPLE_SIZE) / 2
+
+
+@contextmanager
+def _held(lock: threading.Lock) -> Generator[bool]:
+    """Hold a lock, and yield whether it was free within MEASURE_WAIT_S."""
+    held = lock.acquire(timeout=MEASURE_WAIT_S)
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()
 
 
 def calibrate(connection: Connection, cache: QueryCache) -> None:

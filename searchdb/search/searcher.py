@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import check_model
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
+from searchdb.errors import BusyError, DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
 from searchdb.records import Hit, StoredImage
 from searchdb.search import combination, facets
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
@@ -109,6 +109,7 @@ class Searcher:
                 `filters.where`; or `min_relevance` is given and the collection is too small to judge relevance.
             ImageNotFoundError: `like` or `unlike` names no stored image.
             ModelMismatchError: the stored images were embedded with another model.
+            BusyError: `min_relevance` is given, and another search takes long to measure the scale of relevance.
         """
         query.check()
         _check_bounds(query, threshold, min_relevance, count, offset)
@@ -127,8 +128,10 @@ class Searcher:
                     )
             else:
                 rows = self._fetch(connection, query, parts, filters, page)
-                # The rows bring the scale, which saves a statement.
-                relevance = self._judge_text(connection, query, parts, Scale.from_row(rows[0])) if rows else None
+                relevance = None
+                with suppress(BusyError):  # better hits without a relevance than none
+                    # The rows bring the scale, which saves a statement.
+                    relevance = self._judge_text(connection, query, parts, Scale.from_row(rows[0])) if rows else None
             everyday: Mapping[int, float] = {}
             if relevance is not None:
                 everyday = self._everyday_similarities(connection, relevance.scale, rows)

@@ -52,7 +52,7 @@ def similarity_histogram(connection: Connection) -> SimilarityHistogram | None:
     sample = connection.scalars(sa.select(image_sample.c.embedding)).all()
     if not texts or not sample:
         return None
-    similarities = np.stack(texts) @ np.stack(sample).T  # (texts, images)
+    similarities = (np.stack(texts) @ np.stack(sample).T).astype(float)  # (texts, images)
     low, high = float(similarities.min()), float(similarities.max())
     high = max(high, low + 1e-6)  # a single text and a single image span no range
 

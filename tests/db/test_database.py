@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url
+from searchdb.db.connections import POOL_OVERFLOW, POOL_SIZE, Timeouts
 from searchdb.db.database import Database, open_database
 from searchdb.db.schema import SCHEMA_REVISION, migrate, schema_revision
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, SchemaError
+from tests.helpers.waiting import GIVE_UP_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +44,25 @@ def test_a_statement_that_fails_is_our_error_with_its_code(database: Database) -
     with database.connect() as connection, pytest.raises(DatabaseError, match="division by zero") as caught:
         connection.execute(sa.text("SELECT 1 / 0"))
     assert caught.value.sqlstate == "22012"
+
+
+def test_after_a_vain_wait_for_a_connection_nobody_waits_until_one_is_free(settings: Settings) -> None:
+    with ExitStack() as stack:
+        database = stack.enter_context(open_database(settings, Timeouts(pool=0.05)))
+        held = [stack.enter_context(database.connect()) for _ in range(POOL_SIZE + POOL_OVERFLOW)]
+        with pytest.raises(PoolTimeoutError):
+            database.engine.connect()
+        database.engine.pool._timeout = GIVE_UP_S  # type: ignore[attr-defined]  # what a vain wait would now take
+        for _ in range(3):
+            with pytest.raises(PoolTimeoutError, match="in use for a while"):
+                database.engine.connect()
+        held[0].close()
+        stack.enter_context(database.connect())
+        waiting = threading.Thread(target=lambda: stack.enter_context(database.connect()))
+        waiting.start()  # now there is hope again: it waits
+        held[1].close()
+        waiting.join(GIVE_UP_S)
+        assert not waiting.is_alive()
 
 
 def test_the_code_works_with_the_newest_migration() -> None:

@@ -126,12 +126,14 @@ def test_the_extension_may_be_in_another_schema(bouncer: Path, empty_settings: S
 
 def test_the_time_limit_is_that_of_a_transaction(pooled: Settings) -> None:
     """Set for the session, it would reach another client of the same server process."""
-    with open_database(pooled, Timeouts(statement=0.2)) as limited, open_database(pooled) as unlimited:
+    with open_database(pooled, Timeouts(statement=0.2, lock=0.1)) as limited, open_database(pooled) as unlimited:
         for _ in range(5):
             with limited.begin() as connection:
                 assert connection.scalar(sa.text("SHOW statement_timeout")) == "200ms"
+                assert connection.scalar(sa.text("SHOW lock_timeout")) == "100ms"
             with unlimited.begin() as connection:
                 assert connection.scalar(sa.text("SHOW statement_timeout")) == "0"
+                assert connection.scalar(sa.text("SHOW lock_timeout")) == "0"
         assert list(Store(limited.engine).failures()) == []
         with limited.connect() as connection, pytest.raises(DatabaseError) as caught:
             connection.execute(sa.text("SELECT pg_sleep(10)"))

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from PIL import Image
 
 from searchdb.cli.index_prose import index_details
-from searchdb.db.database import Database
+from searchdb.config import Settings
+from searchdb.db.connections import Timeouts
+from searchdb.db.database import Database, open_database
 from searchdb.errors import ModelUnavailableError
 from searchdb.index import rebuild
 from searchdb.index.build import build_index
@@ -22,7 +24,7 @@ from searchdb.records import ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.query_cache import QueryCache
 from tests.helpers.vectors import MODEL, cache_texts, clustered, fill, real_like, real_like_texts, recall
-from tests.helpers.waiting import GIVE_UP_S
+from tests.helpers.waiting import GIVE_UP_S, until
 from web.page.index_facts import index_facts
 
 
@@ -41,6 +43,33 @@ def test_the_index_is_rebuilt_when_stale_and_only_then(database: Database) -> No
     fill(database, clustered(1, seed=2), first=1999)
     assert rebuild_if_stale(database.engine)
     assert state_of(database).rows_at_build == 2000
+
+
+def test_a_rebuild_waits_for_locks_however_short_the_limits_of_its_connections(
+    database: Database, settings: Settings
+) -> None:
+    """As on those of the page, whose limits are for visitors."""
+    fill(database, clustered(1000))
+    waits = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    built: list[bool] = []
+    with open_database(settings, Timeouts(statement=5, lock=0.01)) as limited:
+        rebuilding = threading.Thread(target=lambda: built.append(rebuild_if_stale(limited.engine)))
+        with database.begin() as writer, database.connect() as observer:
+            writer.execute(sa.text("UPDATE images SET description = 'being written' WHERE id = 1"))
+            rebuilding.start()
+            until(lambda: _count_and_end(observer, waits), "the build to wait for the writer")
+        rebuilding.join(GIVE_UP_S)
+    assert built == [True]
+    assert state_of(database).rows_at_build == 1000
+
+
+def _count_and_end(connection: sa.Connection, statement: sa.TextClause) -> int:
+    """Return a count, in a transaction of its own."""
+    found = connection.scalar(statement)
+    connection.rollback()
+    return found or 0
 
 
 def test_a_rebuild_takes_the_best_method_unless_a_person_chose_one(database: Database) -> None:

@@ -702,6 +702,26 @@ def test_the_connection_goes_to_the_address_that_was_checked(
     assert server.headers["/ok.jpg"]["Host"] == f"pictures.example:{server.port}"
 
 
+def test_a_resolver_that_does_not_answer_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More such lookups than may run at once: further ones end, too, and once they end, others are made."""
+    monkeypatch.setattr(safe_http, "_lookups", threading.BoundedSemaphore(2))
+    answering = threading.Event()
+
+    def answer(host: str, port: int, **_: Any) -> list[Any]:
+        answering.wait(GIVE_UP_S)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(safe_http.socket, "getaddrinfo", answer)
+    with make_fetcher(deadline_s=0.1, attempts=1) as fetcher:
+        for _ in range(3):
+            with pytest.raises(FetchTimeoutError, match=r"the lookup of slow\.example took too long"):
+                fetcher.fetch(item("http://slow.example/a.jpg"))
+    answering.set()
+    patient = make_fetcher(deadline_s=GIVE_UP_S, attempts=1)
+    with patient as fetcher, pytest.raises(TransferError, match="no address found"):
+        fetcher.fetch(item("http://slow.example/a.jpg"))
+
+
 def test_addresses_of_redirects_are_checked(server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_http, "is_private_address", lambda address: address != "127.0.0.1")
     with (

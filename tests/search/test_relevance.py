@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +19,14 @@ from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import image_sample, images, relevance_scale
 from searchdb.demo.composition import KINDS, SETTINGS
-from searchdb.errors import QueryError
+from searchdb.errors import BusyError, QueryError
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import Hit, ModelIdentity
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.relevance import MIN_SAMPLE, refresh_sample
 from searchdb.search.searcher import Query, Searcher
 from tests.helpers.album import copy_album
+from tests.helpers.waiting import GIVE_UP_S
 
 REMOVED = ("cat", "boat", "umbrella", "moon", "banana", "kite")
 UNKNOWN = ("a submarine", "tax invoice", "a helicopter", "an electric guitar", "quarterly sales spreadsheet", "xyzzy")
@@ -173,6 +178,41 @@ def test_a_missing_sample_is_drawn_and_the_words_embedded_once(
     assert searcher.search(Query(text="a dog")) == first
     assert counting.texts == asked
     assert (count(database, image_sample), count(database, relevance_scale)) == (300, 1)
+
+
+def test_while_the_scale_is_measured_other_searches_have_hits_without_relevance(
+    demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_album(demo_collection, database)
+    monkeypatch.setattr("searchdb.search.relevance.MEASURE_WAIT_S", 0.05)
+    gate = Gate(embedder)
+    searcher = Searcher(database.engine, gate, everyday_texts=("slow", *EVERYDAY_TEXTS))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(searcher.search, Query(text="a boat"))
+        gate.reached.wait(GIVE_UP_S)
+        assert {hit.relevance for hit in searcher.search(Query(text="a cat"))} == {None}
+        with pytest.raises(BusyError):
+            searcher.search(Query(text="a cat"), min_relevance=0.5)
+        gate.opened.set()
+        assert None not in {hit.relevance for hit in first.result(GIVE_UP_S)}
+    assert None not in {hit.relevance for hit in searcher.search(Query(text="a cat"))}
+
+
+class Gate:
+    """The small CLIP, which waits at the text "slow"."""
+
+    def __init__(self, embedder: CLIPEmbedder) -> None:
+        self._embedder = embedder
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._embedder, name)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        if "slow" in texts:
+            self.reached.set()
+            assert self.opened.wait(GIVE_UP_S)
+        return self._embedder.embed_texts(texts)
 
 
 def test_the_sample_is_deleted_with_its_images_and_drawn_again(

@@ -10,7 +10,9 @@ from searchdb.client import SearchDB
 from searchdb.db.database import Database
 from searchdb.db.tables import query_embeddings
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
+from searchdb.search.relevance import refresh_sample
 from searchdb.search.similarity_histogram import TEXTS, similarity_histogram
+from tests.helpers.vectors import clustered, fill
 
 
 def test_an_empty_collection_has_no_histogram(database: Database) -> None:
@@ -32,3 +34,17 @@ def test_the_histogram_compares_recent_texts_with_the_sample(demo_collection: Se
     assert sum(histogram.best) == pytest.approx(1)
     middles = np.linspace(histogram.low, histogram.high, 2 * len(histogram.pairs) + 1)[1::2]
     assert np.dot(middles, histogram.best) > np.dot(middles, histogram.pairs)
+
+
+def test_equal_similarities_span_no_range(database: Database) -> None:
+    """As of a single image, searched for by its own text: in single precision the bins would have no width."""
+    fill(database, clustered(1))
+    with database.begin() as connection:
+        refresh_sample(connection)
+        connection.exec_driver_sql(
+            "INSERT INTO query_embeddings (embedding_model_id, query, embedding) "
+            "SELECT embedding_model_id, 'it', embedding FROM images"
+        )
+        histogram = similarity_histogram(connection)
+    assert histogram is not None
+    assert sum(histogram.pairs) == pytest.approx(1)

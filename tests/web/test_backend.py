@@ -22,7 +22,8 @@ def test_requests_share_one_searcher(app: Flask, client: FlaskClient) -> None:
 def test_another_model_has_another_searcher(app: Flask) -> None:
     backend = cast(Backend, app.extensions[EXTENSION])
     searcher = backend.searcher
-    other = BackgroundModel("other", backend.model().embedder, backend.metrics, max_cache_bytes=10**6, loaded=True)
+    embedder = backend.model().embedder
+    other = BackgroundModel("other", embedder, backend.slots, backend.metrics, max_cache_bytes=10**6, loaded=True)
     assert backend.searcher_with(other) is not searcher
 
 

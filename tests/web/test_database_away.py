@@ -33,7 +33,8 @@ from web.backend import EXTENSION
 
 pytestmark = pytest.mark.slow  # starts servers of its own
 
-CLIENTS = 32
+CLIENTS = 16
+"""Fewer than connections, so that none is refused because it waits for one."""
 
 
 class Stoppable:

@@ -11,6 +11,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from ..backend import backend
+from ..background_model import BackgroundModel
 from ..errors import model_label
 from ..files.uploads import decode_query_image
 from ..problems import image_field
@@ -51,17 +52,20 @@ def embed() -> Response:
         files = (upload.stream.read(most + 1) for upload in uploads)
     model = backend().model()
     model.wait()
-    if texts is not None:
-        vectors = model.query_cache.compute(texts).tolist()
-    else:
-        vectors = []
-        for number, data in enumerate(files):
-            with image_field(f"images.{number}"):
-                query_image = decode_query_image(data)
-            vectors += model.embedder.embed_images([query_image]).tolist()
+    with backend().slots.embeddings:
+        vectors = model.query_cache.compute(texts).tolist() if texts is not None else _embedded(files, model)
     # model_construct skips the validation of every number: they come from the model.
     answer = EmbeddingsAnswer.model_construct(model=model_label(model.embedder.identity.name), embeddings=vectors)
     return json_response(answer)
+
+
+def _embedded(files: Iterable[bytes], model: BackgroundModel) -> list[list[float]]:
+    vectors = []
+    for number, data in enumerate(files):
+        with image_field(f"images.{number}"):
+            query_image = decode_query_image(data)
+        vectors += model.embedder.embed_images([query_image]).tolist()
+    return vectors
 
 
 def _decoded(texts: Iterable[str]) -> Iterator[bytes]:

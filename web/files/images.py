@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from flask import Blueprint, Response, redirect, request
+from flask import Blueprint, Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import RequestedRangeNotSatisfiable
+from werkzeug.exceptions import RequestedRangeNotSatisfiable, ServiceUnavailable
 from werkzeug.wsgi import wrap_file
 
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnImageError, TooManyBytesError
@@ -24,7 +24,6 @@ from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 from ..backend import backend
 from .links import is_url, thumbnail_version
 from .thumbnails import LONGEST_SIDE, make_thumbnail
-from .uploads import decoding
 
 blueprint = Blueprint("images", __name__)
 
@@ -138,11 +137,21 @@ def file(image_id: int) -> ResponseReturnValue:
 
 @blueprint.get("/images/<id:image_id>/thumbnail")
 def thumbnail(image_id: int) -> ResponseReturnValue:
-    """Serve the thumbnail as WebP; `?v=` with the checksum's first 8 digits makes it cacheable forever."""
+    """Serve the thumbnail as WebP; `?v=` with the checksum's first 8 digits makes it cacheable forever.
+
+    While too many others are being made, redirect to the original image instead, if browsers show it.
+    """
     image = backend().get(image_id)
     if is_url(image):
         return _redirect_to_host(image.rendition or image.image)
-    sha256, data = _thumbnail_of(image)
+    try:
+        sha256, data = _thumbnail_of(image)
+    except ServiceUnavailable:
+        # A page of new images, through a proxy that sends all its requests at once: larger files, but no gaps.
+        with (original := open_image_file(image)).file:
+            if original.mimetype in NOT_SHOWN_BY_BROWSERS:
+                raise
+        return redirect(url_for(".file", image_id=image_id)), {"Cache-Control": "no-store"}
     response = Response(data, mimetype="image/webp")
     response.set_etag(sha256.hex())
     is_versioned = request.args.get("v") == thumbnail_version(sha256)
@@ -157,7 +166,9 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
     if data is not None:
         return image.sha256, data
     settings = backend().settings
-    with decoding:
+    with backend().slots.thumbnails:
+        if (data := cache.get(image.sha256)) is not None:  # made meanwhile, for another request
+            return image.sha256, data
         image_file = open_image_file(image)
         with image_file.file:
             if image_file.status.st_size > settings.max_image_bytes:

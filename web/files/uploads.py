@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 from PIL import Image
 from werkzeug.datastructures import FileStorage
@@ -14,12 +12,6 @@ from searchdb.records import FetchedImage, SourceItem, clean_url
 
 from ..backend import backend
 
-DECODED_AT_ONCE = 3
-"""Images decoded at the same time: a large one takes hundreds of MB."""
-
-decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
-"""Limits the images that are decoded for visitors at the same time."""
-
 
 def decode_query_image(data: bytes) -> Image.Image:
     """Decode an image to RGB, at least as large as the model needs; waits until the model is loaded.
@@ -27,6 +19,7 @@ def decode_query_image(data: bytes) -> Image.Image:
     Raises:
         ImageError: the data is not an image, or the image is too large.
         ModelError: the model cannot be loaded.
+        ServiceUnavailable: too many other images are being decoded, or the model is not loaded in time.
     """
     settings = backend().settings
     if len(data) > settings.max_image_bytes:
@@ -34,7 +27,7 @@ def decode_query_image(data: bytes) -> Image.Image:
     fetched = FetchedImage(item=SourceItem(image="", source="query"), data=data)
     model = backend().model()
     model.wait()
-    with decoding:
+    with backend().slots.decodes:
         needed = model.embedder.shortest_edge
         return decode(fetched, max_pixels=settings.max_image_pixels, needed=needed).pixels
 

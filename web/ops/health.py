@@ -50,9 +50,11 @@ def _missing() -> str | None:
             return "the model cannot be loaded"
         backend().check_model()
     except DatabaseError as exc:
-        backend().suspect()
+        backend().suspect(exc)
         log.warning("not ready: %s", exc)
-        return "the schema does not fit" if isinstance(exc, SchemaError) else "the database cannot be reached"
+        if isinstance(exc, SchemaError):
+            return "the schema does not fit"
+        return "the database cannot be reached" if exc.sqlstate is None else "the database does not answer queries"
     except PoolTimeoutError as exc:
         log.warning("not ready: %s", exc)
         return "all connections to the database are in use"

@@ -95,6 +95,26 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self._registry,
         )
+        self._slots_in_use = Gauge(
+            "searchdb_slots_in_use",
+            "Slots of limited work that are in use.",
+            ["kind"],
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+        self._slots_limit = Gauge(
+            "searchdb_slots_limit",
+            "Slots of limited work.",
+            ["kind"],
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+        self._refusals = Counter(
+            "searchdb_refusals",
+            "Requests that were refused because this kind of work was busy.",
+            ["kind"],
+            registry=self._registry,
+        )
         if SHARED_FOLDER not in os.environ:
             ProcessCollector(registry=self._registry)
 
@@ -112,6 +132,15 @@ class Metrics:
     def cached(self, where: str, count: int) -> None:
         """Count text vectors that were cached; `where` is "database" or "memory"."""
         self._text_vectors.labels(where).inc(count)
+
+    def slots(self, kind: str, used: int, limit: int) -> None:
+        """Set how many slots of a kind of work are in use, and how many there are."""
+        self._slots_in_use.labels(kind).set(used)
+        self._slots_limit.labels(kind).set(limit)
+
+    def refused(self, kind: str) -> None:
+        """Count one request that was refused because this kind of work was busy."""
+        self._refusals.labels(kind).inc()
 
     def watch(self, engine: sa.Engine) -> None:
         """Measure the statements and connections of a database."""

@@ -106,7 +106,7 @@ def image(image_id: int) -> ResponseReturnValue:
     search_request = SearchRequest.from_args(request.args)
     searcher = backend().searcher
     image = searcher.get(image_id)
-    loaded = backend().model().loaded
+    usable = backend().model().usable
     mimetype, gone = None, None
     if not is_url(image):
         try:
@@ -114,7 +114,7 @@ def image(image_id: int) -> ResponseReturnValue:
                 mimetype = opened.mimetype
         except (FileUnreadableError, NotAnImageError) as exc:
             gone = str(exc)
-    trail = search_trail(searcher, search_request, image_id) if loaded else None
+    trail = search_trail(searcher, search_request, image_id) if usable else None
     return render_template(
         "image.html",
         search=search_request,
@@ -129,7 +129,7 @@ def image(image_id: int) -> ResponseReturnValue:
         format_datetime=format_datetime,
         trail=trail,
         sql=sql_of_search(searcher, search_request) if trail and trail.hit else None,
-        similar=similar_tiles(searcher, search_request, image_id) if loaded else (),
+        similar=similar_tiles(searcher, search_request, image_id) if usable else (),
         filter_panel=filter_panel(search_request, backend().facets()),
     )
 

@@ -1,0 +1,41 @@
+"""Fetches the images at URLs that visitors name: few at a time, and each for a short time only."""
+
+from __future__ import annotations
+
+from searchdb.config import Settings
+from searchdb.media.fetch import Fetcher
+from searchdb.records import FetchedImage, SourceItem
+
+from ..slots import Slots
+
+VISITOR_DEADLINE_S = 12.0
+"""Time limit for one image, with the lookup of its host and all redirects: the visitor waits, and so does a thread."""
+VISITOR_READ_TIMEOUT_S = 8.0
+"""Longest wait for data; servers that compute an image rarely take longer."""
+VISITOR_CONNECT_TIMEOUT_S = 5.0
+"""Time limit for connecting to each of a host's addresses."""
+
+
+class VisitorFetcher(Fetcher):
+    """A Fetcher that tries once, holds a slot meanwhile, and has shorter limits: visitors can try again themselves."""
+
+    def __init__(self, settings: Settings, slots: Slots) -> None:
+        super().__init__(
+            max_bytes=settings.max_image_bytes,
+            allow_private_addresses=settings.allow_private_addresses,
+            connect_timeout_s=VISITOR_CONNECT_TIMEOUT_S,
+            read_timeout_s=VISITOR_READ_TIMEOUT_S,
+            deadline_s=VISITOR_DEADLINE_S,
+            attempts=1,
+        )
+        self._fetches = slots
+
+    def fetch(self, item: SourceItem) -> FetchedImage:
+        """Return the item's bytes.
+
+        Raises:
+            FetchError: the fetch failed.
+            ServiceUnavailable: too many other images are being fetched.
+        """
+        with self._fetches:
+            return super().fetch(item)
