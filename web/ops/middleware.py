@@ -1,4 +1,4 @@
-"""Adds the production middleware: rate limits, metrics, a log line per request, proxies and URL prefixes."""
+"""Adds the production middleware: limits, host checks, metrics, a log line per request, proxies and prefixes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from searchdb.config import Settings
 
 from ..backend import EXTENSION, Backend
-from . import limits, logs, metrics
+from . import gate, limits, logs, metrics
+from .forwarded import Forwarded
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -56,10 +56,9 @@ def register(app: Flask, settings: Settings) -> None:
 
     logs.setup(settings.log_format)
     limits.register(app, settings)
+    gate.register(app, settings)
     app_metrics.add_state(metrics.CollectionState(backend.database))
     app.register_blueprint(metrics.blueprint(app_metrics))
     if settings.url_prefix:
         app.wsgi_app = UnderPrefix(app.wsgi_app, settings.url_prefix)
-    if settings.proxies:
-        trusted = settings.proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=trusted, x_proto=trusted, x_host=trusted, x_prefix=trusted)
+    app.wsgi_app = Forwarded(app.wsgi_app, settings.proxies)
