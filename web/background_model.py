@@ -14,8 +14,10 @@ from werkzeug.exceptions import ServiceUnavailable
 from searchdb.embedder import Embedder
 from searchdb.errors import ModelError
 from searchdb.records import ModelIdentity
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.query_cache import REMEMBERED_S, QueryCache
 
+from . import work_limit
 from .ops.metrics import Metrics
 
 LOAD_WAIT_S = 15.0
@@ -28,8 +30,15 @@ WARM_UP_TEXT = "a photo"
 log = logging.getLogger(__name__)
 
 
+_OUR_TEXTS = frozenset(EVERYDAY_TEXTS)
+"""Texts that relevance is measured by: whose request embeds them first has not asked for them."""
+
+
 class TimedEmbedder:
-    """Wraps a model, and times and counts its runs in the metrics."""
+    """Wraps a model: times and counts its runs in the metrics, and counts them for the client's limit.
+
+    Its methods that embed raise TooManyRequests where the client of the current request would exceed the limit.
+    """
 
     def __init__(self, embedder: Embedder, metrics: Metrics) -> None:
         self._embedder = embedder
@@ -51,6 +60,7 @@ class TimedEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(texts), 512)."""
+        work_limit.spend(sum(each not in _OUR_TEXTS for each in texts))
         began = time.perf_counter()
         vectors = self._embedder.embed_texts(texts)
         self._metrics.embedded("text", len(texts), time.perf_counter() - began)
@@ -58,6 +68,7 @@ class TimedEmbedder:
 
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(images), 512)."""
+        work_limit.spend(len(images))
         began = time.perf_counter()
         vectors = self._embedder.embed_images(images)
         self._metrics.embedded("picture", len(images), time.perf_counter() - began)
