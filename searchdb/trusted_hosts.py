@@ -18,8 +18,9 @@ ANY = "*"
 LONGEST_HOST = 255
 """Characters of the longest name that DNS can hold, with the port."""
 
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
-_NAME = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_LABELS = r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*"
+_HOST = re.compile(rf"(\[[0-9a-fA-F:.]+\]|{_LABELS}\.?)(?::[0-9]{{0,5}})?")
+_NAME = re.compile(rf"\.?{_LABELS}")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -84,7 +85,15 @@ class TrustedHosts:
 def host_name(host: str) -> str | None:
     """Return the name or address in a `Host` header, in lower case, without port and final dot; None if malformed."""
     match = _HOST.fullmatch(host) if len(host) <= LONGEST_HOST else None
-    return None if match is None else match[1].lower().removesuffix(".")
+    if match is None:
+        return None
+    name = match[1].lower().removesuffix(".")
+    if "xn--" in name:  # may be no international name, which routing cannot handle
+        try:
+            name.encode("ascii").decode("idna")
+        except UnicodeError:
+            return None
+    return name
 
 
 def hosts_of(bound: str) -> str:

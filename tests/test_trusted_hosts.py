@@ -30,6 +30,7 @@ def test_loopback_and_what_is_listed_are_trusted(host: str) -> None:
         *("192.0.2.2", "127.1", "2130706433", "0x7f.0.0.1", "[::ffff:127.0.0.1]", "[::1", "[::1%25lo]"),
         *("", ".", "localhost..", "localhost,evil.example", "localhost@evil.example", "localhost/", "local host"),
         *("localhost\n", "localhost:99999999", "evil.example#localhost", "x" * 300),
+        *("xn--.example.net", "a..example.net", f"{'a' * 64}.example.net"),
     ],
 )
 def test_everything_else_is_not(host: str) -> None:

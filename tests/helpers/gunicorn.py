@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -32,6 +33,17 @@ class Server:
 
     def get(self, path: str, **options: object) -> requests.Response:
         return requests.get(self.url + path, timeout=GIVE_UP_S, **options)  # type: ignore[arg-type]
+
+    def ask(self, *headers: str, target: str = "/api/random", version: str = "1.1") -> tuple[int, str]:
+        """Send exactly these header lines, in Latin-1; return the answer's status and all of it."""
+        lines = (f"GET {target} HTTP/{version}", *headers, "Connection: close", "", "")
+        address = urlsplit(self.url)
+        with socket.create_connection((address.hostname, address.port or 0), GIVE_UP_S) as connection:
+            connection.sendall("\r\n".join(lines).encode("latin-1"))
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+        return int(answer.split(b" ", 2)[1]), answer.decode("utf-8", "replace")
 
     def until_ready(self) -> None:
         deadline = time.monotonic() + GIVE_UP_S

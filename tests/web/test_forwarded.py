@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 from flask import request, url_for
 
-from tests.helpers.waiting import GIVE_UP_S
 from web.ops.forwarded import client_address, client_key
 
 if TYPE_CHECKING:
     from tests.helpers.apps import MakeApp
-    from tests.helpers.gunicorn import Serve, Server
+    from tests.helpers.gunicorn import Serve
 
 
 @pytest.mark.parametrize(
@@ -97,47 +95,32 @@ def where() -> str:
 # --- Under gunicorn -------------------------------------------------------------------------------
 
 
-def exchange(server: Server, text: str) -> tuple[int, str]:
-    """Send bytes, given as Latin-1, and return the answer's status and all of it."""
-    address = urlsplit(server.url)
-    with socket.create_connection((address.hostname, address.port or 0), GIVE_UP_S) as connection:
-        connection.sendall(text.encode("latin-1"))
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-    return int(answer.split(b" ", 2)[1]), answer.decode("utf-8", "replace")
-
-
-def ask(server: Server, *headers: str, target: str = "/api/random", version: str = "1.1") -> tuple[int, str]:
-    return exchange(server, "\r\n".join((f"GET {target} HTTP/{version}", *headers, "Connection: close", "", "")))
-
-
 @pytest.mark.slow
 def test_under_gunicorn_only_trusted_hosts_are_answered(serve: Serve) -> None:
     server = serve(SEARCHDB_TRUSTED_HOSTS="photos.example.org")
     port = urlsplit(server.url).port
     for host in ("127.0.0.1", f"LocalHost.:{port}", f"[::1]:{port}", "127.0.0.2", "Photos.Example.org"):
-        assert ask(server, f"Host: {host}")[0] == 200, host
-    assert ask(server, version="1.0")[0] == 200
-    assert ask(server, "Host: evil.example", target=f"http://localhost:{port}/api/random")[0] == 200
+        assert server.ask(f"Host: {host}")[0] == 200, host
+    assert server.ask(version="1.0")[0] == 200
+    assert server.ask("Host: evil.example", target=f"http://localhost:{port}/api/random")[0] == 200
     for host in ("evil.example", "127.0.0.1.evil.example", "192.168.1.1", "localhost:1@evil.example", "a b", "\xe9"):
-        status, answer = ask(server, f"Host: {host}")
+        status, answer = server.ask(f"Host: {host}")
         assert status == 400, host
         assert "SEARCHDB_TRUSTED_HOSTS" in answer
-    assert ask(server, "Host: localhost", target="http://evil.example/api/random")[0] == 400
-    assert ask(server, "Host: localhost", "Host: evil.example")[0] == 400
-    assert ask(server, "Host: evil.example", target="/healthz")[0] == 200
+    assert server.ask("Host: localhost", target="http://evil.example/api/random")[0] == 400
+    assert server.ask("Host: localhost", "Host: evil.example")[0] == 400
+    assert server.ask("Host: evil.example", target="/healthz")[0] == 200
 
 
 @pytest.mark.slow
 def test_under_gunicorn_a_client_on_this_machine_is_not_a_proxy(serve: Serve) -> None:
     server = serve()
     lines = [f"{name}: {value}" for name, value in HOSTILE.items()]
-    status, page = ask(server, "Host: localhost", "SCRIPT_NAME: /evil", "PATH_INFO: /evil", *lines, target="/api/")
+    status, page = server.ask("Host: localhost", "SCRIPT_NAME: /evil", "PATH_INFO: /evil", *lines, target="/api/")
     assert status == 200
     assert "http://localhost/api/search" in page
     assert not re.search(r"evil|https://localhost", page)
-    status, page = ask(server, "Host: localhost", "SCRIPT_NAME: /api", *lines, target="/api/")
+    status, page = server.ask("Host: localhost", "SCRIPT_NAME: /api", *lines, target="/api/")
     assert (status, "http://localhost/api/search" in page) == (200, True)
     server.stop()
     assert "127.0.0.1" in server.log
@@ -153,11 +136,11 @@ def test_under_gunicorn_a_proxys_last_entries_count(serve: Serve) -> None:
         "X-Forwarded-Host: evil.example, photos.example.org",
         "X-Forwarded-Prefix: //evil.example, /photos",
     )
-    status, page = ask(server, "Host: 10.0.0.1:8000", "SCRIPT_NAME: /evil", *forwarded, target="/api/")
+    status, page = server.ask("Host: 10.0.0.1:8000", "SCRIPT_NAME: /evil", *forwarded, target="/api/")
     assert status == 200
     assert "https://photos.example.org/photos/api/search" in page
     assert "evil" not in page
-    assert ask(server, "Host: localhost", "X-Forwarded-Host: evil.example")[0] == 400
+    assert server.ask("Host: localhost", "X-Forwarded-Host: evil.example")[0] == 400
     server.stop()
     assert "2001:db8::7" in server.log
     assert "192.0.2.66" not in server.log

@@ -12,6 +12,7 @@ from searchdb.config import Settings
 from searchdb.trusted_hosts import TrustedHosts, host_name, hosts_of
 
 from ..backend import EXTENSION, Backend
+from ..search_url import LONGEST_URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 HEALTH = frozenset({"/healthz", "/readyz"})
 """Routes that answer whatever the host: probes use addresses and names that the operator does not choose."""
-LONGEST_URL = 8000
-"""Characters of a path with its query: a little less than the 8,190 bytes of a request line that gunicorn reads, and
-that proxies read by default."""
 
 _TRUSTED = "searchdb.trusted_hosts"
 """Key of the TrustedHosts in `app.extensions`."""

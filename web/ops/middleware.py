@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
+from werkzeug.http import parse_date
 
 from searchdb.config import Settings
 
@@ -17,6 +18,9 @@ from .forwarded import Forwarded
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+_DATES = frozenset({"HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE"})
 
 
 class UnderPrefix:
@@ -35,6 +39,17 @@ class UnderPrefix:
         return self._app(environ, start_response)
 
 
+def _drop_impossible_dates(environ: WSGIEnvironment) -> None:
+    """Ignore dates in headers that Werkzeug fails at instead of ignoring them, such as one in the year 10^15."""
+    for name in _DATES & environ.keys():
+        try:
+            parse_date(environ[name])
+        except OverflowError:
+            del environ[name]
+            if name == "HTTP_IF_RANGE":  # a condition that does not hold, without which the whole is sent
+                environ.pop("HTTP_RANGE", None)
+
+
 def register(app: Flask, settings: Settings) -> None:
     """Add the production middleware to the application."""
     backend: Backend = app.extensions[EXTENSION]
@@ -43,6 +58,7 @@ def register(app: Flask, settings: Settings) -> None:
     @app.before_request
     def begin() -> None:
         g.began = time.perf_counter()
+        _drop_impossible_dates(request.environ)
         g.request_id = logs.sane_id(request.headers.get(logs.REQUEST_ID)) or uuid.uuid4().hex
 
     @app.after_request
