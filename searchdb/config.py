@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 
 from searchdb.database_url import parse_url
 from searchdb.errors import ConfigError
+from searchdb.trusted_hosts import TrustedHosts
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 ROOT_HOME = Path("/var/lib/searchdb")
@@ -36,6 +37,8 @@ DEFAULT_RATE_LIMIT = "20000 per minute"
 DEFAULT_WORK_LIMIT = "120 per minute"
 """Two a second: more than a person needs, and low enough that one program does not monopolise the model."""
 
+URL_PREFIX = r"^(/[A-Za-z0-9._~-]+)*$"
+"""Pattern of the path that the page is under; it cannot begin with `//`, which would name another host."""
 _RATE = r"^([1-9][0-9]{0,8} per (second|minute|hour|day))?$"
 
 
@@ -111,10 +114,14 @@ class Settings(BaseSettings):
         pattern=_RATE,
         description="like 120 per minute (second, hour, day), or empty for none",
     )
+    trusted_hosts: str = Field(
+        default="",
+        description="a list such as photos.example.org, .example.net, 192.168.0.0/16, or * for any host",
+    )
     proxies: int = Field(default=0, ge=0, le=10, description="the number of proxies in front of the page")
     url_prefix: str = Field(
         default="",
-        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        pattern=URL_PREFIX,
         description="the path that the page is under, like /photos, or empty",
     )
     log_format: str = Field(default="text", pattern=r"^(text|json)$", description="text or json")
@@ -150,6 +157,12 @@ class Settings(BaseSettings):
     def _postgresql_only(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             parse_url(value.get_secret_value())
+        return value
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        TrustedHosts.parse(value)
         return value
 
     @property

@@ -14,8 +14,10 @@ from werkzeug.exceptions import ServiceUnavailable
 from searchdb.embedder import Embedder
 from searchdb.errors import ModelError
 from searchdb.records import ModelIdentity
+from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.query_cache import REMEMBERED_S, QueryCache
 
+from . import work_limit
 from .ops.metrics import Metrics
 from .slots import Slots, WorkSlots
 
@@ -29,10 +31,15 @@ WARM_UP_TEXT = "a photo"
 log = logging.getLogger(__name__)
 
 
-class TimedEmbedder:
-    """Wraps a model: limits its runs at once, and times and counts them in the metrics.
+_OUR_TEXTS = frozenset(EVERYDAY_TEXTS)
+"""Texts that relevance is measured by: whose request embeds them first has not asked for them."""
 
-    A run raises ServiceUnavailable if too many requests wait for the model.
+
+class TimedEmbedder:
+    """Wraps a model: limits its runs at once, and counts them in the metrics and for the client's limit.
+
+    Its methods that embed raise TooManyRequests where the client of the current request would exceed the limit, and
+    ServiceUnavailable where too many requests wait for the model.
     """
 
     def __init__(self, embedder: Embedder, slots: Slots, metrics: Metrics) -> None:
@@ -56,6 +63,7 @@ class TimedEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(texts), 512)."""
+        work_limit.spend(sum(each not in _OUR_TEXTS for each in texts))
         began = time.perf_counter()
         with self._slots:
             vectors = self._embedder.embed_texts(texts)
@@ -64,6 +72,7 @@ class TimedEmbedder:
 
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Return unit vectors, float32 of shape (len(images), 512)."""
+        work_limit.spend(len(images))
         began = time.perf_counter()
         with self._slots:
             vectors = self._embedder.embed_images(images)

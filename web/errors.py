@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy.exc
 from flask import Flask, Response, make_response, render_template, request
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from searchdb.db.best_effort import REFUSALS
 from searchdb.errors import (
@@ -34,6 +34,7 @@ from searchdb.search.filter_table import PUBLIC_FILTERS, Kind
 
 from .backend import backend
 from .problems import (
+    UNREACHABLE,
     FieldError,
     ImageRefusedError,
     InvalidFieldsError,
@@ -123,7 +124,7 @@ def _http(error: HTTPException) -> Response:
     titles = {404: "There is no such page", 500: "Something went wrong here", 503: "One moment"}
     messages = {
         404: "The address may be mistyped, or the page was removed.",
-        413: f"A request to this address may have up to {request.max_content_length or 0:,} bytes.",
+        413: _too_large() if error.description == RequestEntityTooLarge.description else error.description or "",
         500: "This is an error of the server; its log has the details.",
     }
     response = _answer(status, titles.get(status, error.name), messages.get(status, error.description or error.name))
@@ -133,6 +134,21 @@ def _http(error: HTTPException) -> Response:
         if name in ("Allow", "Content-Range", "Retry-After", "WWW-Authenticate"):
             response.headers[name] = value
     return response
+
+
+def _too_large() -> str:
+    """Return which limits of a request's size there are; the error does not tell which of a form's was exceeded."""
+    body = f"A request to this address may have up to {request.max_content_length or 0:,} bytes."
+    if request.mimetype != "multipart/form-data":
+        return body
+    form = (
+        f"A form may have up to {request.max_form_parts or 0:,} fields, "
+        f"and each that is not a file up to {request.max_form_memory_size or 0:,} bytes."
+    )
+    length = request.content_length
+    if length is None:
+        return f"{body} {form}"
+    return body if length > (request.max_content_length or 0) else form
 
 
 def _fields(error: InvalidFieldsError) -> Response:
@@ -160,6 +176,8 @@ def _image_error(error: ImageError) -> Response:
 
 
 def _refused(refused: ImageRefusedError) -> Response:
+    if isinstance(refused.error, UNREACHABLE):
+        log.warning("%s", refused.error)  # the client is not told the reason
     message, status = without_paths(message_of(refused.error)), status_of(refused.error)
     if below_api():
         return problem(status, _sentence(message), [FieldError(field=refused.field, message=message)])

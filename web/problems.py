@@ -17,9 +17,14 @@ from searchdb.errors import (
     NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
+    TransferError,
 )
 
 MIMETYPE = "application/problem+json"
+
+
+UNREACHABLE = AddressRefusedError | TransferError
+"""Errors whose reason tells which names and services there are in our network."""
 
 
 class FieldError(BaseModel):
@@ -89,7 +94,11 @@ def status_of(error: ImageError) -> HTTPStatus:
 
 
 def message_of(error: ImageError) -> str:
-    """Return the message for the client; it reveals nothing about our network."""
-    if isinstance(error, AddressRefusedError):
-        return "the URL does not lead to a public address; images are fetched from public addresses only"
+    """Return the message for the client; it reveals nothing about our network.
+
+    It is the same for a name that does not exist, one of a private address and a server that refuses connections:
+    otherwise visitors could list the names and services of the network that this server is in. The log has the reason.
+    """
+    if isinstance(error, UNREACHABLE):
+        return "no image could be fetched: the URL does not lead to a public address, or its server does not deliver"
     return str(error)

@@ -12,6 +12,8 @@ from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
 
 _MODEL_BYTES = 4
 _LENGTH = (_MODEL_BYTES + EMBEDDING_DIMENSION) * 4 // 3
+PLACEHOLDER = "A" * _LENGTH
+"""A text as long as that of every vector, to measure a URL before the vector is known."""
 _STEPS = 127
 """Steps of a signed byte on either side of 0. They encode square roots: CLIP vectors have a few coordinates far larger
 than the rest, and linear steps would be too coarse for the others. The decoded vector keeps a cosine of >= 0.9995."""

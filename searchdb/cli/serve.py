@@ -14,6 +14,7 @@ import click
 
 from searchdb.bundled import import_web
 from searchdb.cli import settings_of
+from searchdb.trusted_hosts import hosts_of
 
 if TYPE_CHECKING:
     from searchdb.config import Settings
@@ -97,7 +98,8 @@ def _run_flask(settings: Settings, host: str, port: int) -> None:
 
     # The reloader's parent process only watches files: the model is loaded in the child.
     in_child = "WERKZEUG_RUN_MAIN" in os.environ
-    app = import_web().create_app(warm_up=in_child)
+    hosts = f"{settings.trusted_hosts}, {hosts_of(host)}"
+    app = import_web().create_app(settings.model_copy(update={"trusted_hosts": hosts}), warm_up=in_child)
     try:
         app.run(host, port, debug=True, threaded=True, load_dotenv=False)
     finally:

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,16 @@ class Server:
 
     def get(self, path: str, **options: object) -> requests.Response:
         return requests.get(self.url + path, timeout=GIVE_UP_S, **options)  # type: ignore[arg-type]
+
+    def ask(self, *headers: str, target: str = "/api/random", version: str = "1.1") -> tuple[int, str]:
+        """Send exactly these header lines, in Latin-1; return the answer's status and all of it."""
+        lines = (f"GET {target} HTTP/{version}", *headers, "Connection: close", "", "")
+        with self.connect() as connection:
+            connection.sendall("\r\n".join(lines).encode("latin-1"))
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+        return int(answer.split(b" ", 2)[1]), answer.decode("utf-8", "replace")
 
     def until_ready(self) -> None:
         deadline = time.monotonic() + GIVE_UP_S
@@ -75,3 +87,22 @@ def start(settings: Settings, *options: str, configuration: str = CONFIGURATION,
     command = [sys.executable, "-m", "gunicorn", f"--config={configuration}", f"--bind={address}", *options]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     return Server(url=f"http://{address}", process=process)
+
+
+Serve = Callable[..., Server]
+"""Starts gunicorn with environment variables as keyword arguments, and waits until it is ready."""
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Serve]:
+    """Give a function that starts gunicorn over the database of the settings; at the end all are stopped."""
+    servers: list[Server] = []
+
+    def start_and_wait(*options: str, **environment: str) -> Server:
+        servers.append(start(settings, *options, **environment))
+        servers[-1].until_ready()
+        return servers[-1]
+
+    yield start_and_wait
+    for server in servers:
+        server.stop()

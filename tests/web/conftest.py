@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -12,6 +13,8 @@ from flask.testing import FlaskClient
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.apps import MakeApp
+from tests.helpers.gunicorn import Serve, serving
 from tests.helpers.stored_images import StoredImages
 from web import create_app
 from web.backend import EXTENSION
@@ -33,6 +36,20 @@ def app(settings: Settings, embedder: CLIPEmbedder) -> Iterator[Flask]:
 
 
 @pytest.fixture
+def make_app(settings: Settings, embedder: CLIPEmbedder) -> Iterator[MakeApp]:
+    """Makes applications with settings of the test's own."""
+    apps: list[Flask] = []
+
+    def make(**changes: Any) -> Flask:
+        apps.append(create_app(settings.model_copy(update=changes), embedder=embedder))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        app.extensions[EXTENSION].close()
+
+
+@pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
 
@@ -44,3 +61,10 @@ def demo_client(demo_settings: Settings, embedder: CLIPEmbedder) -> Iterator[Fla
     app.testing = True
     yield app.test_client()
     app.extensions[EXTENSION].close()
+
+
+@pytest.fixture
+def serve(settings: Settings) -> Iterator[Serve]:
+    """Starts gunicorn over a fresh database."""
+    with serving(settings) as start:
+        yield start

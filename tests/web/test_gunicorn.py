@@ -6,38 +6,18 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
-from searchdb.config import Settings
-from tests.helpers import gunicorn
-from tests.helpers.gunicorn import Server
 from tests.helpers.waiting import GIVE_UP_S
 
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
+    from tests.helpers.gunicorn import Serve
     from tests.helpers.stored_images import StoredImages
-
-Serve = Callable[..., Server]
-
-
-@pytest.fixture
-def serve(settings: Settings) -> Iterator[Serve]:
-    """Starts gunicorn with the configuration that operators are told to use, and waits until it is ready."""
-    servers: list[Server] = []
-
-    def start(**environment: str) -> Server:
-        servers.append(gunicorn.start(settings, **environment))
-        servers[-1].until_ready()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def test_images_are_served_whole_and_searches_find_them(serve: Serve, stored_images: StoredImages) -> None:

@@ -177,7 +177,7 @@ def test_a_polyglot_is_served_as_the_image_it_is(site: Site) -> None:
 
 
 def test_unbounded_queries_are_refused(site: Site) -> None:
-    long = "boat " * 2000
+    long = "boat " * 1400
     assert site.client.get("/", query_string={"q": long}).status_code == 400
     assert site.client.get("/", query_string={"q": "boat", "words": long}).status_code == 400
     response = site.client.get("/api/search", query_string={"q": long})
@@ -186,7 +186,7 @@ def test_unbounded_queries_are_refused(site: Site) -> None:
     assert len(response.text) < 2000, "it is not repeated"
     assert site.client.post("/api/search", json={"url": "https://a.example/", "q": long}).status_code == 422
     assert site.client.post("/api/embeddings", json={"texts": [long]}).status_code == 422
-    assert site.client.get("/", query_string=[("tag", str(n)) for n in range(5000)]).status_code == 400
+    assert site.client.get("/", query_string=[("tag", str(n)) for n in range(800)]).status_code == 400
 
 
 def test_control_characters_are_searched_and_stored(site: Site) -> None:

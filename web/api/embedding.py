@@ -10,6 +10,7 @@ from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
+from .. import work_limit
 from ..backend import backend
 from ..background_model import BackgroundModel
 from ..errors import model_label
@@ -45,11 +46,12 @@ def embed() -> Response:
         body = read_json(EmbeddingsBody)
         if (body.texts is None) == (body.images is None):
             raise invalid("body", "must have either texts or images")
-        texts, files = body.texts, _decoded(body.images or ())
+        texts, files, count = body.texts, _decoded(body.images or ()), len(body.images or ())
     else:
         _, uploads = read_form(Nothing, "images", most=MAX_IMAGES)
         most = backend().settings.max_image_bytes
-        files = (upload.stream.read(most + 1) for upload in uploads)
+        files, count = (upload.stream.read(most + 1) for upload in uploads), len(uploads)
+    work_limit.reserve(count)  # all of them before the first is decoded
     model = backend().model()
     model.wait()
     with backend().slots.embeddings:

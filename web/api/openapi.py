@@ -25,13 +25,14 @@ _REASONS = {
     403: "Writing is disabled: the server has no SEARCHDB_API_TOKEN, or may only read its database.",
     404: "There is no image with this id.",
     413: "The request, or an image, has more bytes or pixels than the server accepts.",
+    414: "The URL is longer than 8,000 characters.",
     415: "The content is not an image in a supported format, or the request is neither JSON nor a form.",
     422: "A value is invalid; or an image is damaged or cannot be fetched.",
     429: "Too many requests; `Retry-After` says how many seconds to wait.",
     503: "The database or the model is unavailable or still loading; `Retry-After` says how many seconds to wait.",
     507: "The server has no space left for the upload or the image.",
 }
-_ALWAYS = (422, 429, 503)
+_ALWAYS = (414, 422, 429, 503)
 _READING_A_BODY = (400, 413, 415, 507)
 
 

@@ -25,8 +25,8 @@ from searchdb.search.query import MAX_EXAMPLES, MAX_QUERY_CHARACTERS
 from searchdb.search.searcher import MAX_HITS
 
 DEFAULT_COUNT = 10
-MAX_EXCLUDED_IDS = 1000
-"""Ids of images to leave out: as many as a URL can hold."""
+MAX_EXCLUDED_IDS = 250
+"""Ids of images to leave out: as many as fit into a URL, each with up to 19 digits."""
 MAX_RANDOM = 100
 """Random images in one answer."""
 MAX_TEXTS = 64

@@ -17,7 +17,8 @@ from ..backend import backend
 from ..background_model import BackgroundModel
 from ..files.uploads import embed_query_image, fetch_query_image, read_upload
 from ..problems import image_field
-from ..vector_param import from_text, to_text
+from ..search_url import checked_search_url
+from ..vector_param import PLACEHOLDER, from_text, to_text
 from .openapi import example, operation_id, request_body, responses
 from .parsing import JSON, body_type, checked, read_form, read_json
 from .requests import Narrowing, SearchBody, SearchParameters
@@ -38,6 +39,7 @@ def search(query: SearchParameters) -> Response:
     At least one of `q`, `like` and `vector` is required; several are combined, and `text_weight` shifts the balance.
     Repeat a filter, `like` or `unlike` to give it several values: `tag=sea&tag=night`, `like=12&like=31`.
     """
+    checked_search_url(_url(query, query.vector, MAX_HITS))
     vector = None if query.vector is None else from_text(query.vector, _ready().embedder.identity)
     return _page(query, vector, query.vector)
 
@@ -59,10 +61,12 @@ def search_by_image() -> Response:
     """
     if body_type() == JSON:
         body = read_json(SearchBody)
+        checked_search_url(_url(body, PLACEHOLDER, MAX_HITS))
         with image_field("url"):
             query_image = fetch_query_image(body.url)
     else:
         body, (upload,) = read_form(Narrowing, "image")
+        checked_search_url(_url(body, PLACEHOLDER, MAX_HITS))
         with image_field("image"):
             query_image = read_upload(upload)
     model = _ready().embedder.identity

@@ -1,54 +1,35 @@
-"""Limits the rate of requests per client: of all requests, and of those that run the model."""
+"""Limits the requests of each client; counts those that bring images to the model before their bodies are read."""
 
 from __future__ import annotations
 
-import math
-import time
-
-from flask import Flask, Response, request
-from flask_limiter import ApplicationLimit, Limiter
+from flask import Flask, request
 
 from searchdb.config import Settings
+
+from .. import work_limit
+from .rate_limit import RateLimit, refusal, this_client
 
 EXEMPT = frozenset({"/healthz", "/readyz", "/metrics", "/static/<path:filename>"})
 """Routes without a limit: monitoring always gets a response, and static files cost almost nothing."""
 WORK = frozenset({"/search", "/api/search", "/api/embeddings"})
-"""Routes whose POST requests run the model on the client's data, which is not cached."""
+"""Routes whose POST requests run the model. One image or text is counted before the body is read, because fetching and
+decoding an image, which may fail, costs more than the model."""
 
 
 def register(app: Flask, settings: Settings) -> None:
     """Respond with status 429 to clients that exceed the limits of the settings; each process counts separately.
 
-    A client is an IP address; behind a trusted proxy, the forwarded one.
+    A client is an IPv4 address or a /64 network of IPv6 addresses; behind a trusted proxy, the forwarded one.
     """
-    # The prefix of the second key keeps two equal limits apart.
-    limiter = Limiter(
-        lambda: request.remote_addr or "",
-        app=app,
-        storage_uri="memory://",
-        application_limits=[
-            ApplicationLimit(
-                settings.rate_limit,
-                exempt_when=lambda: _route() in EXEMPT,
-                error_message=f"The limit of requests from one client is {settings.rate_limit}. Try again later.",
-            ),
-            ApplicationLimit(
-                settings.work_limit,
-                key_function=lambda: f"work {request.remote_addr}",
-                exempt_when=lambda: request.method != "POST" or _route() not in WORK,
-                error_message=f"The limit of images or texts to embed for one client is {settings.work_limit}. "
-                "Try again later.",
-            ),
-        ],
-    )
+    requests = RateLimit(settings.rate_limit) if settings.rate_limit else None
+    work_limit.register(app, settings)
 
-    @app.after_request
-    def set_retry_after(response: Response) -> Response:
-        limit = limiter.current_limit
-        if response.status_code == 429 and limit is not None:
-            response.headers["Retry-After"] = str(max(math.ceil(limit.reset_at - time.time()), 1))
-        return response
-
-
-def _route() -> str:
-    return "" if request.url_rule is None else request.url_rule.rule
+    @app.before_request
+    def count() -> None:
+        route = "" if request.url_rule is None else request.url_rule.rule
+        if requests is not None and route not in EXEMPT:
+            wait_s = requests.count(this_client())
+            if wait_s is not None:
+                raise refusal(f"The limit of requests from one client is {requests.limit}. Try again later.", wait_s)
+        if request.method == "POST" and route in WORK:
+            work_limit.reserve(1)

@@ -1,4 +1,4 @@
-"""Adds the production middleware: rate limits, metrics, a log line per request, proxies and URL prefixes."""
+"""Adds the production middleware: limits, host checks, metrics, a log line per request, proxies and prefixes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
-from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.http import parse_date
 
 from searchdb.config import Settings
 
 from ..backend import EXTENSION, Backend
-from . import limits, logs, metrics
+from . import gate, limits, logs, metrics
+from .forwarded import Forwarded
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+_DATES = frozenset({"HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE"})
 
 
 class UnderPrefix:
@@ -35,6 +39,17 @@ class UnderPrefix:
         return self._app(environ, start_response)
 
 
+def _drop_impossible_dates(environ: WSGIEnvironment) -> None:
+    """Ignore dates in headers that Werkzeug fails at instead of ignoring them, such as one in the year 10^15."""
+    for name in _DATES & environ.keys():
+        try:
+            parse_date(environ[name])
+        except OverflowError:
+            del environ[name]
+            if name == "HTTP_IF_RANGE":  # a condition that does not hold, without which the whole is sent
+                environ.pop("HTTP_RANGE", None)
+
+
 def register(app: Flask, settings: Settings) -> None:
     """Add the production middleware to the application."""
     backend: Backend = app.extensions[EXTENSION]
@@ -43,6 +58,7 @@ def register(app: Flask, settings: Settings) -> None:
     @app.before_request
     def begin() -> None:
         g.began = time.perf_counter()
+        _drop_impossible_dates(request.environ)
         g.request_id = logs.sane_id(request.headers.get(logs.REQUEST_ID)) or uuid.uuid4().hex
 
     @app.after_request
@@ -56,10 +72,9 @@ def register(app: Flask, settings: Settings) -> None:
 
     logs.setup(settings.log_format)
     limits.register(app, settings)
+    gate.register(app, settings)
     app_metrics.add_state(metrics.CollectionState(backend.database))
     app.register_blueprint(metrics.blueprint(app_metrics))
     if settings.url_prefix:
         app.wsgi_app = UnderPrefix(app.wsgi_app, settings.url_prefix)
-    if settings.proxies:
-        trusted = settings.proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=trusted, x_proto=trusted, x_host=trusted, x_prefix=trusted)
+    app.wsgi_app = Forwarded(app.wsgi_app, settings.proxies)

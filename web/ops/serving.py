@@ -17,6 +17,7 @@ from searchdb.config import Settings
 from searchdb.errors import ConfigError
 
 from ..backend import EXTENSION, Backend
+from .gate import trust_bound
 from .logs import JsonLines
 from .metrics import SHARED_FOLDER
 
@@ -47,6 +48,14 @@ graceful_timeout = 30
 """Seconds that running requests get to finish when the server stops."""
 keepalive = 15
 """Seconds that an idle connection stays open, because visitors look at a page before the next request."""
+
+limit_request_line = 8190
+"""Bytes, the most that gunicorn allows: an image to search by has 688 characters, the ids to exclude up to 7,750."""
+forwarded_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
+"""Gunicorn takes no address, scheme or variable from headers: `Forwarded` does, as far as SEARCHDB_PROXIES says. Its
+defaults believe every client on this machine."""
 
 control_socket_disable = True
 """Unused, so it would only add an attack surface."""
@@ -93,7 +102,9 @@ def on_starting(server: Arbiter) -> None:
 
 
 def post_worker_init(worker: Worker) -> None:
-    """Open the database and load the model in the worker process."""
+    """Trust the hosts that the server listens on; open the database and load the model in the worker process."""
+    addresses = [each[0] for each in worker.cfg.address if isinstance(each, tuple)]
+    trust_bound(cast(Flask, worker.app.callable), addresses)
     _backend(worker).warm_up()
 
 

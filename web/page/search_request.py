@@ -21,6 +21,8 @@ from .. import vector_param as vectors
 PAGE_SIZE = 40
 """Hits on a page: about ten rows on a wide screen. Divides MAX_HITS."""
 LAST_PAGE = MAX_HITS // PAGE_SIZE
+MOST_CHIPS = 30
+"""Values of one filter that are shown one by one, each with the URL of the search without it."""
 DEFAULT_THRESHOLD = 0.0
 DEFAULT_RADIUS_KM = 50.0
 """Radius for a place that is given without one: a city and its surroundings."""
@@ -150,6 +152,9 @@ class SearchRequest:
                 yield Chip(label=label, value=around, without=self._with(near=None, radius_km=None))
             elif name != "radius_km":
                 values = value if isinstance(value, list) else [value]
+                if len(values) > MOST_CHIPS:
+                    yield Chip(label=label, value=f"{len(values)} of them", without=self._with(**{name: None}))
+                    continue
                 for each in values:
                     left = [other for other in values if other != each] or None
                     shown = str(each).removesuffix("T00:00:00+00:00")

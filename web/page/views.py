@@ -8,6 +8,7 @@ from dataclasses import replace
 from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from PIL import Image
+from werkzeug.datastructures import MultiDict
 
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnImageError
 from searchdb.records import StoredImage
@@ -18,7 +19,8 @@ from ..files.images import NOT_SHOWN_BY_BROWSERS, open_image_file
 from ..files.links import Links, host_of, is_url, name_of
 from ..files.uploads import embed_query_image, fetch_query_image, read_upload
 from ..problems import image_field
-from ..vector_param import to_text
+from ..search_url import checked_search_url
+from ..vector_param import PLACEHOLDER, to_text
 from .filter_panel import filter_panel
 from .search_request import SearchRequest
 from .search_results import search, search_page, search_trail, similar_tiles, sql_of_search
@@ -50,7 +52,7 @@ def _limits() -> dict[str, object]:
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
     """Show the results of a search, or without one the start page with sample images and example searches."""
-    search_request = SearchRequest.from_args(request.args)
+    search_request = _search_request(request.args)
     searcher = backend().searcher
     count = searcher.count()
     if count.rows == 0:
@@ -84,8 +86,9 @@ def index() -> ResponseReturnValue:
 @blueprint.post("/search")
 def search_by_image() -> ResponseReturnValue:
     """Redirect an uploaded image, or an image URL, to the search by its vector; the image is not stored."""
-    request.max_content_length = backend().settings.max_image_bytes + FORM_BYTES
-    search_request = SearchRequest.from_args(request.form)
+    has_file = request.mimetype == "multipart/form-data"  # any other form is read into memory as a whole
+    request.max_content_length = FORM_BYTES + (backend().settings.max_image_bytes if has_file else 0)
+    search_request = replace(_search_request(request.form, vector=PLACEHOLDER), vector=None)
     with image_field("image"):
         query_image = _image_of_form()
     vector = to_text(embed_query_image(query_image), backend().model().embedder.identity)
@@ -103,7 +106,7 @@ def surprise() -> ResponseReturnValue:
 @blueprint.get("/images/<id:image_id>")
 def image(image_id: int) -> ResponseReturnValue:
     """Show one image and, if it was opened from a search, its place among the results."""
-    search_request = SearchRequest.from_args(request.args)
+    search_request = _search_request(request.args)
     searcher = backend().searcher
     image = searcher.get(image_id)
     usable = backend().model().usable
@@ -132,6 +135,18 @@ def image(image_id: int) -> ResponseReturnValue:
         similar=similar_tiles(searcher, search_request, image_id) if usable else (),
         filter_panel=filter_panel(search_request, backend().facets()),
     )
+
+
+def _search_request(arguments: MultiDict[str, str], **changes: str) -> SearchRequest:
+    """Return the search that a URL or a form describes, with changes, as long as it fits into a URL.
+
+    Raises:
+        QueryError: it is malformed, or too long.
+        ImageNotFoundError: an id in `like` or `unlike` is out of range.
+    """
+    search_request = replace(SearchRequest.from_args(arguments), **changes)
+    checked_search_url(url_for("pages.index", **search_request.args()))
+    return search_request
 
 
 def _examples(searcher: Searcher, search_request: SearchRequest, ids: Sequence[int]) -> Sequence[Tile]:
