@@ -10,7 +10,6 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any, cast
 
 from PIL import (
     AvifImagePlugin,
@@ -32,6 +31,7 @@ from searchdb.errors import (
     TooManyPixelsError,
 )
 from searchdb.media.exif import read_exif
+from searchdb.media.pixels import mean_colour, to_rgb
 from searchdb.records import DecodedImage, FetchedImage
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -41,18 +41,12 @@ read."""
 READABLE = f"searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
 """The end of the message about any other format: a failure with another list comes from another version."""
 
-BACKGROUND = (255, 255, 255)
-"""Transparent parts become white: most such images are drawn for white pages, and on black, dark ones would vanish."""
-
 SNIFFED_BYTES = 1024
 """Enough for an XML declaration and a comment before `<svg` or `<html`."""
 
 _REDUCED_FACTOR = 1.5
 """Smallest result of libjpeg's reduced decoding, as a multiple of the size needed. The demo model's vectors then stay
 within a cosine of 0.9995 of those of full decoding; at 1.1, some fell to 0.98."""
-
-_COLOUR_SAMPLES = (32, 32)
-"""Size of the sample that the mean colour is computed from: all pixels of a large image would take 30 ms."""
 
 _LONGEST_REASON = 160
 """Maximum length in characters. Pillow quotes file content in some messages; this keeps them on one line."""
@@ -146,7 +140,7 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
                 image.draft(None, (least, least))  # no effect on other formats and on small images
             image.load()
             exif = read_exif(image)
-            pixels = _rgb(image)
+            pixels = to_rgb(image)
     except DecodeError:
         raise
     # On hostile bytes Pillow's parsers raise many exceptions (OSError, SyntaxError, struct.error, zlib.error,
@@ -170,13 +164,8 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
         camera=exif.camera,
         latitude=exif.latitude,
         longitude=exif.longitude,
-        colour=_mean_colour(pixels),
+        colour=mean_colour(pixels),
     )
-
-
-def _mean_colour(pixels: Image.Image) -> str:
-    samples = pixels.resize(_COLOUR_SAMPLES, Image.Resampling.NEAREST)
-    return "#" + samples.resize((1, 1), Image.Resampling.BOX).tobytes().hex()
 
 
 # --- Before Pillow --------------------------------------------------------------------------------
@@ -238,47 +227,3 @@ def _explain(name: str, exc: Exception) -> str:
     if isinstance(exc, EOFError) or re.search(r"truncated|ended|end of|not enough|too short", reason, re.IGNORECASE):
         return f"the image data ends early ({name}: {reason or 'nothing left to read'})"
     return f"the image data is corrupt ({name}: {reason or type(exc).__name__})"
-
-
-# --- Pixels ---------------------------------------------------------------------------------------
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return a plain RGB copy that keeps neither the file's bytes nor its EXIF in memory."""
-    if image.mode.startswith(("I", "F")):
-        rgb = _eight_bits(image).convert("RGB")
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        rgb = Image.new("RGB", rgba.size, BACKGROUND)
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
-    elif image.mode == "LAB":
-        from PIL import ImageCms  # loads littlecms, which is needed too rarely to load it in every process
-
-        create_profile = cast("Any", ImageCms.createProfile)  # pyright: ignore[reportUnknownMemberType] - untyped
-        lab, srgb = create_profile("LAB"), create_profile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        rgb = image.convert("RGB") if converted is None else converted
-    else:
-        rgb = image.convert("RGB")
-    rgb.info = {}
-    return rgb
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale grey of 16 or 32 bits to 8 bits; Pillow's own conversion clips, which turns most of it white."""
-    import numpy as np
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(grey.min()), float(grey.max())
-    if low >= 0 and high <= 1 and image.mode == "F":
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    elif low >= 0 and high <= 65535 and image.mode == "I":
-        low, high = 0.0, 65535.0
-    # Other data has no agreed range (heights, counts, radiance): scale from its darkest to its lightest value.
-    with np.errstate(over="ignore", invalid="ignore"):  # values near the ends of float32
-        scaled = (grey - np.float32(low)) * np.float32(255.0 / ((high - low) or 1.0))
-    return Image.fromarray(np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8))
