@@ -8,6 +8,7 @@ SearchDBError
 │   ├── SchemaError                  its tables are missing, older or newer
 │   └── EmbeddedServerError          the embedded server cannot run here
 ├── StorageError                 a file of ours cannot be written
+├── DecodeInterruptedError       decoding was stopped by the process itself
 ├── ModelError                   anything about CLIP
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
@@ -29,7 +30,8 @@ SearchDBError
     │   ├── EmptyFileError
     │   ├── NotAnImageError
     │   ├── DamagedImageError
-    │   └── TooManyPixelsError
+    │   ├── TooManyPixelsError
+    │   └── DecodeTooCostlyError
     └── WorkerLostError              the workers that processed it died
 
 Messages name the thing, the limit and the way out.
@@ -270,6 +272,20 @@ class TooManyPixelsError(DecodeError):
         self.width = width
         self.height = height
         self.limit = limit
+
+
+class DecodeTooCostlyError(DecodeError):
+    """Decoding the image would take, or took, more processor time or memory than an honest image needs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; open the image in another program and save a copy of it")
+
+
+class DecodeInterruptedError(SearchDBError):
+    """Decoding was stopped because the run ends; the image is not to blame."""
+
+    def __init__(self) -> None:
+        super().__init__("decoding was stopped")
 
 
 class WorkerLostError(ImageError):

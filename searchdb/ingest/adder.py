@@ -15,8 +15,9 @@ from searchdb.db.tables import images
 from searchdb.embedder import Embedder
 from searchdb.errors import ImageNotFoundError, StorageError, TooManyBytesError
 from searchdb.ingest.store import Store, upsert_images
-from searchdb.media.decode import decode, format_of
+from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
+from searchdb.media.formats import format_of
 from searchdb.media.write import write_atomically
 from searchdb.records import EmbeddedImage, FetchedImage, SourceItem, StoredImage
 
