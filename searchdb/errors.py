@@ -10,6 +10,7 @@ SearchDBError
 ├── StorageError                 a file of ours cannot be written
 │   ├── UnsafeFolderError            others can write into its folder
 │   └── UploadsFullError             uploads have the size that they may have
+├── DecodeInterruptedError       decoding was stopped by the process itself
 ├── ModelError                   anything about CLIP
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
@@ -32,7 +33,8 @@ SearchDBError
     │   ├── EmptyFileError
     │   ├── NotAnImageError
     │   ├── DamagedImageError
-    │   └── TooManyPixelsError
+    │   ├── TooManyPixelsError
+    │   └── DecodeTooCostlyError
     └── WorkerLostError              the workers that processed it died
 
 Messages name the thing, the limit and the way out.
@@ -299,6 +301,20 @@ class TooManyPixelsError(DecodeError):
         self.width = width
         self.height = height
         self.limit = limit
+
+
+class DecodeTooCostlyError(DecodeError):
+    """Decoding the image would take, or took, more processor time or memory than an honest image needs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; open the image in another program and save a copy of it")
+
+
+class DecodeInterruptedError(SearchDBError):
+    """Decoding was stopped because the run ends; the image is not to blame."""
+
+    def __init__(self) -> None:
+        super().__init__("decoding was stopped")
 
 
 class WorkerLostError(ImageError):

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from searchdb.errors import (
     AddressRefusedError,
+    DecodeTooCostlyError,
     EmptyFileError,
     ImageError,
     NotAnImageError,
@@ -88,7 +89,7 @@ def status_of(error: ImageError) -> HTTPStatus:
     """Return the HTTP status for an error in an uploaded or linked image."""
     if isinstance(error, NotAnImageError | EmptyFileError):
         return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    if isinstance(error, TooManyBytesError | TooManyPixelsError):
+    if isinstance(error, TooManyBytesError | TooManyPixelsError | DecodeTooCostlyError):
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     return HTTPStatus.UNPROCESSABLE_ENTITY
 

@@ -17,8 +17,9 @@ from searchdb.embedder import Embedder
 from searchdb.errors import ImageNotFoundError, StorageError, TooManyBytesError, UploadsFullError
 from searchdb.ingest.store import Store, upsert_images
 from searchdb.media.bounded_folder import BoundedFolder
-from searchdb.media.decode import decode, format_of
+from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
+from searchdb.media.formats import format_of
 from searchdb.records import EmbeddedImage, FetchedImage, SourceItem, StoredImage
 
 SOURCE = "api"

@@ -13,7 +13,7 @@ from searchdb.errors import (
     TooManyBytesError,
     TooManyPixelsError,
 )
-from searchdb.media.decode import READABLE
+from searchdb.media.formats import READABLE
 
 _SIZE = re.compile(r"the image is ([\d,]+) bytes, the limit is")
 _PIXELS = re.compile(r"= ([\d,]+) pixels, the limit is")

@@ -19,7 +19,7 @@ from cachetools import LRUCache
 
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.embedder import Embedder
-from searchdb.errors import ImageError, WorkerLostError
+from searchdb.errors import DecodeInterruptedError, ImageError, WorkerLostError
 from searchdb.ingest.gone import Loss
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.moves import find_moves
@@ -253,14 +253,17 @@ class Ingest:
         return retry_until_available(call, outage_log=self._outage_log, cancel=self._stopping)
 
     def _prepare(self, item: SourceItem) -> DecodedImage | FailedImage | None:
-        """Fetch and decode; return None if `stop` was called before."""
+        """Fetch and decode; return None if `stop` was called before or meanwhile."""
         if self._stopping.is_set():
             return None
         try:
             fetched = self._fetcher.fetch(item)
             with self._decoding:
-                decoded = decode(fetched, max_pixels=self._max_pixels, needed=self._embedder.shortest_edge)
+                needed, cancel = self._embedder.shortest_edge, self._stopping
+                decoded = decode(fetched, max_pixels=self._max_pixels, needed=needed, cancel=cancel)
                 return replace(decoded, pixels=self._embedder.resize(decoded.pixels))
+        except DecodeInterruptedError:
+            return None
         except ImageError as exc:
             return _failed(item, exc)
 

@@ -3,97 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
-import re
 import threading
-import warnings
-from collections.abc import Callable, Mapping
-from io import BytesIO
-from typing import Any, cast
 
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
-from searchdb.errors import (
-    DamagedImageError,
-    DecodeError,
-    EmptyFileError,
-    NotAnImageError,
-    TooManyPixelsError,
-)
-from searchdb.media.exif import read_exif
+from searchdb.errors import EmptyFileError
+from searchdb.media.formats import format_of
+from searchdb.media.helper import Task, load_in_helper
+from searchdb.media.image_reader import check_pixels, load, open_image, reduce_while_loading
+from searchdb.media.inspection import inspect
+from searchdb.media.pixels import mean_colour
 from searchdb.records import DecodedImage, FetchedImage
-
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-"""Supported formats, recognised by content and never by name. Of an animation or a multi-image file the first image is
-read."""
-
-READABLE = f"searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
-"""The end of the message about any other format: a failure with another list comes from another version."""
-
-BACKGROUND = (255, 255, 255)
-"""Transparent parts become white: most such images are drawn for white pages, and on black, dark ones would vanish."""
-
-SNIFFED_BYTES = 1024
-"""Enough for an XML declaration and a comment before `<svg` or `<html`."""
-
-_REDUCED_FACTOR = 1.5
-"""Smallest result of libjpeg's reduced decoding, as a multiple of the size needed. The demo model's vectors then stay
-within a cosine of 0.9995 of those of full decoding; at 1.1, some fell to 0.98."""
-
-_COLOUR_SAMPLES = (32, 32)
-"""Size of the sample that the mean colour is computed from: all pixels of a large image would take 30 ms."""
-
-_LONGEST_REASON = 160
-"""Maximum length in characters. Pillow quotes file content in some messages; this keeps them on one line."""
-
-_READERS: Mapping[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO: its first image is a complete JPEG
-    "PNG": PngImagePlugin.PngImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
-}
-
-_SIGNATURES = (
-    ("JPEG", re.compile(rb"\xff\xd8\xff")),
-    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
-    ("GIF", re.compile(rb"GIF8[79]a")),
-    ("WEBP", re.compile(rb"RIFF....WEBPVP8[ LX]", re.DOTALL)),
-    ("BMP", re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL)),  # including the reserved zeros: text may begin with "BM"
-    ("TIFF", re.compile(rb"MM\0\*|II\*\0|MM\*\0|II\0\*|MM\0\+|II\+\0")),
-    ("AVIF", re.compile(rb"\0\0..ftyp(avi[fs]|m[is]f1.{4}(.{4}){0,15}avif)", re.DOTALL)),
-)
-
-_LOOKALIKES = (
-    ("SVG", re.compile(rb"(?s)\s*(\xef\xbb\xbf)?(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE svg.*?>|\s)*+<svg[\s>]")),
-    ("HTML", re.compile(rb"(?si)\s*(\xef\xbb\xbf)?(<\?xml.*?\?>|<!--.*?-->|\s)*+<(!doctype html|html|head|body)")),
-    ("XML", re.compile(rb"\s*<\?xml")),
-    ("JSON", re.compile(rb'\s*[\[{]\s*["{\[]')),
-    ("a PDF", re.compile(rb"%PDF-")),
-    ("PostScript", re.compile(rb"%!PS|\xc5\xd0\xd3\xc6")),
-    ("a zip archive", re.compile(rb"PK\x03\x04|PK\x05\x06")),
-    ("a gzip archive", re.compile(rb"\x1f\x8b")),
-    ("a Photoshop file", re.compile(rb"8BPS")),
-    ("an icon", re.compile(rb"\0\0[\x01\x02]\0.\0", re.DOTALL)),
-    ("HEIC", re.compile(rb"\0\0..ftyp(hei|hev|mif1|msf1)", re.DOTALL)),
-    ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
-    ("JPEG XL", re.compile(rb"\0\0\0\x0cJXL |\xff\x0a")),
-    ("a video", re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]", re.DOTALL)),
-    ("text", re.compile(rb"[\t\n\r\x20-\x7e]+\Z")),
-)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -108,18 +28,17 @@ _UPRIGHT = {
 _SWAPS_SIDES = (5, 6, 7, 8)
 """Orientations whose correction swaps width and height."""
 
-_PILLOW_MODULES = r"PIL\."
-_PILLOW_IS_SILENT = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)
-_PILLOW_LOGGER = logging.getLogger("PIL")
-_process_settings = threading.Lock()
 
-
-def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None) -> DecodedImage:
+def decode(
+    fetched: FetchedImage, *, max_pixels: int, needed: int | None = None, cancel: threading.Event | None = None
+) -> DecodedImage:
     """Return the image upright, in RGB, 8 bits a channel, fully loaded.
 
     `needed` is the length in pixels that the shorter side must have at least. A JPEG much larger than that is decoded
     at a half, a quarter or an eighth of its size, which takes a third of the time; `width` and `height` are always
     those of the full image.
+
+    What looks costly is decoded by a helper process, with limits of time and memory, which ends when `cancel` is set.
 
     EXIF orientation is applied and transparency is laid over white. 16- and 32-bit grey is scaled to 8 bits.
     ICC profiles are ignored, as CLIP's own preprocessing ignores them. Dates without a time zone are taken as UTC.
@@ -128,31 +47,25 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
         EmptyFileError: there are no bytes.
         NotAnImageError: the content is in none of FORMATS.
         TooManyPixelsError: the header declares more than `max_pixels` (width times height); nothing was decoded.
+        DecodeTooCostlyError: it takes more processor time or memory than an honest image.
+        DecodeInterruptedError: `cancel` was set.
         DamagedImageError: the data is truncated or corrupt.
     """
     data = fetched.data
     if not data:
         raise EmptyFileError
     name = format_of(data)
+    inspection = inspect(name, data)
     if name == "WEBP":  # its reader allocates the whole canvas on opening
-        _check_pixels(_webp_size(data), max_pixels)
-    _prepare_pillow(max_pixels)
-    try:
-        with _READERS[name](BytesIO(data)) as image:
-            _check_pixels(image.size, max_pixels)
-            width, height = image.size
-            if needed is not None:
-                least = math.ceil(_REDUCED_FACTOR * needed)
-                image.draft(None, (least, least))  # no effect on other formats and on small images
-            image.load()
-            exif = read_exif(image)
-            pixels = _rgb(image)
-    except DecodeError:
-        raise
-    # On hostile bytes Pillow's parsers raise many exceptions (OSError, SyntaxError, struct.error, zlib.error,
-    # MemoryError, RecursionError, ...); all mean that the image cannot be decoded.
-    except Exception as exc:
-        raise DamagedImageError(_explain(name, exc)) from exc
+        check_pixels((inspection.width, inspection.height), max_pixels)
+    with open_image(name, data, max_pixels=max_pixels) as image:
+        width, height = image.size
+        if inspection.is_costly:
+            task = Task(name=name, max_pixels=max_pixels, needed=needed)
+            pixels, exif = load_in_helper(task, data, cancel=cancel)
+        else:
+            reduce_while_loading(image, needed)
+            pixels, exif = load(image)
     turn = _UPRIGHT.get(exif.orientation)
     if turn is not None:
         pixels = pixels.transpose(turn)
@@ -170,115 +83,5 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
         camera=exif.camera,
         latitude=exif.latitude,
         longitude=exif.longitude,
-        colour=_mean_colour(pixels),
+        colour=mean_colour(pixels),
     )
-
-
-def _mean_colour(pixels: Image.Image) -> str:
-    samples = pixels.resize(_COLOUR_SAMPLES, Image.Resampling.NEAREST)
-    return "#" + samples.resize((1, 1), Image.Resampling.BOX).tobytes().hex()
-
-
-# --- Before Pillow --------------------------------------------------------------------------------
-
-
-def format_of(data: bytes) -> str:
-    """Return the format in FORMATS of the content (MPO counts as JPEG); its first SNIFFED_BYTES are enough.
-
-    Raises:
-        NotAnImageError: it is in none of them; the message says what it looks like instead.
-    """
-    head = data[:SNIFFED_BYTES]
-    for name, signature in _SIGNATURES:
-        if signature.match(head):
-            return name
-    looks = next(
-        (f"looks like {name}" for name, pattern in _LOOKALIKES if pattern.match(head)), "is in no known format"
-    )
-    raise NotAnImageError(f"the content {looks}; {READABLE}")
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Return the canvas size that a WebP header declares; (0, 0) if the header is truncated."""
-    if data[12:16] == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
-    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
-
-
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise TooManyPixelsError(width, height, max_pixels)
-
-
-def _prepare_pillow(max_pixels: int) -> None:
-    """Adjust Pillow's process-wide settings to ours; safe to call from any thread at any time.
-
-    Pillow's pixel limit is raised to ours but not removed, because it also guards tiles and canvases. Its warnings and
-    log lines say nothing that a DecodeError does not; where warnings are errors, they would reject readable images.
-    `warnings.catch_warnings` is not thread-safe.
-    """
-    with _process_settings:
-        if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-            Image.MAX_IMAGE_PIXELS = max_pixels
-        if warnings.filters[:1] != [_PILLOW_IS_SILENT]:
-            warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
-        if _PILLOW_LOGGER.level == logging.NOTSET:
-            _PILLOW_LOGGER.setLevel(logging.CRITICAL)
-
-
-def _explain(name: str, exc: Exception) -> str:
-    """Return a one-line message for an exception that Pillow raised while reading an image of this format."""
-    if isinstance(exc, MemoryError):
-        return f"the {name} data needs more memory than is available"
-    reason = " ".join(str(exc).split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_REASON]
-    if isinstance(exc, EOFError) or re.search(r"truncated|ended|end of|not enough|too short", reason, re.IGNORECASE):
-        return f"the image data ends early ({name}: {reason or 'nothing left to read'})"
-    return f"the image data is corrupt ({name}: {reason or type(exc).__name__})"
-
-
-# --- Pixels ---------------------------------------------------------------------------------------
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return a plain RGB copy that keeps neither the file's bytes nor its EXIF in memory."""
-    if image.mode.startswith(("I", "F")):
-        rgb = _eight_bits(image).convert("RGB")
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        rgb = Image.new("RGB", rgba.size, BACKGROUND)
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
-    elif image.mode == "LAB":
-        from PIL import ImageCms  # loads littlecms, which is needed too rarely to load it in every process
-
-        create_profile = cast("Any", ImageCms.createProfile)  # pyright: ignore[reportUnknownMemberType] - untyped
-        lab, srgb = create_profile("LAB"), create_profile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        rgb = image.convert("RGB") if converted is None else converted
-    else:
-        rgb = image.convert("RGB")
-    rgb.info = {}
-    return rgb
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale grey of 16 or 32 bits to 8 bits; Pillow's own conversion clips, which turns most of it white."""
-    import numpy as np
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(grey.min()), float(grey.max())
-    if low >= 0 and high <= 1 and image.mode == "F":
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    elif low >= 0 and high <= 65535 and image.mode == "I":
-        low, high = 0.0, 65535.0
-    # Other data has no agreed range (heights, counts, radiance): scale from its darkest to its lightest value.
-    with np.errstate(over="ignore", invalid="ignore"):  # values near the ends of float32
-        scaled = (grey - np.float32(low)) * np.float32(255.0 / ((high - low) or 1.0))
-    return Image.fromarray(np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8))

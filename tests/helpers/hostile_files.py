@@ -149,6 +149,13 @@ def _jpeg_with_app1(chance: random.Random, body: bytes) -> bytes:
     return whole[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + whole[2:]
 
 
+def scan_bomb(side: int = 400, scans: int = 1000) -> bytes:
+    """Return a progressive JPEG, black and square, that repeats its last scan: each costs a pass over all pixels."""
+    whole = encoded(Image.new("RGB", (side, side)), "JPEG", progressive=True, quality=1)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * scans + b"\xff\xd9"
+
+
 # --- Kinds: healthy -------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from searchdb.errors import (
 )
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.pipeline import IngestReport
-from searchdb.media.decode import format_of
+from searchdb.media.formats import format_of
 from tests.helpers.image_server import ImageServer
 
 

@@ -23,8 +23,10 @@ from searchdb.errors import (
     NotAnImageError,
     TooManyPixelsError,
 )
-from searchdb.media.decode import BACKGROUND, FORMATS, decode
+from searchdb.media.decode import decode
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.media.formats import FORMATS
+from searchdb.media.pixels import BACKGROUND
 from searchdb.records import DecodedImage, FetchedImage, SourceItem
 from tests.helpers import hostile_files
 from tests.helpers.hostile_files import encoded, exif_bytes

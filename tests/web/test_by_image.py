@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.hostile_files import scan_bomb
 from tests.helpers.image_server import ImageServer, huge_png, make_image
 from web import create_app
 from web.backend import EXTENSION
@@ -85,9 +86,10 @@ def test_search_by_the_url_of_an_image(demo_client: FlaskClient, stored: dict[in
         (make_image() + b"<script>alert(1)</script>", 303, ""),
         (make_image()[:200], 422, "image"),
         (huge_png(), 413, "pixels"),
+        (scan_bomb(), 413, "more than 200 scans"),
         (None, 422, "No image was chosen"),
     ],
-    ids=["text", "empty", "svg", "polyglot", "truncated", "huge", "none"],
+    ids=["text", "empty", "svg", "polyglot", "truncated", "huge", "costly", "none"],
 )
 def test_a_file_that_is_not_an_image_is_refused_with_the_reason(
     demo_client: FlaskClient, data: bytes | None, status: int, message: str

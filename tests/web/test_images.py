@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from searchdb.config import Settings
-from searchdb.media.decode import FORMATS
+from searchdb.media.formats import FORMATS
 from web import create_app
 from web.backend import EXTENSION
 from web.files.images import MIMETYPES

@@ -18,7 +18,8 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable, ServiceUnavailable
 from werkzeug.wsgi import wrap_file
 
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnImageError, TooManyBytesError
-from searchdb.media.decode import SNIFFED_BYTES, decode, format_of
+from searchdb.media.decode import decode
+from searchdb.media.formats import SNIFFED_BYTES, format_of
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 
 from ..backend import backend

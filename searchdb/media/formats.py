@@ -1,0 +1,61 @@
+"""Names the format of an image by its content."""
+
+from __future__ import annotations
+
+import re
+
+from searchdb.errors import NotAnImageError
+
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+"""Supported formats, recognised by content and never by name. Of an animation or a multi-image file the first image is
+read."""
+
+READABLE = f"searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
+"""The end of the message about any other format: a failure with another list comes from another version."""
+
+SNIFFED_BYTES = 1024
+"""Enough for an XML declaration and a comment before `<svg` or `<html`."""
+
+_SIGNATURES = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff")),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("GIF", re.compile(rb"GIF8[79]a")),
+    ("WEBP", re.compile(rb"RIFF....WEBPVP8[ LX]", re.DOTALL)),
+    ("BMP", re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL)),  # including the reserved zeros: text may begin with "BM"
+    ("TIFF", re.compile(rb"MM\0\*|II\*\0|MM\*\0|II\0\*|MM\0\+|II\+\0")),
+    ("AVIF", re.compile(rb"\0\0..ftyp(avi[fs]|m[is]f1.{4}(.{4}){0,15}avif)", re.DOTALL)),
+)
+
+_LOOKALIKES = (
+    ("SVG", re.compile(rb"(?s)\s*(\xef\xbb\xbf)?(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE svg.*?>|\s)*+<svg[\s>]")),
+    ("HTML", re.compile(rb"(?si)\s*(\xef\xbb\xbf)?(<\?xml.*?\?>|<!--.*?-->|\s)*+<(!doctype html|html|head|body)")),
+    ("XML", re.compile(rb"\s*<\?xml")),
+    ("JSON", re.compile(rb'\s*[\[{]\s*["{\[]')),
+    ("a PDF", re.compile(rb"%PDF-")),
+    ("PostScript", re.compile(rb"%!PS|\xc5\xd0\xd3\xc6")),
+    ("a zip archive", re.compile(rb"PK\x03\x04|PK\x05\x06")),
+    ("a gzip archive", re.compile(rb"\x1f\x8b")),
+    ("a Photoshop file", re.compile(rb"8BPS")),
+    ("an icon", re.compile(rb"\0\0[\x01\x02]\0.\0", re.DOTALL)),
+    ("HEIC", re.compile(rb"\0\0..ftyp(hei|hev|mif1|msf1)", re.DOTALL)),
+    ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
+    ("JPEG XL", re.compile(rb"\0\0\0\x0cJXL |\xff\x0a")),
+    ("a video", re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]", re.DOTALL)),
+    ("text", re.compile(rb"[\t\n\r\x20-\x7e]+\Z")),
+)
+
+
+def format_of(data: bytes) -> str:
+    """Return the format in FORMATS of the content (MPO counts as JPEG); its first SNIFFED_BYTES are enough.
+
+    Raises:
+        NotAnImageError: it is in none of them; the message says what it looks like instead.
+    """
+    head = data[:SNIFFED_BYTES]
+    for name, signature in _SIGNATURES:
+        if signature.match(head):
+            return name
+    looks = next(
+        (f"looks like {name}" for name, pattern in _LOOKALIKES if pattern.match(head)), "is in no known format"
+    )
+    raise NotAnImageError(f"the content {looks}; {READABLE}")
