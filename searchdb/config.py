@@ -18,9 +18,12 @@ DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 ROOT_HOME = Path("/var/lib/searchdb")
 """Default home for root: the embedded server runs as its own user, which cannot reach folders under /root."""
 DEFAULT_MAX_IMAGE_BYTES = 64 * 1024 * 1024
-"""Large enough for any camera's JPEG; the images that ingest reads ahead still fit in 2 GB."""
+"""Large enough for any camera's JPEG; three of them fit in the memory for files (`FILES_BYTES`)."""
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
-"""A 100-megapixel image takes 300 MB as RGB, and several are decoded at once."""
+"""A 100-megapixel image takes 0.1 to 1.6 GB while it is decoded."""
+DEFAULT_DECODE_MEMORY = 1024 * 1024 * 1024
+"""Enough for one image of 100 megapixels in most formats, or for two in those with the smallest buffers; a process then
+stays within 1.5 GB of what it takes when idle."""
 DEFAULT_RECALL = 0.98
 """One in fifty of the nearest images is missed, with a search ten times as fast as one that reads all of them."""
 DEFAULT_RATE_LIMIT = "20000 per minute"
@@ -80,6 +83,11 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(
         default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="the size of the largest image decoded, in pixels"
+    )
+    decode_memory: int = Field(
+        default=DEFAULT_DECODE_MEMORY,
+        gt=0,
+        description="the memory that the images being decoded in a process may take together, in bytes",
     )
     recall: float = Field(
         default=DEFAULT_RECALL,

@@ -12,6 +12,7 @@ SearchDBError
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
 │   └── ModelMismatchError           it is not the collection's model
+├── MemoryBusyError              no memory is free for decoding now
 ├── SourceError                  a folder or list cannot be read at all
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
@@ -29,7 +30,8 @@ SearchDBError
     │   ├── EmptyFileError
     │   ├── NotAnImageError
     │   ├── DamagedImageError
-    │   └── TooManyPixelsError
+    │   ├── TooManyPixelsError
+    │   └── TooMuchMemoryError
     └── WorkerLostError              the workers that processed it died
 
 Messages name the thing, the limit and the way out.
@@ -147,6 +149,16 @@ class ModelMismatchError(ModelError):
         self.given = given
         self.given_weights = given_weights
         self.stored_is_demo = stored_is_demo
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+
+class MemoryBusyError(SearchDBError):
+    """Other images hold so much of SEARCHDB_DECODE_MEMORY that this one had to wait too long."""
+
+    def __init__(self) -> None:
+        super().__init__("other images hold the memory for decoding (SEARCHDB_DECODE_MEMORY): try again in a moment")
 
 
 # --- Requests -------------------------------------------------------------------------------------
@@ -269,6 +281,18 @@ class TooManyPixelsError(DecodeError):
         )
         self.width = width
         self.height = height
+        self.limit = limit
+
+
+class TooMuchMemoryError(DecodeError):
+    """Decoding the image takes more than SEARCHDB_DECODE_MEMORY. `size` and `limit` are in bytes."""
+
+    def __init__(self, kind: str, width: int, height: int, *, size: int, limit: int) -> None:
+        super().__init__(
+            f"decoding {kind} of {width:,} x {height:,} pixels takes {size:,} bytes of memory, "
+            f"the limit is {limit:,} (SEARCHDB_DECODE_MEMORY): raise it, or make the image smaller"
+        )
+        self.size = size
         self.limit = limit
 
 

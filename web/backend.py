@@ -23,6 +23,7 @@ from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.media.fetch import Fetcher
+from searchdb.media.memory import FILES_BYTES, MemoryBudget
 from searchdb.records import StoredImage
 from searchdb.search.facets import Facets
 from searchdb.search.searcher import Query, Searcher
@@ -61,6 +62,8 @@ class Backend:
     def __init__(self, settings: Settings, make_embedder: Callable[[str], Embedder], *, loaded: bool = False) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.memory = MemoryBudget(settings.decode_memory)
+        self.files_memory = MemoryBudget(FILES_BYTES)
         self.index_watch = IndexWatch()
         self.thumbnails = ThumbnailCache(settings.home / "thumbnails")
         self._make_embedder = make_embedder

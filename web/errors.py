@@ -21,6 +21,7 @@ from searchdb.errors import (
     EmbeddedServerError,
     ImageError,
     ImageNotFoundError,
+    MemoryBusyError,
     ModelError,
     ModelMismatchError,
     ModelUnavailableError,
@@ -71,6 +72,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(StorageError, _storage)
     app.register_error_handler(OSError, _no_room)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, _busy)
+    app.register_error_handler(MemoryBusyError, _no_memory)
     app.register_error_handler(ModelError, _model)
     app.context_processor(_frame)
 
@@ -210,6 +212,11 @@ def _full(message: str) -> Response:
 def _busy(error: sqlalchemy.exc.TimeoutError) -> Response:
     log.warning("%s", error)
     return _answer(503, "One moment", "Too many searches are running. Try again in a few seconds.")
+
+
+def _no_memory(error: MemoryBusyError) -> Response:
+    log.warning("%s", error)
+    return _answer(503, "One moment", "Too many images are being decoded. Try again in a few seconds.")
 
 
 def _model(error: ModelError) -> Response:

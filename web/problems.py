@@ -17,6 +17,7 @@ from searchdb.errors import (
     NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
+    TooMuchMemoryError,
 )
 
 MIMETYPE = "application/problem+json"
@@ -83,7 +84,7 @@ def status_of(error: ImageError) -> HTTPStatus:
     """Return the HTTP status for an error in an uploaded or linked image."""
     if isinstance(error, NotAnImageError | EmptyFileError):
         return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    if isinstance(error, TooManyBytesError | TooManyPixelsError):
+    if isinstance(error, TooManyBytesError | TooManyPixelsError | TooMuchMemoryError):
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     return HTTPStatus.UNPROCESSABLE_ENTITY
 

@@ -8,7 +8,8 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 
 from PIL import (
@@ -27,11 +28,15 @@ from searchdb.errors import (
     DamagedImageError,
     DecodeError,
     EmptyFileError,
+    MemoryBusyError,
     NotAnImageError,
     TooManyPixelsError,
+    TooMuchMemoryError,
 )
+from searchdb.media.decode_memory import decoding_bytes
 from searchdb.media.exif import read_exif
-from searchdb.media.pixels import mean_colour, to_rgb
+from searchdb.media.memory import RETURNED_BYTES, MemoryBudget, return_free_memory
+from searchdb.media.pixels import mean_colour, reduction, to_rgb
 from searchdb.records import DecodedImage, FetchedImage
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -108,12 +113,22 @@ _PILLOW_LOGGER = logging.getLogger("PIL")
 _process_settings = threading.Lock()
 
 
-def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None) -> DecodedImage:
+def decode(
+    fetched: FetchedImage,
+    *,
+    max_pixels: int,
+    needed: int | None = None,
+    memory: MemoryBudget | None = None,
+    timeout_s: float | None = None,
+) -> DecodedImage:
     """Return the image upright, in RGB, 8 bits a channel, fully loaded.
 
     `needed` is the length in pixels that the shorter side must have at least. A JPEG much larger than that is decoded
-    at a half, a quarter or an eighth of its size, which takes a third of the time; `width` and `height` are always
-    those of the full image.
+    at a half, a quarter or an eighth of its size, which takes a third of the time. Any image that then still has more
+    than WHOLE_PIXELS is reduced while it is converted. `width` and `height` are always those of the full image.
+
+    What the decoding takes is reserved in `memory` before pixels are allocated, for which it waits up to `timeout_s`
+    seconds, or without limit.
 
     EXIF orientation is applied and transparency is laid over white. 16- and 32-bit grey is scaled to 8 bits.
     ICC profiles are ignored, as CLIP's own preprocessing ignores them. Dates without a time zone are taken as UTC.
@@ -122,6 +137,8 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
         EmptyFileError: there are no bytes.
         NotAnImageError: the content is in none of FORMATS.
         TooManyPixelsError: the header declares more than `max_pixels` (width times height); nothing was decoded.
+        TooMuchMemoryError: decoding takes more than the whole of `memory`; nothing was decoded.
+        MemoryBusyError: others held so much of `memory` that `timeout_s` passed.
         DamagedImageError: the data is truncated or corrupt.
     """
     data = fetched.data
@@ -138,10 +155,11 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
             if needed is not None:
                 least = math.ceil(_REDUCED_FACTOR * needed)
                 image.draft(None, (least, least))  # no effect on other formats and on small images
-            image.load()
-            exif = read_exif(image)
-            pixels = to_rgb(image)
-    except DecodeError:
+            with _reserved(image, needed, len(data), memory, timeout_s):
+                image.load()
+                exif = read_exif(image)
+                pixels = to_rgb(image, factor=reduction(image.size, needed))
+    except (DecodeError, MemoryBusyError):
         raise
     # On hostile bytes Pillow's parsers raise many exceptions (OSError, SyntaxError, struct.error, zlib.error,
     # MemoryError, RecursionError, ...); all mean that the image cannot be decoded.
@@ -166,6 +184,30 @@ def decode(fetched: FetchedImage, *, max_pixels: int, needed: int | None = None)
         longitude=exif.longitude,
         colour=mean_colour(pixels),
     )
+
+
+@contextmanager
+def _reserved(
+    image: ImageFile.ImageFile,
+    needed: int | None,
+    file_bytes: int,
+    memory: MemoryBudget | None,
+    timeout_s: float | None,
+) -> Generator[None]:
+    """Hold the memory for decoding an opened image, and return what was freed to the system at the end."""
+    if memory is None:
+        yield
+        return
+    size = decoding_bytes(image, needed, file_bytes)
+    if size > memory.total:
+        raise TooMuchMemoryError(str(image.format), *image.size, size=size, limit=memory.total)
+    with memory.reserve(size, timeout_s=timeout_s):
+        try:
+            yield
+        finally:
+            image.close()
+            if size >= RETURNED_BYTES:
+                return_free_memory()
 
 
 # --- Before Pillow --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, wraps
 from typing import Any, TypeVar, get_type_hints
 
@@ -14,11 +14,18 @@ from pydantic_core import ErrorDetails, from_json
 from werkzeug.datastructures import FileStorage, MultiDict, WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Forbidden, NotFound, Unauthorized, UnsupportedMediaType
 
+from searchdb.media.memory import Hold
+
 from ..backend import backend
+from ..files.uploads import hold_file
 from ..problems import FieldError, InvalidFieldsError
 from .requests import Nothing, Request
 
 JSON, FORM = "application/json", "multipart/form-data"
+JSON_COPIES = 3
+"""Copies of a body in memory at the same time: the body and its strings, then of one image its string and its bytes."""
+MAX_JSON_VALUES = 100_000
+"""Values in a JSON body: far more than any request needs. Each takes tens of times as much memory as in the body."""
 _LONGEST_MESSAGE = 300
 """Characters: pydantic quotes invalid values, which can be long."""
 
@@ -104,15 +111,23 @@ def read(model: type[M], arguments: MultiDict[str, str], *, numbered: bool = Tru
         return model.model_validate(values)
 
 
-def read_json(model: type[M]) -> M:
+def read_json(model: type[M], hold: Hold | None = None) -> M:
     """Return the JSON body as a model.
 
+    `hold` takes the memory for the body and its values, and is released by the caller when they are no longer needed.
+
     Raises:
-        BadRequest: the body is not JSON.
+        BadRequest: the body is not JSON, or has too many values.
         InvalidFieldsError: a field is invalid or unknown.
+        MemoryBusyError: other requests hold too many bytes.
     """
-    with _fields_of():
-        return model.model_validate_json(request.get_data(cache=False), strict=True)
+    with hold_file() if hold is None else nullcontext(hold) as held:
+        held.take(JSON_COPIES * (request.content_length or request.max_content_length or 0))
+        body = request.get_data(cache=False)
+        if sum(body.count(sign) for sign in (b",", b"[", b"{")) > MAX_JSON_VALUES:
+            raise BadRequest(f"The request body has more than {MAX_JSON_VALUES:,} values.")
+        with _fields_of():
+            return model.model_validate_json(body, strict=True)
 
 
 def read_form(model: type[M], files: str, *, most: int = 1) -> tuple[M, list[FileStorage]]:
