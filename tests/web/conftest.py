@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.gunicorn import Serve, serving
 from tests.helpers.stored_images import StoredImages
 from web import create_app
 from web.backend import EXTENSION
@@ -44,3 +45,10 @@ def demo_client(demo_settings: Settings, embedder: CLIPEmbedder) -> Iterator[Fla
     app.testing = True
     yield app.test_client()
     app.extensions[EXTENSION].close()
+
+
+@pytest.fixture
+def serve(settings: Settings) -> Iterator[Serve]:
+    """Starts gunicorn over a fresh database."""
+    with serving(settings) as start:
+        yield start

@@ -3,93 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
-from searchdb.config import Settings
 from tests.helpers.waiting import GIVE_UP_S
 
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
+    from tests.helpers.gunicorn import Serve
     from tests.helpers.stored_images import StoredImages
-
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass(kw_only=True)
-class Server:
-    """A running gunicorn; `log` is what it wrote, once it has stopped."""
-
-    url: str
-    process: subprocess.Popen[str]
-    log: str = ""
-
-    def get(self, path: str, **options: object) -> requests.Response:
-        return requests.get(self.url + path, timeout=GIVE_UP_S, **options)  # type: ignore[arg-type]
-
-    def until_ready(self) -> None:
-        deadline = time.monotonic() + GIVE_UP_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if self.get("/readyz").status_code == 200:
-                    return
-            except requests.ConnectionError:
-                pass
-            time.sleep(0.1)
-        pytest.fail("gunicorn does not become ready")
-
-    def stop(self) -> None:
-        if self.log:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        _, self.log = self.process.communicate(timeout=GIVE_UP_S)
-        assert self.process.returncode == 0, self.log
-        assert "Traceback" not in self.log, self.log
-
-
-Serve = Callable[..., Server]
-
-
-@pytest.fixture
-def serve(settings: Settings) -> Iterator[Serve]:
-    """Starts gunicorn with the configuration that operators are told to use, and waits until it is ready."""
-    servers: list[Server] = []
-
-    def start(**environment: str) -> Server:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        assert settings.database_url is not None
-        environment = {
-            **os.environ,
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "SEARCHDB_HOME": str(settings.home),
-            "SEARCHDB_MODEL": "demo",
-            **environment,
-        }
-        command = [sys.executable, "-m", "gunicorn", "--config=python:web.ops.serving", f"--bind={address}"]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        servers.append(Server(url=f"http://{address}", process=process))
-        servers[-1].until_ready()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def test_images_are_served_whole_and_searches_find_them(serve: Serve, stored_images: StoredImages) -> None:
