@@ -181,6 +181,7 @@ class SearchDB(IngestingCollection):
         item = SourceItem(image=reference if is_url else str(Path(reference).expanduser()), source="query")
         try:
             needed = self.embedder.shortest_edge
-            return decode(self.fetcher.fetch(item), max_pixels=self.settings.max_image_pixels, needed=needed).pixels
+            fetched, max_pixels = self.fetcher.fetch(item), self.settings.max_image_pixels
+            return decode(fetched, max_pixels=max_pixels, needed=needed, memory=self.memory).pixels
         except ImageError as exc:
             raise QueryError(f"cannot search by {mask_credentials(reference)}: {exc}", field="image") from exc

@@ -21,9 +21,12 @@ ROOT_HOME = Path("/var/lib/searchdb")
 UPLOADS, THUMBNAILS = "uploads", "thumbnails"
 """Names of the folders in the home for uploaded images and for thumbnails."""
 DEFAULT_MAX_IMAGE_BYTES = 64 * 1024 * 1024
-"""Large enough for any camera's JPEG; the images that ingest reads ahead still fit in 2 GB."""
+"""Large enough for any camera's JPEG; three of them fit in the memory for files (`FILES_BYTES`)."""
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
-"""A 100-megapixel image takes 300 MB as RGB, and several are decoded at once."""
+"""A 100-megapixel image takes 0.1 to 1.6 GB while it is decoded."""
+DEFAULT_DECODE_MEMORY = 1024 * 1024 * 1024
+"""Enough for one image of 100 megapixels in most formats, or for two in those with the smallest buffers; a process then
+stays within 1.5 GB of what it takes when idle."""
 DEFAULT_MAX_UPLOADS_BYTES = 10 * 1024**3
 """About 2,500 photos of 4 MB, and less than most disks have free."""
 DEFAULT_MAX_CACHE_BYTES = 2 * 1024**3
@@ -97,6 +100,11 @@ class Settings(BaseSettings):
     )
     max_cache_bytes: int = Field(
         default=DEFAULT_MAX_CACHE_BYTES, gt=0, description="the size of thumbnails and cached texts together, in bytes"
+    )
+    decode_memory: int = Field(
+        default=DEFAULT_DECODE_MEMORY,
+        gt=0,
+        description="the memory that the images being decoded in a process may take together, in bytes",
     )
     recall: float = Field(
         default=DEFAULT_RECALL,

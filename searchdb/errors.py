@@ -15,7 +15,8 @@ SearchDBError
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
 │   └── ModelMismatchError           it is not the collection's model
-├── BusyError                    other searches have to end first
+├── BusyError                    others have to end first
+│   └── MemoryBusyError              no memory is free for decoding now
 ├── SourceError                  a folder or list cannot be read at all
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
@@ -34,6 +35,7 @@ SearchDBError
     │   ├── NotAnImageError
     │   ├── DamagedImageError
     │   ├── TooManyPixelsError
+    │   ├── TooMuchMemoryError
     │   └── DecodeTooCostlyError
     └── WorkerLostError              the workers that processed it died
 
@@ -176,11 +178,21 @@ class ModelMismatchError(ModelError):
         self.stored_is_demo = stored_is_demo
 
 
+# --- Memory ---------------------------------------------------------------------------------------
+
+
 # --- Requests -------------------------------------------------------------------------------------
 
 
 class BusyError(SearchDBError):
-    """A search needs what another one is making, which takes long: it can be tried again soon."""
+    """Something is used by others for longer than the caller may wait: it can be tried again soon."""
+
+
+class MemoryBusyError(BusyError):
+    """Other images hold so much of SEARCHDB_DECODE_MEMORY that this one had to wait too long."""
+
+    def __init__(self) -> None:
+        super().__init__("other images hold the memory for decoding (SEARCHDB_DECODE_MEMORY): try again in a moment")
 
 
 class SourceError(SearchDBError):
@@ -300,6 +312,18 @@ class TooManyPixelsError(DecodeError):
         )
         self.width = width
         self.height = height
+        self.limit = limit
+
+
+class TooMuchMemoryError(DecodeError):
+    """Decoding the image takes more than SEARCHDB_DECODE_MEMORY. `size` and `limit` are in bytes."""
+
+    def __init__(self, kind: str, width: int, height: int, *, size: int, limit: int) -> None:
+        super().__init__(
+            f"decoding {kind} of {width:,} x {height:,} pixels takes {size:,} bytes of memory, "
+            f"the limit is {limit:,} (SEARCHDB_DECODE_MEMORY): raise it, or make the image smaller"
+        )
+        self.size = size
         self.limit = limit
 
 

@@ -261,6 +261,7 @@ class IngestingCollection(CollectionParts):
             embedder=self.embedder,
             fetcher=self.fetcher,
             max_pixels=self.settings.max_image_pixels,
+            memory=self.memory,
             outage_log=self.database.outage_log,
         )
 

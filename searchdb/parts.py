@@ -13,6 +13,7 @@ from searchdb.ingest.queue import Queue
 from searchdb.ingest.store import Store
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
+from searchdb.media.memory import MemoryBudget
 from searchdb.search.query_cache import QueryCache
 
 
@@ -56,6 +57,11 @@ class CollectionParts:
             max_bytes=self.settings.max_image_bytes,
             allow_private_addresses=self.settings.allow_private_addresses,
         )
+
+    @cached_property
+    def memory(self) -> MemoryBudget:
+        """The memory for decoding images, shared by all threads."""
+        return MemoryBudget(self.settings.decode_memory)
 
     def _query_cache(self) -> QueryCache:
         return QueryCache(self.embedder, max_bytes=self.settings.max_query_cache_bytes)

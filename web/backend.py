@@ -24,6 +24,7 @@ from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.media.bounded_folder import BoundedFolder
+from searchdb.media.memory import FILES_BYTES, MemoryBudget
 from searchdb.records import StoredImage
 from searchdb.search.facets import NO_FACETS, Facets
 from searchdb.search.searcher import Query, Searcher
@@ -69,6 +70,8 @@ class Backend:
         self.settings = settings
         self.metrics = Metrics()
         self.slots = WorkSlots(self.metrics)
+        self.memory = MemoryBudget(settings.decode_memory)
+        self.files_memory = MemoryBudget(FILES_BYTES)
         self.index_watch = IndexWatch()
         self.thumbnails = ThumbnailCache(settings.home / THUMBNAILS, max_bytes=settings.max_thumbnails_bytes)
         self.uploads = BoundedFolder(settings.home / UPLOADS, settings.max_uploads_bytes)

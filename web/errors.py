@@ -22,6 +22,7 @@ from searchdb.errors import (
     EmbeddedServerError,
     ImageError,
     ImageNotFoundError,
+    MemoryBusyError,
     ModelError,
     ModelMismatchError,
     ModelUnavailableError,
@@ -77,6 +78,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(OSError, _no_room)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, _busy)
     app.register_error_handler(BusyError, _being_measured)
+    app.register_error_handler(MemoryBusyError, _no_memory)
     app.register_error_handler(ModelError, _model)
     app.context_processor(_frame)
 
@@ -243,6 +245,11 @@ def _busy(error: sqlalchemy.exc.TimeoutError) -> Response:
 
 def _being_measured(error: BusyError) -> Response:
     return _answer(503, "One moment", _sentence(str(error)))
+
+
+def _no_memory(error: MemoryBusyError) -> Response:
+    log.warning("%s", error)
+    return _answer(503, "One moment", "Too many images are being decoded. Try again in a few seconds.")
 
 
 def _model(error: ModelError) -> Response:

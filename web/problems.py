@@ -18,6 +18,7 @@ from searchdb.errors import (
     NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
+    TooMuchMemoryError,
     TransferError,
 )
 
@@ -89,7 +90,7 @@ def status_of(error: ImageError) -> HTTPStatus:
     """Return the HTTP status for an error in an uploaded or linked image."""
     if isinstance(error, NotAnImageError | EmptyFileError):
         return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    if isinstance(error, TooManyBytesError | TooManyPixelsError | DecodeTooCostlyError):
+    if isinstance(error, TooManyBytesError | TooManyPixelsError | TooMuchMemoryError | DecodeTooCostlyError):
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     return HTTPStatus.UNPROCESSABLE_ENTITY
 

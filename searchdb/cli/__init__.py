@@ -88,6 +88,7 @@ class Commands(click.Group):
 )
 @click.option("--max-image-bytes", type=int, help="largest file to read, in bytes [SEARCHDB_MAX_IMAGE_BYTES]")
 @click.option("--max-image-pixels", type=int, help="largest image to decode, in pixels [SEARCHDB_MAX_IMAGE_PIXELS]")
+@click.option("--decode-memory", type=int, help="memory for decoding images, in bytes [SEARCHDB_DECODE_MEMORY]")
 @click.option("-v", "--verbose", is_flag=True, help="log progress to stderr")
 @click.option("--debug", is_flag=True, help="show tracebacks")
 @click.pass_context

@@ -20,6 +20,7 @@ from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
 from searchdb.media.formats import format_of
+from searchdb.media.memory import Hold, MemoryBudget
 from searchdb.records import EmbeddedImage, FetchedImage, SourceItem, StoredImage
 
 SOURCE = "api"
@@ -61,6 +62,8 @@ class Adder:
         uploads: the folder for images that come as bytes, as `<ab>/<sha256>.<format>`, and its bound.
         max_bytes: the largest file accepted.
         max_pixels: the largest image decoded, in pixels.
+        memory: shared by all that is decoded in this process.
+        timeout_s: seconds to wait for memory; by default without limit.
         decoding: held while an image is decoded, which takes hundreds of MB for a large one.
     """
 
@@ -73,6 +76,8 @@ class Adder:
         uploads: BoundedFolder,
         max_bytes: int,
         max_pixels: int,
+        memory: MemoryBudget | None = None,
+        timeout_s: float | None = None,
         decoding: AbstractContextManager[object] | None = None,
     ) -> None:
         self._engine = engine
@@ -81,6 +86,8 @@ class Adder:
         self._uploads = uploads
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
+        self._memory = memory
+        self._timeout_s = timeout_s
         self._decoding = nullcontext() if decoding is None else decoding
 
     def add(self, data: bytes, item: SourceItem) -> Addition:
@@ -88,6 +95,7 @@ class Adder:
 
         Raises:
             ImageError: the bytes are not an image, or too large.
+            MemoryBusyError: there is no memory for decoding it within `timeout_s`.
             ModelError: the model cannot be loaded or is not the collection's.
             UploadsFullError: the uploads have the size that they may have.
             StorageError: the folder cannot be written.
@@ -104,8 +112,10 @@ class Adder:
         decoded = replace(embedded.decoded, item=replace(item, image=str(path)))
         return self._store(replace(embedded, decoded=decoded), data)
 
-    def add_url(self, item: SourceItem) -> Addition:
+    def add_url(self, item: SourceItem, hold: Hold | None = None) -> Addition:
         """Fetch and store the image at `item.image`, a URL as `clean_url` returns it; its bytes are not kept.
+
+        `hold` takes the memory for its bytes.
 
         Raises:
             ImageError: the URL cannot be fetched, or is not an image, or too large.
@@ -114,7 +124,7 @@ class Adder:
         known = self._find(images.c.image == item.image)
         if known is not None:
             return Addition(image=known, created=False)
-        return self._store(self._embedded(self._fetcher.fetch(item)), None)
+        return self._store(self._embedded(self._fetcher.fetch(item, hold)), None)
 
     def remove(self, image_id: int) -> StoredImage:
         """Delete an image, and its file if it is in the uploads folder; return the deleted row.
@@ -142,7 +152,14 @@ class Adder:
     def _embedded(self, fetched: FetchedImage) -> EmbeddedImage:
         Store(self._engine).check_model(self._embedder.identity)
         with self._decoding:
-            decoded = decode(fetched, max_pixels=self._max_pixels, needed=self._embedder.shortest_edge)
+            decoded = decode(
+                fetched,
+                max_pixels=self._max_pixels,
+                needed=self._embedder.shortest_edge,
+                memory=self._memory,
+                timeout_s=self._timeout_s,
+            )
+            decoded = replace(decoded, pixels=self._embedder.resize(decoded.pixels))
         decoded = replace(decoded, camera=decoded.camera and decoded.camera[:MAX_CAMERA_CHARACTERS])
         return EmbeddedImage(decoded=decoded, embedding=self._embedder.embed_images([decoded.pixels])[0])
 

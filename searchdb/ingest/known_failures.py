@@ -12,11 +12,13 @@ from searchdb.errors import (
     NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
+    TooMuchMemoryError,
 )
 from searchdb.media.formats import READABLE
 
 _SIZE = re.compile(r"the image is ([\d,]+) bytes, the limit is")
 _PIXELS = re.compile(r"= ([\d,]+) pixels, the limit is")
+_MEMORY = re.compile(r"takes ([\d,]+) bytes of memory, the limit is")
 _LIMIT = re.compile(r"the limit is ([\d,]+)")
 
 
@@ -27,6 +29,7 @@ class Limits:
     allow_private_addresses: bool
     max_bytes: int
     max_pixels: int
+    decode_memory: int
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -35,6 +38,7 @@ class Limits:
             allow_private_addresses=settings.allow_private_addresses,
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
+            decode_memory=settings.decode_memory,
         )
 
     def lift(self, error: str, message: str) -> bool:
@@ -53,6 +57,9 @@ class Limits:
         if error == TooManyPixelsError.__name__:
             pixels = _number(_PIXELS, message)
             return pixels is not None and pixels <= self.max_pixels
+        if error == TooMuchMemoryError.__name__:
+            size = _number(_MEMORY, message)
+            return size is not None and size <= self.decode_memory
         if error == NotAnImageError.__name__:  # by a version that read other formats
             return "; searchdb reads " in message and not message.endswith(READABLE)
         return False

@@ -28,6 +28,7 @@ from searchdb.ingest.reread import find_changed, mark_changed
 from searchdb.ingest.store import Store
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
+from searchdb.media.memory import FILES_BYTES, Hold, MemoryBudget
 from searchdb.records import (
     ChunkOutcome,
     DecodedImage,
@@ -172,6 +173,7 @@ class Ingest:
         embedder: the model.
         fetcher: reads files and URLs.
         max_pixels: the largest image decoded, in pixels.
+        memory: shared by all that is decoded in this process.
         outage_log: the database's.
     """
 
@@ -183,6 +185,7 @@ class Ingest:
         embedder: Embedder,
         fetcher: Fetcher,
         max_pixels: int,
+        memory: MemoryBudget,
         outage_log: OutageLog,
     ) -> None:
         self._store = store
@@ -190,9 +193,11 @@ class Ingest:
         self._embedder = embedder
         self._fetcher = fetcher
         self._max_pixels = max_pixels
+        self._memory = memory
+        self._files = MemoryBudget(FILES_BYTES)
         self._outage_log = outage_log
         self._executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="prepare")
-        # Many threads may wait for the network, but a decoded image may take 300 MB: only one a core decodes.
+        # Many threads may wait for the network, but no more than one a core makes progress with decoding.
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._embedding = threading.Lock()
         self._recent: LRUCache[bytes, np.ndarray] = LRUCache(REMEMBERED_VECTORS)
@@ -257,11 +262,17 @@ class Ingest:
         if self._stopping.is_set():
             return None
         try:
-            fetched = self._fetcher.fetch(item)
-            with self._decoding:
-                needed, cancel = self._embedder.shortest_edge, self._stopping
-                decoded = decode(fetched, max_pixels=self._max_pixels, needed=needed, cancel=cancel)
-                return replace(decoded, pixels=self._embedder.resize(decoded.pixels))
+            with Hold(self._files) as hold:
+                fetched = self._fetcher.fetch(item, hold)
+                with self._decoding:
+                    decoded = decode(
+                        fetched,
+                        max_pixels=self._max_pixels,
+                        needed=self._embedder.shortest_edge,
+                        memory=self._memory,
+                        cancel=self._stopping,
+                    )
+                    return replace(decoded, pixels=self._embedder.resize(decoded.pixels))
         except DecodeInterruptedError:
             return None
         except ImageError as exc:

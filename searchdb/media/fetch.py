@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from io import BytesIO
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
@@ -30,6 +31,7 @@ from searchdb.errors import (
     TooManyRedirectsError,
     TransferError,
 )
+from searchdb.media.memory import Hold
 from searchdb.media.safe_http import PER_HOST, GuardedAdapter, HostSlots, RequestLimits, TooSlowError, current_limits
 from searchdb.records import FetchedImage, SourceItem, clean_url, mask_credentials
 
@@ -64,6 +66,10 @@ RETRY_AFTER_CAP_S = 15.0
 
 CHUNK_BYTES = 256 * 1024
 """Bytes read between two checks of the limits."""
+
+SMALL_BODY_BYTES = 1024 * 1024
+"""Bytes of a download that no memory is reserved for, so that servers that do not tell the size are still read by many
+threads: of a larger body that may have any size, the largest size is reserved."""
 
 MAX_DRAINED_BYTES = 16 * 1024
 """Longest body of a redirect or an error that is read and discarded to reuse the connection; a new one costs more."""
@@ -146,16 +152,24 @@ class Fetcher:
         self._slots.close()
         self._adapter.close()
 
-    def fetch(self, item: SourceItem) -> FetchedImage:
+    def fetch(self, item: SourceItem, hold: Hold | None = None) -> FetchedImage:
         """Return the item's bytes, unchanged and undecoded.
+
+        `hold` takes the memory for the bytes before they are read; the caller releases it when they are no longer
+        needed.
 
         Raises:
             FetchError: the fetch failed; the subclass says why, and `retryable` whether a later attempt may succeed.
         """
-        data = self._fetch_url(item.rendition or item.image) if item.is_url else _read_file(item.image, self._max_bytes)
+        if item.is_url:
+            data = self._fetch_url(item.rendition or item.image, hold)
+        else:
+            data = _read_file(item.image, self._max_bytes, hold)
+        if hold is not None:
+            hold.shrink(len(data))
         return FetchedImage(item=item, data=data)
 
-    def _fetch_url(self, url: str) -> bytes:
+    def _fetch_url(self, url: str, hold: Hold | None) -> bytes:
         token = current_limits.set(
             RequestLimits(
                 deadline=time.monotonic() + self._deadline_s,
@@ -169,7 +183,7 @@ class Fetcher:
         try:
             for attempt in range(1, self._attempts + 1):
                 try:
-                    return self._follow(url)
+                    return self._follow(url, hold)
                 except TooSlowError as exc:  # no retry: such a server is likely to stay slow and would occupy a thread
                     raise FetchTimeoutError(str(exc)) from exc
                 except FetchError as exc:
@@ -192,7 +206,7 @@ class Fetcher:
             return pause
         return None if retry_after > self._retry_after_cap_s else max(retry_after, pause)
 
-    def _follow(self, url: str) -> bytes:
+    def _follow(self, url: str, hold: Hold | None) -> bytes:
         """Return the body at the end of the redirects; each target is checked like the first URL."""
         for hop in range(MAX_REDIRECTS + 1):
             try:
@@ -205,7 +219,7 @@ class Fetcher:
                     _drain(response)
                 target = response.headers.get("Location")
                 if response.status_code not in _REDIRECTS or target is None:
-                    return self._body(response, url)
+                    return self._body(response, url, hold)
                 target = requote_uri(target.encode("latin-1", "replace").decode("utf-8", "replace"))
                 try:
                     url = urljoin(url, target)
@@ -228,25 +242,30 @@ class Fetcher:
             # ValueErrors about malformed URLs quote the password, and a traceback would write it to a log.
             raise self._translated(exc, url) from (None if isinstance(exc, ValueError) else exc)
 
-    def _body(self, response: requests.Response, url: str) -> bytes:
+    def _body(self, response: requests.Response, url: str, hold: Hold | None) -> bytes:
         if response.status_code != HTTPStatus.OK:
             raise HTTPStatusError(response.status_code, _one_line(response.reason or ""), _retry_after(response))
         declared = _content_length(response)
         if declared is not None and declared > self._max_bytes:
             raise TooManyBytesError(self._max_bytes, declared)
-        body = bytearray()
+        body = BytesIO()  # unlike a bytearray, it gives its content without a copy
+        known = declared if "Content-Encoding" not in response.headers else None
+        to_hold = self._max_bytes if known is None else known
         try:
             while chunk := response.raw.read(CHUNK_BYTES, decode_content=True):
-                body += chunk
-                if len(body) > self._max_bytes:
+                size = body.tell() + len(chunk)
+                if size > self._max_bytes:
                     raise TooManyBytesError(self._max_bytes)
+                if hold is not None and body.tell() <= SMALL_BODY_BYTES < size:
+                    hold.take(to_hold)
+                body.write(chunk)
         except urllib3.exceptions.ProtocolError as exc:
             if declared is None:
                 raise TransferError("the connection ended before the image was complete") from exc
             raise TransferError(f"the server sent {response.raw.tell():,} of {declared:,} bytes") from exc
         except _HTTP_FAULTS as exc:
             raise self._translated(exc, url) from exc
-        return bytes(body)
+        return body.getvalue()
 
     def _translated(self, exc: Exception, url: str) -> FetchError:
         """Return our error for an exception of the HTTP libraries; the innermost nested exception names the cause."""
@@ -270,7 +289,7 @@ class Fetcher:
         return TransferError(f"the connection to {host} broke: {cause}")
 
 
-def _read_file(path: str, max_bytes: int) -> bytes:
+def _read_file(path: str, max_bytes: int, hold: Hold | None = None) -> bytes:
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -280,6 +299,8 @@ def _read_file(path: str, max_bytes: int) -> bytes:
                 raise FileUnreadableError("the file is not a regular file")
             if status.st_size > max_bytes:
                 raise TooManyBytesError(max_bytes, status.st_size)
+            if hold is not None:
+                hold.take(status.st_size)
             data = file.read(status.st_size + 1)
             if len(data) > status.st_size:  # it grew, or is a file under /proc that reports a size of 0
                 data += file.read(max_bytes + 1 - len(data))

@@ -22,7 +22,7 @@ def main() -> None:
     try:
         with open_image(task["name"], data, max_pixels=task["max_pixels"]) as image:
             reduce_while_loading(image, task["needed"])
-            answer = pack(*load(image))
+            answer = pack(*load(image, task["needed"]))
     except (DecodeError, MemoryError) as exc:
         if isinstance(exc, MemoryError) or isinstance(exc.__cause__, MemoryError):
             limit = f"{task['memory_bytes']:,} bytes of memory"

@@ -25,7 +25,7 @@ from PIL import (
 
 from searchdb.errors import DamagedImageError, SearchDBError, TooManyPixelsError
 from searchdb.media.exif import Exif, read_exif
-from searchdb.media.pixels import to_rgb
+from searchdb.media.pixels import reduction, to_rgb
 
 _REDUCED_FACTOR = 1.5
 """Smallest result of libjpeg's reduced decoding, as a multiple of the size needed. The demo model's vectors then stay
@@ -80,11 +80,11 @@ def reduce_while_loading(image: ImageFile.ImageFile, needed: int | None) -> None
         image.draft(None, (least, least))  # no effect on other formats and on small images
 
 
-def load(image: ImageFile.ImageFile) -> tuple[Image.Image, Exif]:
-    """Decode an opened image; return it in RGB, as it is stored, and its EXIF."""
+def load(image: ImageFile.ImageFile, needed: int | None) -> tuple[Image.Image, Exif]:
+    """Decode an opened image; return it in RGB, as it is stored or reduced to what is needed, and its EXIF."""
     image.load()
     exif = read_exif(image)
-    return to_rgb(image), exif
+    return to_rgb(image, factor=reduction(image.size, needed)), exif
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:

@@ -19,6 +19,7 @@ from searchdb.errors import (
     NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
+    TooMuchMemoryError,
 )
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.pipeline import IngestReport
@@ -26,8 +27,12 @@ from searchdb.media.formats import format_of
 from tests.helpers.image_server import ImageServer
 
 
-def limits(*, private: bool = False, max_bytes: int = 1000, max_pixels: int = 1000) -> Limits:
-    return Limits(allow_private_addresses=private, max_bytes=max_bytes, max_pixels=max_pixels)
+def limits(
+    *, private: bool = False, max_bytes: int = 1000, max_pixels: int = 1000, decode_memory: int = 1000
+) -> Limits:
+    return Limits(
+        allow_private_addresses=private, max_bytes=max_bytes, max_pixels=max_pixels, decode_memory=decode_memory
+    )
 
 
 def not_an_image() -> NotAnImageError:
@@ -50,6 +55,8 @@ def not_an_image() -> NotAnImageError:
         (TooManyPixelsError(40, 50, 1000), limits(), False),
         (TooManyPixelsError(40, 50, 1000), limits(max_pixels=1999), False),
         (TooManyPixelsError(40, 50, 1000), limits(max_pixels=2000), True),
+        (TooMuchMemoryError("WEBP", 40, 50, size=2000, limit=1000), limits(decode_memory=1999), False),
+        (TooMuchMemoryError("WEBP", 40, 50, size=2000, limit=1000), limits(decode_memory=2000), True),
         (not_an_image(), limits(), False),
         (NotAnImageError("the content looks like HEIC; searchdb reads JPEG and GIF"), limits(), True),
         (NotAnImageError("the content is of another kind"), limits(), False),
@@ -61,7 +68,9 @@ def test_a_failure_is_lifted_by_the_limit_that_caused_it(error: ImageError, in_u
     assert in_use.lift(type(error).__name__, str(error)) is lifted
 
 
-@pytest.mark.parametrize("error", ["AddressRefusedError", "TooManyBytesError", "TooManyPixelsError", "NotAnImageError"])
+@pytest.mark.parametrize(
+    "error", ["AddressRefusedError", "TooManyBytesError", "TooManyPixelsError", "TooMuchMemoryError", "NotAnImageError"]
+)
 def test_a_message_of_another_version_lifts_nothing(error: str) -> None:
     assert limits(private=False).lift(error, "something else") is False
 

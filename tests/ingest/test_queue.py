@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from PIL import Image
 
 from searchdb.cli.prose import describe_queue, describe_worker
+from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending, ingest_workers
 from searchdb.errors import TransferError, WorkerLostError
@@ -32,8 +33,9 @@ RUN, OTHER_RUN = UUID(int=1), UUID(int=2)
 class Backlog:
     """The queue and store of one database, and what Procrastinate's workers do there, by its own SQL functions."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
+        self.settings = settings
         self.queue = Queue(database.engine)
         self.store = Store(database.engine)
 
@@ -120,8 +122,8 @@ def embedded(item: SourceItem) -> EmbeddedImage:
 
 
 @pytest.fixture
-def backlog(database: Database) -> Backlog:
-    return Backlog(database)
+def backlog(database: Database, settings: Settings) -> Backlog:
+    return Backlog(database, settings)
 
 
 # --- adding ---------------------------------------------------------------------------------------

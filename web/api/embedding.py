@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Iterator
 
 from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
+from searchdb.media.memory import Hold
+
 from .. import work_limit
 from ..backend import backend
 from ..background_model import BackgroundModel
 from ..errors import model_label
-from ..files.uploads import decode_query_image
+from ..files.uploads import decode_query_image, hold_file, read_file
 from ..problems import image_field
 from .openapi import example, operation_id, request_body, responses
 from .parsing import JSON, body_type, checked, invalid, read_form, read_json
 from .requests import MAX_IMAGES, EmbeddingsBody, Nothing
 from .responses import EmbeddingsAnswer, json_response
+
+_SPACE = re.compile(r"\s")
 
 blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")], operation_id_callback=operation_id)
 
@@ -41,16 +46,20 @@ def embed() -> Response:
 
     Give either `texts` or `images`. Nothing is stored.
     """
+    with hold_file() as hold:
+        return _embed(hold)
+
+
+def _embed(hold: Hold) -> Response:
     texts: list[str] | None = None
     if body_type() == JSON:
-        body = read_json(EmbeddingsBody)
+        body = read_json(EmbeddingsBody, hold)
         if (body.texts is None) == (body.images is None):
             raise invalid("body", "must have either texts or images")
         texts, files, count = body.texts, _decoded(body.images or ()), len(body.images or ())
     else:
         _, uploads = read_form(Nothing, "images", most=MAX_IMAGES)
-        most = backend().settings.max_image_bytes
-        files, count = (upload.stream.read(most + 1) for upload in uploads), len(uploads)
+        files, count = (read_file(upload, hold) for upload in uploads), len(uploads)
     work_limit.reserve(count)  # all of them before the first is decoded
     model = backend().model()
     model.wait()
@@ -73,6 +82,6 @@ def _embedded(files: Iterable[bytes], model: BackgroundModel) -> list[list[float
 def _decoded(texts: Iterable[str]) -> Iterator[bytes]:
     for number, text in enumerate(texts):
         try:
-            yield base64.b64decode("".join(text.split()), validate=True)
+            yield base64.b64decode("".join(text.split()) if _SPACE.search(text) else text, validate=True)
         except (binascii.Error, ValueError):
             raise invalid(f"images.{number}", "is not base64") from None

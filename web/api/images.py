@@ -15,6 +15,7 @@ from searchdb.ingest.adder import SOURCE, Adder, Addition
 from searchdb.records import SourceItem
 
 from ..backend import backend
+from ..files.uploads import MEMORY_WAIT_S, hold_file, read_file
 from ..problems import image_field
 from .openapi import TOKEN, example, operation_id, request_body, responses
 from .parsing import JSON, authorised, body_type, checked, read_form, read_json
@@ -64,14 +65,13 @@ def add_image() -> Response:
     adder = _adder()
     if body_type() == JSON:
         body = read_json(AddBody)
-        with image_field("url"), backend().slots.uploads:
-            added = adder.add_url(_item(body, image=body.url, metadata=body.metadata))
+        with hold_file() as hold, image_field("url"), backend().slots.uploads:
+            added = adder.add_url(_item(body, image=body.url, metadata=body.metadata), hold)
     else:
         body, (upload,) = read_form(Metadata, "image")
         metadata = {**_own_name(upload), **body.metadata}
-        data = upload.stream.read(backend().settings.max_image_bytes + 1)
-        with image_field("image"), backend().slots.uploads:
-            added = adder.add(data, _item(body, image="", metadata=metadata))
+        with hold_file() as hold, image_field("image"), backend().slots.uploads:
+            added = adder.add(read_file(upload, hold), _item(body, image="", metadata=metadata))
     return _response(added)
 
 
@@ -121,6 +121,8 @@ def _adder() -> Adder:
         uploads=backend().uploads,
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
+        memory=backend().memory,
+        timeout_s=MEMORY_WAIT_S,
         decoding=backend().slots.decodes,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, wraps
 from typing import Any, TypeVar, get_type_hints
 
@@ -21,11 +21,16 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
+from searchdb.media.memory import Hold
+
 from ..backend import backend
+from ..files.uploads import hold_file
 from ..problems import FieldError, InvalidFieldsError
 from .requests import Nothing, Request
 
 JSON, FORM = "application/json", "multipart/form-data"
+JSON_COPIES = 3
+"""Copies of a body in memory at the same time: the body and its strings, then of one image its string and its bytes."""
 MAX_JSON_VALUES = 200_000
 """Values in a JSON body, counted by the marks before them, which texts may hold, too: 64 of the longest have 128,000
 characters. All values are read before the first is checked: 65 MB of `{"a":1},` take 5 GB and half a minute."""
@@ -114,19 +119,24 @@ def read(model: type[M], arguments: MultiDict[str, str], *, numbered: bool = Tru
         return model.model_validate(values)
 
 
-def read_json(model: type[M]) -> M:
+def read_json(model: type[M], hold: Hold | None = None) -> M:
     """Return the JSON body as a model.
+
+    `hold` takes the memory for the body and its values, and is released by the caller when they are no longer needed.
 
     Raises:
         BadRequest: the body is not JSON.
         RequestEntityTooLarge: it has too many bytes or values.
         InvalidFieldsError: a field is invalid or unknown.
+        MemoryBusyError: other requests hold too many bytes.
     """
-    data = request.get_data(cache=False)
-    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_JSON_VALUES:
-        raise RequestEntityTooLarge(f"The request body may have up to {MAX_JSON_VALUES:,} values.")
-    with _fields_of():
-        return model.model_validate_json(data, strict=True)
+    with hold_file() if hold is None else nullcontext(hold) as held:
+        held.take(JSON_COPIES * (request.content_length or request.max_content_length or 0))
+        body = request.get_data(cache=False)
+        if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_JSON_VALUES:
+            raise RequestEntityTooLarge(f"The request body may have up to {MAX_JSON_VALUES:,} values.")
+        with _fields_of():
+            return model.model_validate_json(body, strict=True)
 
 
 def read_form(model: type[M], files: str, *, most: int = 1) -> tuple[M, list[FileStorage]]:

@@ -25,6 +25,7 @@ from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 from ..backend import backend
 from .links import is_url, thumbnail_version
 from .thumbnails import LONGEST_SIDE, make_thumbnail
+from .uploads import MEMORY_WAIT_S, hold_file
 
 blueprint = Blueprint("images", __name__)
 
@@ -171,16 +172,21 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
         if (data := cache.get(image.sha256)) is not None:  # made meanwhile, for another request
             return image.sha256, data
         image_file = open_image_file(image)
-        with image_file.file:
+        with image_file.file, hold_file() as hold:
             if image_file.status.st_size > settings.max_image_bytes:
                 raise TooManyBytesError(settings.max_image_bytes, image_file.status.st_size)
+            hold.take(image_file.status.st_size)
             try:
-                content = image_file.file.read(settings.max_image_bytes)
+                content = image_file.file.read(image_file.status.st_size)
             except OSError as exc:
                 raise FileUnreadableError("The file of this image can no longer be read.") from exc
-        item = SourceItem(image=image.image, source=image.source)
-        fetched = FetchedImage(item=item, data=content)
-        decoded = decode(fetched, max_pixels=settings.max_image_pixels, needed=LONGEST_SIDE)
+            decoded = decode(
+                FetchedImage(item=SourceItem(image=image.image, source=image.source), data=content),
+                max_pixels=settings.max_image_pixels,
+                needed=LONGEST_SIDE,
+                memory=backend().memory,
+                timeout_s=MEMORY_WAIT_S,
+            )
         data = make_thumbnail(decoded.pixels)
     if decoded.sha256 == image.sha256:
         cache.put(image.sha256, data)

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from PIL import Image
 from werkzeug.datastructures import FileStorage
 
 from searchdb.errors import InvalidReferenceError, TooManyBytesError
 from searchdb.media.decode import decode
+from searchdb.media.memory import Hold
 from searchdb.records import FetchedImage, SourceItem, clean_url
 
 from ..backend import backend
 
+MEMORY_WAIT_S = 10.0
+"""Longest wait for memory, in seconds: a decoding of 100 megapixels takes one to four."""
+
+
+def hold_file() -> Hold:
+    """Return a hold on the memory for the files of all requests, to be taken before a file is read."""
+    return Hold(backend().files_memory, timeout_s=MEMORY_WAIT_S)
+
+
+def read_file(upload: FileStorage, hold: Hold) -> bytes:
+    """Return the bytes of an uploaded file, at most one more than are allowed.
+
+    Raises:
+        MemoryBusyError: other requests hold too many bytes of files.
+    """
+    longest = backend().settings.max_image_bytes + 1
+    size = upload.stream.seek(0, os.SEEK_END)
+    upload.stream.seek(0)
+    hold.take(min(size, longest))
+    return upload.stream.read(longest)
+
 
 def decode_query_image(data: bytes) -> Image.Image:
-    """Decode an image to RGB, at least as large as the model needs; waits until the model is loaded.
+    """Decode an image to RGB and scale it for the model; waits until the model is loaded.
 
     Raises:
         ImageError: the data is not an image, or the image is too large.
+        MemoryBusyError: other images hold the memory for decoding.
         ModelError: the model cannot be loaded.
         ServiceUnavailable: too many other images are being decoded, or the model is not loaded in time.
     """
@@ -28,22 +53,32 @@ def decode_query_image(data: bytes) -> Image.Image:
     model = backend().model()
     model.wait()
     with backend().slots.decodes:
-        needed = model.embedder.shortest_edge
-        return decode(fetched, max_pixels=settings.max_image_pixels, needed=needed).pixels
+        decoded = decode(
+            fetched,
+            max_pixels=settings.max_image_pixels,
+            needed=model.embedder.shortest_edge,
+            memory=backend().memory,
+            timeout_s=MEMORY_WAIT_S,
+        )
+        return model.embedder.resize(decoded.pixels)  # as ingest does; it may wait for the model, and now is small
 
 
 def read_upload(upload: FileStorage) -> Image.Image:
-    """Decode an uploaded file to RGB.
+    """Decode an uploaded file to RGB, scaled for the model.
 
     Raises:
         ImageError: the file is not an image, or the image is too large.
+        MemoryBusyError: other images hold the memory.
         ModelError: the model cannot be loaded.
     """
-    return decode_query_image(upload.stream.read(backend().settings.max_image_bytes + 1))
+    with hold_file() as hold:
+        return decode_query_image(read_file(upload, hold))
 
 
 def fetch_query_image(url: str) -> Image.Image:
-    """Return the image at a URL as RGB; private addresses are refused unless the settings allow them.
+    """Return the image at a URL as RGB, scaled for the model.
+
+    Private addresses are refused unless the settings allow them.
 
     Raises:
         ImageError: the URL is malformed, cannot be fetched, or does not lead to an image.
@@ -53,7 +88,8 @@ def fetch_query_image(url: str) -> Image.Image:
         item = SourceItem(image=clean_url(url), source="query")
     except ValueError as exc:
         raise InvalidReferenceError(f"the URL of the image {exc}") from exc
-    return decode_query_image(backend().fetcher.fetch(item).data)
+    with hold_file() as hold:
+        return decode_query_image(backend().fetcher.fetch(item, hold).data)
 
 
 def embed_query_image(query_image: Image.Image) -> np.ndarray:

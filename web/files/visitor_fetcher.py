@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from searchdb.config import Settings
 from searchdb.media.fetch import Fetcher
+from searchdb.media.memory import Hold
 from searchdb.records import FetchedImage, SourceItem
 
 from ..slots import Slots
@@ -30,12 +31,19 @@ class VisitorFetcher(Fetcher):
         )
         self._fetches = slots
 
-    def fetch(self, item: SourceItem) -> FetchedImage:
-        """Return the item's bytes.
+    def fetch(self, item: SourceItem, hold: Hold | None = None) -> FetchedImage:
+        """Return the item's bytes, for which `hold` takes memory when they have arrived.
+
+        Not before, as `Fetcher` does: the slots limit what is on its way, and slow servers must not keep the memory from
+        thumbnails and uploads.
 
         Raises:
             FetchError: the fetch failed.
+            MemoryBusyError: other requests hold too many bytes of files.
             ServiceUnavailable: too many other images are being fetched.
         """
         with self._fetches:
-            return super().fetch(item)
+            fetched = super().fetch(item)
+            if hold is not None:
+                hold.take(len(fetched.data))
+            return fetched

@@ -1,0 +1,121 @@
+"""Estimates the memory that decoding an opened image takes, from what its header says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+from PIL import ImageFile, JpegImagePlugin, TiffImagePlugin
+
+from searchdb.media.pixels import STRIP_PIXELS, reduction
+
+WEBP_BYTES_PER_PIXEL = 16
+"""libwebp's canvas, its copy for the next frame, the bytes passed on, and Pillow's image, each in RGBA. The decoder's
+own buffer is free again when the last two are made."""
+AVIF_BYTES_PER_PIXEL = 15
+"""Of 12 bits a channel: 6 for the planes, 3 for RGB, as much for its copy or 4 for Pillow's image, and dav1d's own
+buffers. The header that Pillow reads does not tell the depth; of 8 bits, 9 to 11 were measured."""
+AVIF_ALPHA_BYTES_PER_PIXEL = 4
+"""2 for the plane of 12 bits, 1 for each copy."""
+ROW_BYTES_PER_PIXEL = 24
+"""Decoders hold up to three rows of up to 8 bytes a pixel: much only for an image that consists of one long row."""
+STRIP_BYTES_PER_PIXEL = 40
+"""Of the strip that is being converted: float32 grey is copied to NumPy and scaled, in four copies."""
+FIXED_BYTES = 8_000_000
+"""Tables and buffers of decoders, and the allocator's rounding."""
+
+_SMALL_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+_COEFFICIENT_BYTES = 2
+_SIMPLE_TIFF = frozenset({"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "tiff_raw_16"})
+"""Compressions that decode into the strip. The others have buffers of about its size."""
+_JPEG_TIFF = frozenset({"jpeg", "tiff_jpeg"})
+
+
+def decoding_bytes(image: ImageFile.ImageFile, needed: int | None, file_bytes: int) -> int:
+    """Return an upper bound of the bytes that it takes to load an opened image and to convert it to RGB.
+
+    Call it after `draft`. `needed` is as in `decode`; `file_bytes` is the size of the file, which may consist of
+    metadata that is copied.
+    """
+    width, height = image.size
+    pixels = width * height
+    factor = reduction(image.size, needed)
+    reduced = 4 * math.ceil(width / factor) * math.ceil(height / factor)
+    turned = reduced  # by the EXIF orientation, which is known only after loading
+    strip = STRIP_BYTES_PER_PIXEL * min(pixels, STRIP_PIXELS)
+    rows = ROW_BYTES_PER_PIXEL * width
+    return FIXED_BYTES + file_bytes + _loading_bytes(image) + reduced + turned + strip + rows
+
+
+def _loading_bytes(image: ImageFile.ImageFile) -> int:
+    """Return the bytes of Pillow's image and of the decoder's buffers that grow with it."""
+    pixels = image.size[0] * image.size[1]
+    core = pixels * _SMALL_MODES.get(image.mode, 4)
+    if image.format == "WEBP":
+        return pixels * WEBP_BYTES_PER_PIXEL
+    if image.format == "AVIF":
+        return pixels * (AVIF_BYTES_PER_PIXEL + (AVIF_ALPHA_BYTES_PER_PIXEL if image.mode == "RGBA" else 0))
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        return core + _jpeg_coefficients(image)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return core + _tiff_strip(image)
+    if image.format == "GIF" or getattr(image, "is_animated", False):
+        return core * 2  # what is under the frame
+    if image.tile and image.tile[0].codec_name == "bmp_rle":
+        return core + pixels * 9 // 4  # Pillow collects the pixels in Python, in a growing array and a copy
+    return core
+
+
+def _jpeg_coefficients(image: JpegImagePlugin.JpegImageFile) -> int:
+    """Return the size of the coefficients of all blocks, which libjpeg holds if no scan has all components."""
+    if not image.info.get("progressive") and not _scans_are_single(image):
+        return 0
+    width, height = _full_size(image)
+    across, down = max(layer[1] for layer in image.layer), max(layer[2] for layer in image.layer)
+    units = math.ceil(width / (8 * across)) * math.ceil(height / (8 * down))
+    return sum(units * 64 * layer[1] * layer[2] * _COEFFICIENT_BYTES for layer in image.layer)
+
+
+def _scans_are_single(image: JpegImagePlugin.JpegImageFile) -> bool:
+    """Whether the header of the first scan, behind which Pillow stopped reading, may name fewer than all components."""
+    assert image.fp is not None  # noqa: S101 - not loaded yet
+    end = image.fp.tell()
+    longest = 6 + 2 * image.layers
+    image.fp.seek(max(0, end - longest))
+    read = image.fp.read(min(end, longest))
+    image.fp.seek(end)
+    # Its first two bytes are its length, the third the number of components.
+    lengths = {components: 6 + 2 * components for components in range(1, image.layers)}
+    return any(read[-length:][:3] == bytes([0, length, count]) for count, length in lengths.items())
+
+
+def _full_size(image: JpegImagePlugin.JpegImageFile) -> tuple[int, int]:
+    """Return at least the size before `draft`, which keeps only the scale."""
+    scale = image.decoderconfig[0] if image.decoderconfig else 1
+    return image.size[0] * scale, image.size[1] * scale
+
+
+def _tiff_strip(image: TiffImagePlugin.TiffImageFile) -> int:
+    """Return the bytes that libtiff and Pillow hold for one strip or tile; Pillow reads plain data row by row."""
+    if not image.tile or image.tile[0].codec_name != "libtiff":
+        return 0
+    tags: Any = image.tag_v2
+    width, height = image.size
+    if TiffImagePlugin.TILEWIDTH in tags:
+        pixels = _number(tags, TiffImagePlugin.TILEWIDTH) * _number(tags, TiffImagePlugin.TILELENGTH)
+    else:
+        pixels = width * min(height, _number(tags, TiffImagePlugin.ROWSPERSTRIP) or height)
+    samples = _number(tags, TiffImagePlugin.SAMPLESPERPIXEL) or 1
+    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    compression = image.info.get("compression")
+    bytes_per_pixel = max(4, math.ceil(samples * bits / 8))
+    if compression in _JPEG_TIFF:
+        bytes_per_pixel += samples * _COEFFICIENT_BYTES  # the JPEG inside may be progressive
+    elif compression not in _SIMPLE_TIFF:
+        bytes_per_pixel *= 2
+    return pixels * bytes_per_pixel
+
+
+def _number(tags: Any, tag: int) -> int:
+    value: Any = tags.get(tag, 0)
+    return int(cast("Any", value[0]) if isinstance(value, tuple) else value)

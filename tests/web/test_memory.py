@@ -1,0 +1,67 @@
+"""The memory of the page while it is sent images and bodies that take much of it."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from tests.helpers.large_images import LARGE_IMAGES
+from tests.helpers.waiting import GIVE_UP_S
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+
+    from tests.helpers.gunicorn import Serve, Server
+
+ABOVE_IDLE = 1_500_000_000
+"""Bytes that a process may take above its idle, with any uploads and the default settings."""
+
+
+def worker_memory(server: Server, field: str) -> int:
+    """Return `VmRSS` or `VmHWM`, its peak, of the only worker, in bytes."""
+    pid = server.process.pid
+    worker = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+    lines = Path(f"/proc/{worker}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.usefixtures("stored_images")
+def test_three_hostile_uploads_at_once_stay_within_the_bound(serve: Serve) -> None:
+    server = serve()
+    float_tiff = LARGE_IMAGES["tiff F"](10_000, 10_000)
+
+    def upload(_: int) -> int:
+        files = {"image": ("f.tif", float_tiff)}
+        return requests.post(f"{server.url}/api/search", files=files, timeout=GIVE_UP_S).status_code
+
+    idle = worker_memory(server, "VmRSS")
+    with ThreadPoolExecutor(3) as clients:
+        statuses = [*clients.map(upload, range(3)), upload(3)]  # the last one alone: what was freed has returned
+    assert set(statuses) <= {200, 503}
+    assert 200 in statuses
+    assert worker_memory(server, "VmHWM") - idle < ABOVE_IDLE
+    assert worker_memory(server, "VmRSS") - idle < ABOVE_IDLE / 5
+
+
+def test_a_body_of_many_values_is_refused_before_it_is_parsed(client: FlaskClient) -> None:
+    body = b'{"texts": [' + b"[]," * 200_000 + b"1]}"
+    for address in ("/api/embeddings", "/api/search"):
+        response = client.post(address, data=body, content_type="application/json")
+        assert response.status_code == 400
+        assert "100,000 values" in response.json["detail"]  # type: ignore[index]
+
+
+@pytest.mark.slow  # encoding it takes seconds
+def test_an_image_that_takes_more_than_the_budget_is_named(client: FlaskClient) -> None:
+    webp = LARGE_IMAGES["webp lossless"](10_000, 10_000)
+    response = client.post("/api/search", data={"image": (BytesIO(webp), "x.webp")})
+    assert response.status_code == 413
+    assert "SEARCHDB_DECODE_MEMORY" in response.json["detail"]  # type: ignore[index]
