@@ -89,10 +89,11 @@ class CollectionStatus:
         return {**asdict(self), "index": self.index.to_json()}
 
 
-def collection_status(database: Database) -> CollectionStatus:
-    """Return the state of the collection in a database."""
-    with database.connect() as connection:
-        counts = _counts(connection, Store(database.engine))
+def collection_status(database: Database, *, as_reader: bool = False) -> CollectionStatus:
+    """Return the state of the collection in a database; with `as_reader` by the role that may only read."""
+    engine = database.reader if as_reader else database.engine
+    with engine.connect() as connection:
+        counts = _counts(connection, Store(engine))
         model = current_model(connection)
         return CollectionStatus(
             images=counts["images"].rows,
