@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sqlglot
 from psycopg import RawCursor
 from sqlalchemy import Connection, text
 from sqlglot import exp
@@ -15,16 +14,16 @@ from sqlglot.errors import SqlglotError
 
 from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, READ_ONLY
 from searchdb.db.reading import refused, traceless
-from searchdb.errors import DatabaseError
+from searchdb.db.sql_parser import parse
+from searchdb.errors import DatabaseError, SQLTooComplexError
 
 EMBEDDING_FUNCTIONS = ("text_embedding", "search_images")
 """SQL functions whose first argument is a query text."""
 STATEMENT_TIMEOUT = "60s"
 """Time limit of a user's statement; a missing join condition must not occupy the server for hours."""
 
-_EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(\([^)]*\)|(ANALYZE|VERBOSE)\b|\s)*", re.IGNORECASE)
-
-logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its parser warnings are no use to the user; PostgreSQL decides
+_EXPLAIN = re.compile(r"\A\s*EXPLAIN\b\s*(\([^)]*\)|(ANALYZE|VERBOSE)\b|\s)*", re.IGNORECASE)
+_MENTIONED = re.compile("|".join(EMBEDDING_FUNCTIONS), re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +37,11 @@ class SQLResult:
 def texts_to_embed(statement: str) -> list[str]:
     """Return the distinct literal texts that the statement passes to EMBEDDING_FUNCTIONS.
 
-    Empty for a statement that the parser does not understand: PostgreSQL then reports any error.
+    Empty for a statement that the parser does not understand, or is too complex for it: PostgreSQL then reports any
+    error, such as a text without a vector.
     """
+    if _MENTIONED.search(statement) is None:
+        return []
     found: dict[str, None] = {}
     for tree in _parse(_EXPLAIN.sub("", statement, count=1)):
         for call in tree.find_all(exp.Anonymous):
@@ -50,10 +52,10 @@ def texts_to_embed(statement: str) -> list[str]:
     return list(found)
 
 
-def _parse(statement: str) -> list[Any]:
+def _parse(statement: str) -> Sequence[Any]:
     try:
-        return [tree for tree in sqlglot.parse(statement, dialect="postgres") if tree is not None]
-    except SqlglotError:
+        return parse(statement)
+    except (SqlglotError, SQLTooComplexError):
         return []
 
 
