@@ -73,6 +73,7 @@ class Database:
             self._reader_url = url.set(username=READER)
         self._timeouts = timeouts
         self._prepare = settings.prepared_statements != "off"
+        self._page = page
         self._reader_pool = PAGE_READER_POOL if page else READER_POOL
         split = page and self._reader_url is not None
         self.engine = self._make_engine(url, PAGE_OWNER_POOL if split else DEFAULT_POOL)
@@ -84,7 +85,7 @@ class Database:
     def reader(self) -> Engine:
         """The engine for raw SQL and the page's reads, whose role may only read: see DATABASE_URL_READ.
 
-        Where there is no such role it is `engine`. If its role has other rights, that is logged once.
+        Where there is no such role it is `engine`; if its role has other rights, programs log that once.
 
         Raises:
             DatabaseError: the reader cannot be connected, or be made in the embedded database.
@@ -160,13 +161,14 @@ class Database:
 
     def _open_reader(self) -> Engine:
         if self._reader_url is None:
-            with self.connect() as connection:
-                role = powerful_role(connection)
-            if role is not None:
-                logger.warning(
-                    "read-only SQL has all rights of the role %s: `searchdb db reader` makes a role that may only read",
-                    role,
-                )
+            if not self._page:  # which runs no SQL of users
+                with self.connect() as connection:
+                    role = powerful_role(connection)
+                if role is not None:
+                    logger.warning(
+                        "this SQL has all rights of the role %s: `searchdb db reader` makes a role that may only read",
+                        role,
+                    )
             return self.engine
         reader = self._make_engine(self._reader_url, self._reader_pool)
         reader.update_execution_options(**{OWNER_ENGINE: self.engine})
