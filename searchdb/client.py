@@ -172,7 +172,13 @@ class SearchDB(IngestingCollection):
         """Searches the collection."""
         engine, watch = self.database.engine, self._index_watch
         rebuild = partial(rebuild_on_demand, cache=self._query_cache, target=self.settings.recall)
-        return Searcher(engine, self.embedder, self._query_cache(), on_search=lambda: watch.searched(engine, rebuild))
+        return Searcher(
+            engine,
+            self.embedder,
+            self._query_cache(),
+            on_search=lambda: watch.searched(engine, rebuild),
+            raw_sql_engine=lambda: self.database.reader,
+        )
 
     def _read(self, reference: str) -> Image.Image:
         if not reference:

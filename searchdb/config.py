@@ -68,6 +68,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("database_url", "DATABASE_URL"),
         description="the URL of a PostgreSQL 15+ with pgvector 0.8+, or unset for the embedded server",
     )
+    database_url_read: Annotated[SecretStr | None, NoDecode] = Field(
+        default=None,
+        validation_alias=AliasChoices("database_url_read", "DATABASE_URL_READ"),
+        description="the same database by a role that may only read, as `searchdb db reader` prints it, or unset",
+    )
     prepared_statements: str = Field(
         default="auto",
         pattern=r"^(auto|off)$",
@@ -140,7 +145,7 @@ class Settings(BaseSettings):
         except ValidationError as exc:
             raise ConfigError("; ".join(_explain(error["loc"], error["msg"]) for error in exc.errors())) from exc
 
-    @field_validator("database_url", "api_token", mode="before")
+    @field_validator("database_url", "database_url_read", "api_token", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -160,7 +165,7 @@ class Settings(BaseSettings):
         except FileNotFoundError as exc:
             raise ValueError("the current folder no longer exists: change to another one, or set a full path") from exc
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_url_read")
     @classmethod
     def _postgresql_only(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
@@ -192,10 +197,20 @@ class Settings(BaseSettings):
         """Return the database that DATABASE_URL names; None if it is unset."""
         return None if self.database_url is None else parse_url(self.database_url.get_secret_value())
 
+    def reader_url(self) -> URL | None:
+        """Return the database that DATABASE_URL_READ names; None if it is unset."""
+        return None if self.database_url_read is None else parse_url(self.database_url_read.get_secret_value())
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return name.upper() if name.startswith("database_url") else f"SEARCHDB_{name.upper()}"
+
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
     name = str(location[0]).lower() if location else ""
     if name not in Settings.model_fields:
         return f"there is no setting {name!r}"
-    variable = "DATABASE_URL" if name == "database_url" else f"SEARCHDB_{name.upper()}"
-    return f"{variable}: {message.removeprefix('Value error, ')}; it is {Settings.model_fields[name].description}"
+    return (
+        f"{variable_of(name)}: {message.removeprefix('Value error, ')}; it is {Settings.model_fields[name].description}"
+    )

@@ -210,6 +210,10 @@ class QueryError(SearchDBError):
         self.field = field
 
 
+class SQLTooComplexError(QueryError):
+    """SQL is too long, or nested too deeply, to be parsed; the message says which, and the limit."""
+
+
 class ImageNotFoundError(QueryError):
     """No stored image has this id."""
 

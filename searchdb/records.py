@@ -36,6 +36,7 @@ SEARCHED_TEXTS = ("source", "description", "credit", "camera", "country", "city"
 
 # The second half is for a password with a raw slash: it makes the URL malformed, and messages must still mask it.
 _CREDENTIALS = re.compile(r"//(?:[^/?#\s]*@|[^/?#\s:\[\]]*:(?!\d*(?:[/?#\s]|$))\S*@)")
+_UP_TO_LAST_AT = re.compile(r"(?<!\S)\S*@")
 _INVALID_IN_URLS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -49,7 +50,8 @@ def nfc(text: str) -> str:
 
 def mask_credentials(text: str) -> str:
     """Return the text with `user:password@` in each URL replaced by `***@`, for messages and logs."""
-    return _CREDENTIALS.sub("//***@", text)
+    # Up to the last @ of each word: behind it there is nothing to mask, but the search would take time.
+    return _UP_TO_LAST_AT.sub(lambda found: _CREDENTIALS.sub("//***@", found[0]), text)
 
 
 def clean_url(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from searchdb.config import Settings
 from searchdb.db.database import Database
+from searchdb.db.embedded_reader import READER, ensure_reader
 from searchdb.db.norms import InvalidVectors, validate_norms
 from searchdb.db.restoration import restore_objects
 from searchdb.db.schema import SCHEMA_REVISION, schema_advice
@@ -42,6 +43,9 @@ def repair(settings: Settings) -> RepairReport:
             if collection.revision != SCHEMA_REVISION:
                 raise SchemaError(schema_advice(collection.revision))
             restored = list(restore_objects(connection, collection.schema, metadata))
+        if database.embedded:
+            with database.connect() as connection:
+                restored += [f"role {READER}"] if ensure_reader(connection) else []
         with database.connect() as connection:
             invalid = validate_norms(connection, collection.schema)
             status = index_status(connection)

@@ -92,10 +92,14 @@ class CollectionStatus:
         return {**asdict(self), "index": self.index.to_json()}
 
 
-def collection_status(database: Database, settings: Settings) -> CollectionStatus:
-    """Return the state of the collection in a database, and of the home that the settings name."""
-    with database.connect() as connection:
-        counts = _counts(connection, Store(database.engine))
+def collection_status(database: Database, settings: Settings, *, as_reader: bool = False) -> CollectionStatus:
+    """Return the state of the collection in a database, and of the home that the settings name.
+
+    With `as_reader` the database is read by the role that may only read.
+    """
+    engine = database.reader if as_reader else database.engine
+    with engine.connect() as connection:
+        counts = _counts(connection, Store(engine))
         model = current_model(connection)
         return CollectionStatus(
             images=counts["images"].rows,

@@ -46,7 +46,7 @@ def _clean_environment() -> Iterator[None]:
     """Keep the developer's own settings out of the tests."""
     patch = pytest.MonkeyPatch()
     for name in list(os.environ):
-        if name.startswith("SEARCHDB_") or name == "DATABASE_URL":
+        if name.startswith(("SEARCHDB_", "DATABASE_URL")):
             patch.delenv(name)
     patch.setenv("HF_HUB_OFFLINE", "1")
     patch.setenv("TERM", "dumb")

@@ -15,11 +15,11 @@ import yaml
 from click import Command, Context, Group
 
 from searchdb.cli import cli
-from searchdb.config import Settings
+from searchdb.config import Settings, variable_of
 from searchdb.media.fetch import DEADLINE_S
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = {"DATABASE_URL", *(f"SEARCHDB_{name.upper()}" for name in Settings.model_fields if name != "database_url")}
+SETTINGS = set(map(variable_of, Settings.model_fields))
 NOT_OURS = {"PGPASSWORD", "HF_HOME", "PATH", "PYTHONUNBUFFERED", "WEB_CONCURRENCY", "OMP_NUM_THREADS"}
 OURS = ("migrate", "ingest", "worker", "web")
 """Services that run searchdb."""

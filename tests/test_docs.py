@@ -10,7 +10,7 @@ import click
 import pytest
 
 from searchdb.cli import cli
-from searchdb.config import Settings
+from searchdb.config import Settings, variable_of
 from searchdb.media.embed import CLIPEmbedder
 from web import create_app
 from web.backend import EXTENSION
@@ -36,7 +36,7 @@ COMMANDS = dict(commands(cli, "searchdb"))
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_in_the_table(name: str) -> None:
-    variable = "DATABASE_URL" if name == "database_url" else f"SEARCHDB_{name.upper()}"
+    variable = variable_of(name)
     assert re.search(rf"^\| `{variable}` \|", README, re.MULTILINE), f"{variable} is not in README.md's table"
 
 

@@ -112,7 +112,7 @@ class Backend:
                 return self._searcher[2]
             rebuild = partial(rebuild_on_demand, cache=lambda: model.query_cache, target=self.settings.recall)
             searcher = Searcher(
-                database.engine,
+                database.reader,
                 model.embedder,
                 model.query_cache,
                 on_search=lambda: self.index_watch.searched(database.engine, rebuild),
@@ -150,7 +150,7 @@ class Backend:
         """
         name = self.settings.explicit_model
         if name is None:
-            with self.database().begin() as connection:
+            with self.database().reading() as connection:
                 name = model_to_use(connection, None, self.settings.model)
         with self._model_lock:
             # The first ingest into an empty collection may use a model other than the default.
@@ -192,12 +192,11 @@ class Backend:
                 if self._failure is not None and time.monotonic() - self._failed_at < REOPEN_INTERVAL_S:
                     raise self._failure.with_traceback(None)  # otherwise the traceback grows with every request
                 try:
-                    self._database = open_database(self.settings, TIMEOUTS)
+                    self._database = _open(self.settings, self.metrics)
                 except DatabaseError as exc:
                     self._failure, self._failed_at = exc, time.monotonic()
                     raise
                 self._failure = None
-                self.metrics.watch(self._database.engine)
             return self._database
         finally:
             self._lock.release()
@@ -209,7 +208,7 @@ class Backend:
             DatabaseError: the database cannot be reached.
             SchemaError: its schema has another version, or lacks a table or function.
         """
-        with self.database().begin() as connection:
+        with self.database().reading() as connection:
             check_schema(connection)
 
     def check_model(self) -> None:
@@ -220,7 +219,7 @@ class Backend:
             DatabaseError: the database cannot be opened.
         """
         model = self.model().embedder.identity
-        with self.database().begin() as connection:
+        with self.database().reading() as connection:
             check_model(connection, model)
 
     @property
@@ -230,7 +229,7 @@ class Backend:
         Raises:
             DatabaseError: the database cannot be opened.
         """
-        with self.database().begin() as connection:
+        with self.database().reading() as connection:
             return not connection.scalar(sa.text("SELECT EXISTS (SELECT FROM images)"))
 
     def suspect(self, error: DatabaseError) -> None:
@@ -272,7 +271,7 @@ class Backend:
             with self._warming:
                 with ExitStack() as held:
                     for _ in range(POOL_SIZE):
-                        held.enter_context(self.database().connect())
+                        held.enter_context(self.database().reader.connect())
                 if self.empty:  # the first ingest may use a model other than the default
                     return
                 model = self.model()
@@ -283,3 +282,14 @@ class Backend:
         except (DatabaseError, ModelError, PoolTimeoutError) as exc:
             if not self._closed:
                 log.warning("%s", exc)
+
+
+def _open(settings: Settings, metrics: Metrics) -> Database:
+    """Open the database and its reader, so that an error of either is one of opening."""
+    database = open_database(settings, TIMEOUTS, page=True)
+    try:
+        metrics.watch(*{database.reader: None, database.engine: None})
+    except BaseException:
+        database.close()
+        raise
+    return database

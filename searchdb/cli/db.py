@@ -27,12 +27,15 @@ def db_command() -> None:
 def db_migrate(ctx: click.Context) -> None:
     """Upgrade the database's schema to this version; safe to repeat and to run concurrently."""
     from searchdb.db.database import Database
+    from searchdb.db.embedded_reader import ensure_reader
     from searchdb.db.schema import migrate, outdated_objects
     from searchdb.db.version_table import find_collection
 
     with Database(settings_of(ctx)) as database:
         migrate(database)
         with database.connect() as connection:
+            if database.embedded:
+                ensure_reader(connection)
             collection = find_collection(connection)
             outdated = outdated_objects(connection, collection.schema)
     click.echo(f"the schema is at {collection.revision}", err=True)
@@ -128,6 +131,39 @@ def db_url(ctx: click.Context) -> None:
         if not server.is_running():
             click.echo("the embedded server is not running: `searchdb db start` starts it", err=True)
     click.echo(libpq_url(effective_url(url)))
+
+
+@db_command.command("reader")
+@click.option("--name", help="the role [default: the database's name and _reader]")
+@click.option("--keep-password", is_flag=True, help="give an existing role only the privileges it lacks")
+@click.pass_context
+def db_reader(ctx: click.Context, name: str | None, keep_password: bool) -> None:
+    """Make a role that may only read the collection, for DATABASE_URL_READ, or renew its password and privileges.
+
+    `searchdb sql` without --write, `searchdb search --where` and the page then read by that role. Our role needs
+    CREATEROLE. Run it with --keep-password after an upgrade that migrates the schema. The embedded server has such a
+    role of its own, and needs no setting.
+    """
+    from searchdb.database_url import effective_url, libpq_url
+    from searchdb.db.database import open_database
+    from searchdb.db.embedded_reader import READER
+    from searchdb.db.reader_role import default_name, make_reader, reader_url
+
+    settings = settings_of(ctx)
+    if settings.url() is None:
+        with open_database(settings) as database, database.reader.connect():
+            click.echo(f"the embedded server reads by its own role {READER}: there is nothing to set", err=True)
+        return
+    with open_database(settings) as database:
+        with database.connect() as connection:
+            chosen = name or default_name(connection)
+            connection.rollback()
+            role = make_reader(connection, chosen, keep_password=keep_password)
+        done = "created" if role.created else "kept, with all privileges that it needs"
+        click.echo(f"the role {role.name} was {done if role.created or role.password is None else 'renewed'}", err=True)
+        if role.password is not None:
+            click.echo("the password is shown only now: set this variable for each process that reads", err=True)
+            click.echo(f"DATABASE_URL_READ={libpq_url(reader_url(effective_url(database.url), role))}")
 
 
 @db_command.command("shell", context_settings={"ignore_unknown_options": True})

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from searchdb.db.connections import OWNER_ENGINE
 from searchdb.errors import DatabaseError
 
 REFUSALS = frozenset({"42501", "25006"})
@@ -33,6 +36,21 @@ def may_be_skipped(error: DatabaseError) -> bool:
     return state in REFUSALS or state.startswith((*NO_ROOM, *PASSING))
 
 
+@contextmanager
+def writable(connection: Connection) -> Generator[Connection]:
+    """Yield a connection that may write: the given one, or for a reader's one of the owner's.
+
+    Ends the transaction of a reader's connection, which then sees what was written.
+    """
+    owner = connection.get_execution_options().get(OWNER_ENGINE)
+    if owner is None:
+        yield connection
+    else:
+        connection.commit()
+        with owner.connect() as own:
+            yield own
+
+
 class BestEffortWriter:
     """Writes what only makes later searches faster, and remembers for a while that the database refuses it.
 
@@ -42,12 +60,13 @@ class BestEffortWriter:
     def __init__(self) -> None:
         self._refused_at: float | None = None
 
-    def write(self, connection: Connection, execute: Callable[[], object]) -> None:
+    def write(self, connection: Connection, execute: Callable[[Connection], object]) -> None:
         """Write and commit; do nothing where the database cannot write, or could not a moment ago.
 
         Args:
-            connection: in a transaction without writes that must survive: a refusal rolls it back.
-            execute: executes the statements on it.
+            connection: in a transaction without writes that must survive: a refusal rolls it back. If it is a reader's,
+                a connection of the owner's writes.
+            execute: executes the statements on the connection that it is given.
 
         Raises:
             DatabaseError: the write failed for a reason that is not in REFUSALS, NO_ROOM or PASSING.
@@ -55,9 +74,22 @@ class BestEffortWriter:
         refused_at = self._refused_at
         if refused_at is not None and time.monotonic() - refused_at < RETRY_WRITES_AFTER_S:
             return
+        connected = False
+        try:
+            with writable(connection) as own:
+                connected = True
+                self._write(own, execute)
+        except (DatabaseError, PoolTimeoutError) as exc:
+            if connected:
+                raise
+            # Reading works, and goes on without the owner's connection.
+            logger.warning("searches are not cached for now: %s", exc)
+            self._refused_at = time.monotonic()
+
+    def _write(self, connection: Connection, execute: Callable[[Connection], object]) -> None:
         try:
             connection.execute(_ASYNCHRONOUS)
-            execute()
+            execute(connection)
             connection.commit()
         except DatabaseError as exc:
             connection.rollback()

@@ -26,6 +26,8 @@ POOL_SIZE = 8
 """Connections kept open: more than a few cores can make use of; more are opened for one use and closed."""
 POOL_OVERFLOW = 12
 """Extra connections under load: 20 for each process let five processes share PostgreSQL's default of 100."""
+OWNER_ENGINE = "searchdb_owner"
+"""Execution option of a reader's engine: the engine of the owner, with which its users write."""
 ENCODING = "UTF8"
 
 _POOLER = "searchdb.pooler"
@@ -60,6 +62,17 @@ class Timeouts:
 DEFAULT_TIMEOUTS = Timeouts()
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolLimits:
+    """How many connections are kept open, and how many more may be opened for one use."""
+
+    size: int = POOL_SIZE
+    overflow: int = POOL_OVERFLOW
+
+
+DEFAULT_POOL = PoolLimits()
+
+
 class ImpatientPool(sa.QueuePool):
     """A pool that lets nobody wait for a connection after a wait has timed out, until a connection comes back.
 
@@ -70,7 +83,7 @@ class ImpatientPool(sa.QueuePool):
 
     def connect(self) -> PoolProxiedConnection:
         """Return a connection; TimeoutError if none becomes free in time, or none has for a while."""
-        if self._stuck and self.checkedout() >= POOL_SIZE + POOL_OVERFLOW:
+        if self._stuck and self.checkedout() >= self.size() + self._max_overflow:
             raise PoolTimeoutError("every connection to the database has been in use for a while")
         try:
             return super().connect()
@@ -89,6 +102,7 @@ def make_engine(
     *,
     prepare: bool = True,
     open_connection: Callable[..., psycopg.Connection[Any]] = psycopg.connect,
+    pool: PoolLimits = DEFAULT_POOL,
 ) -> Engine:
     """Return an engine that raises our errors instead of psycopg's.
 
@@ -97,14 +111,15 @@ def make_engine(
         timeouts: the limits of waiting.
         prepare: whether psycopg may prepare statements on the server; it never does so through a pooler.
         open_connection: called with psycopg's arguments.
+        pool: the number of connections.
     """
     engine = sa.create_engine(
         "postgresql+psycopg://",
         poolclass=ImpatientPool,
         pool_pre_ping=True,
         pool_use_lifo=True,  # the connection used last has its statements planned and its pages cached
-        pool_size=POOL_SIZE,
-        max_overflow=POOL_OVERFLOW,
+        pool_size=pool.size,
+        max_overflow=pool.overflow,
         pool_timeout=timeouts.pool,
         connect_args=driver_arguments(url, timeouts) | ({} if prepare else {"prepare_threshold": None}),
     )

@@ -13,6 +13,8 @@ from searchdb.errors import DatabaseError, DatabaseUnavailableError, DiskFullErr
 READ_ONLY = "25006"
 """SQLSTATE of a write on a standby, or where default_transaction_read_only is on."""
 INSUFFICIENT_PRIVILEGE = "42501"
+TOO_COMPLEX = "54001"
+"""SQLSTATE of a statement that is nested too deeply."""
 CONNECTION_EXCEPTIONS = "08"
 """SQLSTATE class of lost connections, in which a pooler reports those to its server."""
 ADVICE = {
@@ -20,7 +22,11 @@ ADVICE = {
     INSUFFICIENT_PRIVILEGE: "Connect as a role that may do this, such as the owner of the tables, or have it GRANT it",
 }
 """What to do about an error, by SQLSTATE, where PostgreSQL gives no hint."""
+BETTER_ADVICE = {TOO_COMPLEX: "The statement is nested too deeply: write it flatter, or in several statements"}
+"""What to do about an error, by SQLSTATE, instead of PostgreSQL's hint, which tells how to reconfigure the server."""
 
+_PARSER_FULL = "memory exhausted at or near"
+"""What PostgreSQL's grammar says, as of a syntax error, of what is nested in thousands of parentheses."""
 _STARTUP_PARAMETER = "unsupported startup parameter"
 _IGNORE_IT = "add it to ignore_startup_parameters in pgbouncer.ini, or leave it out of DATABASE_URL and PGOPTIONS"
 
@@ -46,7 +52,8 @@ def database_error(exc: psycopg.Error, url: URL, *, lost: bool | None = None, fa
     if exc.sqlstate == DiskFullError.sqlstate:
         return DiskFullError(f"{failed}: {message}" if failed else message)  # PostgreSQL's hint is to free space
     missing = advice_on_missing(exc.sqlstate, message)
-    hint = exc.diag.message_hint or ADVICE.get(exc.sqlstate or "")
+    state = TOO_COMPLEX if message.startswith(_PARSER_FULL) else exc.sqlstate or ""
+    hint = BETTER_ADVICE.get(state) or exc.diag.message_hint or ADVICE.get(state)
     reason = ". ".join(part.rstrip(".") for part in (message, hint, missing) if part)
     error = (SchemaError if missing else DatabaseError)(f"{failed}: {reason}" if failed else reason)
     error.sqlstate = exc.sqlstate

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sqlglot
 from psycopg import RawCursor
 from sqlalchemy import Connection, text
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from searchdb.db.driver_errors import READ_ONLY
-from searchdb.errors import DatabaseError
+from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, READ_ONLY
+from searchdb.db.reading import refused, traceless
+from searchdb.db.sql_parser import parse
+from searchdb.errors import DatabaseError, SQLTooComplexError
 
 EMBEDDING_FUNCTIONS = ("text_embedding", "search_images")
 """SQL functions whose first argument is a query text."""
 STATEMENT_TIMEOUT = "60s"
 """Time limit of a user's statement; a missing join condition must not occupy the server for hours."""
 
-_EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(\([^)]*\)|(ANALYZE|VERBOSE)\b|\s)*", re.IGNORECASE)
-
-logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its parser warnings are no use to the user; PostgreSQL decides
+_EXPLAIN = re.compile(r"\A\s*EXPLAIN\b\s*(\([^)]*\)|(ANALYZE|VERBOSE)\b|\s)*", re.IGNORECASE)
+_MENTIONED = re.compile("|".join(EMBEDDING_FUNCTIONS), re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,11 @@ class SQLResult:
 def texts_to_embed(statement: str) -> list[str]:
     """Return the distinct literal texts that the statement passes to EMBEDDING_FUNCTIONS.
 
-    Empty for a statement that the parser does not understand: PostgreSQL then reports any error.
+    Empty for a statement that the parser does not understand, or is too complex for it: PostgreSQL then reports any
+    error, such as a text without a vector.
     """
+    if _MENTIONED.search(statement) is None:
+        return []
     found: dict[str, None] = {}
     for tree in _parse(_EXPLAIN.sub("", statement, count=1)):
         for call in tree.find_all(exp.Anonymous):
@@ -49,10 +52,10 @@ def texts_to_embed(statement: str) -> list[str]:
     return list(found)
 
 
-def _parse(statement: str) -> list[Any]:
+def _parse(statement: str) -> Sequence[Any]:
     try:
-        return [tree for tree in sqlglot.parse(statement, dialect="postgres") if tree is not None]
-    except SqlglotError:
+        return parse(statement)
+    except (SqlglotError, SQLTooComplexError):
         return []
 
 
@@ -67,18 +70,17 @@ def _literal(argument: Any) -> str | None:
 
 
 def run_sql(connection: Connection, statement: str, *, write: bool = False) -> SQLResult:
-    """Run one statement, read-only unless `write`, and return its rows.
+    """Run one statement and return its rows; without `write` it is read-only, and leaves nothing in the session.
 
     Raises:
         DatabaseError: the statement failed, with PostgreSQL's message and hint; or it exceeded STATEMENT_TIMEOUT.
     """
     driver: Any = connection.connection.driver_connection
     factory = driver.cursor_factory
-    try:
-        with connection.begin():
-            if not write:  # otherwise as the database has it: default_transaction_read_only may protect it
-                connection.execute(text("SET TRANSACTION READ ONLY"))
-            connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
+    with connection.begin() if write else traceless(connection, STATEMENT_TIMEOUT):
+        try:
+            if write:  # as the database has it: default_transaction_read_only may protect it
+                connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
             # With parameters, PostgreSQL takes a single statement: "COMMIT; DELETE ..." would leave the read-only
             # transaction. This cursor takes one that the statement does not use, and leaves the statement as it is.
             driver.cursor_factory = RawCursor
@@ -86,14 +88,16 @@ def run_sql(connection: Connection, statement: str, *, write: bool = False) -> S
             if not result.returns_rows:
                 return SQLResult(columns=[], rows=[])
             return SQLResult(columns=list(result.keys()), rows=[tuple(row) for row in result])
-    except DatabaseError as exc:
-        raise _advised(exc, statement, write=write) from exc
-    finally:
-        driver.cursor_factory = factory
+        except DatabaseError as exc:
+            raise _advised(exc, statement, write=write) from exc
+        finally:
+            driver.cursor_factory = factory
 
 
 def _advised(error: DatabaseError, statement: str, *, write: bool) -> DatabaseError:
     """Return the error with advice that PostgreSQL's own message lacks."""
+    if error.sqlstate == INSUFFICIENT_PRIVILEGE and not write:
+        return refused(error, "without `--write` a statement may only read, with it it runs as the owner")
     if error.sqlstate == "57014":
         advice = f"the statement took longer than {STATEMENT_TIMEOUT}: ask for less, or use `searchdb db shell`"
     elif error.sqlstate == "42601" and len(_parse(statement)) > 1:

@@ -8,12 +8,12 @@ from datetime import UTC, date, datetime, time
 from typing import Any, cast
 
 import sqlalchemy as sa
-import sqlglot
 from sqlalchemy import ColumnElement
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from searchdb.errors import QueryError
+from searchdb.db.sql_parser import parse_condition
+from searchdb.errors import QueryError, SQLTooComplexError
 from searchdb.records import LARGEST_ID, nfc
 from searchdb.search.conditions import CONDITIONS
 from searchdb.search.filter_table import (
@@ -210,7 +210,7 @@ def _point(row: FilterRow, given: tuple[float, float] | str) -> tuple[float, flo
     try:
         first, second = given.split(",") if isinstance(given, str) else given
         latitude, longitude = float(first), float(second)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise QueryError(
             f"{row.name} is {str(given)[:40]!r}: write latitude,longitude in degrees, like 48.14,11.58", field=row.name
         ) from None
@@ -240,7 +240,9 @@ def _sql(row: FilterRow, given: str) -> str | None:
     if not given:
         return None
     try:
-        tree = sqlglot.parse_one(given, dialect="postgres", into=exp.Condition)
+        tree = parse_condition(given)
+    except SQLTooComplexError as exc:
+        raise QueryError(f"{row.name} cannot be checked: {exc}", field=row.name) from None
     except SqlglotError:
         raise QueryError(f"{row.name} is not one condition in SQL: {_CONDITION_HINT}", field=row.name) from None
     if isinstance(tree, exp.Query):

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.config import DEFAULT_MAX_CACHE_BYTES, QUERY_CACHE_SHARE
-from searchdb.db.best_effort import BestEffortWriter
+from searchdb.db.best_effort import BestEffortWriter, writable
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import Embedding, embedding_models, query_embeddings
 from searchdb.embedder import Embedder
@@ -131,10 +131,11 @@ class QueryCache:
                 connection.commit()  # the model may take a while: hold no snapshot meanwhile
                 computed = dict(zip(missing, self.compute(missing), strict=True))
                 if must_store:
-                    self._store(connection, computed)
-                    connection.commit()
+                    with writable(connection) as own:
+                        self._store(own, computed)
+                        own.commit()
                 else:
-                    self.writer.write(connection, lambda: self._store(connection, computed))
+                    self.writer.write(connection, lambda own: self._store(own, computed))
                 vectors |= computed
             vectors |= stored
             self._remember(stored)
@@ -175,7 +176,7 @@ class QueryCache:
         weights = self.embedder.identity.weights_sha256
         rows = connection.execute(_SELECT, {"weights": weights, "texts": texts}).all()
         if used := [row.query for row in rows if row.use_is_old]:
-            self.writer.write(connection, lambda: _refresh_last_used(connection, self.embedder.identity, used))
+            self.writer.write(connection, lambda own: _refresh_last_used(own, self.embedder.identity, used))
         return {row.query: row.embedding for row in rows}
 
     def _store(self, connection: Connection, vectors: Mapping[str, np.ndarray]) -> None:

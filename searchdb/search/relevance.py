@@ -248,7 +248,7 @@ class RelevanceJudge:
             with self._lock:
                 self._everyday_vectors[scale] = vector
             measured = _Measurement(scale=scale, sample=sample, everyday_similarities=sample @ vector)
-            self._writer.write(connection, lambda: _store_scale(connection, self._model, scale, vector))
+            self._writer.write(connection, lambda own: _store_scale(own, self._model, scale, vector))
             if self._stored_scale(connection) is None:
                 with self._lock:
                     self._kept[()] = measured
@@ -310,7 +310,7 @@ def measure_on_sample(
         with _held(_drawing) as held:
             if held and _has_shrunk(measure()):  # no other thread has drawn it meanwhile
                 connection.commit()
-                writer.write(connection, lambda: refresh_sample(connection))
+                writer.write(connection, refresh_sample)
         found = measure()
     return None if found["sampled"] < MIN_SAMPLE else found
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import check_model
+from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE
+from searchdb.db.reading import refused, traceless
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
 from searchdb.errors import BusyError, DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
@@ -69,6 +71,7 @@ class Searcher:
         embedder: the model; asked only for texts that are not cached.
         cache: of this embedder's texts, if it is shared; by default one that always asks the database.
         on_search: called after each search, in its thread.
+        raw_sql_engine: returns the database to which filters with `where` go; by default `engine`.
         everyday_texts: texts to measure the scale of relevance with.
     """
 
@@ -79,12 +82,14 @@ class Searcher:
         cache: QueryCache | None = None,
         *,
         on_search: Callable[[], None] = _nothing,
+        raw_sql_engine: Callable[[], Engine] | None = None,
         everyday_texts: Sequence[str] = EVERYDAY_TEXTS,
     ) -> None:
         self._engine = engine
         self._embedder = embedder
         self._cache = QueryCache(embedder) if cache is None else cache
         self._on_search = on_search
+        self._raw_sql_engine = raw_sql_engine or (lambda: engine)
         self._judge = RelevanceJudge(self._cache, self._cache.writer, everyday_texts)
 
     def search(
@@ -114,7 +119,7 @@ class Searcher:
         query.check()
         _check_bounds(query, threshold, min_relevance, count, offset)
         page = _Page(offset=offset, count=count, threshold=threshold)
-        with self._reading() as connection:
+        with self._reading(filters) as connection:
             parts = self._embed_parts(connection, query)
             if min_relevance > 0:
                 relevance = self._judge_text(connection, query, parts)
@@ -151,7 +156,7 @@ class Searcher:
 
     def facets(self, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
         """Return the values by which the images within the filters can be filtered further, `limit` each at most."""
-        with self._reading() as connection:
+        with self._reading(filters) as connection, _guarded(connection, filters):
             return facets.facets(connection, filters, limit=limit)
 
     def embed(self, texts: Sequence[str], *, must_store: bool = False) -> np.ndarray:
@@ -193,9 +198,10 @@ class Searcher:
             return count_rows(connection, images)
 
     @contextmanager
-    def _reading(self) -> Generator[Connection]:
+    def _reading(self, filters: Filters | None = None) -> Generator[Connection]:
         """Yield a connection, and end its transaction by COMMIT: a ROLLBACK makes psycopg forget what is prepared."""
-        with self._engine.connect() as connection:
+        engine = self._raw_sql_engine() if filters and filters.where else self._engine
+        with engine.connect() as connection:
             yield connection
             connection.commit()
 
@@ -283,8 +289,8 @@ class Searcher:
             rows = _execute(connection, unfiltered_hits_page(*shape), values)
         else:
             prepare(connection)
-            execute = _execute_guarded if filters and filters.where else _execute
-            rows = execute(connection, hits_page(*shape, condition), values)
+            with _guarded(connection, filters):
+                rows = _execute(connection, hits_page(*shape, condition), values)
         if not rows or any(row["model"] != self._embedder.identity.weights_sha256 for row in rows):
             check_model(connection, self._embedder.identity)
         return rows
@@ -333,22 +339,24 @@ def _execute(
     return connection.execute(statement, values).mappings().all()
 
 
-def _execute_guarded(
-    connection: Connection, statement: sa.Select[Any], values: Mapping[str, Any]
-) -> Sequence[Mapping[Any, Any]]:
-    """Run a statement with a raw condition in it: read-only, and for at most WHERE_TIMEOUT_S."""
-    connection.execute(
-        text("SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', :longest, true)"),
-        {"longest": f"{WHERE_TIMEOUT_S}s"},
-    )
+@contextmanager
+def _guarded(connection: Connection, filters: Filters | None) -> Generator[None]:
+    """Run statements with a raw condition in them: read-only, without a trace, and for at most WHERE_TIMEOUT_S."""
+    if not filters or not filters.where:
+        yield
+        return
     try:
-        return _execute(connection, statement, values)
+        with traceless(connection, f"{WHERE_TIMEOUT_S}s"):
+            yield
     except DatabaseUnavailableError:
         raise
     except DatabaseError as exc:
-        timed_out = exc.sqlstate == "57014"
-        way_out = f" (the limit is {WHERE_TIMEOUT_S} s: simplify it, or create an index for it)" if timed_out else ""
-        raise QueryError(f"where is refused by PostgreSQL: {exc}{way_out}", field="where") from exc
+        reason = str(exc)
+        if exc.sqlstate == "57014":
+            reason += f" (the limit is {WHERE_TIMEOUT_S} s: simplify it, or create an index for it)"
+        elif exc.sqlstate == INSUFFICIENT_PRIVILEGE:
+            reason = str(refused(exc, "a condition may only read"))
+        raise QueryError(f"where is refused by PostgreSQL: {reason}", field="where") from exc
 
 
 def _stored_embeddings(connection: Connection, ids: Sequence[int]) -> dict[int, np.ndarray]:

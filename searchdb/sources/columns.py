@@ -106,7 +106,7 @@ def _degrees(limit: int) -> Callable[[Any], float]:
     def degrees(value: Any) -> float:
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not abs(number) <= limit:  # also refuses NaN
             raise ValueError(f"is not a number between -{limit} and {limit}")
@@ -117,7 +117,10 @@ def _degrees(limit: int) -> Callable[[Any], float]:
 
 def _tags(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) and value.startswith("["):
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
     if isinstance(value, str):
         value = value.split(";" if ";" in value else ",")
     if not isinstance(value, list):

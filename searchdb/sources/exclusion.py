@@ -62,6 +62,9 @@ class _Pattern:
         return any((found.end(_FOLDER_MARK) if marks else -1) == end for found in self.expression.finditer(path))
 
 
+_SEVERAL_STARS = re.compile(r"(?:\[\^/\]\*){2,}")
+_BETWEEN_STARS = re.compile(r"\[\^/\]\*((?:\[\^/\](?!\*)|(?!\[\^/\])[^/()|])+)(?=\[\^/\]\*)")
+"""In an expression of pathspec, a `*`, what follows it in the same name, and a look at the next `*`."""
 _FOLDER_MARK = "ps_d"
 """The group in which pathspec marks the slash after the name of a folder."""
 
@@ -177,7 +180,15 @@ def _compile(line: str) -> _Pattern:
     expression: re.Pattern[str] | None = getattr(pattern, "regex", None)
     if pattern.include is None or expression is None:
         raise InvalidReferenceError(f"the pattern {line!r} matches nothing")
-    return _Pattern(expression=expression, excludes=pattern.include)
+    return _Pattern(expression=re.compile(_linear(expression.pattern)), excludes=pattern.include)
+
+
+def _linear(expression: str) -> str:
+    """Return pathspec's expression without the backtracking of several `*` in one name, which could take hours.
+
+    What is between two `*` matches at the first place where it can, as in `fnmatch.translate`.
+    """
+    return _BETWEEN_STARS.sub(r"(?>[^/]*?\1)", _SEVERAL_STARS.sub("[^/]*", expression))
 
 
 def _normal(text: str) -> str:

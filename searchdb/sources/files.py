@@ -136,7 +136,10 @@ def _glob(pattern: str) -> _Argument:
     if os.pardir in parts[wild:]:
         raise SourceError(f"{printable(pattern)!r} has '..' after a wildcard; give the folders one by one")
     base = os.sep.join(parts[:wild]) or (os.sep if wild else os.curdir)
-    return _Argument(base=os.path.realpath(base), parts=tuple(filter(None, parts[wild:])))
+    names = [part for part in parts[wild:] if part]
+    # `**/**` matches what `**` does, in many more ways.
+    names = [name for name, before in zip(names, [None, *names], strict=False) if not name == before == "**"]
+    return _Argument(base=os.path.realpath(base), parts=tuple(names))
 
 
 def _matches(folder: str, parts: tuple[str, ...], rules: Rules) -> Iterator[tuple[str, Rules]]:
@@ -144,24 +147,29 @@ def _matches(folder: str, parts: tuple[str, ...], rules: Rules) -> Iterator[tupl
 
     The standard library's glob does not sort, and under `**` it follows symbolic links to folders, even in a cycle.
     """
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        if not rest:
+            yield folder, rules
+            return
+        waiting = [(folder, rules)]
+        while waiting:  # not by recursion: folders may be nested deeper than Python's calls
+            each, of_each = waiting.pop()
+            yield from _matches(each, rest, of_each)
+            try:
+                names, inside = sorted(os.listdir(each)), of_each.inside(each)
+            except (OSError, ImageError):
+                continue
+            paths = (_join(each, name) for name in names if not name.startswith("."))
+            below = [path for path in paths if stat.S_ISDIR(_mode(path)) and not inside.skips(path, is_folder=True)]
+            waiting += ((path, inside) for path in reversed(below))
+        return
     try:
         names = sorted(os.listdir(folder))
         inside = rules.inside(folder)
     except (OSError, ImageError):
         if os.path.isdir(folder):
             yield folder, rules  # walking it then reports why it cannot be read
-        return
-    part, rest = parts[0], parts[1:]
-    if part == "**":
-        if not rest:
-            yield folder, rules
-            return
-        yield from _matches(folder, rest, rules)
-        for name in names:
-            path = _join(folder, name)
-            if name.startswith(".") or not stat.S_ISDIR(_mode(path)) or inside.skips(path, is_folder=True):
-                continue
-            yield from _matches(path, parts, inside)
         return
     for name in names:
         if not fnmatch.fnmatchcase(name, part) or (name.startswith(".") and not part.startswith(".")):

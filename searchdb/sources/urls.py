@@ -20,6 +20,8 @@ from searchdb.sources import printable
 from searchdb.sources.columns import SOURCE, URL_COLUMNS, item_from_row, normalised_names, url_of
 from searchdb.sources.delimited import UNCLOSED, bounded_lines, delimited_rows
 
+MAX_NESTING = 100
+"""How deep lists and objects in a line of JSON may be nested: what is stored is read back by programs with limits."""
 MAX_LINE_CHARS = 1024 * 1024
 """Longest line in characters; the rest is dropped, so that a list without line ends is not read into memory."""
 
@@ -212,6 +214,9 @@ def _json_rows(lines: Iterator[str], first_line: int) -> Iterator[_Row]:
         except (ValueError, RecursionError) as exc:
             yield at, InvalidReferenceError(f"the line is not JSON ({exc or 'nested too deeply'})")
             continue
+        if line.count("[") + line.count("{") > MAX_NESTING and _depth(row) > MAX_NESTING:
+            yield at, InvalidReferenceError(f"the line is nested {_depth(row)} deep, the limit is {MAX_NESTING}")
+            continue
         if isinstance(row, dict):
             values = cast("dict[str, Any]", row)
             keys = normalised_names(list(values))
@@ -221,6 +226,15 @@ def _json_rows(lines: Iterator[str], first_line: int) -> Iterator[_Row]:
                 yield at, dict(zip(keys, values.values(), strict=True))
         else:
             yield at, InvalidReferenceError("the line is not a JSON object, {...}")
+
+
+def _depth(value: object) -> int:
+    """Return how deep lists and objects are nested in each other."""
+    depth, level = 0, [value]
+    while containers := [cast("list[Any] | dict[str, Any]", each) for each in level if isinstance(each, list | dict)]:
+        depth += 1
+        level = [inner for each in containers for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -91,6 +91,34 @@ def test_errors_have_postgresqls_message_and_hint(demo_collection: SearchDB) -> 
         run_sql(connection, "SELECT text_embedding('never ' || 'seen')")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT text_embedding('a boat'), " + "(" * 5000 + "1" + ")" * 5000,
+        "SELECT text_embedding('a boat'), 1 WHERE " + "NOT " * 100_000 + "true",
+        "SELECT '" + " " * 1_000_000 + "text_embedding",
+        "EXPLAIN " + "(" * 1_000_000 + "text_embedding",
+        "SELECT text_embedding('a boat'), x" + "[1]" * 5000,
+    ],
+    ids=["parentheses", "not", "spaces", "explain", "subscripts"],
+)
+def test_what_is_too_complex_for_the_parser_is_left_to_postgresql(statement: str) -> None:
+    assert texts_to_embed(statement) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("SELECT repeat('[', 1000000)::jsonb", "stack depth limit exceeded. The statement is nested too deeply"),
+        ("SELECT " + "(" * 30_000 + "1" + ")" * 30_000, "memory exhausted .* The statement is nested too deeply"),
+    ],
+    ids=["stack", "grammar"],
+)
+def test_nesting_beyond_postgresqls_limits_has_advice(demo_collection: SearchDB, statement: str, message: str) -> None:
+    with demo_collection.database.connect() as connection, pytest.raises(DatabaseError, match=message):
+        run_sql(connection, statement)
+
+
 def test_several_statements_are_refused(demo_collection: SearchDB) -> None:
     with (
         demo_collection.database.connect() as connection,

@@ -206,3 +206,12 @@ def test_the_command_excludes_and_prune_keeps_what_still_exists(
     with SearchDB(settings) as collection:
         assert collection.ingest_files(folder, exclude=["*"]).excluded == 3
         assert collection.store.counts()["images"] == 2
+
+
+def test_many_stars_in_a_pattern_take_no_longer_than_one(tmp_path: Path) -> None:
+    """With backtracking, each name would take longer than the universe is old."""
+    make(tmp_path, "a" * 200 + ".jpg", "a" * 200 + "b")
+    pattern = "*a" * 40 + "****" * 10 + "b"
+    assert walk(tmp_path, exclude=[pattern]) == ["a" * 200 + ".jpg"]
+    (tmp_path / IGNORE_FILE).write_text(pattern)
+    assert walk(tmp_path) == ["a" * 200 + ".jpg"]

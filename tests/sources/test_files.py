@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,6 +116,22 @@ def test_symbolic_links_to_files_are_followed_and_those_to_folders_are_not(album
 def test_globs(album: Path, pattern: str, expected: list[str]) -> None:
     found = items(f"{album}/{pattern}")
     assert [each.image for each in found] == [str(album / name) for name in expected]
+
+
+def test_folders_nested_deeper_than_pythons_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        for _ in range(1200):
+            Path("a").mkdir()
+            os.chdir("a")
+        Path("b.jpg").write_bytes(b"content")
+        monkeypatch.chdir(tmp_path)
+        for pattern in ("**/*.jpg", "/".join(["**"] * 50 + ["*.jpg"])):
+            [found] = files([str(tmp_path / pattern)])
+            assert isinstance(found, RejectedItem)
+            assert "the path is" in str(found.error)
+    finally:
+        subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)  # pytest's own removal is recursive
 
 
 def test_globs_are_relative_to_their_fixed_part(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:

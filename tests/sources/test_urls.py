@@ -274,6 +274,9 @@ def test_bad_values_are_rejected_with_line_column_and_value(column: str, value: 
         ('{"link": "http://h/"}', "the row has no URL"),
         ("[1]", "not a JSON object"),
         ('{"a": ' * 100_000, "nested too deeply|recursion"),
+        ('{"url": "http://h/", "x": ' + "[" * 100 + "]" * 100 + "}", "nested 101 deep, the limit is 100"),
+        ('{"url": "http://h/", "tags": "' + "[" * 100_000 + '"}', "is nested too deeply"),
+        ('{"url": "http://h/", "latitude": ' + "9" * 400 + "}", "is not a number between -90 and 90"),
     ],
 )
 def test_bad_json_lines_are_rejected_and_the_others_read(line: str, message: str) -> None:
@@ -428,6 +431,13 @@ def test_passwords_are_kept_in_the_reference_and_out_of_messages() -> None:
 )
 def test_credentials_are_masked_and_other_at_signs_are_not(text: str, masked: str) -> None:
     assert mask_credentials(text) == masked
+
+
+def test_credentials_are_masked_in_linear_time() -> None:
+    """With a search to the end of the text for each colon, this would take an hour."""
+    text = "//a:b" * 1_000_000
+    assert mask_credentials(text) == text
+    assert mask_credentials(f"http://ann:secret@{text}") == f"http://***@{text}"
 
 
 def test_a_field_beyond_the_csv_modules_limit_is_rejected() -> None:

@@ -68,7 +68,9 @@ def test_failing_to_connect_is_not_repeated_by_everybody(
 ) -> None:
     calls = []
     original = web_backend.open_database
-    monkeypatch.setattr(web_backend, "open_database", lambda *given: calls.append(1) or original(*given))
+    monkeypatch.setattr(
+        web_backend, "open_database", lambda *given, **named: calls.append(1) or original(*given, **named)
+    )
     client = make_client(Settings(database_url=NOWHERE, home=tmp_path, model="demo"))
     for _ in range(5):
         assert client.get("/").status_code == 503

@@ -34,7 +34,7 @@ class VisitorFetcher(Fetcher):
     def fetch(self, item: SourceItem, hold: Hold | None = None) -> FetchedImage:
         """Return the item's bytes, for which `hold` takes memory when they have arrived.
 
-        Not before, as `Fetcher` does: the slots limit what is on its way, and slow servers must not keep the memory from
+        Not before, as `Fetcher` does: the slots limit what is on its way, and slow servers must not keep memory from
         thumbnails and uploads.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import sqlalchemy as sa
 from flask import Blueprint
@@ -142,10 +142,13 @@ class Metrics:
         """Count one request that was refused because this kind of work was busy."""
         self._refusals.labels(kind).inc()
 
-    def watch(self, engine: sa.Engine) -> None:
-        """Measure the statements and connections of a database."""
+    def watch(self, *engines: sa.Engine) -> None:
+        """Measure the statements and connections of a database, which may have an engine for each role."""
         self._pool_limit.set(POOL_SIZE + POOL_OVERFLOW)
+        for engine in engines:
+            self._watch(engine, engines)
 
+    def _watch(self, engine: sa.Engine, engines: Sequence[sa.Engine]) -> None:
         @event.listens_for(engine, "before_cursor_execute")
         def started(connection: sa.Connection, *_: object) -> None:
             connection.info["searchdb_started"] = time.perf_counter()
@@ -157,11 +160,11 @@ class Metrics:
         # Read from the pool instead of counting up and down: broken connections are never checked in.
         @event.listens_for(engine, "checkout")
         def checked_out(*_: object) -> None:
-            self._pool_in_use.set(_checked_out(engine))
+            self._pool_in_use.set(_checked_out(engines))
 
         @event.listens_for(engine, "checkin")
         def checked_in(*_: object) -> None:
-            self._pool_in_use.set(max(_checked_out(engine) - 1, 0))  # the pool still counts this connection
+            self._pool_in_use.set(max(_checked_out(engines) - 1, 0))  # the pool still counts this connection
 
     def add_state(self, state: Collector) -> None:
         """Add a collector that runs whenever the metrics are read."""
@@ -193,7 +196,7 @@ class CollectionState(Collector):
         """Yield the metrics that can be read; never raises."""
         counts, up = None, True
         try:
-            with self._database().begin() as connection:
+            with self._database().reading() as connection:
                 connection.execute(text(f"SET LOCAL statement_timeout = {STATE_TIMEOUT_MS}"))
                 counts = {name: count_rows(connection, table).rows for name, table in _COUNTED.items()}
         except DatabaseError as exc:
@@ -218,6 +221,5 @@ def blueprint(metrics: Metrics) -> Blueprint:
     return shown
 
 
-def _checked_out(engine: sa.Engine) -> int:
-    pool = engine.pool
-    return pool.checkedout() if isinstance(pool, sa.QueuePool) else 0
+def _checked_out(engines: Sequence[sa.Engine]) -> int:
+    return sum(engine.pool.checkedout() for engine in engines if isinstance(engine.pool, sa.QueuePool))

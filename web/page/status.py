@@ -58,10 +58,10 @@ def register(app: Flask, backend: Backend) -> None:
     """Add the page to the application."""
 
     def read_status() -> CollectionStatus:
-        return collection_status(backend.database(), backend.settings)
+        return collection_status(backend.database(), backend.settings, as_reader=True)
 
     def read_charts() -> Charts:
-        with backend.database().begin() as connection:
+        with backend.database().reading() as connection:
             return Charts(rate=rate_history(connection), similarity=similarity_histogram(connection))
 
     app.extensions[_CACHES] = TimedCache(read_status, STATUS_MAX_AGE_S), TimedCache(read_charts, CHARTS_MAX_AGE_S)
