@@ -50,10 +50,11 @@ def test_an_image_finds_itself_first_by_file_by_object_and_by_id(demo_collection
     with Image.open(stored.image) as image:
         by_object = demo_collection.search(image=image, count=3)
     assert by_object[0].id == 7
-    assert [hit.similarity for hit in by_object] == pytest.approx(similarities, abs=1e-3)
+    # On processors with bfloat16 an image's vector depends a little on the images that it was embedded with.
+    assert [hit.similarity for hit in by_object] == pytest.approx(similarities, abs=3e-3)
     by_id = demo_collection.search(like=7, count=3)
     assert 7 not in [hit.id for hit in by_id]
-    assert [hit.similarity for hit in by_id[:2]] == pytest.approx(similarities[1:], abs=1e-3)
+    assert [hit.similarity for hit in by_id[:2]] == pytest.approx(similarities[1:], abs=3e-3)
 
 
 def test_excluded_content_ranks_lower(demo_collection: SearchDB) -> None:

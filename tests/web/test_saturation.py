@@ -18,6 +18,7 @@ from werkzeug.serving import make_server
 from searchdb.db.database import Database
 from searchdb.media import safe_http
 from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.apps import MakeApp
 from tests.helpers.image_server import ImageServer, make_image
 from tests.helpers.stored_images import StoredImages
 from tests.helpers.waiting import GIVE_UP_S, until
@@ -69,11 +70,11 @@ class Site:
 
 
 @pytest.fixture
-def site(app: Flask, stored_images: StoredImages) -> Iterator[Site]:
+def site(make_app: MakeApp, stored_images: StoredImages) -> Iterator[Site]:
     """A site with two stored images, one of whose texts has been searched for."""
     stored_images.add("a red boat")
     stored_images.add("a dog")
-    site = Site(app)
+    site = Site(make_app(work_limit=""))
     assert site.get(CACHED).status_code == 200
     yield site
     site.close()
