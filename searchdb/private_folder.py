@@ -42,11 +42,18 @@ def private_folder(folder: Path) -> Generator[int]:
     Files opened relative to the descriptor are in the folder that was checked, whatever happens to its path.
 
     Raises:
-        UnsafeFolderError: the folder is another user's, or others may write it; the message says what to do.
-        OSError: it cannot be opened, or is a link.
+        UnsafeFolderError: the folder is another user's, a link, or others may write it; the message says what to do.
+        OSError: it cannot be opened.
     """
     _check_parents(folder)
-    descriptor = os.open(folder, FOLDER_FLAGS)
+    try:
+        descriptor = os.open(folder, FOLDER_FLAGS)
+    except OSError as exc:
+        if folder.is_symlink():
+            raise UnsafeFolderError(
+                f"{folder} is a link, which is not followed: make it a folder, or mount one"
+            ) from exc
+        raise
     try:
         _check(folder, os.fstat(descriptor), descriptor)
         yield descriptor

@@ -662,7 +662,7 @@ def test_a_query_can_stand_between_double_quotes_in_a_shell(title: str) -> None:
 
 def test_a_statement_has_the_time_that_the_document_says() -> None:
     assert "**60 seconds**" in DOCUMENT
-    assert sql.STATEMENT_TIMEOUT == "60s"
+    assert sql.STATEMENT_TIMEOUT_S == 60
 
 
 def test_the_settings_of_the_album_stand_for_countries_as_the_text_says(sample: SampleCollection) -> None:

@@ -90,7 +90,7 @@ FILES: dict[str, set[str]] = {
     "db.embedded": {"db.embedded_access", "db.embedded_log", "db.embedded_programs", "db.embedded_start"},
     "db.embedded_reader": set(),
     "db.sql_parser": set(),
-    "db.reading": {"db.version_table"},
+    "db.reading": {"db.driver_errors", "db.version_table"},
     "db.reader_role": {"db.driver_errors", "db.functions", "db.schema", "db.version_table"},
     "db.best_effort": {"db.connections"},
     "db.extension": set(),

@@ -128,7 +128,7 @@ def test_an_ordinary_user_uses_folders_of_its_own_and_of_root(short_home: Path) 
 def test_a_link_is_not_followed(folder: Path) -> None:
     link = folder.parent / "link"
     link.symlink_to(folder)
-    with pytest.raises(OSError, match="link"):
+    with pytest.raises(UnsafeFolderError, match="is a link"):
         use(link)
     (folder / "text").write_text("secret")
     (folder / "link").symlink_to(folder / "text")

@@ -13,6 +13,8 @@ from searchdb.errors import DatabaseError, DatabaseUnavailableError, DiskFullErr
 READ_ONLY = "25006"
 """SQLSTATE of a write on a standby, or where default_transaction_read_only is on."""
 INSUFFICIENT_PRIVILEGE = "42501"
+QUERY_CANCELED = "57014"
+"""SQLSTATE of a statement that exceeded statement_timeout."""
 TOO_COMPLEX = "54001"
 """SQLSTATE of a statement that is nested too deeply."""
 CONNECTION_EXCEPTIONS = "08"

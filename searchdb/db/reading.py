@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from searchdb.db.driver_errors import QUERY_CANCELED
 from searchdb.db.version_table import find_collection
 from searchdb.errors import DatabaseError, SchemaError
 
 POWERFUL = ("pg_execute_server_program", "pg_read_server_files", "pg_write_server_files", "pg_write_all_data")
 """PostgreSQL's own roles that reach the server's files, or write all tables."""
+LAST_LIMIT = 2
+"""Time limits after which the session ends: SQL can turn off the limit of the next statement, or catch its cancellation
+in a DO block, but cannot prevent that."""
 
 _POWERS = text(
     """
@@ -62,32 +68,53 @@ def require_same_collection(reader: Connection, owner: Connection, url: str) -> 
 
 
 @contextmanager
-def traceless(connection: Connection, timeout: str) -> Generator[None]:
+def traceless(connection: Connection, timeout_s: float) -> Generator[None]:
     """Run a user's SQL read-only, and undo what read-only transactions may do: locks, notifications, settings.
 
     The caller fetches the rows inside. The transaction ends by ROLLBACK.
 
     Args:
         connection: its transaction, if it is in one, has written nothing.
-        timeout: the longest run of one statement, such as `60s`.
+        timeout_s: the longest run of one statement, in seconds; all of them have LAST_LIMIT times as long.
+
+    Raises:
+        DatabaseError: the SQL evaded the time limit of its statements, and its session was ended.
     """
-    connection.execute(
-        text("SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', :timeout, true)"),
-        {"timeout": timeout},
-    ).close()
+    pid: int = connection.execute(
+        text(
+            "SELECT pg_backend_pid(), set_config('transaction_read_only', 'on', true), "
+            "set_config('statement_timeout', :timeout, true)"
+        ),
+        {"timeout": str(round(timeout_s * 1000))},
+    ).scalar_one()
     connection.exec_driver_sql("SAVEPOINT user_sql")
+    over = threading.Event()
+    timer = threading.Timer(LAST_LIMIT * timeout_s, _end_session, (connection.engine, pid, over))
+    timer.daemon = True
+    timer.start()
     try:
         yield
+    except DatabaseError as exc:
+        if not over.is_set():
+            raise
+        ended = DatabaseError(f"the SQL evaded its time limit, and was ended after {LAST_LIMIT * timeout_s:g} s")
+        ended.sqlstate = QUERY_CANCELED
+        raise ended from exc
     finally:
+        timer.cancel()
         # Locks of the session survive a ROLLBACK. They are released in the same transaction: behind a pooler, the next
         # one may be in another session. A statement that ended the transaction, COMMIT, took the savepoint with it.
         if not connection.invalidated:
-            try:
+            with suppress(DatabaseError):
                 connection.exec_driver_sql("ROLLBACK TO SAVEPOINT user_sql")
                 connection.exec_driver_sql("SELECT pg_advisory_unlock_all()").close()
-            except DatabaseError:
-                pass
         connection.rollback()
+
+
+def _end_session(engine: Engine, pid: int, over: threading.Event) -> None:
+    over.set()
+    with suppress(DatabaseError, PoolTimeoutError), engine.connect() as another:
+        another.exec_driver_sql(f"SELECT pg_terminate_backend({pid})").close()
 
 
 def refused(error: DatabaseError, advice: str) -> DatabaseError:

@@ -12,15 +12,15 @@ from sqlalchemy import Connection, text
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, READ_ONLY
+from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, QUERY_CANCELED, READ_ONLY
 from searchdb.db.reading import refused, traceless
 from searchdb.db.sql_parser import parse
 from searchdb.errors import DatabaseError, SQLTooComplexError
 
 EMBEDDING_FUNCTIONS = ("text_embedding", "search_images")
 """SQL functions whose first argument is a query text."""
-STATEMENT_TIMEOUT = "60s"
-"""Time limit of a user's statement; a missing join condition must not occupy the server for hours."""
+STATEMENT_TIMEOUT_S = 60
+"""Time limit of a user's statement, in seconds; a missing join condition must not occupy the server for hours."""
 
 _EXPLAIN = re.compile(r"\A\s*EXPLAIN\b\s*(\([^)]*\)|(ANALYZE|VERBOSE)\b|\s)*", re.IGNORECASE)
 _MENTIONED = re.compile("|".join(EMBEDDING_FUNCTIONS), re.IGNORECASE)
@@ -73,14 +73,14 @@ def run_sql(connection: Connection, statement: str, *, write: bool = False) -> S
     """Run one statement and return its rows; without `write` it is read-only, and leaves nothing in the session.
 
     Raises:
-        DatabaseError: the statement failed, with PostgreSQL's message and hint; or it exceeded STATEMENT_TIMEOUT.
+        DatabaseError: the statement failed, with PostgreSQL's message and hint; or it exceeded STATEMENT_TIMEOUT_S.
     """
     driver: Any = connection.connection.driver_connection
     factory = driver.cursor_factory
-    with connection.begin() if write else traceless(connection, STATEMENT_TIMEOUT):
+    with connection.begin() if write else traceless(connection, STATEMENT_TIMEOUT_S):
         try:
             if write:  # as the database has it: default_transaction_read_only may protect it
-                connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
+                connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'"))
             # With parameters, PostgreSQL takes a single statement: "COMMIT; DELETE ..." would leave the read-only
             # transaction. This cursor takes one that the statement does not use, and leaves the statement as it is.
             driver.cursor_factory = RawCursor
@@ -98,8 +98,8 @@ def _advised(error: DatabaseError, statement: str, *, write: bool) -> DatabaseEr
     """Return the error with advice that PostgreSQL's own message lacks."""
     if error.sqlstate == INSUFFICIENT_PRIVILEGE and not write:
         return refused(error, "without `--write` a statement may only read, with it it runs as the owner")
-    if error.sqlstate == "57014":
-        advice = f"the statement took longer than {STATEMENT_TIMEOUT}: ask for less, or use `searchdb db shell`"
+    if error.sqlstate == QUERY_CANCELED:
+        advice = f"the statement took longer than {STATEMENT_TIMEOUT_S} s: ask for less, or use `searchdb db shell`"
     elif error.sqlstate == "42601" and len(_parse(statement)) > 1:
         advice = "only one statement can be run at a time"
     elif error.sqlstate == READ_ONLY and not write:

@@ -128,9 +128,10 @@ class BoundedFolder:
     @contextmanager
     def _locked(self) -> Generator[int]:
         """Yield the file with the total, locked against other threads and processes."""
-        make_private_folder(self.folder.parent)
+        parent = self.folder.parent.resolve()  # a link to the home is its user's, one in the home may be anybody's
+        make_private_folder(parent)
         self.folder.mkdir(exist_ok=True, mode=MODE)
-        with private_folder(self.folder.parent) as home, private_folder(self.folder):
+        with private_folder(parent) as home, private_folder(parent / self.folder.name):
             total = os.open(self._total.name, os.O_RDWR | os.O_CREAT | FILE_FLAGS, 0o600, dir_fd=home)
         try:
             fcntl.flock(total, fcntl.LOCK_EX)

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import check_model
-from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE
+from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, QUERY_CANCELED
 from searchdb.db.reading import refused, traceless
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
@@ -346,13 +346,13 @@ def _guarded(connection: Connection, filters: Filters | None) -> Generator[None]
         yield
         return
     try:
-        with traceless(connection, f"{WHERE_TIMEOUT_S}s"):
+        with traceless(connection, WHERE_TIMEOUT_S):
             yield
     except DatabaseUnavailableError:
         raise
     except DatabaseError as exc:
         reason = str(exc)
-        if exc.sqlstate == "57014":
+        if exc.sqlstate == QUERY_CANCELED:
             reason += f" (the limit is {WHERE_TIMEOUT_S} s: simplify it, or create an index for it)"
         elif exc.sqlstate == INSUFFICIENT_PRIVILEGE:
             reason = str(refused(exc, "a condition may only read"))

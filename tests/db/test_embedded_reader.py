@@ -16,10 +16,13 @@ from click.testing import CliRunner, Result
 from searchdb.cli import cli
 from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.db import user_sql
 from searchdb.db.database import Database, open_database
+from searchdb.db.driver_errors import QUERY_CANCELED
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.embedded_programs import program_path
 from searchdb.db.embedded_reader import READER
+from searchdb.db.reading import traceless
 from searchdb.db.user_sql import run_sql
 from searchdb.errors import DatabaseError, QueryError
 from searchdb.repair import repair
@@ -131,6 +134,8 @@ TRACELESS = (
     "COMMIT",
     "ROLLBACK",
     "DECLARE mine CURSOR WITH HOLD FOR SELECT 1",
+    "COMMIT AND CHAIN",
+    "LOCK TABLE images IN ACCESS SHARE MODE",
 )
 """What everyone may do in a read-only transaction, and would stay."""
 
@@ -224,10 +229,34 @@ def test_a_statement_leaves_nothing_in_the_session(database: Database, statement
             assert "nowhere" in statement
         found = connection.exec_driver_sql(
             "SELECT pg_backend_pid(), current_setting('work_mem'), current_setting('default_transaction_read_only'), "
-            "(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'), (SELECT count(*) FROM pg_cursors), "
-            "(SELECT count(*) FROM pg_listening_channels()), pg_notification_queue_usage()"
+            "(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' OR relation = 'images'::regclass), "
+            "(SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_listening_channels()), "
+            "pg_notification_queue_usage()"
         ).one()
     assert found == (pid, "4MB", "on", 0, 0, 0, 0.0)
+
+
+@pytest.mark.slow
+def test_sql_that_evades_the_time_limit_loses_its_session(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_sql, "STATEMENT_TIMEOUT_S", 0.5)
+    catching = (
+        "DO $$ BEGIN FOR i IN 1..20 LOOP BEGIN PERFORM pg_advisory_xact_lock(7), pg_sleep(1); "
+        "EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$"
+    )
+    with database.reader.connect() as connection, pytest.raises(DatabaseError, match="evaded its time limit") as caught:
+        run_sql(connection, catching)
+    assert caught.value.sqlstate == QUERY_CANCELED
+    with database.reader.connect() as connection, pytest.raises(DatabaseError, match="evaded its time limit"):
+        _without_limit(connection)
+    with database.reader.connect() as connection:
+        assert run_sql(connection, "SELECT pg_try_advisory_lock(7)").rows == [(True,)]
+
+
+def _without_limit(connection: sa.Connection) -> None:
+    """Turn off the limit of the next statement, as a condition can."""
+    with traceless(connection, 0.5):
+        connection.exec_driver_sql("SELECT set_config('statement_timeout', '0', true)").close()
+        connection.exec_driver_sql("SELECT pg_sleep(10)").close()
 
 
 def test_the_command_line_reads_with_the_role(embedded: Settings) -> None:

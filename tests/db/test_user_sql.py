@@ -130,10 +130,10 @@ def test_several_statements_are_refused(demo_collection: SearchDB) -> None:
 def test_a_statement_beyond_the_time_limit_is_cancelled(
     demo_collection: SearchDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "STATEMENT_TIMEOUT", "100ms")
+    monkeypatch.setattr(sql, "STATEMENT_TIMEOUT_S", 0.1)
     with demo_collection.database.connect() as connection:
         with pytest.raises(
-            DatabaseError, match="longer than 100ms: ask for less, or use `searchdb db shell`"
+            DatabaseError, match=r"longer than 0\.1 s: ask for less, or use `searchdb db shell`"
         ) as caught:
             run_sql(connection, "SELECT pg_sleep(60)")
         assert caught.value.sqlstate == "57014"

@@ -124,3 +124,13 @@ def test_a_folder_that_others_can_write_is_not_used(home: Path) -> None:
     assert folder.read(path(folder, 2)) is None
     assert write(folder, 2)
     assert target.read_bytes() == b"secret"
+
+
+def test_a_link_leads_to_the_home_and_none_out_of_it(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    home.symlink_to(tmp_path / "disk")
+    assert write(folder_in(home), 1)
+    assert len(files(tmp_path / "disk")) == 1
+    (tmp_path / "disk" / "linked").symlink_to(tmp_path)
+    with pytest.raises(UnsafeFolderError, match="is a link"):
+        write(BoundedFolder(home / "linked", FITTING * BLOCK), 1)
