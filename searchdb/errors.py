@@ -16,7 +16,8 @@ SearchDBError
 │   ├── ModelShapeError              its vectors do not have 512 numbers
 │   └── ModelMismatchError           it is not the collection's model
 ├── BusyError                    others have to end first
-│   └── MemoryBusyError              no memory is free for decoding now
+│   ├── MemoryBusyError              no memory is free for decoding now
+│   └── DecoderBusyError             as many costly images as may be are being decoded
 ├── SourceError                  a folder or list cannot be read at all
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
@@ -36,7 +37,8 @@ SearchDBError
     │   ├── DamagedImageError
     │   ├── TooManyPixelsError
     │   ├── TooMuchMemoryError
-    │   └── DecodeTooCostlyError
+    │   ├── DecodeTooCostlyError
+    │   └── DecoderLostError             the process that decoded a costly image did not finish
     └── WorkerLostError              the workers that processed it died
 
 Messages name the thing, the limit and the way out.
@@ -195,6 +197,13 @@ class MemoryBusyError(BusyError):
         super().__init__("other images hold the memory for decoding (SEARCHDB_DECODE_MEMORY): try again in a moment")
 
 
+class DecoderBusyError(BusyError):
+    """Other costly images are being decoded, each by a process of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("other images that take long are being decoded: try again in a moment")
+
+
 class SourceError(SearchDBError):
     """A folder or a list of images cannot be read at all."""
 
@@ -336,6 +345,12 @@ class DecodeTooCostlyError(DecodeError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"{reason}; open the image in another program and save a copy of it")
+
+
+class DecoderLostError(DecodeError):
+    """The process for a costly image could not be started, was killed, or got no processor: the image may be fine."""
+
+    retryable = True
 
 
 class DecodeInterruptedError(SearchDBError):

@@ -59,7 +59,7 @@ FILES: dict[str, set[str]] = {
     "media.memory": set(),
     "media.formats": set(),
     "media.helper": {"media.exif"},
-    "media.helper_process": {"media.helper", "media.image_reader"},
+    "media.helper_process": {"media.exif", "media.helper", "media.image_reader"},
     "media.image_reader": {"media.exif", "media.pixels"},
     "media.inspection.avif": {"media.inspection.record"},
     "media.inspection.jpeg": {"media.inspection.record"},

@@ -72,6 +72,7 @@ class Backend:
         self.slots = WorkSlots(self.metrics)
         self.memory = MemoryBudget(settings.decode_memory)
         self.files_memory = MemoryBudget(FILES_BYTES)
+        self.stopping = threading.Event()
         self.index_watch = IndexWatch()
         self.thumbnails = ThumbnailCache(settings.home / THUMBNAILS, max_bytes=settings.max_thumbnails_bytes)
         self.uploads = BoundedFolder(settings.home / UPLOADS, settings.max_uploads_bytes)
@@ -242,6 +243,7 @@ class Backend:
 
     def close(self) -> None:
         """Close the connections; the embedded server stops when this was its last user."""
+        self.stopping.set()
         self.index_watch.close()
         with self._lock:
             self._closed = True

@@ -18,6 +18,8 @@ from searchdb.errors import (
     BusyError,
     DatabaseError,
     DecodeError,
+    DecodeInterruptedError,
+    DecoderLostError,
     DiskFullError,
     EmbeddedServerError,
     ImageError,
@@ -79,6 +81,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(sqlalchemy.exc.TimeoutError, _busy)
     app.register_error_handler(BusyError, _being_measured)
     app.register_error_handler(MemoryBusyError, _no_memory)
+    app.register_error_handler(DecodeInterruptedError, _stopping)
     app.register_error_handler(ModelError, _model)
     app.context_processor(_frame)
 
@@ -171,6 +174,8 @@ def _not_found(error: ImageNotFoundError) -> Response:
 
 
 def _image_error(error: ImageError) -> Response:
+    if isinstance(error, DecoderLostError):
+        return _decoder_lost(error)
     message = _sentence(without_paths(message_of(error)))
     if below_api():
         return problem(status_of(error), message)
@@ -178,6 +183,8 @@ def _image_error(error: ImageError) -> Response:
 
 
 def _refused(refused: ImageRefusedError) -> Response:
+    if isinstance(refused.error, DecoderLostError):
+        return _decoder_lost(refused.error)
     if isinstance(refused.error, UNREACHABLE):
         log.warning("%s", refused.error)  # the client is not told the reason
     message, status = without_paths(message_of(refused.error)), status_of(refused.error)
@@ -250,6 +257,15 @@ def _being_measured(error: BusyError) -> Response:
 def _no_memory(error: MemoryBusyError) -> Response:
     log.warning("%s", error)
     return _answer(503, "One moment", "Too many images are being decoded. Try again in a few seconds.")
+
+
+def _decoder_lost(error: DecoderLostError) -> Response:
+    log.warning("%s", error)
+    return _answer(503, "One moment", "This image cannot be decoded now. Try again in a few seconds.")
+
+
+def _stopping(error: DecodeInterruptedError) -> Response:
+    return _answer(503, "One moment", "The server is restarting. Try again in a few seconds.")
 
 
 def _model(error: ModelError) -> Response:

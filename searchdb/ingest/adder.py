@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import threading
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -64,6 +65,7 @@ class Adder:
         max_pixels: the largest image decoded, in pixels.
         memory: shared by all that is decoded in this process.
         timeout_s: seconds to wait for memory; by default without limit.
+        cancel: ends what takes long when it is set.
         decoding: held while an image is decoded, which takes hundreds of MB for a large one.
     """
 
@@ -78,6 +80,7 @@ class Adder:
         max_pixels: int,
         memory: MemoryBudget | None = None,
         timeout_s: float | None = None,
+        cancel: threading.Event | None = None,
         decoding: AbstractContextManager[object] | None = None,
     ) -> None:
         self._engine = engine
@@ -88,6 +91,7 @@ class Adder:
         self._max_pixels = max_pixels
         self._memory = memory
         self._timeout_s = timeout_s
+        self._cancel = cancel
         self._decoding = nullcontext() if decoding is None else decoding
 
     def add(self, data: bytes, item: SourceItem) -> Addition:
@@ -95,7 +99,8 @@ class Adder:
 
         Raises:
             ImageError: the bytes are not an image, or too large.
-            MemoryBusyError: there is no memory for decoding it within `timeout_s`.
+            BusyError: there is no memory for decoding it within `timeout_s`, or others that take long are decoded.
+            DecodeInterruptedError: `cancel` was set.
             ModelError: the model cannot be loaded or is not the collection's.
             UploadsFullError: the uploads have the size that they may have.
             StorageError: the folder cannot be written.
@@ -158,6 +163,7 @@ class Adder:
                 needed=self._embedder.shortest_edge,
                 memory=self._memory,
                 timeout_s=self._timeout_s,
+                cancel=self._cancel,
             )
             decoded = replace(decoded, pixels=self._embedder.resize(decoded.pixels))
         decoded = replace(decoded, camera=decoded.camera and decoded.camera[:MAX_CAMERA_CHARACTERS])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from searchdb.config import Settings
 from searchdb.errors import (
     AddressRefusedError,
+    DecoderLostError,
     FileUnreadableError,
     NotAnImageError,
     TooManyBytesError,
@@ -45,9 +46,10 @@ class Limits:
         """Whether they no longer refuse what a stored failure, given by class and message, was refused for.
 
         The message has the size of the image, if it was known, and the limit at the time. Permissions and disks leave
-        no trace in a file's size and time, so one that could not be read is always tried again.
+        no trace in a file's size and time, so one that could not be read is always tried again, and so is one
+        whose decoder the system ended.
         """
-        if error == FileUnreadableError.__name__:
+        if error in (FileUnreadableError.__name__, DecoderLostError.__name__):
             return True
         if error == AddressRefusedError.__name__:
             return self.allow_private_addresses

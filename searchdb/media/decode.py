@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from PIL import Image, ImageFile
+from PIL import Image
 
-from searchdb.errors import EmptyFileError, TooMuchMemoryError
-from searchdb.media.decode_memory import decoding_bytes
+from searchdb.errors import DamagedImageError, EmptyFileError, TooMuchMemoryError
+from searchdb.media.decode_memory import OPENING_TAKES_MEMORY, decoding_bytes, helper_bytes, opening_bytes
 from searchdb.media.formats import format_of
-from searchdb.media.helper import Task, load_in_helper
+from searchdb.media.helper import Task, helper_turn, load_in_helper
 from searchdb.media.image_reader import check_pixels, load, open_image, reduce_while_loading
 from searchdb.media.inspection import inspect
 from searchdb.media.memory import RETURNED_BYTES, MemoryBudget, return_free_memory
@@ -52,6 +52,7 @@ def decode(
     seconds, or without limit.
 
     What looks costly is decoded by a helper process, with limits of time and memory, which ends when `cancel` is set.
+    It waits for other such processes only without `timeout_s`.
 
     EXIF orientation is applied and transparency is laid over white. 16- and 32-bit grey is scaled to 8 bits.
     ICC profiles are ignored, as CLIP's own preprocessing ignores them. Dates without a time zone are taken as UTC.
@@ -62,7 +63,9 @@ def decode(
         TooManyPixelsError: the header declares more than `max_pixels` (width times height); nothing was decoded.
         TooMuchMemoryError: decoding takes more than the whole of `memory`; nothing was decoded.
         MemoryBusyError: others held so much of `memory` that `timeout_s` passed.
+        DecoderBusyError: `timeout_s` is given, and other costly images are being decoded.
         DecodeTooCostlyError: it takes more processor time or memory than an honest image.
+        DecoderLostError: the helper process could not be started, was killed, or got no processor.
         DecodeInterruptedError: `cancel` was set.
         DamagedImageError: the data is truncated or corrupt.
     """
@@ -71,17 +74,34 @@ def decode(
         raise EmptyFileError
     name = format_of(data)
     inspection = inspect(name, data)
-    if name == "WEBP":  # its reader allocates the whole canvas on opening
-        check_pixels((inspection.width, inspection.height), max_pixels)
-    with open_image(name, data, max_pixels=max_pixels) as image:
+    with ExitStack() as held:
+        if inspection.is_costly:  # before memory is reserved: those that wait hold none
+            held.enter_context(helper_turn(wait=timeout_s is None, cancel=cancel))
+
+        def reserve(size: tuple[int, int], decoding: int) -> int:
+            """Reserve what decoding in this process or in a helper takes; return the helper's part of it."""
+            there, here = helper_bytes(size, needed, len(data)) if inspection.is_costly else (0, 0)
+            held.enter_context(_reserved(decoding + there + here, name, size, memory, timeout_s))
+            return decoding + there
+
+        inspected = inspection.width, inspection.height
+        limit = 0
+        if name in OPENING_TAKES_MEMORY:
+            check_pixels(inspected, max_pixels)
+            limit = reserve(inspected, opening_bytes(name, inspected, needed, len(data)))
+        image = held.enter_context(open_image(name, data, max_pixels=max_pixels))
+        held.callback(image.close)  # before the memory is given back
         width, height = image.size
         reduce_while_loading(image, needed)
-        with _reserved(image, needed, len(data), memory, timeout_s):
-            if inspection.is_costly:
-                task = Task(name=name, max_pixels=max_pixels, needed=needed)
-                pixels, exif = load_in_helper(task, data, cancel=cancel)
-            else:
-                pixels, exif = load(image, needed)
+        if name not in OPENING_TAKES_MEMORY:
+            limit = reserve(image.size, decoding_bytes(image, needed, len(data)))
+        elif image.size != inspected:
+            raise DamagedImageError(f"the image data is corrupt ({name}: two parts of it tell different sizes)")
+        if inspection.is_costly:
+            task = Task(name=name, max_pixels=max_pixels, needed=needed, memory_bytes=limit)
+            pixels, exif = load_in_helper(task, data, cancel=cancel)
+        else:
+            pixels, exif = load(image, needed)
     turn = _UPRIGHT.get(exif.orientation)
     if turn is not None:
         pixels = pixels.transpose(turn)
@@ -105,23 +125,17 @@ def decode(
 
 @contextmanager
 def _reserved(
-    image: ImageFile.ImageFile,
-    needed: int | None,
-    file_bytes: int,
-    memory: MemoryBudget | None,
-    timeout_s: float | None,
+    size: int, name: str, pixels: tuple[int, int], memory: MemoryBudget | None, timeout_s: float | None
 ) -> Generator[None]:
-    """Hold the memory for decoding an opened image, and return what was freed to the system at the end."""
+    """Hold the memory for decoding an image, and return what was freed to the system at the end."""
     if memory is None:
         yield
         return
-    size = decoding_bytes(image, needed, file_bytes)
     if size > memory.total:
-        raise TooMuchMemoryError(str(image.format), *image.size, size=size, limit=memory.total)
+        raise TooMuchMemoryError(name, *pixels, size=size, limit=memory.total)
     with memory.reserve(size, timeout_s=timeout_s):
         try:
             yield
         finally:
-            image.close()
             if size >= RETURNED_BYTES:
                 return_free_memory()

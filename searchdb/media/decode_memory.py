@@ -23,9 +23,17 @@ STRIP_BYTES_PER_PIXEL = 40
 """Of the strip that is being converted: float32 grey is copied to NumPy and scaled, in four copies."""
 FIXED_BYTES = 8_000_000
 """Tables and buffers of decoders, and the allocator's rounding."""
+HELPER_BYTES = 100_000_000
+"""What a helper process takes besides the image: 40 MB for Python and Pillow, and room for libraries loaded later."""
+_ANSWER_BYTES_PER_PIXEL = 6
+"""RGB pixels, collected in parts and then joined, by the helper that sends them and by the process that reads them."""
+OPENING_TAKES_MEMORY = frozenset({"WEBP", "GIF"})
+"""Formats of which Pillow allocates a canvas on opening."""
 
 _SMALL_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _COEFFICIENT_BYTES = 2
+_GIF_BYTES_PER_PIXEL = 2
+"""The frame and what is under it, in its palette's indices or grey."""
 _SIMPLE_TIFF = frozenset({"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "tiff_raw_16"})
 """Compressions that decode into the strip. The others have buffers of about its size."""
 _JPEG_TIFF = frozenset({"jpeg", "tiff_jpeg"})
@@ -37,29 +45,48 @@ def decoding_bytes(image: ImageFile.ImageFile, needed: int | None, file_bytes: i
     Call it after `draft`. `needed` is as in `decode`; `file_bytes` is the size of the file, which may consist of
     metadata that is copied.
     """
-    width, height = image.size
+    return _with_conversion(_loading_bytes(image), image.size, needed, file_bytes)
+
+
+def opening_bytes(name: str, size: tuple[int, int], needed: int | None, file_bytes: int) -> int:
+    """Return the same, before a file in a format of OPENING_TAKES_MEMORY is opened, for its size in pixels."""
+    pixels = size[0] * size[1]
+    loading = pixels * WEBP_BYTES_PER_PIXEL if name == "WEBP" else pixels * _GIF_BYTES_PER_PIXEL
+    return _with_conversion(loading, size, needed, file_bytes)
+
+
+def helper_bytes(size: tuple[int, int], needed: int | None, file_bytes: int) -> tuple[int, int]:
+    """Return what decoding an image takes beyond that in a helper, and in the process that waits for its answer."""
+    answer = _ANSWER_BYTES_PER_PIXEL * _result_pixels(size, needed)
+    return HELPER_BYTES + 2 * file_bytes + answer, answer
+
+
+def _result_pixels(size: tuple[int, int], needed: int | None) -> int:
+    factor = reduction(size, needed)
+    return math.ceil(size[0] / factor) * math.ceil(size[1] / factor)
+
+
+def _with_conversion(loading: int, size: tuple[int, int], needed: int | None, file_bytes: int) -> int:
+    width, height = size
     pixels = width * height
-    factor = reduction(image.size, needed)
-    reduced = 4 * math.ceil(width / factor) * math.ceil(height / factor)
+    reduced = 4 * _result_pixels(size, needed)
     turned = reduced  # by the EXIF orientation, which is known only after loading
     strip = STRIP_BYTES_PER_PIXEL * min(pixels, STRIP_PIXELS)
     rows = ROW_BYTES_PER_PIXEL * width
-    return FIXED_BYTES + file_bytes + _loading_bytes(image) + reduced + turned + strip + rows
+    return FIXED_BYTES + file_bytes + loading + reduced + turned + strip + rows
 
 
 def _loading_bytes(image: ImageFile.ImageFile) -> int:
     """Return the bytes of Pillow's image and of the decoder's buffers that grow with it."""
     pixels = image.size[0] * image.size[1]
     core = pixels * _SMALL_MODES.get(image.mode, 4)
-    if image.format == "WEBP":
-        return pixels * WEBP_BYTES_PER_PIXEL
     if image.format == "AVIF":
         return pixels * (AVIF_BYTES_PER_PIXEL + (AVIF_ALPHA_BYTES_PER_PIXEL if image.mode == "RGBA" else 0))
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         return core + _jpeg_coefficients(image)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return core + _tiff_strip(image)
-    if image.format == "GIF" or getattr(image, "is_animated", False):
+    if getattr(image, "is_animated", False):
         return core * 2  # what is under the frame
     if image.tile and image.tile[0].codec_name == "bmp_rle":
         return core + pixels * 9 // 4  # Pillow collects the pixels in Python, in a growing array and a copy

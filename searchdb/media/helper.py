@@ -11,14 +11,22 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import IO, Any
 
 from PIL import Image
 
-from searchdb.errors import DamagedImageError, DecodeError, DecodeInterruptedError, DecodeTooCostlyError
+from searchdb.errors import (
+    DamagedImageError,
+    DecodeError,
+    DecodeInterruptedError,
+    DecoderBusyError,
+    DecoderLostError,
+    DecodeTooCostlyError,
+)
 from searchdb.media.exif import Exif
 
 log = logging.getLogger(__name__)
@@ -27,12 +35,16 @@ CPU_S = 20
 """Processor time for one image of up to BUDGETED_PIXELS. An honest one takes 5 seconds at most on a machine of 2023."""
 BUDGETED_PIXELS = 100_000_000
 """The budget of time grows with the pixels that the settings allow beyond this default."""
-WALL_FACTOR = 4
-"""A helper that waits for processors, not for itself, has this many times its processor time to finish."""
-MEMORY_BYTES = 3 * 1024**3
-"""Address space of a helper: the programs it loads take 200 MB, an image of 100 megapixels up to 2 GB."""
+WALL_SURPLUS_S = 60
+"""Seconds beyond its processor time that a helper may wait for a processor, which all others get first."""
+NICENESS = 10
+"""Helpers give way to searches: they get a tenth of a processor that others want."""
+HELPERS = 2
+"""Helpers at a time in a process."""
 POLL_S = 0.1
 """How often a waiting thread looks whether it is cancelled."""
+
+_turns = threading.BoundedSemaphore(HELPERS)
 
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
 """The rest of the environment, with passwords and tokens, is not for a process that reads hostile files."""
@@ -40,11 +52,34 @@ _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME",
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a helper needs to know besides the bytes: the format's name, and the arguments of `decode`."""
+    """What a helper needs to know besides the bytes: the format's name, the arguments of `decode`, and its memory.
+
+    `memory_bytes` is what it may allocate, besides the programs that it starts with.
+    """
 
     name: str
     max_pixels: int
     needed: int | None
+    memory_bytes: int
+
+
+@contextmanager
+def helper_turn(*, wait: bool, cancel: threading.Event | None = None) -> Generator[None]:
+    """Hold one of the HELPERS turns. Without `wait`, as for a visitor, it has to be free.
+
+    Raises:
+        DecoderBusyError: it is not free.
+        DecodeInterruptedError: `cancel` was set.
+    """
+    while not _turns.acquire(timeout=POLL_S):
+        if cancel is not None and cancel.is_set():
+            raise DecodeInterruptedError
+        if not wait:
+            raise DecoderBusyError
+    try:
+        yield
+    finally:
+        _turns.release()
 
 
 def load_in_helper(
@@ -58,10 +93,11 @@ def load_in_helper(
         DecodeError: as `open_image` raises it.
         DecodeTooCostlyError: it took too long, or too much memory.
         DamagedImageError: the data made the decoder crash.
+        DecoderLostError: the process could not be started, was killed, or waited too long for a processor.
         DecodeInterruptedError: `cancel` was set.
     """
     limit_s = cpu_s or CPU_S * max(1, math.ceil(task.max_pixels / BUDGETED_PIXELS))
-    settings = json.dumps({**asdict(task), "cpu_s": limit_s, "memory_bytes": MEMORY_BYTES})
+    settings = json.dumps({**asdict(task), "cpu_s": limit_s, "parent": os.getpid(), "niceness": NICENESS})
     try:
         # -P: modules are not taken from the current folder. A session of its own: Ctrl-C is for this process only.
         process = subprocess.Popen(
@@ -73,9 +109,7 @@ def load_in_helper(
             start_new_session=True,
         )
     except OSError as exc:  # too many processes, or no memory for one
-        error = DecodeTooCostlyError(f"no process can be started now to decode the {task.name} ({exc.strerror})")
-        error.retryable = True
-        raise error from exc
+        raise DecoderLostError(f"no process can be started now to decode the {task.name} ({exc.strerror})") from exc
     with process:
         # Not by `communicate`, which cannot go on with its input after a timeout.
         feeding = threading.Thread(target=_feed, args=(process.stdin, data), daemon=True)
@@ -89,11 +123,15 @@ def load_in_helper(
     if process.returncode == 0:
         return _unpacked(answer)
     if -process.returncode == signal.SIGXCPU:
-        raise _took_too_long(task.name, limit_s)
+        raise DecodeTooCostlyError(
+            f"decoding the {task.name} takes more than {limit_s} seconds of processor time, which is the limit"
+        )
     if -process.returncode == signal.SIGKILL:
-        raise DecodeTooCostlyError(f"the process that decoded the {task.name} was killed, probably for its memory")
+        raise DecoderLostError(f"the process that decoded the {task.name} was killed: is the machine out of memory?")
     if said:
         log.warning("the process that decoded an image failed: %s", said.decode(errors="replace").splitlines()[-1])
+    if process.returncode > 0:  # by an error of Python's or the linker's, as where they cannot load a library
+        raise DecoderLostError(f"the process that decodes the {task.name} failed: see the log")
     raise DamagedImageError(f"the image data is corrupt ({task.name}: the decoder ended with {process.returncode})")
 
 
@@ -106,7 +144,8 @@ def _answer(
     process: subprocess.Popen[bytes], name: str, limit_s: int, cancel: threading.Event | None
 ) -> tuple[bytes, bytes]:
     """Wait for the process; return what it wrote to stdout and stderr."""
-    deadline = time.monotonic() + WALL_FACTOR * limit_s
+    wall_s = limit_s + WALL_SURPLUS_S
+    deadline = time.monotonic() + wall_s
     while True:
         try:
             return process.communicate(timeout=POLL_S)
@@ -114,17 +153,16 @@ def _answer(
             if cancel is not None and cancel.is_set():
                 raise DecodeInterruptedError from None
             if time.monotonic() > deadline:
-                raise _took_too_long(name, limit_s) from None
-
-
-def _took_too_long(name: str, limit_s: int) -> DecodeTooCostlyError:
-    return DecodeTooCostlyError(f"decoding the {name} takes more than {limit_s} seconds, which is the limit")
+                raise DecoderLostError(
+                    f"the process that decodes the {name} was not ready after {wall_s} seconds: the machine is busy"
+                ) from None
 
 
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    # A thread per core would take address space for nothing.
-    return kept | {"PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+    # A thread or an arena per core would take address space for nothing.
+    few = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    return kept | few | {"PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))}
 
 
 # --- The answer: a line of JSON, then the pixels --------------------------------------------------

@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import resource
+import signal
 import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import AvifImagePlugin, Image
 
 from searchdb.errors import DecodeError, DecodeTooCostlyError
+from searchdb.media.exif import Exif
 from searchdb.media.helper import pack, pack_error
 from searchdb.media.image_reader import load, open_image, reduce_while_loading
+
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Limit this process, then decode."""
     task = json.loads(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_CPU, (task["cpu_s"], task["cpu_s"] + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # macOS has no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (task["memory_bytes"], task["memory_bytes"]))
-    data = sys.stdin.buffer.read()
+    _limit(task)
     try:
-        with open_image(task["name"], data, max_pixels=task["max_pixels"]) as image:
-            reduce_while_loading(image, task["needed"])
-            answer = pack(*load(image, task["needed"]))
+        answer = pack(*_decoded(task, sys.stdin.buffer.read()))
     except (DecodeError, MemoryError) as exc:
-        if isinstance(exc, MemoryError) or isinstance(exc.__cause__, MemoryError):
+        if isinstance(exc, MemoryError) or _ran_out_of_memory(exc.__cause__):
             limit = f"{task['memory_bytes']:,} bytes of memory"
             exc = DecodeTooCostlyError(f"decoding the {task['name']} takes more than {limit}, which is the limit")
         answer = (pack_error(exc),)
     for part in answer:
         sys.stdout.buffer.write(part)
     sys.stdout.buffer.flush()
+
+
+def _decoded(task: dict[str, Any], data: bytes) -> tuple[Image.Image, Exif]:
+    with open_image(task["name"], data, max_pixels=task["max_pixels"]) as image:
+        reduce_while_loading(image, task["needed"])
+        return load(image, task["needed"])
+
+
+def _limit(task: dict[str, Any]) -> None:
+    """Limit time and memory, give way to all others, and end when the parent ends."""
+    resource.setrlimit(resource.RLIMIT_CPU, (task["cpu_s"], task["cpu_s"] + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(task["niceness"])
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each takes address space, and all together share the processor time
+    if sys.platform == "linux":  # elsewhere the limit of time ends it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != task["parent"]:  # it ended before
+            sys.exit(1)
+        own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limit = own + task["memory_bytes"]
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _ran_out_of_memory(cause: BaseException | None) -> bool:
+    return isinstance(cause, MemoryError) or "out of memory" in str(cause).lower()
 
 
 if __name__ == "__main__":

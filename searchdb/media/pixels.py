@@ -45,8 +45,11 @@ def to_rgb(image: Image.Image, *, factor: int = 1) -> Image.Image:
     A reduced pixel is the mean of `factor` x `factor` pixels.
     """
     width, height = image.size
-    convert = _converter(image)
     rgb = Image.new("RGB", (math.ceil(width / factor), math.ceil(height / factor)))
+    if factor == 1 and image.mode == "RGB" and "transparency" not in image.info:  # most images: one copy is faster
+        rgb.paste(image)
+        return rgb
+    convert = _converter(image)
     for left, top, strip in _strips(image, factor):
         converted = convert(strip)
         rgb.paste(converted if factor == 1 else converted.reduce(factor), (left // factor, top // factor))

@@ -14,6 +14,7 @@ from searchdb.config import Settings
 from searchdb.errors import (
     AddressRefusedError,
     DamagedImageError,
+    DecoderLostError,
     HTTPStatusError,
     ImageError,
     NotAnImageError,
@@ -57,6 +58,7 @@ def not_an_image() -> NotAnImageError:
         (TooManyPixelsError(40, 50, 1000), limits(max_pixels=2000), True),
         (TooMuchMemoryError("WEBP", 40, 50, size=2000, limit=1000), limits(decode_memory=1999), False),
         (TooMuchMemoryError("WEBP", 40, 50, size=2000, limit=1000), limits(decode_memory=2000), True),
+        (DecoderLostError("the process was killed"), limits(), True),
         (not_an_image(), limits(), False),
         (NotAnImageError("the content looks like HEIC; searchdb reads JPEG and GIF"), limits(), True),
         (NotAnImageError("the content is of another kind"), limits(), False),

@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -17,24 +19,38 @@ import pytest
 from PIL import Image
 
 from searchdb.client import SearchDB
-from searchdb.errors import DamagedImageError, DecodeInterruptedError, DecodeTooCostlyError, ImageError, SearchDBError
+from searchdb.errors import (
+    DamagedImageError,
+    DecodeInterruptedError,
+    DecoderBusyError,
+    DecoderLostError,
+    DecodeTooCostlyError,
+    ImageError,
+    SearchDBError,
+)
 from searchdb.media import decode as decoding
 from searchdb.media import helper
 from searchdb.media.decode import decode
 from searchdb.media.formats import format_of
-from searchdb.media.helper import Task, load_in_helper
+from searchdb.media.helper import Task, helper_turn, load_in_helper
 from searchdb.media.inspection import inspect
+from searchdb.media.memory import MemoryBudget
 from searchdb.records import DecodedImage, FetchedImage, SourceItem
 from tests.helpers import hostile_files
+from tests.helpers.helper_processes import helpers_of
 from tests.helpers.hostile_files import drawn, encoded, exif_bytes, png, png_chunk, scan_bomb, tiff, tiff_entries
 from tests.helpers.waiting import until
 
 MAX_PIXELS = 100_000_000
+ITEM = SourceItem(image="/images/a", source="test")
 
 
 def decoded(data: bytes, *, needed: int | None = None) -> DecodedImage:
-    item = SourceItem(image="/images/a", source="test")
-    return decode(FetchedImage(item=item, data=data), max_pixels=MAX_PIXELS, needed=needed)
+    return decode(FetchedImage(item=ITEM, data=data), max_pixels=MAX_PIXELS, needed=needed)
+
+
+def task(name: str, *, memory_bytes: int = 10**9) -> Task:
+    return Task(name=name, max_pixels=MAX_PIXELS, needed=None, memory_bytes=memory_bytes)
 
 
 def jpeg_with(*segments: tuple[int, bytes]) -> bytes:
@@ -178,41 +194,29 @@ def test_a_helper_returns_what_this_process_would(monkeypatch: pytest.MonkeyPatc
         decoded(image[: len(image) // 2], needed=100)
 
 
+@pytest.mark.slow
 def test_a_decode_ends_when_its_processor_time_is_used_up() -> None:
-    with pytest.raises(DecodeTooCostlyError, match="decoding the JPEG takes more than 1 seconds, which is the limit"):
-        load_in_helper(Task(name="JPEG", max_pixels=MAX_PIXELS, needed=None), scan_bomb(8000, 500), cpu_s=1)
+    with pytest.raises(DecodeTooCostlyError, match="the JPEG takes more than 1 seconds of processor time, which is"):
+        load_in_helper(task("JPEG"), scan_bomb(4000, 2000), cpu_s=1)
 
 
-def test_a_decode_ends_when_its_memory_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helper, "MEMORY_BYTES", 400_000_000)
-    data = encoded(Image.new("RGB", (10_000, 9_000)), "PNG")
-    with pytest.raises(DecodeTooCostlyError, match="more than 400,000,000 bytes of memory"):
-        load_in_helper(Task(name="PNG", max_pixels=MAX_PIXELS, needed=None), data)
-
-
-def children() -> list[int]:
-    task = Path(f"/proc/{os.getpid()}/task")
-    found = " ".join((each / "children").read_text() for each in task.iterdir())
-    helpers = []
-    for child in map(int, found.split()):
-        try:
-            if b"helper_process" in Path(f"/proc/{child}/cmdline").read_bytes():
-                helpers.append(child)
-        except OSError:
-            continue
-    return helpers
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_decode_ends_when_its_memory_is_used_up(kind: str) -> None:
+    data = encoded(Image.new("RGB", (4000, 3000)), kind, progressive=True)
+    with pytest.raises(DecodeTooCostlyError, match="more than 20,000,000 bytes of memory"):
+        load_in_helper(task(kind, memory_bytes=20_000_000), data)
 
 
 def started_decoding(errors: list[SearchDBError], cancel: threading.Event) -> threading.Thread:
     def run() -> None:
         try:
-            load_in_helper(Task(name="JPEG", max_pixels=MAX_PIXELS, needed=None), scan_bomb(8000, 2000), cancel=cancel)
+            load_in_helper(task("JPEG"), scan_bomb(4000, 9000), cancel=cancel)
         except SearchDBError as exc:
             errors.append(exc)
 
     thread = threading.Thread(target=run)
     thread.start()
-    until(children, "the helper")
+    until(lambda: helpers_of(os.getpid()), "the helper")
     return thread
 
 
@@ -220,10 +224,59 @@ def started_decoding(errors: list[SearchDBError], cancel: threading.Event) -> th
 def test_a_killed_helper_is_a_failure_of_its_image() -> None:
     errors: list[SearchDBError] = []
     thread = started_decoding(errors, threading.Event())
-    os.kill(children()[0], signal.SIGKILL)
+    os.kill(helpers_of(os.getpid())[0], signal.SIGKILL)
     thread.join()
-    assert isinstance(errors[0], DecodeTooCostlyError)
+    assert isinstance(errors[0], DecoderLostError)
+    assert errors[0].retryable
     assert "was killed" in str(errors[0])
+
+
+def test_a_helper_that_cannot_run_blames_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(DecoderLostError, match="failed: see the log"):
+        load_in_helper(task("PNG"), bytes(1_000_000))
+    monkeypatch.setattr(sys, "executable", "/missing")
+    with pytest.raises(DecoderLostError, match="no process can be started now"):
+        load_in_helper(task("PNG"), b"")
+
+
+PARENT = """
+from searchdb.media.helper import Task, load_in_helper
+from tests.helpers.hostile_files import scan_bomb
+load_in_helper(Task(name="JPEG", max_pixels=10**8, needed=None, memory_bytes=10**9), scan_bomb(4000, 9000))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit of time ends it")
+def test_a_helper_ends_with_its_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=Path(__file__).parents[2]) as parent:
+        until(lambda: helpers_of(parent.pid), "the helper")
+        (child,) = helpers_of(parent.pid)
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        until(lambda: not alive(child), "its end")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_costly_images_wait_for_each_other_but_visitors_do_not() -> None:
+    data = scan_bomb(8000, 20)
+    assert inspect("JPEG", data).is_costly
+    fetched = FetchedImage(item=ITEM, data=data)
+    budget = MemoryBudget(10**9)
+    stop = threading.Event()
+    with helper_turn(wait=True), helper_turn(wait=True):
+        with pytest.raises(DecoderBusyError):
+            decode(fetched, max_pixels=MAX_PIXELS, memory=budget, timeout_s=60)
+        stop.set()
+        with pytest.raises(DecodeInterruptedError):
+            decode(fetched, max_pixels=MAX_PIXELS, memory=budget, cancel=stop)
+    assert budget.used == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the helper in /proc")
@@ -234,7 +287,7 @@ def test_cancelling_ends_the_helper_and_blames_no_image() -> None:
     cancel.set()
     thread.join()
     assert isinstance(errors[0], DecodeInterruptedError)
-    assert children() == []
+    assert helpers_of(os.getpid()) == []
 
 
 def test_a_helper_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +308,7 @@ def test_truncated_and_mutated_costly_files_raise_only_our_errors() -> None:
                 decoded(bytes(data))
 
 
+@pytest.mark.slow
 def test_ingest_goes_on_beside_costly_images(collection: SearchDB, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -123,6 +123,7 @@ def _adder() -> Adder:
         max_pixels=settings.max_image_pixels,
         memory=backend().memory,
         timeout_s=MEMORY_WAIT_S,
+        cancel=backend().stopping,
         decoding=backend().slots.decodes,
     )
 

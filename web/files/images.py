@@ -17,7 +17,14 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import RequestedRangeNotSatisfiable, ServiceUnavailable
 from werkzeug.wsgi import wrap_file
 
-from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnImageError, TooManyBytesError
+from searchdb.errors import (
+    BusyError,
+    FileUnreadableError,
+    InvalidReferenceError,
+    NotAnImageError,
+    TooManyBytesError,
+    TooMuchMemoryError,
+)
 from searchdb.media.decode import decode
 from searchdb.media.formats import SNIFFED_BYTES, format_of
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
@@ -141,14 +148,15 @@ def file(image_id: int) -> ResponseReturnValue:
 def thumbnail(image_id: int) -> ResponseReturnValue:
     """Serve the thumbnail as WebP; `?v=` with the checksum's first 8 digits makes it cacheable forever.
 
-    While too many others are being made, redirect to the original image instead, if browsers show it.
+    While too many others are being made, or if it takes too much memory, redirect to the original image instead, if
+    browsers show it.
     """
     image = backend().get(image_id)
     if is_url(image):
         return _redirect_to_host(image.rendition or image.image)
     try:
         sha256, data = _thumbnail_of(image)
-    except ServiceUnavailable:
+    except (ServiceUnavailable, BusyError, TooMuchMemoryError):
         # A page of new images, through a proxy that sends all its requests at once: larger files, but no gaps.
         with (original := open_image_file(image)).file:
             if original.mimetype in NOT_SHOWN_BY_BROWSERS:
@@ -186,6 +194,7 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
                 needed=LONGEST_SIDE,
                 memory=backend().memory,
                 timeout_s=MEMORY_WAIT_S,
+                cancel=backend().stopping,
             )
         data = make_thumbnail(decoded.pixels)
     if decoded.sha256 == image.sha256:

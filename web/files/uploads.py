@@ -59,6 +59,7 @@ def decode_query_image(data: bytes) -> Image.Image:
             needed=model.embedder.shortest_edge,
             memory=backend().memory,
             timeout_s=MEMORY_WAIT_S,
+            cancel=backend().stopping,
         )
         return model.embedder.resize(decoded.pixels)  # as ingest does; it may wait for the model, and now is small
 

@@ -68,6 +68,7 @@ class BufferingWorker(Worker):
             server.poll(http_limits.CHECK_INTERVAL_S)
             server.check()
         server.stop_accepting()
+        backend.stopping.set()
         until = time.monotonic() + max(cfg.graceful_timeout - STOP_MARGIN_S, 0)
         while server.connections and time.monotonic() < until:
             self.notify()
