@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from types import TracebackType
 
-from flask import has_request_context
+from flask import g, has_request_context
 from werkzeug.exceptions import ServiceUnavailable
 
 from .ops.metrics import Metrics
@@ -16,6 +17,18 @@ WORK_THREADS = 16
 searches whose vectors are cached, pages and files, which take milliseconds."""
 RETRY_AFTER_S = 5
 """Seconds after which a refused client may try again: most work takes less, so a slot is likely to be free by then."""
+
+
+REQUEST_WAIT_S = 20.0
+"""Seconds from the start of a request after which it waits for nothing any more: it may need several turns."""
+
+
+def waiting_time(longest_s: float) -> float:
+    """Return how many seconds the current request may wait for its next turn; `longest_s` outside of requests."""
+    began = g.get("began") if has_request_context() else None
+    if began is None:
+        return longest_s
+    return max(min(longest_s, began + REQUEST_WAIT_S - time.perf_counter()), 0.0)
 
 
 class Threads:
@@ -113,7 +126,7 @@ class Slots:
                 self._queue.append(turn)
         if full:
             self._refuse()
-        if turn.wait(self._wait_s if limited else None):
+        if turn.wait(waiting_time(self._wait_s) if limited else None):
             return
         with self._lock:
             if turn.is_set():  # at the last moment

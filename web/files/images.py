@@ -17,15 +17,22 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import RequestedRangeNotSatisfiable, ServiceUnavailable
 from werkzeug.wsgi import wrap_file
 
-from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnImageError, TooManyBytesError
+from searchdb.errors import (
+    FileUnreadableError,
+    InvalidReferenceError,
+    MemoryBusyError,
+    NotAnImageError,
+    TooManyBytesError,
+)
 from searchdb.media.decode import decode
 from searchdb.media.formats import SNIFFED_BYTES, format_of
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 
 from ..backend import backend
+from ..slots import waiting_time
 from .links import is_url, thumbnail_version
 from .thumbnails import LONGEST_SIDE, make_thumbnail
-from .uploads import MEMORY_WAIT_S, hold_file
+from .uploads import MEMORY_WAIT_S, VISITOR_CPU_S, hold_file
 
 blueprint = Blueprint("images", __name__)
 
@@ -148,7 +155,7 @@ def thumbnail(image_id: int) -> ResponseReturnValue:
         return _redirect_to_host(image.rendition or image.image)
     try:
         sha256, data = _thumbnail_of(image)
-    except ServiceUnavailable:
+    except (ServiceUnavailable, MemoryBusyError):
         # A page of new images, through a proxy that sends all its requests at once: larger files, but no gaps.
         with (original := open_image_file(image)).file:
             if original.mimetype in NOT_SHOWN_BY_BROWSERS:
@@ -185,7 +192,8 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
                 max_pixels=settings.max_image_pixels,
                 needed=LONGEST_SIDE,
                 memory=backend().memory,
-                timeout_s=MEMORY_WAIT_S,
+                timeout_s=waiting_time(MEMORY_WAIT_S),
+                cpu_s=VISITOR_CPU_S,
             )
         data = make_thumbnail(decoded.pixels)
     if decoded.sha256 == image.sha256:
