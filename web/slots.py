@@ -20,7 +20,9 @@ RETRY_AFTER_S = 5
 
 
 REQUEST_WAIT_S = 20.0
-"""Seconds from the start of a request after which it waits for nothing any more: it may need several turns."""
+"""Seconds from the start of a request in which it waits for its turns, of which it may need several."""
+LATE_WAIT_S = 2.0
+"""Seconds that it waits for a turn after that: its work so far should not be in vain."""
 
 
 def waiting_time(longest_s: float) -> float:
@@ -28,7 +30,7 @@ def waiting_time(longest_s: float) -> float:
     began = g.get("began") if has_request_context() else None
     if began is None:
         return longest_s
-    return max(min(longest_s, began + REQUEST_WAIT_S - time.perf_counter()), 0.0)
+    return min(longest_s, max(began + REQUEST_WAIT_S - time.perf_counter(), LATE_WAIT_S))
 
 
 class Threads:

@@ -312,6 +312,7 @@ def test_images_are_refused_while_others_are_decoded(
 
 def test_the_waits_of_a_request_have_a_limit_together(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("web.slots.REQUEST_WAIT_S", 0.05)
+    monkeypatch.setattr("web.slots.LATE_WAIT_S", 0.05)
     slots = site.backend.slots
     monkeypatch.setattr(slots.decodes, "_wait_s", GIVE_UP_S * 10)
     with ExitStack() as busy:

@@ -219,7 +219,7 @@ def test_a_response_that_is_not_read_ends(strict: Server, stored: tuple[Settings
         ),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(200)) + b"\r\n", 431),
-        (b"GET /?q=" + b"a" * 6000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (b"GET /?q=" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
         (b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n", 400),
         (b"GET /\r\nHost: localhost\r\n\r\n", 400),
         (b"GET http://[/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
