@@ -86,7 +86,7 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
 
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(images.blueprint)
-    app.register_blueprint(health.blueprint)
+    health.register(app, backend)
     status.register(app, backend)
     api.register(app)
     operations.register(app, settings)

@@ -40,9 +40,10 @@ EXTENSION = "searchdb"
 """Key of the Backend in `app.extensions`."""
 REOPEN_INTERVAL_S = 2.0
 """Seconds between attempts to open the database: requests in between fail with the error of the last attempt."""
-TIMEOUTS = Timeouts(connect=3, pool=1.0, statement=15.0, lock=3.0, silence=5.0)
+TIMEOUTS = Timeouts(connect=3, pool=1.0, statement=15.0, lock=1.5, silence=5.0)
 """Limits in seconds. Visitors wait for the response, and there are few threads: slower requests end with an error. A
-lock that lasts longer than `lock` is that of a migration or of an administrator, which may last for hours."""
+lock that lasts longer than `lock` is that of a migration or of an administrator, which may last for hours; it is above
+PostgreSQL's deadlock_timeout of a second, so that deadlocks are reported as such."""
 OPEN_WAIT_S = 3.0
 """Longest wait for another request that opens the database, in seconds; then requests fail at once until it is open, as
 during an outage."""

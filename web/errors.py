@@ -14,6 +14,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from searchdb.db.best_effort import REFUSALS
+from searchdb.db.connections import LOCKED
 from searchdb.errors import (
     BusyError,
     DatabaseError,
@@ -60,8 +61,6 @@ API_NAMES = {"text": "q", "exclude": "not"}
 
 TIMED_OUT = "57014"
 """SQLSTATE of a statement that exceeded statement_timeout."""
-LOCKED = "55P03"
-"""SQLSTATE of a statement that exceeded lock_timeout."""
 
 _QUOTED_PATH = re.compile(r"(['\"])~?\.{0,2}/[^'\"]*?([^'\"/]+)/?\1")
 _PATH = re.compile(r"(?<![\w:/.~-])~?\.{0,2}/(?:[^\s'\"<>()]*/)?([^\s'\"<>()/]+)/?")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from types import TracebackType
 
-from flask import has_request_context
+from flask import g, has_request_context
 from werkzeug.exceptions import ServiceUnavailable
 
 from .ops.metrics import Metrics
@@ -16,6 +17,20 @@ WORK_THREADS = 16
 searches whose vectors are cached, pages and files, which take milliseconds."""
 RETRY_AFTER_S = 5
 """Seconds after which a refused client may try again: most work takes less, so a slot is likely to be free by then."""
+
+
+REQUEST_WAIT_S = 20.0
+"""Seconds from the start of a request in which it waits for its turns, of which it may need several."""
+LATE_WAIT_S = 2.0
+"""Seconds that it waits for a turn after that: its work so far should not be in vain."""
+
+
+def waiting_time(longest_s: float) -> float:
+    """Return how many seconds the current request may wait for its next turn; `longest_s` outside of requests."""
+    began = g.get("began") if has_request_context() else None
+    if began is None:
+        return longest_s
+    return min(longest_s, max(began + REQUEST_WAIT_S - time.perf_counter(), LATE_WAIT_S))
 
 
 class Threads:
@@ -113,7 +128,7 @@ class Slots:
                 self._queue.append(turn)
         if full:
             self._refuse()
-        if turn.wait(self._wait_s if limited else None):
+        if turn.wait(waiting_time(self._wait_s) if limited else None):
             return
         with self._lock:
             if turn.is_set():  # at the last moment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from searchdb.database_url import parameters
 from searchdb.db.driver_errors import database_error
 from searchdb.db.extension import APPEND, MISSING_SCHEMA, use_vectors
 from searchdb.db.times import load_all_times
-from searchdb.errors import SchemaError
+from searchdb.errors import DatabaseError, SchemaError
 
 POOL_SIZE = 8
 """Connections kept open: more than a few cores can make use of; more are opened for one use and closed."""
@@ -29,6 +30,13 @@ POOL_OVERFLOW = 12
 OWNER_ENGINE = "searchdb_owner"
 """Execution option of a reader's engine: the engine of the owner, with which its users write."""
 ENCODING = "UTF8"
+
+LOCKED = "55P03"
+"""SQLSTATE of a statement that waited for a lock for longer than lock_timeout."""
+LOCKED_S = 2.0
+"""Seconds after such a statement for which few others may try: the lock is probably held for longer."""
+TRIES_WHILE_LOCKED = 3
+"""Connections that may be in use meanwhile, so that the end of the lock is noticed."""
 
 _POOLER = "searchdb.pooler"
 """Key in a connection's `info`: whether it leads to a pooler."""
@@ -76,13 +84,24 @@ DEFAULT_POOL = PoolLimits()
 class ImpatientPool(sa.QueuePool):
     """A pool that lets nobody wait for a connection after a wait has timed out, until a connection comes back.
 
-    While the database is stuck, as by a locked table, threads would otherwise wait in vain one after the other.
+    While the database is stuck, as by a locked table, threads would otherwise wait in vain one after the other. For the
+    same reason few connections are given out for a while after a statement has waited for a lock in vain.
     """
 
     _stuck = False
+    _locked_until = 0.0
 
     def connect(self) -> PoolProxiedConnection:
-        """Return a connection; TimeoutError if none becomes free in time, or none has for a while."""
+        """Return a connection.
+
+        Raises:
+            TimeoutError: none becomes free in time, or none has for a while.
+            DatabaseError: locks are held, and TRIES_WHILE_LOCKED connections are in use already.
+        """
+        if self.checkedout() >= TRIES_WHILE_LOCKED and time.monotonic() < self._locked_until:
+            error = DatabaseError("other statements wait for locks in vain: try again in a few seconds")
+            error.sqlstate = LOCKED
+            raise error
         if self._stuck and self.checkedout() >= self.size() + self._max_overflow:
             raise PoolTimeoutError("every connection to the database has been in use for a while")
         try:
@@ -94,6 +113,10 @@ class ImpatientPool(sa.QueuePool):
     def came_back(self) -> None:
         """Note that a connection was returned."""
         self._stuck = False
+
+    def lock_timed_out(self) -> None:
+        """Note that a statement waited for a lock in vain."""
+        self._locked_until = time.monotonic() + LOCKED_S
 
 
 def make_engine(
@@ -126,7 +149,7 @@ def make_engine(
     engine.url = url  # only to show: SQLAlchemy itself would not understand all that libpq does
     engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
     event.listen(engine, "do_connect", partial(_connect, open_connection, timeouts))
-    event.listen(engine, "handle_error", _translate)
+    event.listen(engine, "handle_error", partial(_translate, timeouts))
     event.listen(engine, "begin", partial(_set_up_transaction, timeouts))
     event.listen(engine, "checkin", lambda *_: cast(ImpatientPool, engine.pool).came_back())
     return engine
@@ -234,12 +257,14 @@ def _ping(query_server: Callable[[Any], bool], connection: psycopg.Connection[An
     return query_server(connection) if connection.closed or wait([connection.fileno()], 0) else True
 
 
-def _translate(context: ExceptionContext) -> None:
+def _translate(timeouts: Timeouts, context: ExceptionContext) -> None:
     """Turn the driver's exceptions into ours, for every statement that goes through the engine."""
     original = context.original_exception
     # A connection that turns out to be dead before use is replaced by the pool itself.
     if context.is_pre_ping or not isinstance(original, psycopg.Error) or context.engine is None:
         return
+    if original.sqlstate == LOCKED and timeouts.lock is not None:
+        cast(ImpatientPool, context.engine.pool).lock_timed_out()
     lost = context.connection is None or context.is_disconnect
     raise database_error(original, context.engine.url, lost=lost) from original
 

@@ -41,6 +41,7 @@ def decode(
     memory: MemoryBudget | None = None,
     timeout_s: float | None = None,
     cancel: threading.Event | None = None,
+    cpu_s: int | None = None,
 ) -> DecodedImage:
     """Return the image upright, in RGB, 8 bits a channel, fully loaded.
 
@@ -52,7 +53,8 @@ def decode(
     seconds, or without limit.
 
     What looks costly is decoded by a helper process, with limits of time and memory, which ends when `cancel` is set.
-    It waits for other such processes only without `timeout_s`.
+    It waits for other such processes only without `timeout_s`. `cpu_s` is its processor time in seconds, by default as
+    `load_in_helper` sets it.
 
     EXIF orientation is applied and transparency is laid over white. 16- and 32-bit grey is scaled to 8 bits.
     ICC profiles are ignored, as CLIP's own preprocessing ignores them. Dates without a time zone are taken as UTC.
@@ -99,7 +101,7 @@ def decode(
             raise DamagedImageError(f"the image data is corrupt ({name}: two parts of it tell different sizes)")
         if inspection.is_costly:
             task = Task(name=name, max_pixels=max_pixels, needed=needed, memory_bytes=limit)
-            pixels, exif = load_in_helper(task, data, cancel=cancel)
+            pixels, exif = load_in_helper(task, data, cancel=cancel, cpu_s=cpu_s)
         else:
             pixels, exif = load(image, needed)
     turn = _UPRIGHT.get(exif.orientation)

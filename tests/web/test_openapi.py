@@ -76,7 +76,9 @@ CONFIGURATION = {
     "generation": {"max-examples": EXAMPLES, "deterministic": True},
     "checks": {
         # What goes together (near and radius_km), and what an image is, no schema can say: valid ones may be refused.
-        "positive_data_acceptance": {"expected-statuses": ["2xx", 404, 415, 422]},
+        "positive_data_acceptance": {"expected-statuses": ["2xx", 404, 414, 415, 422]},
+        # A long URL is refused before anybody looks at what it says.
+        "negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 413, 414, 415, 422]},
     },
 }
 

@@ -284,7 +284,7 @@ def test_every_connection_of_the_web_has_the_limit(app: Flask, settings: Setting
     with served.connect() as first, served.connect() as second:
         for connection in (first, second):
             assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "15s"
-            assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "3s"
+            assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "1500ms"
     with database.connect() as connection:
         assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "0"
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "0"

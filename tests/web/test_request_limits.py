@@ -133,7 +133,7 @@ def test_a_refusal_does_not_tell_which_names_and_services_there_are(
 @pytest.mark.slow
 def test_gunicorn_reads_what_fits_and_refuses_the_rest(serve: Serve) -> None:
     server = serve()
-    for length, status in ((LONGEST_URL - 20, 404), (LONGEST_URL + 20, 414), (9000, 414), (100_000, 414)):
+    for length, status in ((LONGEST_URL - 20, 404), (LONGEST_URL + 20, 414), (9000, 414), (100_000, 431)):
         answered, text = server.ask("Host: localhost", target=f"/{'a' * length}")
         assert answered == status
         assert ("8,000 characters" in text) == (length == LONGEST_URL + 20)

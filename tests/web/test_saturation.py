@@ -15,6 +15,8 @@ import requests
 from flask import Flask
 from werkzeug.serving import make_server
 
+from searchdb.db import connections
+from searchdb.db.connections import TRIES_WHILE_LOCKED, ImpatientPool
 from searchdb.db.database import Database
 from searchdb.media import safe_http
 from searchdb.media.embed import CLIPEmbedder
@@ -162,7 +164,7 @@ def test_a_slow_resolver_ends_at_the_deadline(site: Site, images: ImageServer, m
 
 @pytest.mark.slow
 def test_searches_of_a_locked_table_are_refused_until_it_is_free(site: Site, database: Database) -> None:
-    """A lock is waited for briefly; once all connections wait for it, further searches are refused at once."""
+    """A lock is waited for briefly; after a wait in vain, few try again and the others are refused at once."""
     with database.begin() as connection:
         connection.exec_driver_sql("LOCK TABLE images IN ACCESS EXCLUSIVE MODE")
         searches = site.start(24, site.get, CACHED)
@@ -177,7 +179,33 @@ def test_searches_of_a_locked_table_are_refused_until_it_is_free(site: Site, dat
             check_refusal(each.result(GIVE_UP_S), "The database is busy")
         assert ready.result(GIVE_UP_S).json()["reason"] == "the database does not answer queries"
         assert site.metric("searchdb_database_up") == 1
-    assert statuses(site.start(16, site.get, CACHED)) == {200: 16}
+    until(lambda: statuses(site.start(16, site.get, CACHED)) == {200: 16}, "searches to work again")
+    assert site.get("/readyz").status_code == 200
+
+
+def test_few_wait_for_a_lock_after_a_wait_in_vain(
+    site: Site, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOCKED_S", GIVE_UP_S)
+    engine = site.backend.database().reader
+    cast(ImpatientPool, engine.pool).lock_timed_out()
+    with ExitStack() as used:
+        for _ in range(TRIES_WHILE_LOCKED):
+            used.enter_context(engine.connect())
+        check_refusal(site.get(CACHED), "The database is busy")
+    assert site.get(CACHED).status_code == 200
+
+
+def test_readiness_is_told_soon_while_the_database_is_stuck(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.ops.health.READY_WAIT_S", 0.1)
+    stuck, checks, check = threading.Event(), list[bool](), site.backend.check
+    monkeypatch.setattr(site.backend, "check", lambda: (checks.append(stuck.wait(GIVE_UP_S)), check()))
+    for response in [site.get("/readyz") for _ in range(3)]:
+        assert (response.status_code, int(response.headers["Retry-After"]) > 0) == (503, True)
+        assert response.json()["reason"] == "the database takes long to answer"
+    stuck.set()
+    until(lambda: len(checks) == 1, "the only check to end")
+    monkeypatch.setattr("web.ops.health.READY_WAIT_S", GIVE_UP_S)
     assert site.get("/readyz").status_code == 200
 
 
@@ -229,6 +257,7 @@ def test_a_busy_model_refuses_new_texts_and_serves_cached_ones(
 
 
 def test_many_texts_at_once_leave_room_for_single_ones(site: Site, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.slots.REQUEST_WAIT_S", GIVE_UP_S)
     monkeypatch.setattr(site.backend.slots.embeddings, "_wait_s", GIVE_UP_S)
     lists = site.start(4, site.post, "/api/embeddings", json={"texts": [f"text {number}" for number in range(64)]})
     until(lambda: site.metric("searchdb_slots_in_use", kind="embeddings") == 2, "two lists of texts to begin")
@@ -281,8 +310,22 @@ def test_images_are_refused_while_others_are_decoded(
     assert [site.get(f"/images/{each}/thumbnail").status_code for each in (photo, scan)] == [200, 200]
 
 
+def test_the_waits_of_a_request_have_a_limit_together(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.slots.REQUEST_WAIT_S", 0.05)
+    monkeypatch.setattr("web.slots.LATE_WAIT_S", 0.05)
+    slots = site.backend.slots
+    monkeypatch.setattr(slots.decodes, "_wait_s", GIVE_UP_S * 10)
+    with ExitStack() as busy:
+        for _ in range(3):
+            busy.enter_context(slots.decodes)
+        check_refusal(site.post("/api/search", files={"image": make_image()}))
+    monkeypatch.setattr("web.slots.REQUEST_WAIT_S", GIVE_UP_S)
+    assert site.post("/api/search", files={"image": make_image()}).status_code == 200
+
+
 def test_work_of_all_kinds_leaves_threads_free(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread counts once, and no more once it has been refused."""
+    monkeypatch.setattr("web.slots.REQUEST_WAIT_S", GIVE_UP_S)
     slots = site.backend.slots
     monkeypatch.setattr(slots.decodes, "_waiting", 100)
     for kind in (slots.decodes, slots.model):

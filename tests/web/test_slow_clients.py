@@ -43,11 +43,12 @@ from web.ops.serving import *
 http_limits.HEADERS_S = http_limits.BODY_GRACE_S = http_limits.RESPONSE_STALL_S = 3600.0
 keepalive = 3600
 """
-BODY = b"POST /api/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+JSON = b"POST /api/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+BODY = JSON + b"Content-Length: 1000\r\n\r\n{"
 CHUNKED = BODY.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked")
-POST = b"POST /api/search HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\n"
 POST_CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-HEADERS = b"GET / HTTP/1.1\r\nHost: a\r\nX-Unfinished: "
+HEADERS = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Unfinished: "
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def is_reset(client: socket.socket) -> bool:
 
 @pytest.mark.parametrize("what", ["bodies", "headers", "nothing", "responses", "ranges", "pipelined responses"])
 def test_others_are_answered_while_clients_are_slow(patient: Server, stored: tuple[Settings, int], what: str) -> None:
-    target = b"GET /images/%d/file HTTP/1.1\r\nHost: a\r\n" % stored[1]
+    target = b"GET /images/%d/file HTTP/1.1\r\nHost: localhost\r\n" % stored[1]
     sent = {
         "bodies": BODY,
         "headers": HEADERS,
@@ -142,7 +143,7 @@ def test_connections_are_bounded_and_the_silent_ones_end_first(patient: Server) 
         clients = [held.enter_context(patient.connect()) for _ in range(2 * CONNECTIONS)]
         answers(patient)
         assert whole_answer(clients[0]) == b""
-        clients[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        clients[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert whole_answer(clients[-1]).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
@@ -153,9 +154,10 @@ def test_a_request_that_does_not_arrive_in_time_is_answered_408(strict: Server, 
         answer = whole_answer(client)
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert b"Connection: close\r\n" in answer
+    assert b"X-Content-Type-Options: nosniff\r\n" in answer
 
 
-@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 def test_an_idle_connection_ends(strict: Server, sent: bytes) -> None:
     with strict.connect() as client:
         client.sendall(sent)
@@ -190,7 +192,7 @@ def test_a_body_that_trickles_ends_and_a_slow_one_arrives(strict: Server) -> Non
 def test_a_response_that_is_not_read_ends(strict: Server, stored: tuple[Settings, int]) -> None:
     for part in (b"", b"Range: bytes=1-\r\n"):
         with strict.connect() as client:
-            client.sendall(b"GET /images/%d/file HTTP/1.1\r\nHost: a\r\n%s\r\n" % (stored[1], part))
+            client.sendall(b"GET /images/%d/file HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % (stored[1], part))
             until(lambda client=client: is_reset(client), "the end of the connection")
 
 
@@ -206,7 +208,7 @@ def test_a_response_that_is_not_read_ends(strict: Server, stored: tuple[Settings
         (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nabc", 400),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
         (POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
-        (b"POST /api/search HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /api/search HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (POST_CHUNKED + b"xyz\r\n\r\n", 400),
         (POST_CHUNKED + b"3\r\nabcdef\r\n0\r\n\r\n", 400),
         (POST_CHUNKED + b"" + b"1" * 100_000, 400),
@@ -215,12 +217,12 @@ def test_a_response_that_is_not_read_ends(strict: Server, stored: tuple[Settings
             POST_CHUNKED + b"0\r\n" + b"a: b\r\n" * 20_000,
             400,
         ),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(200)) + b"\r\n", 431),
-        (b"GET /?q=" + b"a" * 6000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
-        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 400),
-        (b"GET /\r\nHost: a\r\n\r\n", 400),
-        (b"GET http://[/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(200)) + b"\r\n", 431),
+        (b"GET /?q=" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET http://[/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
 )
@@ -250,7 +252,7 @@ def test_a_client_is_asked_to_continue(patient: Server) -> None:
         client.sendall(b'{"texts":["a"]}')
         assert whole_answer(client).startswith(b"HTTP/1.1 200 OK\r\n")
     with patient.connect() as client:  # nothing follows, or nothing that would be accepted
-        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
         assert whole_answer(client).startswith(b"HTTP/1.1 200 OK\r\n")
     with patient.connect() as client:
         client.sendall(head + b"Content-Length: 1000000000\r\n\r\n")

@@ -17,6 +17,7 @@ from searchdb.records import SourceItem
 from ..backend import backend
 from ..files.uploads import MEMORY_WAIT_S, hold_file, read_file
 from ..problems import image_field
+from ..slots import waiting_time
 from .openapi import TOKEN, example, operation_id, request_body, responses
 from .parsing import JSON, authorised, body_type, checked, read_form, read_json
 from .requests import AddBody, ImagePath, Metadata, RandomParameters
@@ -122,7 +123,7 @@ def _adder() -> Adder:
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
         memory=backend().memory,
-        timeout_s=MEMORY_WAIT_S,
+        timeout_s=waiting_time(MEMORY_WAIT_S),
         cancel=backend().stopping,
         decoding=backend().slots.decodes,
     )

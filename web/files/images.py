@@ -30,9 +30,10 @@ from searchdb.media.formats import SNIFFED_BYTES, format_of
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 
 from ..backend import backend
+from ..slots import waiting_time
 from .links import is_url, thumbnail_version
 from .thumbnails import LONGEST_SIDE, make_thumbnail
-from .uploads import MEMORY_WAIT_S, hold_file
+from .uploads import MEMORY_WAIT_S, VISITOR_CPU_S, hold_file
 
 blueprint = Blueprint("images", __name__)
 
@@ -193,7 +194,8 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
                 max_pixels=settings.max_image_pixels,
                 needed=LONGEST_SIDE,
                 memory=backend().memory,
-                timeout_s=MEMORY_WAIT_S,
+                timeout_s=waiting_time(MEMORY_WAIT_S),
+                cpu_s=VISITOR_CPU_S,
                 cancel=backend().stopping,
             )
         data = make_thumbnail(decoded.pixels)

@@ -14,14 +14,17 @@ from searchdb.media.memory import Hold
 from searchdb.records import FetchedImage, SourceItem, clean_url
 
 from ..backend import backend
+from ..slots import waiting_time
 
 MEMORY_WAIT_S = 10.0
 """Longest wait for memory, in seconds: a decoding of 100 megapixels takes one to four."""
+VISITOR_CPU_S = 5
+"""Processor time in seconds for a costly image; an honest one takes less. By the helper's factor, 20 seconds in all."""
 
 
 def hold_file() -> Hold:
     """Return a hold on the memory for the files of all requests, to be taken before a file is read."""
-    return Hold(backend().files_memory, timeout_s=MEMORY_WAIT_S)
+    return Hold(backend().files_memory, timeout_s=waiting_time(MEMORY_WAIT_S))
 
 
 def read_file(upload: FileStorage, hold: Hold) -> bytes:
@@ -58,7 +61,8 @@ def decode_query_image(data: bytes) -> Image.Image:
             max_pixels=settings.max_image_pixels,
             needed=model.embedder.shortest_edge,
             memory=backend().memory,
-            timeout_s=MEMORY_WAIT_S,
+            timeout_s=waiting_time(MEMORY_WAIT_S),
+            cpu_s=VISITOR_CPU_S,
             cancel=backend().stopping,
         )
         return model.embedder.resize(decoded.pixels)  # as ingest does; it may wait for the model, and now is small

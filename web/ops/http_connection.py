@@ -54,6 +54,7 @@ class RefusalTask(ErrorTask):
         self.channel.must_linger = True
         body = f"{error.body}\n".encode()
         self.response_headers += [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
+        self.response_headers += http_limits.SECURITY_HEADERS
         if error.code == 503:
             self.response_headers.append(("Retry-After", str(http_limits.RETRY_AFTER_S)))
         self.content_length = len(body)
@@ -235,7 +236,8 @@ class Connection(HTTPChannel):
         self.server.refused(408)
         body = f"The {part} of the request did not arrive in time ({seconds:.0f} s).\n".encode()
         head = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        answer = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        safe = "".join(f"{name}: {value}\r\n" for name, value in http_limits.SECURITY_HEADERS)
+        answer = f"{head}{safe}Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
         self.must_linger = True
         with self.outbuf_lock:
             self.outbufs[-1].append(answer)

@@ -52,3 +52,9 @@ QUEUE_WAIT_S = 10.0
 """Seconds that a complete request waits for a thread, then 503: few clients wait longer."""
 RETRY_AFTER_S = 5
 """Seconds after which a refused client may try again."""
+
+SECURITY_HEADERS = (
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+"""Headers of answers that the application does not give: they are one line of text."""

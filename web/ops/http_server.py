@@ -127,8 +127,9 @@ class Server:
         if now - self._checked_at < http_limits.CHECK_INTERVAL_S:
             return
         self._checked_at = now
-        for connection in self.visitors.overdue(now):
-            self._refuse(connection)
+        for pool in (self.visitors, self._monitoring):
+            for connection in pool.overdue(now):
+                self._refuse(connection)
         for connection in list(self.connections.values()):
             connection.check(now)
             if self.stopping and now - self.stopping_since > http_limits.STOP_LINGER_S and connection.is_idle:
@@ -149,12 +150,12 @@ class Server:
         request = connection.requests[0]
         if request.error is not None or request.path.endswith(HEALTH_PATHS):
             self._health.add_task(connection)
-        elif request.path.endswith(MONITORING_PATHS):
-            self._monitoring.add_task(connection)
-        elif len(self.visitors.queue) >= http_limits.QUEUE:
+            return
+        pool = self._monitoring if request.path.endswith(MONITORING_PATHS) else self.visitors
+        if len(pool.queue) >= http_limits.QUEUE:
             self._refuse(connection)
         else:
-            self.visitors.add_task(connection)
+            pool.add_task(connection)
 
     def make_room(self) -> bool:
         """Close the connection whose client was silent for longest if there are too many; return whether that helped.
