@@ -18,7 +18,11 @@ SERVER_USER = "searchdb"
 REPORTED_LINES = 3
 """Lines of output that an error message quotes."""
 
-_SERIOUS = re.compile(r"\b(?:FATAL|PANIC|error):\s+(?!the database system is )(.*)")
+_SERIOUS = re.compile(
+    r"\b(?:FATAL|PANIC|error):\s++"
+    r"(?!the database system is |terminating connection due to unexpected postmaster exit)(.*)"
+)
+"""What stops a program. While a killed server is started again, the processes that it left end, too, and log that."""
 _MORE = re.compile(r"\b(?:HINT|DETAIL|hint|detail):\s+(.*)")
 _SAYS_NOTHING = re.compile(
     r"waiting for server to (start|shut down)\.*|stopped waiting|"

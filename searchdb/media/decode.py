@@ -92,13 +92,13 @@ def decode(
             check_pixels(inspected, max_pixels)
             limit = reserve(inspected, opening_bytes(name, inspected, needed, len(data)))
         image = held.enter_context(open_image(name, data, max_pixels=max_pixels))
-        held.callback(image.close)  # before the memory is given back
         width, height = image.size
         reduce_while_loading(image, needed)
         if name not in OPENING_TAKES_MEMORY:
             limit = reserve(image.size, decoding_bytes(image, needed, len(data)))
         elif image.size != inspected:
             raise DamagedImageError(f"the image data is corrupt ({name}: two parts of it tell different sizes)")
+        held.callback(image.close)  # entered last: its pixels are freed before their memory is given back
         if inspection.is_costly:
             task = Task(name=name, max_pixels=max_pixels, needed=needed, memory_bytes=limit)
             pixels, exif = load_in_helper(task, data, cancel=cancel, cpu_s=cpu_s)

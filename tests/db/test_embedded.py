@@ -14,8 +14,8 @@ import pytest
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
-from searchdb.db.embedded_programs import MAJOR_VERSION
-from searchdb.db.embedded_start import LOCK_FILES
+from searchdb.db.embedded_programs import MAJOR_VERSION, reason
+from searchdb.db.embedded_start import LOCK_FILES, REMAINS_OF_A_SERVER
 from searchdb.errors import EmbeddedServerError
 from tests.helpers.waiting import GIVE_UP_S, until
 
@@ -228,3 +228,12 @@ def test_a_home_that_cannot_be_made_is_refused(short_home: Path) -> None:
     (short_home / "file").write_text("")
     with pytest.raises(EmbeddedServerError, match="cannot make SEARCHDB_HOME"):
         EmbeddedServer.at(short_home / "file" / "home").join()
+
+
+def test_the_end_of_a_killed_servers_processes_is_not_why_a_start_fails() -> None:
+    log = """\
+2026-01-02 03:04:05 UTC [7] FATAL:  terminating connection due to unexpected postmaster exit
+2026-01-02 03:04:05 UTC [9] FATAL:  lock file "postmaster.pid" already exists
+2026-01-02 03:04:05 UTC [9] HINT:  Is another postmaster (PID 5) running in data directory "/home/postgres"?
+"""
+    assert reason(log).startswith(REMAINS_OF_A_SERVER[0])  # so it is tried again
