@@ -17,8 +17,9 @@ takes 48 MB."""
 
 REDUCED_FACTOR = 3
 """Smallest shorter side of a reduced image, as a multiple of the size needed. Pillow's documentation of `reducing_gap`
-calls the result of 3 almost indistinguishable from that of one step; the demo model's vectors of noise of four grains
-stayed within a cosine of 0.9999 of those of the whole."""
+calls the result of 3 almost indistinguishable from that of one step. The demo model's vectors of noise of four grains
+stayed within a cosine of 0.9999 of those of the whole, those of postcards enlarged to 24 and 60 megapixels within
+0.9993, but for one: 0.997. A weaker reduction, to 12 megapixels, did no better: 0.9994, and 0.996 for the same one."""
 
 STRIP_PIXELS = 1_000_000
 """Pixels converted at a time: the copies on the way to RGB then take 20 MB, whatever the size of the image."""
