@@ -37,7 +37,7 @@ def make_private_folder(folder: Path) -> None:
 
 @contextmanager
 def private_folder(folder: Path) -> Generator[int]:
-    """Yield a descriptor of a folder that belongs to us or to root, and that nobody else can write or replace.
+    """Yield a descriptor of a folder that belongs to us or to root, and that no other user can write or replace.
 
     Files opened relative to the descriptor are in the folder that was checked, whatever happens to its path.
 

@@ -64,8 +64,8 @@ class Slots:
     """A number of slots for one kind of work, as a context manager: a request holds one while it works.
 
     If all are taken, a few requests wait, first come, first served. All others are refused at once: an answer "try
-    again" costs nothing, a waiting thread serves nobody. Threads without a request, as of the index build, wait as long
-    as it takes: no visitor waits for them.
+    again" costs nothing, and a waiting thread serves no requests. Threads without a request, as of the index build,
+    wait without limit: no visitor waits for them.
 
     Args:
         kind: the work, as metrics name it.

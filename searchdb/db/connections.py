@@ -82,7 +82,7 @@ DEFAULT_POOL = PoolLimits()
 
 
 class ImpatientPool(sa.QueuePool):
-    """A pool that lets nobody wait for a connection after a wait has timed out, until a connection comes back.
+    """A pool in which no thread waits for a connection after a wait has timed out, until a connection comes back.
 
     While the database is stuck, as by a locked table, threads would otherwise wait in vain one after the other. For the
     same reason few connections are given out for a while after a statement has waited for a lock in vain.

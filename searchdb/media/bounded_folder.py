@@ -49,7 +49,7 @@ class BoundedFolder:
 
     @property
     def size(self) -> int:
-        """Bytes of all files, as last noted; reads the folder only where nobody has noted them."""
+        """Bytes of all files, as last noted; reads the folder only if they were never noted."""
         noted = read_text(self._total)
         return _number(noted) if noted else sum(file.size for file in self._files())
 
