@@ -188,10 +188,10 @@ def test_few_wait_for_a_lock_after_a_wait_in_vain(
 ) -> None:
     monkeypatch.setattr(connections, "LOCKED_S", GIVE_UP_S)
     engine = site.backend.database().reader
-    cast(ImpatientPool, engine.pool).lock_timed_out()
     with ExitStack() as used:
-        for _ in range(TRIES_WHILE_LOCKED):
+        for _ in range(TRIES_WHILE_LOCKED):  # before: the request before this may still hold one
             used.enter_context(engine.connect())
+        cast(ImpatientPool, engine.pool).lock_timed_out()
         check_refusal(site.get(CACHED), "The database is busy")
     assert site.get(CACHED).status_code == 200
 
