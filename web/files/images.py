@@ -25,15 +25,13 @@ from searchdb.errors import (
     TooManyBytesError,
     TooMuchMemoryError,
 )
-from searchdb.media.decode import decode
 from searchdb.media.formats import SNIFFED_BYTES, format_of
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 
 from ..backend import backend
-from ..slots import waiting_time
 from .links import is_url, thumbnail_version
 from .thumbnails import LONGEST_SIDE, make_thumbnail
-from .uploads import MEMORY_WAIT_S, VISITOR_CPU_S, hold_file
+from .uploads import decode_for_visitor, hold_file
 
 blueprint = Blueprint("images", __name__)
 
@@ -176,28 +174,21 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
     data = cache.get(image.sha256)
     if data is not None:
         return image.sha256, data
-    settings = backend().settings
+    longest = backend().settings.max_image_bytes
     with backend().slots.thumbnails:
         if (data := cache.get(image.sha256)) is not None:  # made meanwhile, for another request
             return image.sha256, data
         image_file = open_image_file(image)
         with image_file.file, hold_file() as hold:
-            if image_file.status.st_size > settings.max_image_bytes:
-                raise TooManyBytesError(settings.max_image_bytes, image_file.status.st_size)
+            if image_file.status.st_size > longest:
+                raise TooManyBytesError(longest, image_file.status.st_size)
             hold.take(image_file.status.st_size)
             try:
                 content = image_file.file.read(image_file.status.st_size)
             except OSError as exc:
                 raise FileUnreadableError("The file of this image can no longer be read.") from exc
-            decoded = decode(
-                FetchedImage(item=SourceItem(image=image.image, source=image.source), data=content),
-                max_pixels=settings.max_image_pixels,
-                needed=LONGEST_SIDE,
-                memory=backend().memory,
-                timeout_s=waiting_time(MEMORY_WAIT_S),
-                cpu_s=VISITOR_CPU_S,
-                cancel=backend().stopping,
-            )
+            fetched = FetchedImage(item=SourceItem(image=image.image, source=image.source), data=content)
+            decoded = decode_for_visitor(fetched, needed=LONGEST_SIDE)
         data = make_thumbnail(decoded.pixels)
     if decoded.sha256 == image.sha256:
         cache.put(image.sha256, data)

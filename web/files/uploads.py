@@ -11,7 +11,7 @@ from werkzeug.datastructures import FileStorage
 from searchdb.errors import InvalidReferenceError, TooManyBytesError
 from searchdb.media.decode import decode
 from searchdb.media.memory import Hold
-from searchdb.records import FetchedImage, SourceItem, clean_url
+from searchdb.records import DecodedImage, FetchedImage, SourceItem, clean_url
 
 from ..backend import backend
 from ..slots import waiting_time
@@ -40,6 +40,24 @@ def read_file(upload: FileStorage, hold: Hold) -> bytes:
     return upload.stream.read(longest)
 
 
+def decode_for_visitor(fetched: FetchedImage, *, needed: int) -> DecodedImage:
+    """Return what `decode` returns, within the limits of a request; the caller holds the slot for it.
+
+    Raises:
+        ImageError: the data is not an image, or the image is too large or costly.
+        MemoryBusyError: other images hold the memory for decoding.
+    """
+    return decode(
+        fetched,
+        max_pixels=backend().settings.max_image_pixels,
+        needed=needed,
+        memory=backend().memory,
+        timeout_s=waiting_time(MEMORY_WAIT_S),
+        cpu_s=VISITOR_CPU_S,
+        cancel=backend().stopping,
+    )
+
+
 def decode_query_image(data: bytes) -> Image.Image:
     """Decode an image to RGB and scale it for the model; waits until the model is loaded.
 
@@ -49,22 +67,14 @@ def decode_query_image(data: bytes) -> Image.Image:
         ModelError: the model cannot be loaded.
         ServiceUnavailable: too many other images are being decoded, or the model is not loaded in time.
     """
-    settings = backend().settings
-    if len(data) > settings.max_image_bytes:
-        raise TooManyBytesError(settings.max_image_bytes, len(data))
+    longest = backend().settings.max_image_bytes
+    if len(data) > longest:
+        raise TooManyBytesError(longest, len(data))
     fetched = FetchedImage(item=SourceItem(image="", source="query"), data=data)
     model = backend().model()
     model.wait()
     with backend().slots.decodes:
-        decoded = decode(
-            fetched,
-            max_pixels=settings.max_image_pixels,
-            needed=model.embedder.shortest_edge,
-            memory=backend().memory,
-            timeout_s=waiting_time(MEMORY_WAIT_S),
-            cpu_s=VISITOR_CPU_S,
-            cancel=backend().stopping,
-        )
+        decoded = decode_for_visitor(fetched, needed=model.embedder.shortest_edge)
         return model.embedder.resize(decoded.pixels)  # as ingest does; it may wait for the model, and now is small
 
 
