@@ -115,7 +115,7 @@ def _check(folder: Path, status: os.stat_result, descriptor: int) -> None:
 
 
 def _check_parents(folder: Path) -> None:
-    """Check that nobody but their owners can replace a folder or those above it, and that under root they are root's.
+    """Check that only their owners can replace a folder or those above it, and that under root they are root's.
 
     Whom root let into the group of a folder above is trusted: /var/local of Debian is writable by a group.
     """

@@ -1,4 +1,4 @@
-"""Which folders may be used: nobody else can write or replace them. Tests as root also try other users' folders."""
+"""Which folders may be used: no other user can write or replace them. Tests as root also try other users' folders."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class TimedCache(Generic[T]):
     """The result of `make`, at most `seconds` old, or older while it is made again.
 
     Thread-safe: one thread calls `make`. Others get the last value meanwhile; if there is none yet, they wait for the
-    result, and an error is theirs, too: each would fail after as long. After a wait of WAIT_S in vain nobody else waits
+    result, and an error is theirs, too: each would fail after as long. After a wait of WAIT_S in vain no other waits
     for that result, because threads are few. Errors are not cached.
     """
 

@@ -202,7 +202,7 @@ def test_a_statement_may_only_read(database: Database, tmp_path: Path, attack: s
             rows = run_sql(connection, statement).rows
         except DatabaseError:
             rows = []
-    # VACUUM and a few others only warn, and pg_terminate_backend may find nobody.
+    # VACUUM and a few others only warn, and pg_terminate_backend may find no session.
     assert not any(row[0] for row in rows), rows
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 OTHER_ID = 65534
-"""A user and group without rights: nobody's on most systems."""
+"""A user and group without rights: `nobody` on most systems."""
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 

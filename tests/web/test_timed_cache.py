@@ -1,4 +1,4 @@
-"""A cached value is made once for all threads, and again when it is too old; nobody waits long."""
+"""A cached value is made once for all threads, and again when it is too old; no thread waits long."""
 
 from __future__ import annotations
 

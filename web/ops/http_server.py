@@ -136,7 +136,7 @@ class Server:
                 connection.handle_close()
 
     def stop_accepting(self) -> None:
-        """Accept those who have connected already, then nobody."""
+        """Accept the connections that are already waiting, and no others."""
         for listener in self._listeners:
             while listener.accept_one():
                 pass
