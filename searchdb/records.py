@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -95,13 +95,66 @@ class ModelIdentity:
         return f"{self.name} (weights {self.short_weights})"
 
 
+CompanionKind = Literal["xmp", "takeout", "raw"]
+"""What a file beside an image is: an XMP sidecar, Google Takeout's JSON, or the RAW file that the image was made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Companion:
+    """A file that belongs to an image beside it and is no image of its own.
+
+    Its size and time tell whether it has changed.
+    """
+
+    path: str
+    kind: CompanionKind
+    byte_size: int
+    modified_at: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; `from_json` reverses it."""
+        return asdict(self) | {"modified_at": _iso(self.modified_at)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Companion:
+        """Make a Companion from what `to_json` returned."""
+        time = values["modified_at"]
+        arguments: dict[str, Any] = {**values, "modified_at": time and datetime.fromisoformat(time)}
+        return cls(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenMetadata:
+    """What an image file or one of its companions says about the image; None or empty where it says nothing.
+
+    `taken_at_from` names the field that `taken_at` comes from, such as DateTimeOriginal. `rating` is 1 to 5, 0 for none
+    and -1 for rejected.
+    """
+
+    title: str | None = None
+    description: str | None = None
+    keywords: Sequence[str] = ()
+    rating: int | None = None
+    label: str | None = None
+    creator: str | None = None
+    copyright: str | None = None
+    taken_at: datetime | None = None
+    taken_at_from: str | None = None
+    camera: str | None = None
+    country: str | None = None
+    city: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceItem:
-    """One image to ingest, as its source describes it, before it is fetched.
+    """One image or video to ingest, as its source describes it, before it is fetched.
 
     `image` is the absolute path or the URL, unique in the collection; `rendition` is the URL of a smaller version that
     is fetched instead. `byte_size` and `modified_at` are set for files only; they tell an unchanged file without
-    reading it.
+    reading it, as those of the `companions` do. `every_s` is the seconds between two frames of a video, 0 for its key
+    frames, None for the default.
     """
 
     image: str
@@ -120,6 +173,10 @@ class SourceItem:
     longitude: float | None = None
     tags: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rating: int | None = None
+    folder: str | None = None
+    companions: Sequence[Companion] = ()
+    every_s: float | None = None
     byte_size: int | None = None
     modified_at: datetime | None = None
 
@@ -137,16 +194,22 @@ class SourceItem:
         """Return the non-empty fields as JSON values; `from_json` reverses it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("taken_at", "modified_at"):
-            values[name] = values[name] and values[name].isoformat()
+            values[name] = _iso(values[name])
         values |= {"tags": list(self.tags), "metadata": dict(self.metadata)}
+        values["companions"] = [each.to_json() for each in self.companions]
         return {name: value for name, value in values.items() if value not in (None, [], {})}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SourceItem:
         """Make a SourceItem from what `to_json` returned."""
         dates = {name: datetime.fromisoformat(values[name]) for name in ("taken_at", "modified_at") if name in values}
-        arguments: dict[str, Any] = {**values, **dates}
+        companions = tuple(Companion.from_json(each) for each in values.get("companions", ()))
+        arguments: dict[str, Any] = {**values, **dates, "companions": companions}
         return cls(**arguments)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +342,10 @@ class StoredImage:
     byte_size: int
     colour: str | None
     ingested_at: datetime
+    rating: int | None
+    folder: str | None
+    video: str | None
+    video_time: float | None
 
     @classmethod
     def from_row(cls, row: Mapping[Any, Any], **more: Any) -> Self:

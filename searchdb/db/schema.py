@@ -19,7 +19,7 @@ from searchdb.errors import DatabaseError, SchemaError
 if TYPE_CHECKING:
     from searchdb.db.database import Database
 
-SCHEMA_REVISION = "0010"
+SCHEMA_REVISION = "0011"
 """The migration that this code works with; a test checks that it is the newest one."""
 MIN_PGVECTOR = (0, 8)
 """The first pgvector with iterative index scans, without which match_images may return too few rows."""

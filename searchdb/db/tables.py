@@ -20,6 +20,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -111,9 +112,23 @@ images = Table(
     Column("modified_at", DateTime(timezone=True), comment="the file's, to notice changes; NULL for URLs"),
     Column("colour", Text, comment="mean colour, like #8a7f66; NULL: unknown"),
     Column("ingested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("rating", SmallInteger, comment="1 to 5 stars, 0 none, -1 rejected"),
+    Column(
+        "folder",
+        Text,
+        comment="below the folder that was ingested, beginning with its name, like Pictures/2024/Rome; NULL for URLs",
+    ),
+    Column(
+        "companion_state",
+        Text,
+        comment="of the files beside it that its metadata comes from, to notice changes; NULL: none",
+    ),
+    Column("video", Text, comment="path or URL of the video that this is a frame of"),
+    Column("video_time", Double, comment="seconds from the start of the video"),
     CheckConstraint(f"octet_length(image) <= {MAX_REFERENCE_BYTES}", name="image_length"),
     CheckConstraint("colour ~ '^#[0-9a-f]{6}$'", name="colour"),
     CheckConstraint(NORM_IN_RANGE, name="embedding_norm"),
+    CheckConstraint("rating BETWEEN -1 AND 5", name="rating"),
     Index("images_sha256_idx", "sha256"),
     Index("images_tags_idx", "tags", postgresql_using="gin"),
     Index("images_source_idx", "source"),
@@ -123,6 +138,9 @@ images = Table(
     Index("images_taken_at_idx", "taken_at"),
     Index("images_place_idx", "latitude", "longitude"),
     Index("images_shape_idx", text("sign((width - height)::double precision)"), text("LEAST(width, height)")),
+    Index("images_rating_idx", "rating", postgresql_where=text("rating IS NOT NULL")),
+    Index("images_folder_idx", "folder", postgresql_using="spgist"),
+    Index("images_video_idx", "video", "video_time", postgresql_where=text("video IS NOT NULL")),
     Index("images_words_idx", text("image_words(description, tags)"), postgresql_using="gin"),
     Index(
         VECTOR_INDEX,
@@ -132,6 +150,14 @@ images = Table(
         postgresql_with={"lists": 1},
     ),
     comment="The searchable images.",
+)
+
+frame_previews = Table(
+    "frame_previews",
+    metadata,
+    Column("image_id", BigInteger, ForeignKey(images.c.id, ondelete="CASCADE"), autoincrement=False, primary_key=True),
+    Column("webp", LargeBinary, nullable=False),
+    comment="Small pictures of the frames of videos, which are shown without decoding the video again.",
 )
 
 query_embeddings = Table(
@@ -273,6 +299,22 @@ ingest_workers = Table(
     Column("pid", Integer, nullable=False),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     comment="Where each of Procrastinate's workers runs.",
+)
+
+folder_watches = Table(
+    "folder_watches",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("paths", ARRAY(Text), nullable=False),
+    Column("polling", Boolean, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("changed_at", DateTime(timezone=True), comment="when it last followed a change; NULL: never"),
+    Column("waiting", Integer, nullable=False, server_default=text("0"), comment="files that are still written"),
+    Column("problem", Text, comment="why it cannot follow changes now; NULL: it can"),
+    comment="The running `searchdb watch` processes.",
 )
 
 index_builds = Table(

@@ -55,8 +55,17 @@ CREATE VIEW boats AS SELECT * FROM search_images('a boat', -1, 5);
 ALTER FUNCTION match_images(vector, double precision, integer) SET ivfflat.probes = 3;
 """
 TEXTS = ("description", "credit", "camera", "country", "city")
+NORMALIZE = f"""
+UPDATE images SET {", ".join(f"{name} = normalize({name}, NFC)" for name in TEXTS)},
+    tags = ARRAY(SELECT normalize(tag, NFC) FROM unnest(tags) WITH ORDINALITY AS list (tag, place) ORDER BY place);
+UPDATE query_embeddings SET query = normalize(query, NFC);
+"""
+"""Stores texts as versions from 0010 on do."""
 CACHES = {"relevance_scale"}
 """Tables that a migration may empty."""
+SINCE_0011 = {"frame_previews", "folder_watches"}
+ADDED_0011 = dict.fromkeys(("rating", "folder", "companion_state", "video", "video_time"))
+"""Columns of `images` that are NULL in the rows of before."""
 SEARCHES = (
     "SELECT * FROM match_images((SELECT embedding FROM images WHERE id = 20), -1, 60)",
     "SELECT * FROM match_images(text_embedding('a boat'), 0.1, 10)",
@@ -72,6 +81,8 @@ def populate(database: Database, revision: str) -> None:
     with database.begin() as connection:
         driver: Any = connection.connection.driver_connection
         driver.execute(POPULATE.replace(":damaged", f"'{damaged}'"))
+        if revision >= "0010":
+            driver.execute(NORMALIZE)
         if revision >= "0008":
             for statement in (
                 "DROP INDEX images_embedding_idx",
@@ -82,11 +93,11 @@ def populate(database: Database, revision: str) -> None:
 
 
 def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
-    """Return every row of every table, as JSON has it."""
+    """Return every row of every table that all revisions have, as JSON has it."""
     with database.connect() as connection:
         return {
             table: list(connection.scalars(sa.text(f"SELECT to_jsonb(t) FROM {table} t ORDER BY to_jsonb(t)::text")))
-            for table in sorted(TABLES - CACHES)
+            for table in sorted(TABLES - CACHES - SINCE_0011)
         }
 
 
@@ -96,6 +107,7 @@ def migrated(table: str, row: dict[str, Any]) -> dict[str, Any]:
         for name in TEXTS:
             row[name] = row[name] and unicodedata.normalize("NFC", row[name])
         row["tags"] = [unicodedata.normalize("NFC", tag) for tag in row["tags"]]
+        row = ADDED_0011 | row
     if table == "query_embeddings":
         row["query"] = unicodedata.normalize("NFC", row["query"])
     if table == "ingest_failures":
