@@ -19,13 +19,18 @@ def open_regular(path: str) -> Generator[IO[bytes]]:
         FileUnreadableError: it does not exist, is not a regular file, or may not be read.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _open(path)
         with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise FileUnreadableError("the file is not a regular file")
             yield file
     except OSError as exc:
         raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
+
+
+def _open(path: str) -> int:
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as exc:  # a NUL or another character that is invalid in a file name
         raise FileUnreadableError(f"the file cannot be read: {' '.join(str(exc).split())}") from exc

@@ -33,4 +33,8 @@ def read_companion(companion: Companion) -> WrittenMetadata:
             raise MetadataError(f"the file is larger than {limit:,} bytes, which is the limit")
         return read(data)
     except (FileUnreadableError, MetadataError) as exc:
-        raise MetadataError(f"{companion.path}: {exc}") from exc
+        raise MetadataError(f"{_printable(companion.path)}: {exc}") from exc
+
+
+def _printable(path: str) -> str:
+    return "".join(each if each.isprintable() else "\ufffd" for each in path)

@@ -55,9 +55,9 @@ def read_exif(image: Image.Image) -> Exif:
         shot = exif.get_ifd(ExifTags.IFD.Exif)
         gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
         tags = {**shot, **{tag: exif.get(tag) for tag in _OF_IMAGE}}
-        return Exif(orientation=_orientation(tags), written=_written(tags, gps, exif.endian or "<"))
     except Exception:  # noqa: BLE001 - cameras and editors write malformed blocks, on which Pillow raises many errors
         return Exif()
+    return Exif(orientation=_orientation(tags), written=_written(tags, gps, exif.endian or "<"))
 
 
 def undecoded_tag(image: Image.Image, tag: int) -> bytes | None:

@@ -172,8 +172,8 @@ def test_companions_that_cannot_be_read_are_one_error_that_names_them(kind: Comp
         file.truncate(10**12)
     binary.write_bytes(os.urandom(1000))
     empty.touch()
-    for path in (gone, folder, pipe, huge, binary, empty, Path("/dev/zero"), tmp_path / "a\0b"):
+    for path in (gone, folder, pipe, huge, binary, empty, Path("/dev/zero"), tmp_path / "a\0b", tmp_path / "a\nb"):
         with pytest.raises(MetadataError) as caught:
             read_companion(companion(path, kind))
-        assert str(caught.value).startswith(f"{path}: ")
-        assert "\n" not in str(caught.value)
+        assert path.name.replace("\0", "\ufffd").replace("\n", "\ufffd") in str(caught.value)
+        assert str(caught.value).isprintable()
