@@ -19,6 +19,7 @@ SearchDBError
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
 ├── SourceError                  a folder or list cannot be read at all
+├── ExportError                  an export is invalid
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
 └── ImageError                   one image failed; recorded in ingest_failures, and ingest continues
@@ -206,6 +207,17 @@ class DecoderBusyError(BusyError):
 
 class SourceError(SearchDBError):
     """A folder or a list of images cannot be read at all."""
+
+
+class ExportError(SearchDBError):
+    """Images cannot be exported as requested.
+
+    `field` is the parameter of `SearchDB.export` that is wrong; None if the error is not about a single one.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class QueryError(SearchDBError):
