@@ -103,10 +103,17 @@ def write_contact_sheet(
                 progress(rank)
 
     with closing(cells()) as all_cells:
+        scores = _scores(rows)
         made_on = datetime.now(UTC).date().isoformat()
-        for part in _template().generate(head=head, cells=all_cells, count=len(rows), made_on=made_on):
+        for part in _template().generate(head=head, cells=all_cells, count=len(rows), made_on=made_on, scores=scores):
             sink.write(part.encode())
     return report
+
+
+def _scores(rows: Sequence[Row]) -> str:
+    """Return the names of the numbers of each image, which on paper have no title; empty without a search."""
+    relevance = "relevance to the text (%) and " if any(row.get("relevance") is not None for row in rows) else ""
+    return f"{relevance}cosine similarity" if rows and "similarity" in rows[0] else ""
 
 
 @cache

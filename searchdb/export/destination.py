@@ -34,9 +34,9 @@ def file_sink(path: Path) -> Generator[Sink]:
     Raises:
         StorageError: it cannot be written.
     """
-    final = Path(os.path.realpath(path))
     file = _File(path)
     with file.translated():
+        final = Path(os.path.realpath(path))
         try:
             former = final.stat()
         except FileNotFoundError:

@@ -18,6 +18,7 @@ from searchdb.export.rows import Row
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters of a text that Excel, LibreOffice and Google Sheets take for a formula, or that hide one. A formula
 in a description could send the sheet's cells to its author."""
+_CRLF = "\r\n"
 
 
 class CSVWriter:
@@ -27,11 +28,11 @@ class CSVWriter:
     that a spreadsheet would take for a formula gets an apostrophe before it, unless `keep_formulas`.
     """
 
-    delimiter, line_end = ",", "\r\n"
+    delimiter, line_end = ",", _CRLF
 
     def __init__(self, sink: Sink, columns: Sequence[ExportColumn], *, keep_formulas: bool = False) -> None:
         self._names = [column.name for column in columns]
-        self._csv = csv.writer(_Encoder(sink), delimiter=self.delimiter, lineterminator=self.line_end)
+        self._csv = csv.writer(_Lines(sink, self.line_end), delimiter=self.delimiter, lineterminator=_CRLF)
         self._keep_formulas = keep_formulas
         self._csv.writerow(self._names)
 
@@ -75,14 +76,18 @@ class JSONLinesWriter:
         """Write what is left."""
 
 
-class _Encoder:
-    """What the csv module writes to."""
+class _Lines:
+    """What the csv module writes its rows to, each with _CRLF.
 
-    def __init__(self, sink: Sink) -> None:
+    The module quotes a text only if it has a character of the line's end: both must be quoted, whatever the end is.
+    """
+
+    def __init__(self, sink: Sink, end: str) -> None:
         self._sink = sink
+        self._end = end
 
-    def write(self, text: str, /) -> None:
-        self._sink.write(text.encode())
+    def write(self, row: str, /) -> None:
+        self._sink.write(f"{row.removesuffix(_CRLF)}{self._end}".encode())
 
 
 def _plain(value: Any) -> Any:
