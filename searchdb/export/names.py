@@ -33,7 +33,7 @@ def file_name(number: int, total: int, image: str, *, extension: str | None = No
         time: seconds from the start of the video.
     """
     last = _last_part(image)
-    found = _EXTENSION.search(last)
+    found = _EXTENSION.search(last, 1)  # a name that begins with a dot is no extension
     stem = _safe(last[: found.start()] if found else last)
     if extension is None:
         extension = found[0] if found else ""

@@ -34,13 +34,6 @@ ROW_BYTES = 2000
 """Of the metadata of each of many rows."""
 
 
-@pytest.fixture
-def stored(collection: SearchDB, tmp_path: Path) -> StoredImages:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    return StoredImages(folder, collection.database, collection.embedder)
-
-
 def exported(collection: SearchDB, form: str, *arguments: Any, **more: Any) -> bytes:
     target = io.BytesIO()
     collection.export(target, *arguments, format=form, **more)
