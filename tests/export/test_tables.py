@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from searchdb.client import SearchDB
+from searchdb.config import Settings
 from searchdb.db.tables import images
 from searchdb.errors import ExportError, QueryError, StorageError
 from searchdb.export import parquet
@@ -26,6 +27,7 @@ from searchdb.export.columns import COLUMNS, default_columns
 from searchdb.sources.urls import urls
 from tests.helpers.full_disk import fill, small_disk
 from tests.helpers.image_server import ImageServer
+from tests.helpers.statements import executed_on
 from tests.helpers.stored_images import StoredImages
 
 TAKEN = datetime(2024, 5, 31, 18, 30, tzinfo=UTC)
@@ -219,6 +221,14 @@ def test_an_exported_list_can_be_ingested(
         with collection.database.begin() as connection:
             connection.execute(sa.delete(images))
         assert collection.ingest_urls(str(tmp_path / f"list.{form}")).stored == 1
+
+
+def test_rows_come_from_the_database_for_reading(demo_settings: Settings) -> None:
+    with SearchDB(demo_settings.model_copy(update={"database_url_read": demo_settings.database_url})) as collection:
+        with executed_on(collection.database.reader) as statements:
+            assert len(csv_rows(exported(collection, "csv", tag="boat"))) > 10
+            assert len(csv_rows(exported(collection, "csv", "a boat", columns=["id"], count=3))) == 3
+        assert len([statement for statement, _ in statements if "FROM images" in statement]) == 2
 
 
 # --- Files ----------------------------------------------------------------------------------------
