@@ -13,10 +13,10 @@ from PIL import Image
 
 from searchdb.config import Settings
 from searchdb.errors import ImageError, QueryError
+from searchdb.exporting import ExportingCollection
 from searchdb.index.build import build_index
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.index.status import IndexStatus
-from searchdb.ingesting import IngestingCollection
 from searchdb.media.decode import decode
 from searchdb.records import Hit, SourceItem, mask_credentials
 from searchdb.search.filter_table import Orientation
@@ -29,7 +29,7 @@ LONG_LIVED_S = 60.0
 `searchdb search`, would end during the build."""
 
 
-class SearchDB(IngestingCollection):
+class SearchDB(ExportingCollection):
     """One collection of images: a database and the model that its vectors come from.
 
     Settings come from the environment unless given: `SearchDB()`, `SearchDB(model="demo")`. The model is loaded when
@@ -127,6 +127,9 @@ class SearchDB(IngestingCollection):
             count=count,
             offset=offset,
         )
+
+    def _find(self, **arguments: Any) -> list[Hit]:
+        return self.search(**arguments)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors of texts, float32 of shape (n, 512), and store them for `text_embedding()` in SQL.

@@ -20,6 +20,7 @@ SearchDBError
 │   └── DecoderBusyError             as many costly images as may be are being decoded
 ├── SourceError                  a folder or list cannot be read at all
 ├── MetadataError                what is written in a file about an image cannot be read
+├── ExportError                  an export is invalid
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
 └── ImageError                   one image failed; recorded in ingest_failures, and ingest continues
@@ -211,6 +212,17 @@ class SourceError(SearchDBError):
 
 class MetadataError(SearchDBError):
     """A sidecar file, or a block of metadata in an image, is too large, damaged or unreadable. The image is usable."""
+
+
+class ExportError(SearchDBError):
+    """Images cannot be exported as requested.
+
+    `field` is the parameter of `SearchDB.export` that is wrong; None if the error is not about a single one.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class QueryError(SearchDBError):

@@ -27,6 +27,7 @@ COMMANDS = {
     "failures": "failures",
     "verify": "verify",
     "search": "search",
+    "export": "export",
     "embed": "search",
     "sql": "sql",
     "index": "index",

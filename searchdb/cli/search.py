@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import click
@@ -10,38 +9,14 @@ import click
 from searchdb.cli import open_collection
 from searchdb.cli.index_prose import stale_index_advice
 from searchdb.cli.output import hit_json, print_hits, print_json
-from searchdb.search.filter_table import FILTERS, FilterRow, Kind
-
-
-def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add an option for every filter."""
-    for row in reversed(FILTERS):
-        name = f"--{row.name.replace('_', '-')}"
-        option = click.option(
-            name, type=_type_of(row), multiple=row.several, metavar=row.metavar or None, help=row.help
-        )
-        command = option(command)
-    return command
-
-
-def _type_of(row: FilterRow) -> Any:
-    if row.kind is Kind.CHOICE:
-        return click.Choice(row.choices)
-    return {Kind.WHOLE: int, Kind.IDS: int, Kind.DECIMAL: float}.get(row.kind, str)
+from searchdb.cli.query_options import filter_options, query_options
 
 
 @click.command("search")
-@click.argument("text", required=False)
-@click.option("--image", metavar="PATH|URL", help="image to search by, alone or with TEXT")
-@click.option("--like", type=int, multiple=True, metavar="ID", help="id of a stored image to search by; repeatable")
-@click.option("--unlike", type=int, multiple=True, metavar="ID", help="id of a disliked stored image; repeatable")
-@click.option("--not", "exclude", metavar="TEXT", help="text or content to exclude")
-@click.option("--text-weight", type=float, metavar="FLOAT", help="0: only the images count, 1: only TEXT; middle 0.5")
-@click.option("--threshold", type=float, default=0.0, show_default=True, help="lowest cosine similarity, -1 to 1")
-@click.option("--min-relevance", type=float, default=0.0, show_default=True, help="lowest relevance to TEXT, 0 to 1")
+@query_options
 @click.option("--count", type=int, default=10, show_default=True, help="number of hits")
 @click.option("--offset", type=int, default=0, show_default=True, help="hits to skip")
-@_filter_options
+@filter_options
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def search_command(

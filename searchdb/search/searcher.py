@@ -14,16 +14,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import check_model
-from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, QUERY_CANCELED
-from searchdb.db.reading import refused, traceless
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import BusyError, DatabaseError, DatabaseUnavailableError, ImageNotFoundError, QueryError
+from searchdb.errors import BusyError, ImageNotFoundError, QueryError
 from searchdb.records import Hit, StoredImage
 from searchdb.search import combination, facets
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.facets import FACET_VALUES, Facets
 from searchdb.search.filters import Filters
+from searchdb.search.guarded import guarded
 from searchdb.search.query import MAX_EXAMPLES, MAX_QUERY_CHARACTERS, Query, checked_id, checked_text
 from searchdb.search.query_cache import QueryCache
 from searchdb.search.ranking import FIRST_HITS, MAX_HITS, prepare
@@ -156,7 +155,7 @@ class Searcher:
 
     def facets(self, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
         """Return the values by which the images within the filters can be filtered further, `limit` each at most."""
-        with self._reading(filters) as connection, _guarded(connection, filters):
+        with self._reading(filters) as connection, guarded(connection, filters, WHERE_TIMEOUT_S):
             return facets.facets(connection, filters, limit=limit)
 
     def embed(self, texts: Sequence[str], *, must_store: bool = False) -> np.ndarray:
@@ -289,7 +288,7 @@ class Searcher:
             rows = _execute(connection, unfiltered_hits_page(*shape), values)
         else:
             prepare(connection)
-            with _guarded(connection, filters):
+            with guarded(connection, filters, WHERE_TIMEOUT_S):
                 rows = _execute(connection, hits_page(*shape, condition), values)
         if not rows or any(row["model"] != self._embedder.identity.weights_sha256 for row in rows):
             check_model(connection, self._embedder.identity)
@@ -337,26 +336,6 @@ def _execute(
     connection: Connection, statement: sa.Select[Any], values: Mapping[str, Any]
 ) -> Sequence[Mapping[Any, Any]]:
     return connection.execute(statement, values).mappings().all()
-
-
-@contextmanager
-def _guarded(connection: Connection, filters: Filters | None) -> Generator[None]:
-    """Run statements with a raw condition in them: read-only, without a trace, and for at most WHERE_TIMEOUT_S."""
-    if not filters or not filters.where:
-        yield
-        return
-    try:
-        with traceless(connection, WHERE_TIMEOUT_S):
-            yield
-    except DatabaseUnavailableError:
-        raise
-    except DatabaseError as exc:
-        reason = str(exc)
-        if exc.sqlstate == QUERY_CANCELED:
-            reason += f" (the limit is {WHERE_TIMEOUT_S} s: simplify it, or create an index for it)"
-        elif exc.sqlstate == INSUFFICIENT_PRIVILEGE:
-            reason = str(refused(exc, "a condition may only read"))
-        raise QueryError(f"where is refused by PostgreSQL: {reason}", field="where") from exc
 
 
 def _stored_embeddings(connection: Connection, ids: Sequence[int]) -> dict[int, np.ndarray]:
