@@ -60,7 +60,7 @@ FILES: dict[str, set[str]] = {
     "media.formats": set(),
     "media.helper": {"media.exif"},
     "media.helper_process": {"media.exif", "media.helper", "media.image_reader"},
-    "media.image_reader": {"media.exif", "media.pixels"},
+    "media.image_reader": {"media.exif", "media.libtiff", "media.pixels"},
     "media.inspection.avif": {"media.inspection.record"},
     "media.inspection.jpeg": {"media.inspection.record"},
     "media.inspection.png": {"media.inspection.record"},

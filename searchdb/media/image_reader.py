@@ -25,6 +25,7 @@ from PIL import (
 
 from searchdb.errors import DamagedImageError, SearchDBError, TooManyPixelsError
 from searchdb.media.exif import Exif, read_exif
+from searchdb.media.libtiff import silence_libtiff
 from searchdb.media.pixels import reduction, to_rgb
 
 _REDUCED_FACTOR = 1.5
@@ -108,6 +109,7 @@ def _prepare_pillow(max_pixels: int) -> None:
             warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
         if _PILLOW_LOGGER.level == logging.NOTSET:
             _PILLOW_LOGGER.setLevel(logging.CRITICAL)
+        silence_libtiff()
 
 
 def _explain(name: str, exc: Exception) -> str:
