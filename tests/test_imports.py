@@ -62,7 +62,7 @@ FILES: dict[str, set[str]] = {
     "media.formats": set(),
     "media.helper": {"media.written.exif"},
     "media.helper_process": {"media.helper", "media.image_reader", "media.written.exif"},
-    "media.image_reader": {"media.pixels", "media.written.exif", "media.written.file_metadata"},
+    "media.image_reader": {"media.libtiff", "media.pixels", "media.written.exif", "media.written.file_metadata"},
     "media.inspection.avif": {"media.inspection.record"},
     "media.inspection.jpeg": {"media.inspection.record"},
     "media.inspection.png": {"media.inspection.record"},

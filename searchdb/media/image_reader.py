@@ -24,6 +24,7 @@ from PIL import (
 )
 
 from searchdb.errors import DamagedImageError, SearchDBError, TooManyPixelsError
+from searchdb.media.libtiff import silence_libtiff
 from searchdb.media.pixels import reduction, to_rgb
 from searchdb.media.written.exif import Exif
 from searchdb.media.written.file_metadata import read_file_metadata
@@ -109,6 +110,7 @@ def prepare_pillow(max_pixels: int) -> None:
             warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
         if _PILLOW_LOGGER.level == logging.NOTSET:
             _PILLOW_LOGGER.setLevel(logging.CRITICAL)
+        silence_libtiff()
 
 
 def _explain(name: str, exc: Exception) -> str:
