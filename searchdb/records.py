@@ -31,7 +31,7 @@ EMBEDDING_DIMENSION = 512
 TAKEN_AT_FROM = "taken_at_from"
 """Key in `metadata` of what `taken_at` comes from, if neither from the source nor from EXIF's DateTimeOriginal."""
 
-SEARCHED_TEXTS = ("source", "description", "credit", "camera", "country", "city")
+SEARCHED_TEXTS = ("source", "description", "credit", "camera", "country", "city", "folder")
 """Fields of an image that people search and filter by, apart from its tags: they are stored in NFC."""
 
 # The second half is for a password with a raw slash: it makes the URL malformed, and messages must still mask it.
