@@ -95,8 +95,9 @@ class ModelIdentity:
         return f"{self.name} (weights {self.short_weights})"
 
 
-CompanionKind = Literal["xmp", "takeout", "raw"]
-"""What a file beside an image is: an XMP sidecar, Google Takeout's JSON, or the RAW file that the image was made of."""
+CompanionKind = Literal["xmp", "takeout", "raw", "live"]
+"""What a file beside an image is: an XMP sidecar, Google Takeout's JSON, the RAW file that the image was made of, or
+the video of a Live Photo."""
 
 
 @dataclass(frozen=True, kw_only=True)

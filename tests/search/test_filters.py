@@ -193,7 +193,9 @@ IMAGES: dict[str, dict[str, Any]] = {
         "taken_at": datetime(2020, 1, 1, tzinfo=UTC), "tags": ["boat", "beach"], "width": 800, "height": 800,
         "description": None, "folder": "Trips/Chile_10", "rating": 0,
     },
-    "samoa": {"rating": -1, "latitude": -17.0, "longitude": -179.9, "tags": ["100%", "it's"], "width": 600, "height": 400},
+    "samoa": {
+        "latitude": -17.0, "longitude": -179.9, "tags": ["100%", "it's"], "width": 600, "height": 400, "rating": -1,
+    },
     "pole": {"folder": "trips/ChileX1", "latitude": 89.9, "longitude": 10.0, "tags": [], "width": 600, "height": 400},
     "plain": {"width": 64, "height": 64, "tags": []},
     **{f"twin {n}": {"source": "twins", "width": 64, "height": 64, "tags": []} for n in range(3)},
