@@ -253,6 +253,14 @@ class DecodedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefreshedImage:
+    """A stored image whose file is unchanged, and what the changed files beside it and the file say about it."""
+
+    item: SourceItem
+    written: WrittenMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddedImage:
     """One image with its embedding: float32 unit vector of shape (512,)."""
 
@@ -286,6 +294,7 @@ class ChunkOutcome:
 
     `unchanged` were already stored when they were processed; `copied` are those of `embedded` whose vector was copied
     from another reference with the same bytes, among them the `moved` ones, whose image only gets their path.
+    `refreshed` are stored images of which only companions have changed.
     """
 
     job_id: int
@@ -294,6 +303,7 @@ class ChunkOutcome:
     unchanged: Sequence[str]
     copied: frozenset[str]
     moved: Sequence[MovedImage] = ()
+    refreshed: Sequence[RefreshedImage] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
