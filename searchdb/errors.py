@@ -19,6 +19,7 @@ SearchDBError
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
 ├── SourceError                  a folder or list cannot be read at all
+├── MetadataError                what is written in a file about an image cannot be read
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
 └── ImageError                   one image failed; recorded in ingest_failures, and ingest continues
@@ -206,6 +207,10 @@ class DecoderBusyError(BusyError):
 
 class SourceError(SearchDBError):
     """A folder or a list of images cannot be read at all."""
+
+
+class MetadataError(SearchDBError):
+    """A sidecar file, or a block of metadata in an image, is too large, damaged or unreadable. The image is usable."""
 
 
 class QueryError(SearchDBError):

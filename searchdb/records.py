@@ -147,6 +147,21 @@ class WrittenMetadata:
     latitude: float | None = None
     longitude: float | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; `from_json` reverses it."""
+        return asdict(self) | {"keywords": list(self.keywords), "taken_at": _iso(self.taken_at)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> WrittenMetadata:
+        """Make a WrittenMetadata from what `to_json` returned."""
+        time = values["taken_at"]
+        arguments: dict[str, Any] = {
+            **values,
+            "keywords": tuple(values["keywords"]),
+            "taken_at": time and datetime.fromisoformat(time),
+        }
+        return cls(**arguments)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceItem:
@@ -235,7 +250,7 @@ class DecodedImage:
     """One upright RGB image with the metadata of its file.
 
     `width` and `height` are those of the upright image in pixels, before any resizing of `pixels`; `colour` is its
-    mean colour, like `#8a7f66`. `taken_at_from` is the EXIF tag that `taken_at` comes from.
+    mean colour, like `#8a7f66`. `written` is what the file says about the image.
     """
 
     item: SourceItem
@@ -244,12 +259,8 @@ class DecodedImage:
     byte_size: int
     width: int
     height: int
-    taken_at: datetime | None = None
-    taken_at_from: str | None = None
-    camera: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
     colour: str | None = None
+    written: WrittenMetadata = field(default_factory=WrittenMetadata)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,6 @@ SOURCE = "api"
 """`images.source` of images added this way."""
 CONTENT_LOCK, REFERENCE_LOCK = 0x5EA2C4DC, 0x5EA2C4DD
 """First halves of advisory lock keys; the second half comes from a hash. The reference's lock is taken first."""
-MAX_CAMERA_CHARACTERS = 300
-"""Longest camera name taken from EXIF: PostgreSQL's index on cameras refuses texts of more than 2,704 bytes."""
 
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -166,7 +164,6 @@ class Adder:
                 cancel=self._cancel,
             )
             decoded = replace(decoded, pixels=self._embedder.resize(decoded.pixels))
-        decoded = replace(decoded, camera=decoded.camera and decoded.camera[:MAX_CAMERA_CHARACTERS])
         return EmbeddedImage(decoded=decoded, embedding=self._embedder.embed_images([decoded.pixels])[0])
 
     def _store(self, embedded: EmbeddedImage, data: bytes | None) -> Addition:

@@ -1,4 +1,4 @@
-"""Decodes bytes to one upright RGB image, with its checksum, size and EXIF data."""
+"""Decodes bytes to one upright RGB image, with its checksum, size and metadata."""
 
 from __future__ import annotations
 
@@ -116,12 +116,8 @@ def decode(
         byte_size=len(data),
         width=width,
         height=height,
-        taken_at=exif.taken_at,
-        taken_at_from=exif.taken_at_from,
-        camera=exif.camera,
-        latitude=exif.latitude,
-        longitude=exif.longitude,
         colour=mean_colour(pixels),
+        written=exif.written,
     )
 
 

@@ -6,7 +6,6 @@ import http.client
 import importlib.metadata
 import os
 import random
-import stat
 import threading
 import time
 from contextlib import closing, suppress
@@ -24,7 +23,6 @@ from requests.utils import requote_uri
 from searchdb.errors import (
     FetchError,
     FetchTimeoutError,
-    FileUnreadableError,
     HTTPStatusError,
     InvalidReferenceError,
     TooManyBytesError,
@@ -32,6 +30,7 @@ from searchdb.errors import (
     TransferError,
 )
 from searchdb.media.memory import Hold
+from searchdb.media.regular_file import open_regular
 from searchdb.media.safe_http import PER_HOST, GuardedAdapter, HostSlots, RequestLimits, TooSlowError, current_limits
 from searchdb.records import FetchedImage, SourceItem, clean_url, mask_credentials
 
@@ -290,24 +289,15 @@ class Fetcher:
 
 
 def _read_file(path: str, max_bytes: int, hold: Hold | None = None) -> bytes:
-    try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise FileUnreadableError("the file is not a regular file")
-            if status.st_size > max_bytes:
-                raise TooManyBytesError(max_bytes, status.st_size)
-            if hold is not None:
-                hold.take(status.st_size)
-            data = file.read(status.st_size + 1)
-            if len(data) > status.st_size:  # it grew, or is a file under /proc that reports a size of 0
-                data += file.read(max_bytes + 1 - len(data))
-    except OSError as exc:
-        raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
-    except ValueError as exc:  # a NUL or another character that is invalid in a file name
-        raise FileUnreadableError(f"the file cannot be read: {_one_line(str(exc))}") from exc
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise TooManyBytesError(max_bytes, size)
+        if hold is not None:
+            hold.take(size)
+        data = file.read(size + 1)
+        if len(data) > size:  # it grew, or is a file under /proc that reports a size of 0
+            data += file.read(max_bytes + 1 - len(data))
     if len(data) > max_bytes:
         raise TooManyBytesError(max_bytes)
     return data

@@ -14,7 +14,6 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import IO, Any
 
 from PIL import Image
@@ -27,7 +26,8 @@ from searchdb.errors import (
     DecoderLostError,
     DecodeTooCostlyError,
 )
-from searchdb.media.exif import Exif
+from searchdb.media.written.exif import Exif
+from searchdb.records import WrittenMetadata
 
 log = logging.getLogger(__name__)
 
@@ -170,9 +170,8 @@ def _environment() -> dict[str, str]:
 
 def pack(pixels: Image.Image, exif: Exif) -> tuple[bytes, bytes]:
     """Return the two parts of the answer with an image."""
-    values = asdict(exif)
-    values["taken_at"] = exif.taken_at and exif.taken_at.isoformat()
-    return json.dumps({"size": pixels.size, "exif": values}).encode() + b"\n", pixels.tobytes()
+    values = {"size": pixels.size, "orientation": exif.orientation, "written": exif.written.to_json()}
+    return json.dumps(values).encode() + b"\n", pixels.tobytes()
 
 
 def pack_error(error: DecodeError) -> bytes:
@@ -189,7 +188,6 @@ def _unpacked(answer: bytes) -> tuple[Image.Image, Exif]:
         error = kind.__new__(kind, values["message"])  # not __init__, whose parameters differ
         vars(error).update(values["values"])
         raise error
-    exif = values["exif"]
-    exif["taken_at"] = exif["taken_at"] and datetime.fromisoformat(exif["taken_at"])
+    exif = Exif(orientation=values["orientation"], written=WrittenMetadata.from_json(values["written"]))
     width, height = values["size"]
-    return Image.frombytes("RGB", (width, height), memoryview(answer)[end:]), Exif(**exif)
+    return Image.frombytes("RGB", (width, height), memoryview(answer)[end:]), exif

@@ -14,9 +14,9 @@ from typing import Any
 from PIL import AvifImagePlugin, Image
 
 from searchdb.errors import DecodeError, DecodeTooCostlyError
-from searchdb.media.exif import Exif
 from searchdb.media.helper import pack, pack_error
 from searchdb.media.image_reader import load, open_image, reduce_while_loading
+from searchdb.media.written.exif import Exif
 
 _PR_SET_PDEATHSIG = 1
 

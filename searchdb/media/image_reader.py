@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
+from typing import IO
 
 from PIL import (
     AvifImagePlugin,
@@ -24,8 +25,9 @@ from PIL import (
 )
 
 from searchdb.errors import DamagedImageError, SearchDBError, TooManyPixelsError
-from searchdb.media.exif import Exif, read_exif
 from searchdb.media.pixels import reduction, to_rgb
+from searchdb.media.written.exif import Exif
+from searchdb.media.written.file_metadata import read_file_metadata
 
 _REDUCED_FACTOR = 1.5
 """Smallest result of libjpeg's reduced decoding, as a multiple of the size needed. The demo model's vectors then stay
@@ -34,7 +36,7 @@ within a cosine of 0.9995 of those of full decoding; at 1.1, some fell to 0.98."
 _LONGEST_REASON = 160
 """Maximum length in characters. Pillow quotes file content in some messages; this keeps them on one line."""
 
-_READERS: Mapping[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
+_READERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO: its first image is a complete JPEG
     "PNG": PngImagePlugin.PngImageFile,
     "GIF": GifImagePlugin.GifImageFile,
@@ -51,7 +53,7 @@ _process_settings = threading.Lock()
 
 
 @contextmanager
-def open_image(name: str, data: bytes, *, max_pixels: int) -> Generator[ImageFile.ImageFile]:
+def open_image(name: str, data: bytes | IO[bytes], *, max_pixels: int) -> Generator[ImageFile.ImageFile]:
     """Open an image of a format of `searchdb.media.formats`; nothing is decoded yet.
 
     Errors of Pillow within the block are translated.
@@ -62,7 +64,7 @@ def open_image(name: str, data: bytes, *, max_pixels: int) -> Generator[ImageFil
     """
     _prepare_pillow(max_pixels)
     try:
-        with _READERS[name](BytesIO(data)) as image:
+        with _READERS[name](BytesIO(data) if isinstance(data, bytes) else data) as image:
             check_pixels(image.size, max_pixels)
             yield image
     except SearchDBError:
@@ -81,9 +83,9 @@ def reduce_while_loading(image: ImageFile.ImageFile, needed: int | None) -> None
 
 
 def load(image: ImageFile.ImageFile, needed: int | None) -> tuple[Image.Image, Exif]:
-    """Decode an opened image; return it in RGB, as it is stored or reduced to what is needed, and its EXIF."""
+    """Decode an opened image; return it in RGB, as it is stored or reduced to what is needed, and its metadata."""
     image.load()
-    exif = read_exif(image)
+    exif = read_file_metadata(image)
     return to_rgb(image, factor=reduction(image.size, needed)), exif
 
 

@@ -31,6 +31,7 @@ from searchdb.errors import (
 )
 from searchdb.ingest import adder as adder_module
 from searchdb.ingest.adder import SOURCE, Adder
+from searchdb.ingest.rows import MAX_INDEXED_CHARACTERS
 from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
@@ -227,7 +228,7 @@ def test_long_camera_name_is_cut(adder: Adder) -> None:
     Image.new("RGB", (8, 8)).save(file, "JPEG", exif=exif)
     image = adder.add(file.getvalue(), item()).image
     assert image.camera is not None
-    assert len(image.camera) == adder_module.MAX_CAMERA_CHARACTERS
+    assert len(image.camera) == MAX_INDEXED_CHARACTERS
 
 
 def test_another_model_adds_nothing(adder: Adder, database: Database, uploads: Path) -> None:

@@ -17,7 +17,7 @@ from searchdb.db.database import Database
 from searchdb.db.tables import images
 from searchdb.errors import DatabaseError, NotAnImageError, TransferError
 from searchdb.ingest.store import Store
-from searchdb.records import DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem
+from searchdb.records import DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem, WrittenMetadata
 from tests.helpers.stored_images import store_images
 
 MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
@@ -29,14 +29,14 @@ def store(database: Database) -> Store:
     return Store(database.engine)
 
 
-def embedded(item: SourceItem, *, axis: int = 0, sha256: bytes = b"s" * 32, **decoded: object) -> EmbeddedImage:
+def embedded(item: SourceItem, *, axis: int = 0, sha256: bytes = b"s" * 32, **written: Any) -> EmbeddedImage:
     vector = np.zeros(512, np.float32)
     vector[axis] = 1
-    values = {"sha256": sha256, "byte_size": item.byte_size or 10, "width": 30, "height": 20} | decoded
-    return EmbeddedImage(
-        decoded=DecodedImage(item=item, pixels=Image.new("RGB", (1, 1)), **values),  # type: ignore[arg-type]
-        embedding=vector,
-    )
+    decoded = DecodedImage(
+        item=item, pixels=Image.new("RGB", (1, 1)), sha256=sha256, byte_size=item.byte_size or 10, width=30, height=20,
+        written=WrittenMetadata(**written),
+    )  # fmt: skip
+    return EmbeddedImage(decoded=decoded, embedding=vector)
 
 
 def test_metadata_of_the_source_takes_precedence_over_the_files(store: Store, database: Database) -> None:

@@ -183,13 +183,16 @@ def test_unusual_but_honest_images_are_not_costly(image: bytes) -> None:
 
 
 def test_a_helper_returns_what_this_process_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = encoded(drawn(random.Random(4), size=(1600, 1200)), "JPEG", exif=exif_bytes(orientation=6), quality=90)
+    words = {"tags": {0x010E: "A boat", 0x9C9E: "sea;summer".encode("utf-16-le"), 0x4746: 4}}
+    exif = exif_bytes(orientation=6, **words)
+    image = encoded(drawn(random.Random(4), size=(1600, 1200)), "JPEG", exif=exif, quality=90)
     here = decoded(image, needed=100)
     monkeypatch.setattr("searchdb.media.inspection.record.COSTLY_S", -1.0)
     there = decoded(image, needed=100)
     assert np.array_equal(np.asarray(here.pixels), np.asarray(there.pixels))
-    for name in ("width", "height", "taken_at", "taken_at_from", "camera", "latitude", "longitude", "colour", "sha256"):
+    for name in ("width", "height", "written", "colour", "sha256"):
         assert getattr(here, name) == getattr(there, name)
+    assert (here.written.description, here.written.keywords, here.written.rating) == ("A boat", ("sea", "summer"), 4)
     with pytest.raises(DamagedImageError, match="ends early"):
         decoded(image[: len(image) // 2], needed=100)
 

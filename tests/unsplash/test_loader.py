@@ -18,7 +18,14 @@ from searchdb.cli.prose import describe_load
 from searchdb.db.database import Database
 from searchdb.db.tables import images
 from searchdb.errors import DatabaseError, InvalidReferenceError, SourceError
-from searchdb.records import DecodedImage, EmbeddedImage, ModelIdentity, RejectedItem, SourceItem
+from searchdb.records import (
+    DecodedImage,
+    EmbeddedImage,
+    ModelIdentity,
+    RejectedItem,
+    SourceItem,
+    WrittenMetadata,
+)
 from searchdb.unsplash import loader
 from searchdb.unsplash.columns import FORMATS
 from searchdb.unsplash.loader import LoadProgress, LoadReport
@@ -62,7 +69,7 @@ def photo_items(database: Database, *paths: Path) -> list[SourceItem]:
     return [each for each in everything if isinstance(each, SourceItem)]
 
 
-def store(database: Database, *items: SourceItem, **decoded: Any) -> None:
+def store(database: Database, *items: SourceItem, **written: Any) -> None:
     """Store items as if they had been fetched and embedded."""
     vector = np.zeros(512, np.float32)
     vector[0] = 1
@@ -71,7 +78,15 @@ def store(database: Database, *items: SourceItem, **decoded: Any) -> None:
         database.engine,
         [
             EmbeddedImage(
-                decoded=DecodedImage(item=item, pixels=pixels, sha256=b"", byte_size=1, width=1, height=1, **decoded),
+                decoded=DecodedImage(
+                    item=item,
+                    pixels=pixels,
+                    sha256=b"",
+                    byte_size=1,
+                    width=1,
+                    height=1,
+                    written=WrittenMetadata(**written),
+                ),
                 embedding=vector,
             )
             for item in items

@@ -1,0 +1,31 @@
+"""Opens files that come from anywhere: only regular ones, and without waiting."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import IO
+
+from searchdb.errors import FileUnreadableError
+
+
+@contextmanager
+def open_regular(path: str) -> Generator[IO[bytes]]:
+    """Open a regular file for reading, in bytes; errors of reading it within the block are translated.
+
+    Raises:
+        FileUnreadableError: it does not exist, is not a regular file, or may not be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FileUnreadableError("the file is not a regular file")
+            yield file
+    except OSError as exc:
+        raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
+    except ValueError as exc:  # a NUL or another character that is invalid in a file name
+        raise FileUnreadableError(f"the file cannot be read: {' '.join(str(exc).split())}") from exc
