@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,7 +27,7 @@ def kept_folder(new: ColumnElement[Any]) -> ColumnElement[Any]:
     return sa.case((ends_so, column), else_=new)
 
 
-def set_folders(connection: Connection, folders: dict[str, str | None]) -> None:
+def set_folders(connection: Connection, folders: Mapping[str, str]) -> None:
     """Give stored images, and the frames of stored videos, their folders in the caller's transaction."""
     references = sorted(folders)
     given = (

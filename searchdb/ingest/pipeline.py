@@ -191,10 +191,11 @@ class Ingest:
                 if not self._stopping.is_set():
                     self._embed_and_store(job_id, [self._prepare_isolated(item)], [])
             wanted = []
-        prepared = self._executor.map(
-            lambda item: self._refresh(item) if item.image in refreshable else self._prepare(item), wanted
-        )
-        self._embed_and_store(job_id, prepared, sorted(unchanged))
+
+        def prepare(item: SourceItem) -> Prepared | None:
+            return self._refresh(item) if item.image in refreshable else self._prepare(item)
+
+        self._embed_and_store(job_id, self._executor.map(prepare, wanted), sorted(unchanged))
         if self._stopping.is_set():
             self._retry(lambda: self._queue.requeue_chunk(job_id))
 

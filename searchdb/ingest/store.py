@@ -236,9 +236,11 @@ def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], mod
     rows = sorted((image_row(image, model_id) for image in embedded), key=lambda row: row["image"])
     statement = insert(images).values(rows)
     replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
-    replaced["folder"] = kept_folder(statement.excluded.folder)
+    folder = kept_folder(statement.excluded.folder)
     connection.execute(
-        statement.on_conflict_do_update(index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()})
+        statement.on_conflict_do_update(
+            index_elements=["image"], set_={**replaced, "folder": folder, "ingested_at": sa.func.now()}
+        )
     )
     _delete_failures(connection, [row["image"] for row in rows])
 
