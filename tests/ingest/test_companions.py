@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -17,20 +16,7 @@ from searchdb.client import SearchDB
 from searchdb.db.tables import images, ingest_failures
 from searchdb.ingest.companions import companion_state
 from searchdb.records import Companion, SourceItem
-
-XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/"
- xmp:Rating="%(rating)d"><dc:description><rdf:Alt><rdf:li xml:lang="x-default">%(text)s</rdf:li></rdf:Alt>
-</dc:description><dc:subject><rdf:Bag><rdf:li>%(keyword)s</rdf:li></rdf:Bag></dc:subject></rdf:Description></rdf:RDF>
-</x:xmpmeta>"""
-
-
-def write_xmp(path: Path, *, rating: int = 3, text: str = "from XMP", keyword: str = "lake") -> None:
-    path.write_text(XMP % {"rating": rating, "text": text, "keyword": keyword})
-
-
-def write_takeout(path: Path, *, text: str = "from Takeout") -> None:
-    path.write_text(json.dumps({"description": text, "photoTakenTime": {"timestamp": "1600000000"}}))
+from tests.helpers.sidecars import write_takeout, write_xmp
 
 
 @pytest.fixture

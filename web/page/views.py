@@ -173,7 +173,7 @@ def _image_of_form() -> Image.Image:
 
 
 def _folder_url(image: StoredImage) -> str | None:
-    """Return the URL of the images in the same folder, the most similar first; None where a filter cannot name it."""
+    """Return the URL of the others in the same folder, the most similar first; None where a filter cannot name it."""
     if not image.folder or len(image.folder) > MAX_VALUE_CHARACTERS:
         return None
     return url_for("pages.index", **SearchRequest(like=(image.id,), filters=Filters(folder=image.folder)).args())
