@@ -24,8 +24,9 @@ def describe_ingest(report: IngestReport) -> str:
     if report.failed:
         lines.append("`searchdb failures list` shows the reasons")
     if report.sidecars or report.parts:
-        sidecars, parts = report.sidecars or 0, report.parts or 0
-        lines.append(f"{sidecars:,} sidecars and {parts:,} RAW files or videos belong to images beside them")
+        counts = ((report.sidecars, "sidecars"), (report.parts, "RAW files and videos"))
+        beside = " and ".join(f"{count:,} {what}" for count, what in counts if count)
+        lines.append(f"belonging to images beside them: {beside}")
     if report.excluded:
         lines.append(
             f"{report.excluded:,} files and folders were left out: clutter, sidecars without an image, or excluded by "

@@ -12,19 +12,19 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from searchdb.db.tables import images
 
 
-def is_below(folder: str | None, stored: str | None) -> bool:
-    """Whether a stored folder says more than this one: `Pictures/2024` more than `2024`, which was named itself.
+def says_as_much(stored: str | None, folder: str) -> bool:
+    """Whether a stored folder is kept: it is this one, or more of it, as `Pictures/2024` is of `2024`.
 
-    So a folder does not change back and forth when its parent is ingested now and then.
+    So a folder does not change back and forth when it is named itself now, and its parent then.
     """
-    return folder is not None and stored is not None and (stored == folder or stored.endswith(f"/{folder}"))
+    return stored is not None and (stored == folder or stored.endswith(f"/{folder}"))
 
 
 def kept_folder(new: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the folder that a row of `images` has after it is stored again from `new`: see `is_below`."""
+    """Return the folder that a row of `images` has after it is stored again with a new one: see `says_as_much`."""
     column = images.c.folder
     ends_so = sa.func.right(column, sa.func.length(new) + 1) == sa.literal("/").concat(new)
-    return sa.case((ends_so, column), else_=new)
+    return sa.case((ends_so, column), else_=sa.func.coalesce(new, column))
 
 
 def set_folders(connection: Connection, folders: Mapping[str, str]) -> None:

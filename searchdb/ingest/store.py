@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
-from searchdb.ingest.folders import is_below, kept_folder, set_folders
+from searchdb.ingest.folders import kept_folder, says_as_much, set_folders
 from searchdb.ingest.moves import apply_moves
 from searchdb.ingest.refresh import absorb_parts, refresh_images
 from searchdb.ingest.rows import UNSTORABLE, failure_row, image_row
@@ -27,7 +27,6 @@ from searchdb.records import (
     Failure,
     ModelIdentity,
     SourceItem,
-    nfc,
 )
 
 SCAN_ROWS = 1000
@@ -147,9 +146,11 @@ class Store:
         They get their folder. The files that belong to them are no images and no failures any longer.
         """
         folders = {
-            item.image: nfc(item.folder)
+            item.image: item.folder
             for item in items
-            if item.folder is not None and item.image in stored and not is_below(item.folder, stored[item.image].folder)
+            if item.folder is not None
+            and item.image in stored
+            and not says_as_much(stored[item.image].folder, item.folder)
         }
         owners = [item for item in items if item.companions and item.image in stored]
         if folders or owners:

@@ -15,7 +15,8 @@ from PIL import Image
 from searchdb.client import SearchDB
 from searchdb.db.tables import images, ingest_failures
 from searchdb.ingest.companions import companion_state
-from searchdb.records import Companion, SourceItem
+from searchdb.ingest.refresh import refresh_images
+from searchdb.records import Companion, RefreshedImage, SourceItem, WrittenMetadata
 from tests.helpers.sidecars import write_takeout, write_xmp
 
 
@@ -147,6 +148,26 @@ def test_a_failed_image_is_not_tried_again_because_of_its_sidecar(collection: Se
     write_xmp(photos / "broken.xmp")
     report = collection.ingest_files(photos)
     assert (report.known_failures, report.sidecars) == (1, 1)
+
+
+def test_all_frames_of_a_video_are_updated_and_keep_their_own_values(collection: SearchDB, photos: Path) -> None:
+    collection.ingest_files(photos)
+    video = str(photos / "film.mp4")
+    with collection.database.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE images SET video = :video, image = :video || '#t=' || id, video_time = id, "
+                "metadata = jsonb_build_object('time', id, 'codec', 'h264', 'old', 1)"
+            ),
+            {"video": video},
+        )
+        item = SourceItem(image=video, source="files", folder="films", metadata={"new": 2})
+        refresh_images(connection, [RefreshedImage(item=item, written=WrittenMetadata(rating=4))])
+    found = rows(collection)
+    assert len(found) == 2
+    for row in found.values():
+        assert row["metadata"] == {"time": row["id"], "codec": "h264", "new": 2}
+        assert (row["rating"], row["folder"]) == (4, "films")
 
 
 # --- RAW files and JPEGs ----------------------------------------------------------------------------

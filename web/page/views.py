@@ -176,7 +176,8 @@ def _folder_url(image: StoredImage) -> str | None:
     """Return the URL of the others in the same folder, the most similar first; None where a filter cannot name it."""
     if not image.folder or len(image.folder) > MAX_VALUE_CHARACTERS:
         return None
-    return url_for("pages.index", **SearchRequest(like=(image.id,), filters=Filters(folder=image.folder)).args())
+    others = SearchRequest(like=(image.id,), threshold=-1.0, filters=Filters(folder=image.folder))
+    return url_for("pages.index", **others.args())
 
 
 def _file_url(image: StoredImage) -> str:
