@@ -21,6 +21,10 @@ ROW_BYTES_PER_PIXEL = 24
 """Decoders hold up to three rows of up to 8 bytes a pixel: much only for an image that consists of one long row."""
 STRIP_BYTES_PER_PIXEL = 40
 """Of the strip that is being converted: float32 grey is copied to NumPy and scaled, in four copies."""
+METADATA_BYTES = 30_000_000
+"""Of reading a block of XMP at its limits, before the pixels are converted."""
+METADATA_FACTOR = 64
+"""The same, as a multiple of the file's bytes."""
 FIXED_BYTES = 8_000_000
 """Tables and buffers of decoders, and the allocator's rounding."""
 HELPER_BYTES = 100_000_000
@@ -73,7 +77,8 @@ def _with_conversion(loading: int, size: tuple[int, int], needed: int | None, fi
     turned = reduced  # by the EXIF orientation, which is known only after loading
     strip = STRIP_BYTES_PER_PIXEL * min(pixels, STRIP_PIXELS)
     rows = ROW_BYTES_PER_PIXEL * width
-    return FIXED_BYTES + file_bytes + loading + reduced + turned + strip + rows
+    metadata = min(METADATA_BYTES, METADATA_FACTOR * file_bytes)
+    return FIXED_BYTES + file_bytes + loading + max(metadata, reduced + turned + strip) + rows
 
 
 def _loading_bytes(image: ImageFile.ImageFile) -> int:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from typing import IO
 
 from PIL import (
     AvifImagePlugin,
@@ -36,7 +35,7 @@ within a cosine of 0.9995 of those of full decoding; at 1.1, some fell to 0.98."
 _LONGEST_REASON = 160
 """Maximum length in characters. Pillow quotes file content in some messages; this keeps them on one line."""
 
-_READERS: Mapping[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
+_READERS: Mapping[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO: its first image is a complete JPEG
     "PNG": PngImagePlugin.PngImageFile,
     "GIF": GifImagePlugin.GifImageFile,
@@ -53,7 +52,7 @@ _process_settings = threading.Lock()
 
 
 @contextmanager
-def open_image(name: str, data: bytes | IO[bytes], *, max_pixels: int) -> Generator[ImageFile.ImageFile]:
+def open_image(name: str, data: bytes, *, max_pixels: int) -> Generator[ImageFile.ImageFile]:
     """Open an image of a format of `searchdb.media.formats`; nothing is decoded yet.
 
     Errors of Pillow within the block are translated.
@@ -62,9 +61,9 @@ def open_image(name: str, data: bytes | IO[bytes], *, max_pixels: int) -> Genera
         TooManyPixelsError: the header declares more than `max_pixels`.
         DamagedImageError: the data is truncated or corrupt.
     """
-    _prepare_pillow(max_pixels)
+    prepare_pillow(max_pixels)
     try:
-        with _READERS[name](BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with _READERS[name](BytesIO(data)) as image:
             check_pixels(image.size, max_pixels)
             yield image
     except SearchDBError:
@@ -96,7 +95,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
         raise TooManyPixelsError(width, height, max_pixels)
 
 
-def _prepare_pillow(max_pixels: int) -> None:
+def prepare_pillow(max_pixels: int) -> None:
     """Adjust Pillow's process-wide settings to ours; safe to call from any thread at any time.
 
     Pillow's pixel limit is raised to ours but not removed, because it also guards tiles and canvases. Its warnings and

@@ -48,16 +48,25 @@ class Exif:
 def read_exif(image: Image.Image) -> Exif:
     """Return the EXIF of an opened image; malformed EXIF is ignored, because the image itself is usable.
 
-    Nothing is decoded. Of a PNG, EXIF behind the pixels is found only once it is loaded.
+    Of a PNG without EXIF, this decodes the pixels, behind which there may be some.
     """
     try:
-        exif = Image.Image.getexif(image)  # PNG's own decodes the image first
+        exif = image.getexif()
         shot = exif.get_ifd(ExifTags.IFD.Exif)
         gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
         tags = {**shot, **{tag: exif.get(tag) for tag in _OF_IMAGE}}
         return Exif(orientation=_orientation(tags), written=_written(tags, gps, exif.endian or "<"))
     except Exception:  # noqa: BLE001 - cameras and editors write malformed blocks, on which Pillow raises many errors
         return Exif()
+
+
+def undecoded_tag(image: Image.Image, tag: int) -> bytes | None:
+    """Return the bytes of a tag of the first directory, whatever type it declares; None if it is not there."""
+    try:
+        directory: Any = getattr(image.getexif(), "_info", None)  # which Pillow fills before it decodes any value
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return getattr(directory, "_tagdata", {}).get(tag)
 
 
 def _orientation(tags: Mapping[int, Any]) -> int:
@@ -150,6 +159,7 @@ def _user_comment(value: Any, order: str) -> str:
 
 def _utf_16(raw: bytes, order: str) -> str:
     """Return UTF-16 in the byte order that makes more sense: programs disagree on which it should be."""
+    raw = raw[: len(raw) // 2 * 2]  # some end with a single NUL
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16", "replace")
     little, big = raw.decode("utf-16-le", "replace"), raw.decode("utf-16-be", "replace")

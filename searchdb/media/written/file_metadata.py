@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import iTXt
 from searchdb.errors import MetadataError
 from searchdb.media.written import text
 from searchdb.media.written.combination import combine_within_file
-from searchdb.media.written.exif import Exif, read_exif
+from searchdb.media.written.exif import Exif, read_exif, undecoded_tag
 from searchdb.media.written.iptc import read_iptc
 from searchdb.media.written.xmp import read_xmp
 from searchdb.records import WrittenMetadata
@@ -25,7 +25,7 @@ _NOTHING = WrittenMetadata()
 def read_file_metadata(image: Image.Image) -> Exif:
     """Return the orientation and the metadata of an image that Pillow has opened; what is malformed is left out.
 
-    Nothing is decoded. Of a PNG, what is behind the pixels is found only once it is loaded.
+    Of a PNG, what is behind the pixels is found only once it is loaded.
     """
     exif = read_exif(image)
     written = combine_within_file(exif=exif.written, iptc=_iptc(image), xmp=_xmp(image), texts=_texts(image.info))
@@ -36,7 +36,7 @@ def _iptc(image: Image.Image) -> WrittenMetadata:
     photoshop: Any = image.info.get("photoshop") or {}
     block: Any = photoshop.get(_PHOTOSHOP_IPTC)
     if block is None:  # a TIFF's, before Pillow unpacks it: Photoshop declares the bytes as integers
-        block = getattr(getattr(image, "tag_v2", None), "_tagdata", {}).get(_TIFF_IPTC)
+        block = undecoded_tag(image, _TIFF_IPTC)
     return read_iptc(block) if isinstance(block, bytes) else _NOTHING
 
 

@@ -7,28 +7,29 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
+from searchdb.errors import DamagedImageError
 from searchdb.media.formats import SNIFFED_BYTES, format_of
-from searchdb.media.image_reader import open_image
+from searchdb.media.image_reader import open_image, prepare_pillow
 from searchdb.media.regular_file import open_regular
 from searchdb.media.written.file_metadata import read_file_metadata
 from searchdb.records import WrittenMetadata
 
-_OPENED = frozenset({"JPEG", "TIFF", "AVIF"})
-"""Formats that open without decoding, nor memory for their pixels, and have their metadata by then."""
 _SILENT = frozenset({"GIF", "BMP"})
 """Formats of which no metadata is read."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = frozenset({b"IHDR", b"tEXt", b"zTXt", b"iTXt", b"eXIf"})
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _WEBP_CHUNKS = {b"EXIF": "exif", b"XMP ": "xmp"}
-MAX_CHUNKS = 100_000
-"""Chunks that are looked at: PNGs of hundreds of megapixels have thousands."""
-MAX_CHUNK_BYTES = 8_000_000
-"""Larger chunks are passed over. Metadata is far smaller, and so are the limits on it."""
+_SOI, _SOS = b"\xff\xd8", 0xDA
+_TIFF_XMP = 700
+MAX_PARTS = 100_000
+"""Chunks or segments that are looked at: PNGs of hundreds of megapixels have thousands."""
+MAX_METADATA_BYTES = 8_000_000
+"""What is read of a file's chunks or segments of metadata: far more than the limits on it."""
 
 
 def read_written(file: bytes | Path, *, max_pixels: int) -> WrittenMetadata | None:
@@ -48,48 +49,66 @@ def read_written(file: bytes | Path, *, max_pixels: int) -> WrittenMetadata | No
         opened.seek(0)
         if name in _SILENT:
             return WrittenMetadata()
+        if name == "TIFF":
+            prepare_pillow(max_pixels)
+            return read_file_metadata(_tiff_metadata(opened)).written
         if name == "WEBP":  # opening it takes memory for its pixels
-            return _of_webp(opened)
-        if name == "PNG":  # what is behind the pixels is read only after them
-            opened = BytesIO(_without_pixels(opened))
-        elif name not in _OPENED:
+            return read_file_metadata(_Carrier(dict(_riff_chunks(opened)))).written
+        read = {"JPEG": _jpeg_head, "PNG": _without_pixels, "AVIF": _whole}.get(name)
+        if read is None:
             return None
-        with open_image(name, opened, max_pixels=max_pixels) as image:
-            return read_file_metadata(image).written
+        with open_image(name, read(opened), max_pixels=max_pixels) as image:
+            return read_file_metadata(_Carrier(image.info)).written
 
 
-def _of_webp(file: IO[bytes]) -> WrittenMetadata:
-    carrier = Image.new("1", (1, 1))
-    for name, value in _riff_chunks(file):
-        carrier.info.setdefault(_WEBP_CHUNKS[name], value)
-    return read_file_metadata(carrier).written
+class _Carrier(Image.Image):
+    """An image without pixels that has the metadata of another, as Pillow keeps it."""
+
+    def __init__(self, info: dict[Any, Any], exif: Image.Exif | None = None) -> None:
+        super().__init__()
+        self.info = info
+        self._own_exif = exif
+
+    def getexif(self) -> Image.Exif:
+        return super().getexif() if self._own_exif is None else self._own_exif
 
 
-def _riff_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    file.seek(12)
-    for _ in range(MAX_CHUNKS):
-        header = file.read(8)
-        if len(header) < 8:
-            return
-        name, length = struct.unpack("<4sI", header)
-        if name in _WEBP_CHUNKS and length <= MAX_CHUNK_BYTES:
-            yield name, file.read(length)
-            file.seek(length & 1, 1)
-        else:
-            file.seek(length + (length & 1), 1)
+def _whole(file: IO[bytes]) -> bytes:
+    return file.read()
+
+
+def _jpeg_head(file: IO[bytes]) -> bytes:
+    """Return a JPEG up to its pixels, which Pillow can open, as it reads no further to open one."""
+    kept = [file.read(len(_SOI))]
+    size = 0
+    for _ in range(MAX_PARTS):
+        marker = file.read(2)
+        while marker == b"\xff\xff":  # padding
+            marker = b"\xff" + file.read(1)
+        if len(marker) < 2 or marker[0] != 0xFF:
+            break
+        length = file.read(2)
+        body = file.read(max(0, int.from_bytes(length) - 2)) if len(length) == 2 else b""
+        size += len(body)
+        if size > MAX_METADATA_BYTES:
+            break
+        kept += marker, length, body
+        if marker[1] == _SOS:
+            break
+    return b"".join(kept)
 
 
 def _without_pixels(file: IO[bytes]) -> bytes:
-    """Return a PNG that has only the header and the metadata of this one."""
+    """Return a PNG that has only the header and the metadata of this one, also that behind the pixels."""
     file.seek(len(_PNG_SIGNATURE))
     kept = [_PNG_SIGNATURE]
     size = 0
-    for _ in range(MAX_CHUNKS):
+    for _ in range(MAX_PARTS):
         header = file.read(8)
         if len(header) < 8:
             break
         length, name = struct.unpack(">I4s", header)
-        if name in _PNG_CHUNKS and size + length <= MAX_CHUNK_BYTES:
+        if name in _PNG_CHUNKS and size + length <= MAX_METADATA_BYTES:
             kept += header, file.read(length + 4)  # with its checksum
             size += length
         else:
@@ -97,3 +116,35 @@ def _without_pixels(file: IO[bytes]) -> bytes:
         if name == b"IEND":
             break
     return b"".join([*kept, _PNG_END])
+
+
+def _riff_chunks(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield the names, as Pillow has them, and contents of the chunks of metadata in a WebP."""
+    file.seek(12)
+    found: set[bytes] = set()
+    for _ in range(MAX_PARTS):
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        name, length = struct.unpack("<4sI", header)
+        if name in _WEBP_CHUNKS and name not in found and length <= MAX_METADATA_BYTES:
+            found.add(name)
+            yield _WEBP_CHUNKS[name], file.read(length)
+            file.seek(length & 1, 1)
+        else:
+            file.seek(length + (length & 1), 1)
+
+
+def _tiff_metadata(file: IO[bytes]) -> _Carrier:
+    """Return the metadata of a TIFF's first directory, which also holds for an image in another one."""
+    exif = Image.Exif()
+    try:
+        head = file.read(16)
+        exif.endian = "<" if head.startswith(b"II") else ">"
+        exif.bigtiff = 43 in head[2:4]
+        place, kind = (8, "Q") if exif.bigtiff else (4, "I")
+        exif.load_from_fp(file, struct.unpack_from(exif.endian + kind, head, place)[0])
+        xmp = exif.get(_TIFF_XMP)
+    except Exception as exc:  # Pillow raises many kinds of errors on malformed directories
+        raise DamagedImageError("the image data is corrupt (TIFF: its first directory cannot be read)") from exc
+    return _Carrier({"xmp": xmp}, exif)

@@ -30,7 +30,7 @@ _UNREADABLE_SHARE = 0.25
 _BY_DEVICES = re.compile(
     r"""
     (konica\ )?minolta\ digital\ camera | olympus\ digital\ camera | kodak\ digital\ still\ camera | digital\ camera
-    | sony\ dsc | exif[ _]jpeg([ _].*)? | jpeg\ encoded\ by\ .* | samsung\ .*camera.* | <\ kenox\ .*> | maker:.*
+    | sony\ dsc | exif[ _]jpeg([ _].*)? | jpeg\ encoded\ by\ .* | samsung\ .*camera.* | <\ ?kenox\ .*> | maker:.*
     | dcim.* | default | (no\ )?comments? | (no\ )?(image\ )?description | user\ ?comments? | untitled | none | null
     | n/a | unknown | charset=.{0,40} | binary\ comment | \d
     | (created|processed|edited|generated|file\ (source|written)|optimized)\ (with|by|in|using)\b.{0,80}

@@ -16,13 +16,15 @@ from searchdb.errors import MetadataError
 
 MAX_PACKET_BYTES = 2_000_000
 """Larger packets are not read: one with a caption has 5 to 50 kB, and one with many masks or a long history 1 MB."""
-MAX_ELEMENTS = 50_000
-MAX_ATTRIBUTES = 50_000
-"""Counted before the packet is parsed, generously: by its `<` and `=`. A second of processor time at most."""
+MAX_ELEMENTS = 20_000
+MAX_ATTRIBUTES = 20_000
+"""Counted before the packet is parsed, generously: by its `<` and `=`. A packet with many masks has some thousands; at
+the limits, parsing takes a third of a second."""
 MAX_DEPTH = 100
 """Nested elements; XMP has about 10."""
-MAX_NAMESPACE_CHARACTERS = 200
-"""The parser repeats the namespace in the name of each element and attribute: a long one would take gigabytes."""
+MAX_NAMESPACE_CHARACTERS = 120
+"""The parser repeats the namespace in the name of each element and attribute: a long one would take gigabytes. Those in
+use have up to 60."""
 
 NAMESPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
