@@ -46,7 +46,8 @@ class IngestingCollection(CollectionParts):
 
         Files with the stored size and time are not read again, unless `reread`, which compares their SHA-256. A moved
         file is recognized by its content: its image keeps its id and metadata. Of folders and globs, clutter and what
-        `exclude` (patterns of .gitignore files) matches are left out.
+        `exclude` (patterns of .gitignore files) matches are left out. Sidecars, and RAW files beside a JPEG of the same
+        name, belong to their image: if only they have changed, its metadata is updated and nothing is embedded.
 
         The report counts the stored images of these folders whose files no longer exist. `prune=True` removes them,
         unless most of a folder's are gone, as if its disk was not mounted: then none are removed, and the report's
@@ -74,7 +75,8 @@ class IngestingCollection(CollectionParts):
                 progress=progress,
             )
         found = find_gone(self.store, roots)
-        report.excluded, report.gone, report.losses = exclusion.count, len(found.images), found.losses
+        report.excluded, report.sidecars, report.parts = exclusion.count, exclusion.sidecars, exclusion.parts
+        report.gone, report.losses = len(found.images), found.losses
         removes = prune == "always" or (prune and not found.losses)
         report.removed = self.store.delete_images(found.images) if removes else 0
         return report

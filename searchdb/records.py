@@ -31,7 +31,7 @@ EMBEDDING_DIMENSION = 512
 TAKEN_AT_FROM = "taken_at_from"
 """Key in `metadata` of what `taken_at` comes from, if neither from the source nor from EXIF's DateTimeOriginal."""
 
-SEARCHED_TEXTS = ("source", "description", "credit", "camera", "country", "city")
+SEARCHED_TEXTS = ("source", "description", "credit", "camera", "country", "city", "folder")
 """Fields of an image that people search and filter by, apart from its tags: they are stored in NFC."""
 
 # The second half is for a password with a raw slash: it makes the URL malformed, and messages must still mask it.
@@ -95,8 +95,9 @@ class ModelIdentity:
         return f"{self.name} (weights {self.short_weights})"
 
 
-CompanionKind = Literal["xmp", "takeout", "raw"]
-"""What a file beside an image is: an XMP sidecar, Google Takeout's JSON, or the RAW file that the image was made of."""
+CompanionKind = Literal["xmp", "takeout", "raw", "live"]
+"""What a file beside an image is: an XMP sidecar, Google Takeout's JSON, the RAW file that the image was made of, or
+the video of a Live Photo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +264,14 @@ class DecodedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefreshedImage:
+    """A stored image whose file is unchanged, and what the changed files beside it and the file say about it."""
+
+    item: SourceItem
+    written: WrittenMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddedImage:
     """One image with its embedding: float32 unit vector of shape (512,)."""
 
@@ -296,6 +305,7 @@ class ChunkOutcome:
 
     `unchanged` were already stored when they were processed; `copied` are those of `embedded` whose vector was copied
     from another reference with the same bytes, among them the `moved` ones, whose image only gets their path.
+    `refreshed` are stored images of which only companions have changed.
     """
 
     job_id: int
@@ -304,6 +314,7 @@ class ChunkOutcome:
     unchanged: Sequence[str]
     copied: frozenset[str]
     moved: Sequence[MovedImage] = ()
+    refreshed: Sequence[RefreshedImage] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

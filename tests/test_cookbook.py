@@ -41,6 +41,7 @@ DOCUMENT = (ROOT / "docs" / "sql-cookbook.md").read_text(encoding="utf-8")
 WRITING = "How can every image have a stored label?"
 COUNTRIES = ("Portugal", "Norway", "Japan", "Chile", None)
 CAMERAS = ("Canon EOS R6", "Canon PowerShot G7", "Nikon Z 6", "Fujifilm X100V", None)
+FOLDERS = ("Pictures", "Pictures/2024", "Pictures/2024/Rome", "Pictures/2024-old", "Pictures/2024_")
 KEYWORDS = ("boat", "red car", "cat in the snow")
 SETTINGS = {
     "meadow": "a meadow",
@@ -238,6 +239,8 @@ def add_metadata(collection: SearchDB, rng: Random) -> tuple[frozenset[str], dic
                 "camera": camera,
                 "credit": f"Photographer {number % 7}",
                 "taken_at": moment,
+                "folder": FOLDERS[number % len(FOLDERS)],
+                "rating": (None, -1, 0, 1, 2, 3, 4, 5)[number % 8],
                 "tags": tags,
                 "source_id": f"photo{number:06}",
             }
@@ -349,6 +352,18 @@ def _country(sample: SampleCollection, rows: list[Row]) -> None:
     assert_ranked(sample, rows, expected, scores)
     assert len(rows) == 10
     assert {row["city"] for row in rows} == {"Portugal City"}
+
+
+@answers("Which well rated images below a folder fit a text best?")
+def _folder(sample: SampleCollection, rows: list[Row]) -> None:
+    def fits(place: int) -> bool:
+        row = sample.rows[place]
+        return row["folder"] in ("Pictures/2024", "Pictures/2024/Rome") and (row["rating"] or 0) >= 4
+
+    scores = sample.text("a boat at sunset")
+    assert_ranked(sample, rows, sample.ranked(scores, fits)[:10], scores)
+    assert {row["folder"] for row in rows} == {"Pictures/2024", "Pictures/2024/Rome"}
+    assert {row["rating"] for row in rows} == {4, 5}
 
 
 @answers("What is the best image of each country?")
@@ -640,6 +655,7 @@ def test_a_query_with_nothing_to_look_for_says_so(
     ("title", "index"),
     [
         ("Which images from one country fit a text best?", "images_country_idx"),
+        ("Which well rated images below a folder fit a text best?", "images_folder_idx"),
         ("Which images rank best by words and by appearance together?", "images_words_idx"),
     ],
 )

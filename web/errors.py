@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = 10
 """Seconds after which a client may try again while a service is unavailable."""
 
-LISTED_FILTERS = [row.name for row in PUBLIC_FILTERS if row.kind in (Kind.NAMES, Kind.CHOICE)]
+LISTED_FILTERS = [row.name for row in PUBLIC_FILTERS if row.kind in (Kind.NAMES, Kind.CHOICE) or row.name == "rating"]
 """Filters whose values the page lists; a form without the lists passes them on as hidden inputs."""
 
 API_NAMES = {"text": "q", "exclude": "not"}

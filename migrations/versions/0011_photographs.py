@@ -27,7 +27,8 @@ def upgrade() -> None:
     op.add_column("images", sa.Column("video_time", sa.Double, comment="seconds from the start of the video"))
     op.create_check_constraint("rating", "images", "rating BETWEEN -1 AND 5")
     op.create_index("images_rating_idx", "images", ["rating"], postgresql_where=sa.text("rating IS NOT NULL"))
-    op.create_index("images_folder_idx", "images", ["folder"], postgresql_using="spgist")
+    # Serves the folder itself and, whatever the collation, everything below it. A fifth of the size of SP-GiST.
+    op.create_index("images_folder_idx", "images", ["folder"], postgresql_ops={"folder": "text_pattern_ops"})
     op.create_index("images_video_idx", "images", ["video", "video_time"], postgresql_where=sa.text(IS_FRAME))
 
 

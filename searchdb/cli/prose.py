@@ -23,8 +23,15 @@ def describe_ingest(report: IngestReport) -> str:
     lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
     if report.failed:
         lines.append("`searchdb failures list` shows the reasons")
+    if report.sidecars or report.parts:
+        counts = ((report.sidecars, "sidecars"), (report.parts, "RAW files and videos"))
+        beside = " and ".join(f"{count:,} {what}" for count, what in counts if count)
+        lines.append(f"belonging to images beside them: {beside}")
     if report.excluded:
-        lines.append(f"{report.excluded:,} files and folders were left out: clutter, or excluded by patterns")
+        lines.append(
+            f"{report.excluded:,} files and folders were left out: clutter, sidecars without an image, or excluded by "
+            "patterns"
+        )
     if report.index_rebuilt:
         lines.append("the vector index was rebuilt, because the collection had outgrown it")
     if report.known_failures:

@@ -139,7 +139,7 @@ images = Table(
     Index("images_place_idx", "latitude", "longitude"),
     Index("images_shape_idx", text("sign((width - height)::double precision)"), text("LEAST(width, height)")),
     Index("images_rating_idx", "rating", postgresql_where=text("rating IS NOT NULL")),
-    Index("images_folder_idx", "folder", postgresql_using="spgist"),
+    Index("images_folder_idx", "folder", postgresql_ops={"folder": "text_pattern_ops"}),
     Index("images_video_idx", "video", "video_time", postgresql_where=text("video IS NOT NULL")),
     Index("images_words_idx", text("image_words(description, tags)"), postgresql_using="gin"),
     Index(

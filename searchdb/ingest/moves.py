@@ -10,8 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from searchdb.db.tables import images
+from searchdb.ingest.companions import PARTS, part_paths
 from searchdb.ingest.presence import was_moved
 from searchdb.records import DecodedImage, MovedImage, SourceItem, nfc
 
@@ -80,7 +82,7 @@ def apply_moves(connection: Connection, moves: Iterable[MovedImage]) -> list[Mov
     other = images.alias()
     done: list[MovedImage] = []
     for move in sorted(moves, key=lambda move: move.image):  # the order in which all writers lock rows
-        item = move.item
+        item = move.item.in_nfc()
         taken = sa.exists().where(other.c.image == item.image, other.c.id != move.id)
         changed = connection.execute(
             sa.update(images)
@@ -88,7 +90,11 @@ def apply_moves(connection: Connection, moves: Iterable[MovedImage]) -> list[Mov
             .values(
                 image=item.image,
                 source_id=item.source_id,
+                folder=item.folder,
                 tags=list(move.tags),
+                metadata=images.c.metadata.op("-", return_type=JSONB())(sa.literal(list(PARTS), ARRAY(sa.Text))).concat(
+                    sa.literal(part_paths(item), JSONB)
+                ),
                 byte_size=item.byte_size,
                 modified_at=item.modified_at,
             )

@@ -6,12 +6,12 @@ import logging
 import os
 import socket
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -19,26 +19,31 @@ from cachetools import LRUCache
 
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.embedder import Embedder
-from searchdb.errors import DecodeInterruptedError, ImageError, WorkerLostError
-from searchdb.ingest.gone import Loss
+from searchdb.errors import DecodeInterruptedError, FileUnreadableError, ImageError, WorkerLostError
+from searchdb.ingest.companions import read_companions
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.moves import find_moves
-from searchdb.ingest.queue import Queue, RunProgress
+from searchdb.ingest.queue import Queue
+from searchdb.ingest.report import IngestReport
 from searchdb.ingest.reread import find_changed, mark_changed
 from searchdb.ingest.store import Store
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
 from searchdb.media.memory import FILES_BYTES, Hold, MemoryBudget
+from searchdb.media.written.reader import read_written
 from searchdb.records import (
     ChunkOutcome,
     DecodedImage,
     EmbeddedImage,
     FailedImage,
+    RefreshedImage,
     RejectedItem,
     SourceItem,
 )
 
 T = TypeVar("T")
+Prepared = DecodedImage | RefreshedImage | FailedImage
+"""An image that is ready to be embedded, or needs no embedding, or cannot be read."""
 
 DEFAULT_CHUNK_SIZE = 128
 """Images in one chunk: enough for round trips not to matter, few enough that a killed worker loses only seconds."""
@@ -52,62 +57,6 @@ REMEMBERED_VECTORS = 4096
 """Recent vectors kept for other images with the same bytes whose chunk is not written yet: 8 MB."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class IngestReport:
-    """What a run or a worker has done so far.
-
-    A run counts each reference once, but a duplicate in a later chunk again if the first one was done by then.
-    """
-
-    queued: int = 0
-    """References added to the queue or found in it; they are also counted below once they are done."""
-    stored: int = 0
-    unchanged: int = 0
-    known_failures: int = 0
-    """References that failed before and were not tried."""
-    failed: Counter[str] = field(default_factory=Counter[str])
-    copied: int = 0
-    """How many of the stored images reused the vector of another with the same bytes."""
-    index_rebuilt: bool = False
-    total: int | None = None
-    """All references, known once the source is read to its end."""
-    excluded: int | None = None
-    """Files and folders that were left out, as clutter or by patterns, where the source is a folder."""
-    gone: int | None = None
-    """Stored images whose files no longer exist, where the source is a folder."""
-    removed: int | None = None
-    """How many of these were removed."""
-    losses: Sequence[Loss] = ()
-    """Folders most of whose stored images are gone, for which reason none are removed."""
-
-    @property
-    def done(self) -> int:
-        """References that are no longer pending."""
-        return self.stored + self.unchanged + self.known_failures + self.failed.total()
-
-    @property
-    def readable(self) -> bool:
-        """Whether at least one of the references is a searchable image."""
-        return self.stored + self.unchanged > 0
-
-    def with_progress(self, progress: RunProgress) -> IngestReport:
-        """Return this report with the outcomes of its queued references added."""
-        return replace(
-            self,
-            stored=self.stored + progress.stored,
-            copied=self.copied + progress.copied,
-            unchanged=self.unchanged + progress.unchanged,
-            failed=self.failed + Counter(progress.failed),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; those of folders only where the source is a folder."""
-        losses = [loss.to_json() for loss in self.losses]
-        values = {**asdict(self), "failed": dict(self.failed), "done": self.done, "losses": losses}
-        of_folders = {name: values.pop(name) for name in ("excluded", "gone", "removed", "losses")}
-        return values if self.gone is None else values | of_folders
 
 
 def enqueue(
@@ -141,7 +90,7 @@ def enqueue(
         wanted: list[SourceItem] = []
         rejected: list[FailedImage] = []
         if reread:
-            alike = [item for item in chunk.values() if item.image in stored and stored[item.image].matches(item)]
+            alike = [item for item in chunk.values() if item.image in stored and stored[item.image].has_same_file(item)]
             changed, unreadable = retry(lambda alike=alike: find_changed(store.engine, alike))
             retry(lambda changed=changed: mark_changed(store.engine, changed))
             wanted += changed
@@ -157,6 +106,8 @@ def enqueue(
                 rejected.append(FailedImage(image=item.image, source=item.source, error=item.error))
             else:
                 wanted.append(item)
+        items = [item for item in chunk.values() if isinstance(item, SourceItem)]
+        retry(lambda items=items, stored=stored: store.settle(items, stored))
         retry(lambda failures=rejected: store.record_failures(failures))
         report.failed.update(type(failure.error).__name__ for failure in rejected)
         report.queued += retry(lambda queued=wanted: queue.put(queued, run_id, urgent=urgent))
@@ -231,15 +182,20 @@ class Ingest:
         chunk = self._retry(lambda: self._queue.chunk(job_id))
         # Another run may have stored some after `enqueue` checked them.
         stored = self._retry(lambda: self._store.stored([item.image for item in chunk]))
-        unchanged = [item.image for item in chunk if item.image in stored and stored[item.image].matches(item)]
-        wanted = [item for item in chunk if item.image not in set(unchanged)]
+        known = [item for item in chunk if item.image in stored and stored[item.image].has_same_file(item)]
+        unchanged = {item.image for item in known if stored[item.image].matches(item)}
+        refreshable = {item.image for item in known} - unchanged
+        wanted = [item for item in chunk if item.image not in unchanged]
         if isolated:
             for item in wanted:
                 if not self._stopping.is_set():
                     self._embed_and_store(job_id, [self._prepare_isolated(item)], [])
             wanted = []
-        prepared = self._executor.map(self._prepare, wanted)
-        self._embed_and_store(job_id, prepared, unchanged)
+
+        def prepare(item: SourceItem) -> Prepared | None:
+            return self._refresh(item) if item.image in refreshable else self._prepare(item)
+
+        self._embed_and_store(job_id, self._executor.map(prepare, wanted), sorted(unchanged))
         if self._stopping.is_set():
             self._retry(lambda: self._queue.requeue_chunk(job_id))
 
@@ -247,9 +203,7 @@ class Ingest:
         attempt = self._retry(lambda: self._queue.count_attempt(item.image))
         return _failed(item, WorkerLostError(attempt - 1)) if attempt > MAX_ATTEMPTS else self._prepare(item)
 
-    def _embed_and_store(
-        self, job_id: int, prepared: Iterable[DecodedImage | FailedImage | None], unchanged: Sequence[str]
-    ) -> None:
+    def _embed_and_store(self, job_id: int, prepared: Iterable[Prepared | None], unchanged: Sequence[str]) -> None:
         outcome = self._embed(job_id, [each for each in prepared if each is not None], unchanged)
         self._retry(lambda: self._store.record_outcome(outcome, self._embedder.identity, worker=self._name))
         self._add_to_report(outcome)
@@ -272,26 +226,43 @@ class Ingest:
                         memory=self._memory,
                         cancel=self._stopping,
                     )
-                    return replace(decoded, pixels=self._embedder.resize(decoded.pixels))
+                    decoded = replace(decoded, pixels=self._embedder.resize(decoded.pixels))
+            read, written = read_companions(item, decoded.written)
+            return replace(decoded, item=read, written=written)
         except DecodeInterruptedError:
             return None
         except ImageError as exc:
             return _failed(item, exc)
 
-    def _embed(
-        self, job_id: int, prepared: Sequence[DecodedImage | FailedImage], unchanged: Sequence[str]
-    ) -> ChunkOutcome:
+    def _refresh(self, item: SourceItem) -> Prepared | None:
+        """Read what is written in a stored file and beside it, or prepare it again where that takes decoding."""
+        if self._stopping.is_set():
+            return None
+        try:
+            of_file = read_written(Path(item.image), max_pixels=self._max_pixels)
+        except FileUnreadableError as exc:
+            return _failed(item, exc)
+        except ImageError:  # it is no image, such as a video, or has changed meanwhile
+            of_file = None
+        if of_file is None:
+            return self._prepare(item)
+        read, written = read_companions(item, of_file)
+        return RefreshedImage(item=read, written=written)
+
+    def _embed(self, job_id: int, prepared: Sequence[Prepared], unchanged: Sequence[str]) -> ChunkOutcome:
         """Embed each distinct content once; other images with the same bytes reuse its vector."""
         decoded = [each for each in prepared if isinstance(each, DecodedImage)]
         with self._embedding:
             vectors, copied = self._vectors(decoded)
         same = [each for each in decoded if each.item.image in copied]
+        refreshed = [each for each in prepared if isinstance(each, RefreshedImage)]
         return ChunkOutcome(
             job_id=job_id,
             embedded=[EmbeddedImage(decoded=each, embedding=vectors[each.sha256]) for each in decoded],
             failed=[failure for failure in prepared if isinstance(failure, FailedImage)],
             unchanged=unchanged,
-            copied=copied,
+            copied=copied | {each.item.image for each in refreshed},
+            refreshed=refreshed,
             moved=self._retry(lambda: find_moves(self._store.engine, same)),
         )
 
@@ -311,7 +282,7 @@ class Ingest:
 
     def _add_to_report(self, outcome: ChunkOutcome) -> None:
         with self._reporting:
-            self.report.stored += len(outcome.embedded)
+            self.report.stored += len(outcome.embedded) + len(outcome.refreshed)
             self.report.copied += len(outcome.copied)
             self.report.unchanged += len(outcome.unchanged)
             self.report.failed.update(type(failure.error).__name__ for failure in outcome.failed)

@@ -9,8 +9,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from searchdb.ingest.companions import companion_state
 from searchdb.media.written.times import is_plausible
-from searchdb.records import TAKEN_AT_FROM, EmbeddedImage, FailedImage, SourceItem, WrittenMetadata
+from searchdb.records import TAKEN_AT_FROM, EmbeddedImage, FailedImage, SourceItem, WrittenMetadata, nfc
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """Characters that a Python str can hold and PostgreSQL's text cannot: NUL and lone surrogates."""
@@ -25,19 +26,29 @@ index, in which words take more space than in the text, and those with hyphens c
 
 def image_row(embedded: EmbeddedImage, model_id: int) -> dict[str, Any]:
     """Return a row of `images`: the source's metadata takes precedence over the file's own."""
-    decoded = embedded.decoded
-    item = with_written(decoded.item, decoded.written).in_nfc()
+    decoded, item = embedded.decoded, embedded.decoded.item
+    row = {
+        "image": item.image,
+        "rendition": item.rendition,
+        "source": nfc(item.source),
+        "source_id": item.source_id,
+        "embedding": embedded.embedding,
+        "embedding_model_id": model_id,
+        "sha256": decoded.sha256,
+        "width": decoded.width,
+        "height": decoded.height,
+        "byte_size": decoded.byte_size,
+        "modified_at": item.modified_at,
+        "colour": decoded.colour,
+    }
+    return storable(row) | metadata_row(item, decoded.written)
+
+
+def metadata_row(item: SourceItem, written: WrittenMetadata) -> dict[str, Any]:
+    """Return the columns of `images` that come from the source, from what is written in the file, and beside it."""
+    item = with_written(item, written).in_nfc()
     return storable(
         {
-            "image": item.image,
-            "rendition": item.rendition,
-            "source": item.source,
-            "source_id": item.source_id,
-            "embedding": embedded.embedding,
-            "embedding_model_id": model_id,
-            "sha256": decoded.sha256,
-            "width": decoded.width,
-            "height": decoded.height,
             "description": item.description and _cut(item.description, MAX_WORDS_BYTES),
             "credit": item.credit,
             "credit_url": item.credit_url,
@@ -49,11 +60,10 @@ def image_row(embedded: EmbeddedImage, model_id: int) -> dict[str, Any]:
             "latitude": item.latitude,
             "longitude": item.longitude,
             "tags": _indexed_tags(item.tags),
-            "metadata": item.metadata,
-            "byte_size": decoded.byte_size,
-            "modified_at": item.modified_at,
-            "colour": decoded.colour,
             "rating": item.rating,
+            "folder": item.folder,
+            "metadata": item.metadata,
+            "companion_state": companion_state(item),
         }
     )
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
@@ -16,16 +15,17 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
-from searchdb.ingest.known_failures import Limits
+from searchdb.ingest.folders import kept_folder, says_as_much, set_folders
 from searchdb.ingest.moves import apply_moves
-from searchdb.ingest.rows import UNSTORABLE, failure_row, image_row, storable
+from searchdb.ingest.refresh import absorb_parts, refresh_images
+from searchdb.ingest.rows import UNSTORABLE, failure_row, image_row
+from searchdb.ingest.states import FailedState, StoredState
 from searchdb.records import (
     ChunkOutcome,
     EmbeddedImage,
     FailedImage,
     Failure,
     ModelIdentity,
-    RejectedItem,
     SourceItem,
 )
 
@@ -53,35 +53,7 @@ COUNT_PENDING = (
 """Like COUNT_FAILED: the number of references in the queue that are neither stored nor failed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileState:
-    """What a stored reference looked like last time: its file's size and time, None for a URL."""
-
-    byte_size: int | None
-    modified_at: datetime | None
-
-    def matches(self, item: SourceItem | RejectedItem) -> bool:
-        """Whether the reference is unchanged. A URL counts as unchanged, since only its server could tell."""
-        if isinstance(item, RejectedItem):
-            return False
-        return item.modified_at is None or (self.byte_size, self.modified_at) == (item.byte_size, item.modified_at)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailedState(FileState):
-    """What a failed reference looked like, unless its source `rejected` it, and why it failed."""
-
-    rejected: bool
-    error: str
-    message: str
-
-    def fails_again(self, item: SourceItem | RejectedItem, limits: Limits) -> bool:
-        """Whether the reference is unchanged, and so are the reason and the settings: trying it again is no use."""
-        if self.rejected or isinstance(item, RejectedItem):
-            return self.rejected and isinstance(item, RejectedItem) and storable(str(item.error)) == self.message
-        return self.matches(item) and not limits.lift(self.error, self.message)
-
-
+_STORED = [each.name for each in fields(StoredState)]
 _FAILED = [each.name for each in fields(FailedState)]
 
 
@@ -107,13 +79,14 @@ class Store:
 
     # --- images ---------------------------------------------------------------------------------
 
-    def stored(self, references: Sequence[str]) -> dict[str, FileState]:
+    def stored(self, references: Sequence[str]) -> dict[str, StoredState]:
         """Return the references that are stored, with their state at the time."""
-        statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at)
+        columns = [images.c[name] for name in _STORED]
+        statement = sa.select(images.c.image, *columns).where(images.c.image.in_(references))
         with self._engine.connect() as connection:
             return {
-                row.image: FileState(byte_size=row.byte_size, modified_at=row.modified_at)
-                for row in connection.execute(statement.where(images.c.image.in_(references)))
+                row["image"]: StoredState(**{name: row[name] for name in _STORED})
+                for row in connection.execute(statement).mappings()
             }
 
     def failed(self, references: Sequence[str]) -> dict[str, FailedState]:
@@ -158,10 +131,34 @@ class Store:
             moves = apply_moves(connection, outcome.moved)
             moved = {move.item.image for move in moves}
             _delete_failures(connection, [*moved, *(move.image for move in moves)])
+            items = [*(each.decoded.item for each in outcome.embedded), *(each.item for each in outcome.refreshed)]
+            absorb_parts(connection, items)
             upsert_images(connection, [e for e in outcome.embedded if e.decoded.item.image not in moved], model)
+            refresh_images(connection, outcome.refreshed)
+            _delete_failures(connection, _references(items))
             _record_failures(connection, outcome.failed)
             if runs:
                 connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))
+
+    def settle(self, items: Sequence[SourceItem], stored: Mapping[str, StoredState]) -> None:
+        """Bring what needs no reading up to date in the rows of these items that are `stored`.
+
+        They get their folder. The files that belong to them are no images and no failures any longer.
+        """
+        folders = {
+            item.image: item.folder
+            for item in items
+            if item.folder is not None
+            and item.image in stored
+            and not says_as_much(stored[item.image].folder, item.folder)
+        }
+        owners = [item for item in items if item.companions and item.image in stored]
+        if folders or owners:
+            with self._engine.begin() as connection:
+                if folders:
+                    set_folders(connection, folders)
+                absorb_parts(connection, owners)
+                _delete_failures(connection, [each.path for item in owners for each in item.companions])
 
     def images_under(self, path: str) -> Iterator[tuple[int, str]]:
         """Yield (id, path) of the images that came from the files below a folder, or from this file."""
@@ -240,10 +237,18 @@ def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], mod
     rows = sorted((image_row(image, model_id) for image in embedded), key=lambda row: row["image"])
     statement = insert(images).values(rows)
     replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
+    folder = kept_folder(statement.excluded.folder)
     connection.execute(
-        statement.on_conflict_do_update(index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()})
+        statement.on_conflict_do_update(
+            index_elements=["image"], set_={**replaced, "folder": folder, "ingested_at": sa.func.now()}
+        )
     )
     _delete_failures(connection, [row["image"] for row in rows])
+
+
+def _references(items: Sequence[SourceItem]) -> list[str]:
+    """Return the references of items, and those that the files beside them had when they were items."""
+    return [path for item in items for path in (item.image, *(each.path for each in item.companions))]
 
 
 def _record_failures(connection: Connection, failed: Sequence[FailedImage]) -> None:
@@ -268,6 +273,7 @@ def _delete_from_queue(connection: Connection, outcome: ChunkOutcome) -> dict[st
     references = [
         *(embedded.decoded.item.image for embedded in outcome.embedded),
         *(failure.image for failure in outcome.failed),
+        *(refreshed.item.image for refreshed in outcome.refreshed),
         *outcome.unchanged,
     ]
     ordered = (

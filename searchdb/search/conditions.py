@@ -46,6 +46,19 @@ def _orientation(orientation: str) -> ColumnElement[bool]:
     return shape_sign == ORIENTATION_SIGNS[orientation]
 
 
+def _rating(stars: int) -> ColumnElement[bool]:
+    return images.c.rating >= stars
+
+
+def _folder(folders: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition for folders and all below them; as one condition on the column each, for the index."""
+    column = images.c.folder
+    names = [folder.strip("/") for folder in folders]
+    if "" in names:  # "/" is above all of them
+        return column.is_not(None)
+    return sa.or_(column.in_(names), *(sa.func.starts_with(column, f"{name}/") for name in names))
+
+
 def _words(words: str) -> ColumnElement[bool]:
     vector: sa.Function[Any] = sa.func.image_words(images.c.description, images.c.tags)
     return vector.bool_op("@@")(sa.func.websearch_to_tsquery(sa.literal_column("'english'"), words))
@@ -98,6 +111,8 @@ CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "tag": lambda tags: images.c.tags.contains(_array(tags)),
     "any_tag": lambda tags: images.c.tags.overlap(_array(tags)),
     "source": lambda sources: images.c.source.in_(sources),
+    "folder": _folder,
+    "rating": _rating,
     "taken_after": _taken_after,
     "taken_before": _taken_before,
     "orientation": _orientation,

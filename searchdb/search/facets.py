@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Select, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.counts import count_rows
 from searchdb.db.samples import block_sample
@@ -26,6 +27,8 @@ SAMPLED_ROWS, SAMPLED_TO_FILTER = 10_000, 5_000
 are compared, which takes 10 microseconds. Of these at least 100 meet the filters, up to 1.5 million images."""
 FACET_VALUES = 20
 """Values of one filter that are listed by default."""
+FOLDER_LEVELS = 12
+"""Levels of folders that are counted: few people nest deeper, and each level multiplies what is counted."""
 
 # Without this the planner may read the table from its start until enough rows meet the filters, and compare the words
 # of each; the filters' indexes find them sooner. See ranking.py on jit.
@@ -48,7 +51,8 @@ class Facets:
     """The most common values of each filter, the most common first.
 
     The names are those of `Filters`. Countries, cities and cameras that differ only in case are counted as one, because
-    the filters ignore case, too. Unless `complete`, a random sample was counted, and all counts are estimates.
+    the filters ignore case, too. As their filters do, a folder counts what is below it, and a rating what has more
+    stars. Unless `complete`, a random sample was counted, and all counts are estimates.
 
     Attributes:
         total: images that meet the filters.
@@ -61,12 +65,17 @@ class Facets:
     camera: Sequence[Facet]
     tag: Sequence[Facet]
     orientation: Sequence[Facet]
+    folder: Sequence[Facet]
+    rating: Sequence[Facet]
     total: int
     counted: int
     complete: bool
 
 
-NO_FACETS = Facets(source=(), country=(), city=(), camera=(), tag=(), orientation=(), total=0, counted=0, complete=True)
+NO_FACETS = Facets(
+    source=(), country=(), city=(), camera=(), tag=(), orientation=(), folder=(), rating=(),
+    total=0, counted=0, complete=True,
+)  # fmt: skip
 """The values of an empty collection."""
 
 
@@ -97,7 +106,7 @@ def _count(
         {sign: sa.literal(name) for name, sign in ORIENTATION_SIGNS.items()}, value=sa.cast(shape_sign, sa.Integer)
     )
     c = images.c
-    rows = sa.select(c.source, c.country, c.city, c.camera, c.tags, names.label("orientation"))
+    rows = sa.select(c.source, c.country, c.city, c.camera, c.tags, c.folder, c.rating, names.label("orientation"))
     if condition is not None:
         rows = rows.where(condition)
     if share < 1:
@@ -124,7 +133,8 @@ def _count(
             .subquery()
         )
         parts.append(sa.select(commonest))
-    values: dict[str, list[Facet]] = {name: [] for name in columns}
+    parts += (_folders(found, limit), _ratings(found))
+    values: dict[str, list[Facet]] = {name: [] for name in (*columns, "folder", "rating")}
     counted = 0
     for name, value, count in connection.execute(sa.union_all(*parts)):
         if value is None:
@@ -134,6 +144,34 @@ def _count(
     for found_values in values.values():
         found_values.sort(key=lambda facet: (-facet.count, facet.value))
     return Facets(**values, total=round(counted / share), counted=counted, complete=share == 1)
+
+
+def _folders(found: sa.CTE, limit: int) -> Select[Any, Any, Any]:
+    """Count the images in each folder and below; each distinct folder is split only once."""
+    count = sa.func.count().label("count")
+    distinct = sa.select(found.c.folder, count).where(found.c.folder.is_not(None)).group_by(found.c.folder).subquery()
+    names = sa.func.string_to_array(distinct.c.folder, "/", type_=ARRAY(sa.Text))
+    levels = sa.func.generate_series(1, sa.func.least(sa.func.cardinality(names), FOLDER_LEVELS))
+    level = levels.table_valued("level").render_derived()
+    value = sa.func.array_to_string(names[1 : level.c.level], "/", type_=sa.Text)
+    total = sa.cast(sa.func.sum(distinct.c["count"]), sa.BigInteger)
+    commonest = (
+        sa.select(sa.literal("folder").label("name"), value.label("value"), total.label("count"))
+        .select_from(distinct.join(level, sa.true()))
+        .group_by(value)
+        .order_by(total.desc(), value)
+        .limit(limit)
+        .subquery()
+    )
+    return sa.select(commonest)
+
+
+def _ratings(found: sa.CTE) -> Select[Any, Any, Any]:
+    """Count the images with at least as many stars as each rating that occurs."""
+    stars = found.c.rating
+    per_rating = sa.select(stars, sa.func.count().label("count")).where(stars >= 1).group_by(stars).subquery()
+    from_here_on = sa.cast(sa.func.sum(per_rating.c["count"]).over(order_by=per_rating.c.rating.desc()), sa.BigInteger)
+    return sa.select(sa.literal("rating"), sa.cast(per_rating.c.rating, sa.Text), from_here_on)
 
 
 def _sampled(share: float) -> sa.ColumnElement[bool]:

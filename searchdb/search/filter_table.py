@@ -19,6 +19,9 @@ MAX_RADIUS_KM = 20_100.0
 MAX_PIXELS = 2**31 - 1
 """The largest number that the columns hold."""
 
+MAX_STARS = 5
+"""The best rating of an image."""
+
 Orientation = Literal["landscape", "portrait", "square"]
 
 
@@ -49,6 +52,7 @@ class FilterRow:
         example: a value, for the API's documentation.
         choices: of a CHOICE.
         maximum: of a WHOLE or a DECIMAL.
+        unit: of a WHOLE, what it counts, for messages.
         caseless: whether upper and lower case are the same.
         legend: heading of its list in the page's filter panel; None where it has no list.
         facet: field of `Facets` with the values of that list; its own name unless given.
@@ -63,6 +67,7 @@ class FilterRow:
     example: str | None = None
     choices: tuple[str, ...] = ()
     maximum: float | None = None
+    unit: str = ""
     caseless: bool = False
     legend: str | None = None
     facet: str | None = None
@@ -100,6 +105,14 @@ FILTERS = (
         help="source that it was ingested from, such as files, urls or unsplash; of several, any",
     ),
     FilterRow(
+        name="folder", kind=Kind.NAMES, metavar="FOLDER", label="folder", legend="Folder", example="Pictures/2024",
+        help="folder that its file is in, or in any folder below, as in Pictures/2024; of several, any",
+    ),
+    FilterRow(
+        name="rating", kind=Kind.WHOLE, metavar="STARS", label="stars from", maximum=MAX_STARS, unit="stars",
+        help="lowest number of stars that it is rated with, 1 to 5",
+    ),
+    FilterRow(
         name="taken_after", kind=Kind.MOMENT, metavar="DATE", label="taken from", example="2024-05-31",
         help="day or moment from which on it was taken: 2024-05-31, or 2024-05-31T18:00+02:00; UTC without an offset",
     ),
@@ -114,6 +127,7 @@ FILTERS = (
     ),
     FilterRow(
         name="min_size", kind=Kind.WHOLE, metavar="PIXELS", label="shorter side from", maximum=MAX_PIXELS,
+        unit="pixels",
         help="lowest number of pixels of its shorter side",
     ),
     FilterRow(

@@ -40,6 +40,8 @@ class Filters:
         tag: one tag or several, all of which the image has, exactly as written.
         any_tag: tags of which it has at least one.
         source: one source or several, from any of which it was ingested.
+        folder: one folder or several, as in "Pictures/2024", in any of which its file is, or in a folder below.
+        rating: lowest number of stars, 1 to 5.
         taken_after: moment or day from which on it was taken, inclusive; UTC without time zone.
         taken_before: moment or day before which it was taken, exclusive.
         orientation: "landscape" (wider than high), "portrait" or "square".
@@ -61,6 +63,8 @@ class Filters:
     tag: str | Collection[str] | None = None
     any_tag: str | Collection[str] | None = None
     source: str | Collection[str] | None = None
+    folder: str | Collection[str] | None = None
+    rating: int | None = None
     taken_after: date | datetime | str | None = None
     taken_before: date | datetime | str | None = None
     orientation: Orientation | None = None
@@ -170,9 +174,11 @@ def _choice(row: FilterRow, given: str) -> str:
     return given
 
 
-def _pixels(row: FilterRow, given: int) -> int:
-    if not 1 <= given <= (row.maximum or given):
-        raise QueryError(f"{row.name} is {given}: it is a number of pixels from 1 to {row.maximum:,}", field=row.name)
+def _whole(row: FilterRow, given: Any) -> int:
+    if not isinstance(given, int) or not 1 <= given <= (row.maximum or given):
+        raise QueryError(
+            f"{row.name} is {given!r:.40}: it is a number of {row.unit} from 1 to {row.maximum:,}", field=row.name
+        )
     return given
 
 
@@ -256,7 +262,7 @@ _CHECKS: dict[Kind, Callable[[FilterRow, Any], Any]] = {
     Kind.NAMES: _names,
     Kind.MOMENT: _moment,
     Kind.CHOICE: _choice,
-    Kind.WHOLE: _pixels,
+    Kind.WHOLE: _whole,
     Kind.DECIMAL: _kilometres,
     Kind.POINT: _point,
     Kind.WORDS: _words,

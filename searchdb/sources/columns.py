@@ -18,6 +18,9 @@ SOURCE = "urls"
 URL_COLUMNS = ("url", "image_url", "image")
 """Names of columns with the URL; the first one that exists is used, the others are metadata."""
 
+RATING = "rating"
+"""Column of stars. It is metadata where its values are none, such as 87 or PG-13: it has many meanings."""
+
 _SHOWN_CHARS = 80
 """Maximum number of characters of an invalid value that a message quotes."""
 
@@ -34,7 +37,9 @@ def item_from_row(row: Mapping[str, Any]) -> SourceItem:
         value = raw.strip() if isinstance(raw, str) else raw
         if column == url_column or not column or value is None or value in ("", [], {}):
             continue
-        if column in _CONVERTERS:
+        if column == RATING and (rating := _rating(value)) is not None:
+            values[RATING] = rating
+        elif column in _CONVERTERS:
             values[column] = _value(column, value, _CONVERTERS[column])
         else:
             metadata[_value("name", column, _text)] = _value(column, value, _storable)
@@ -49,7 +54,7 @@ def url_of(row: Mapping[str, Any]) -> str:
 def normalised_names(columns: Sequence[str]) -> list[str]:
     """Return the column names stripped, and the known ones in lower case."""
     return [
-        name.lower() if name.lower() in _CONVERTERS or name.lower() in URL_COLUMNS else name
+        name.lower() if name.lower() in (*_CONVERTERS, *URL_COLUMNS, RATING) else name
         for name in (column.strip() for column in columns)
     ]
 
@@ -127,6 +132,11 @@ def _tags(value: Any) -> tuple[str, ...]:
         raise ValueError("is not a list of tags")
     tags = (_text(tag).strip() for tag in cast("list[Any]", value))
     return tuple(dict.fromkeys(tag for tag in tags if tag))
+
+
+def _rating(value: Any) -> int | None:
+    """Return a number of stars, or -1 for rejected; None for a value of another kind."""
+    return int(float(value)) if re.fullmatch(r"-1|[0-5](\.0)?", str(value)) else None
 
 
 _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {

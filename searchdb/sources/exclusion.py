@@ -41,8 +41,12 @@ CLUTTER_FOLDERS = (
 """Folders that hold no photographs of their own, by name or by `parent/name`, in any case."""
 CLUTTER_FILES = (
     "Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "Picasa.ini", "Icon\r", "SYNOPHOTO_*", "SYNOFILE_*",
+    # Edits of Apple's Photos; thumbnails and small copies that cameras write beside videos
+    "*.aae", "*.thm", "*.lrv",
+    # Google Takeout's, of albums and accounts
+    "metadata.json", "print-subscriptions.json", "shared_album_comments.json", "user-generated-memory-titles.json",
 )  # fmt: skip
-"""Files that desktops and network storage put beside photographs, by name, in any case."""
+"""Files that desktops, network storage, cameras and services put beside photographs, by name, in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,10 @@ _FOLDER_MARK = "ps_d"
 
 @dataclass(kw_only=True)
 class Exclusion:
-    """The patterns of one walk. `count` is the number of files and folders that it has left out; a folder counts once.
+    """The patterns of one walk, and what it has met that is no item.
+
+    `count` is the number of files and folders that it has left out; a folder counts once. `sidecars` and `parts` are
+    the numbers of files that belong to an image beside them: that describe it, or are a RAW file or a video of it.
 
     Raises:
         SourceError: a pattern is malformed.
@@ -79,6 +86,8 @@ class Exclusion:
 
     patterns: str | Sequence[str] = ()
     count: int = 0
+    sidecars: int = 0
+    parts: int = 0
 
     def __post_init__(self) -> None:
         patterns = [self.patterns] if isinstance(self.patterns, str) else self.patterns

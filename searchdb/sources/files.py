@@ -1,7 +1,7 @@
 """Turns folders, files and globs into SourceItems, in a stable order and in constant memory."""
 
 # Strings and os.path instead of Path objects, which would take most of the time of a large walk.
-# ruff: noqa: PTH100, PTH111, PTH112, PTH114, PTH115, PTH116, PTH118, PTH120, PTH206, PTH208
+# ruff: noqa: PTH111, PTH112, PTH114, PTH115, PTH116, PTH119, PTH206, PTH208
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import glob
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from searchdb.errors import FileUnreadableError, ImageError, InvalidReferenceError, SourceError
-from searchdb.records import MAX_REFERENCE_BYTES, RejectedItem, SourceItem
+from searchdb.errors import FileUnreadableError, ImageError, InvalidReferenceError
+from searchdb.records import MAX_REFERENCE_BYTES, Companion, RejectedItem, SourceItem, nfc
 from searchdb.sources import printable
+from searchdb.sources.arguments import Argument, join, mode_of, read_arguments
+from searchdb.sources.companions import FolderPairs, Role, file_time
 from searchdb.sources.exclusion import IGNORE_FILE, Exclusion, Rules
 
 SOURCE = "files"
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -34,6 +33,10 @@ _KINDS = {
 def files(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) -> Iterator[SourceItem | RejectedItem]:
     """Yield every regular file under the paths, with any extension: decoding decides whether it is an image.
 
+    Files that belong to an image beside them are its `companions` and no items: sidecars, and the RAW file or the video
+    of one that the camera stored in two files. One that is named itself stands for its image. They are counted in
+    `exclusion`, and so is a sidecar without an image, which is left out.
+
     Folders are walked recursively in the order of names. Globs may contain `**`, and `~` is the home folder. A path
     that exists is taken literally even if it looks like a glob. Hidden files and folders are skipped unless they are
     named explicitly, and so is what `exclusion` leaves out, by default only clutter. Symbolic links to files are
@@ -41,14 +44,14 @@ def files(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) ->
 
     `image` is the absolute path with the symbolic links of the named folder resolved, so that a file has the same
     reference for every spelling of its folder. `source_id` is the path below the named folder (for a glob: below its
-    part without wildcards; for a file: its name) and `tags` are the names of the folders on that path. A file below two
-    of the paths is yielded once; only overlapping globs may repeat one.
+    part without wildcards; for a file: its name), `tags` are the names of the folders on that path, and `folder` is the
+    named folder's name and these. A file below two of the paths is yielded once; only overlapping globs may repeat one.
 
     Raises:
         SourceError: a path does not exist or a glob matches nothing. Raised before anything is yielded.
     """
     exclusion = exclusion or Exclusion()
-    return _items(_arguments(paths, exclusion), exclusion)
+    return _items(read_arguments(paths, exclusion), exclusion)
 
 
 def folders(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) -> list[str]:
@@ -59,7 +62,7 @@ def folders(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) 
     """
     exclusion = exclusion or Exclusion()
     found: dict[str, None] = {}
-    for argument in _arguments(paths, exclusion):
+    for argument in read_arguments(paths, exclusion):
         matches = (path for path, _ in argument.matches(exclusion))
         found |= {path: None for path in matches if os.path.isdir(path) and not os.path.islink(path)}
     roots = set(found)
@@ -73,7 +76,7 @@ def named_paths(paths: Sequence[str | Path]) -> list[str]:
         SourceError: as for `files`.
     """
     exclusion = Exclusion()
-    return [path for argument in _arguments(paths, exclusion) for path, _ in argument.matches(exclusion)]
+    return [path for argument in read_arguments(paths, exclusion) for path, _ in argument.matches(exclusion)]
 
 
 def missing(paths: Sequence[str | Path]) -> dict[str | Path, str]:
@@ -86,117 +89,14 @@ def missing(paths: Sequence[str | Path]) -> dict[str | Path, str]:
     }
 
 
-# --- Arguments ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Argument:
-    """One path or glob: its resolved folder, and the parts of the pattern below it (none for a plain path)."""
-
-    base: str
-    parts: tuple[str, ...] = ()
-
-    def matches(self, exclusion: Exclusion, *, counting: bool = False) -> Iterator[tuple[str, Rules]]:
-        """Yield each existing path that it matches once, with the rules of its folder; a plain path has its own."""
-        rules = exclusion.rules(self.base, counting=counting)
-        return iter(((self.base, rules),)) if not self.parts else _matches(self.base, self.parts, rules)
-
-
-def _arguments(paths: Sequence[str | Path], exclusion: Exclusion) -> list[_Argument]:
-    """Check all paths before any of them is read, and return them."""
-    arguments: dict[_Argument, None] = {}
-    for path in paths:
-        named = os.path.expanduser(path)
-        if os.path.lexists(named):
-            argument = _Argument(base=_resolved(named))
-        elif glob.has_magic(named):
-            argument = _glob(named)
-            if next(argument.matches(exclusion), None) is None:
-                raise SourceError(
-                    f"nothing matches {printable(named)!r}; check the spelling, and begin patterns for hidden names "
-                    "with a dot"
-                )
-        else:
-            raise SourceError(f"{printable(named)!r} does not exist; give a folder, a file or a glob")
-        arguments[argument] = None
-    return list(arguments)
-
-
-def _resolved(path: str) -> str:
-    """Return a folder resolved, and a file as its name in its resolved folder, as a walk would yield it."""
-    if os.path.isdir(path):
-        return os.path.realpath(path)
-    folder, name = os.path.split(os.path.abspath(path))
-    return _join(os.path.realpath(folder), name)
-
-
-def _glob(pattern: str) -> _Argument:
-    parts = pattern.split(os.sep)
-    wild = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    if os.pardir in parts[wild:]:
-        raise SourceError(f"{printable(pattern)!r} has '..' after a wildcard; give the folders one by one")
-    base = os.sep.join(parts[:wild]) or (os.sep if wild else os.curdir)
-    names = [part for part in parts[wild:] if part]
-    # `**/**` matches what `**` does, in many more ways.
-    names = [name for name, before in zip(names, [None, *names], strict=False) if not name == before == "**"]
-    return _Argument(base=os.path.realpath(base), parts=tuple(names))
-
-
-def _matches(folder: str, parts: tuple[str, ...], rules: Rules) -> Iterator[tuple[str, Rules]]:
-    """Yield the paths below a folder that match the parts of a pattern.
-
-    The standard library's glob does not sort, and under `**` it follows symbolic links to folders, even in a cycle.
-    """
-    part, rest = parts[0], parts[1:]
-    if part == "**":
-        if not rest:
-            yield folder, rules
-            return
-        waiting = [(folder, rules)]
-        while waiting:  # not by recursion: folders may be nested deeper than Python's calls
-            each, of_each = waiting.pop()
-            yield from _matches(each, rest, of_each)
-            try:
-                names, inside = sorted(os.listdir(each)), of_each.inside(each)
-            except (OSError, ImageError):
-                continue
-            paths = (_join(each, name) for name in names if not name.startswith("."))
-            below = [path for path in paths if stat.S_ISDIR(_mode(path)) and not inside.skips(path, is_folder=True)]
-            waiting += ((path, inside) for path in reversed(below))
-        return
-    try:
-        names = sorted(os.listdir(folder))
-        inside = rules.inside(folder)
-    except (OSError, ImageError):
-        if os.path.isdir(folder):
-            yield folder, rules  # walking it then reports why it cannot be read
-        return
-    for name in names:
-        if not fnmatch.fnmatchcase(name, part) or (name.startswith(".") and not part.startswith(".")):
-            continue
-        path = _join(folder, name)
-        is_folder = stat.S_ISDIR(_mode(path))
-        if (rest and not is_folder) or inside.skips(path, is_folder=is_folder):
-            continue
-        if rest:
-            yield from _matches(path, rest, inside)
-        else:
-            yield path, inside
-
-
-def _mode(path: str) -> int:
-    try:
-        return os.lstat(path).st_mode
-    except OSError:
-        return 0
-
-
 # --- Items ----------------------------------------------------------------------------------------
 
 
-def _items(arguments: list[_Argument], exclusion: Exclusion) -> Iterator[SourceItem | RejectedItem]:
+def _items(arguments: list[Argument], exclusion: Exclusion) -> Iterator[SourceItem | RejectedItem]:
     named = {argument.base for argument in arguments if not argument.parts}
     walked: set[str] = set()  # folders that a glob matched
+    pairs = _LastPairs()
+    stood_for: set[str] = set()  # images whose sidecars or parts were named
     for argument in arguments:
         for path, rules in argument.matches(exclusion, counting=True):
             if _covered(path, named, exclusion) or _covered(path, walked, exclusion):
@@ -208,25 +108,79 @@ def _items(arguments: list[_Argument], exclusion: Exclusion) -> Iterator[SourceI
                     walked.add(path)
                 yield from _walk(path, below=argument.base, rules=rules)
                 continue
-            item = _item(path, below=argument.base if argument.parts else os.path.dirname(path))
-            if item is not None:
-                yield item
+            folder, name = os.path.split(path)
+            beside = pairs.of(folder, rules if argument.parts else _rules_in(folder, exclusion))
+            role, images = beside.role(name), [name]
+            if role is not None:
+                _count(exclusion, role)
+                found = {each: join(folder, each) for each in beside.images(name)}
+                images = [each for each, image in found.items() if image not in named and image not in stood_for]
+                if argument.parts:  # those that the glob itself matches are yielded in their turn
+                    images = [each for each in images if not fnmatch.fnmatchcase(each, argument.parts[-1])]
+                stood_for |= {found[each] for each in images}
+            for each in images:
+                below = argument.base if argument.parts else folder
+                item = _item(join(folder, each), below=below, companions=beside.companions(each))
+                if item is not None:
+                    yield item
+
+
+class _LastPairs:
+    """What belongs together in the folder of a named file, kept for the next file, which is mostly in the same one."""
+
+    def __init__(self) -> None:
+        self._folder: str | None = None
+        self._pairs = _pairs("", [], Exclusion().rules(""))
+
+    def of(self, folder: str, rules: Rules) -> FolderPairs:
+        if folder != self._folder:
+            try:
+                names = os.listdir(folder)
+            except OSError:  # the file can be read nevertheless, if it is named
+                names = []
+            self._folder, self._pairs = folder, _pairs(folder, names, rules)
+        return self._pairs
+
+
+def _pairs(folder: str, names: Sequence[str], rules: Rules) -> FolderPairs:
+    visible = sorted(name for name in names if not name.startswith("."))
+    return FolderPairs(folder, visible, partial(rules.excludes, is_folder=False))
+
+
+def _rules_in(folder: str, exclusion: Exclusion) -> Rules:
+    """Return the rules for what is in the folder of a named file."""
+    rules = exclusion.rules(folder)
+    try:
+        return rules.inside(folder)
+    except ImageError:
+        return rules
+
+
+def _count(exclusion: Exclusion | None, role: Role) -> None:
+    if exclusion is not None:
+        exclusion.parts += role == "part"
+        exclusion.sidecars += role == "sidecar"
+        exclusion.count += role == "lone sidecar"
 
 
 def _walk(root: str, *, below: str, rules: Rules) -> Iterator[SourceItem | RejectedItem]:
     """Yield a folder's files depth first, in the order of names; only the names in open folders are in memory."""
-    pending: list[tuple[str, list[str], Rules]] = [("", [root], rules)]
+    pending: list[tuple[str, list[str], Rules, FolderPairs]] = [("", [root], rules, _pairs("", [], rules))]
     while pending:
-        folder, names, rules = pending[-1]
+        folder, names, rules, pairs = pending[-1]
         if not names:
             pending.pop()
             continue
-        path = _join(folder, names.pop())
-        is_folder = path == root or stat.S_ISDIR(_mode(path))
+        name = names.pop()
+        path = join(folder, name)
+        is_folder = path == root or stat.S_ISDIR(mode_of(path))
         if path != root and rules.skips(path, is_folder=is_folder):
             continue
         if not is_folder:
-            item = _item(path, below=below)
+            if (role := pairs.role(name)) is not None:
+                _count(rules.exclusion, role)
+                continue
+            item = _item(path, below=below, companions=pairs.companions(name))
             if item is not None:
                 yield item
             continue
@@ -241,13 +195,13 @@ def _walk(root: str, *, below: str, rules: Rules) -> Iterator[SourceItem | Rejec
             try:
                 rules_inside = rules.inside(path) if IGNORE_FILE in inside else rules
             except ImageError as exc:
-                yield _rejected(_join(path, IGNORE_FILE), exc)
+                yield _rejected(join(path, IGNORE_FILE), exc)
                 continue
             names = sorted((name for name in inside if not name.startswith(".")), reverse=True)
-            pending.append((path, names, rules_inside))
+            pending.append((path, names, rules_inside, _pairs(path, names, rules_inside)))
 
 
-def _item(path: str, *, below: str) -> SourceItem | RejectedItem | None:
+def _item(path: str, *, below: str, companions: Sequence[Companion]) -> SourceItem | RejectedItem | None:
     """Return the record for one file; None for a symbolic link to a folder."""
     try:
         _check_reference(path)
@@ -266,13 +220,16 @@ def _item(path: str, *, below: str) -> SourceItem | RejectedItem | None:
     if not os.access(path, os.R_OK):
         return _rejected(path, FileUnreadableError("the file cannot be read: permission denied"))
     relative = path.removeprefix(below).lstrip(os.sep)
+    folders = tuple(relative.split(os.sep)[:-1])
     return SourceItem(
         image=path,
         source=SOURCE,
         source_id=relative,
-        tags=tuple(relative.split(os.sep)[:-1]),
+        tags=folders,
+        folder=nfc("/".join(filter(None, (os.path.basename(below), *folders)))) or None,
+        companions=companions,
         byte_size=status.st_size,
-        modified_at=_file_time(status.st_mtime_ns),
+        modified_at=file_time(status.st_mtime_ns),
     )
 
 
@@ -290,13 +247,6 @@ def _reason_missing(path: str) -> str:
         return f"is a symbolic link to {printable(os.readlink(path))!r}, which does not exist"
     except OSError:
         return "no longer exists"
-
-
-def _file_time(nanoseconds: int) -> datetime | None:
-    try:
-        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-    except OverflowError:  # a wrong clock set a year past 9999
-        return None
 
 
 def _rejected(path: str, error: ImageError) -> RejectedItem:
@@ -318,11 +268,7 @@ def _covered(path: str, roots: set[str], exclusion: Exclusion) -> bool:
             rules = rules.inside(folder)
         except ImageError:
             return False
-        folder = _join(folder, names.pop())
-        if rules.excludes(folder, is_folder=bool(names) or stat.S_ISDIR(_mode(folder))):
+        folder = join(folder, names.pop())
+        if rules.excludes(folder, is_folder=bool(names) or stat.S_ISDIR(mode_of(folder))):
             return False
     return True
-
-
-def _join(folder: str, name: str) -> str:
-    return os.path.join(folder, name)

@@ -96,7 +96,7 @@ def test_failures_count_attempts_and_are_deleted_when_the_image_is_stored(store:
     )  # fmt: skip
     assert failure.item is not None
     assert SourceItem.from_json(failure.item) == dataclasses.replace(item, tags=["t"])
-    assert store.failed([item.image])[item.image].matches(item)
+    assert store.failed([item.image])[item.image].has_same_file(item)
     store_images(database.engine, [embedded(item)], MODEL)
     assert store.counts() == {"images": 1, "failed": 0, "pending": 0}
 

@@ -88,9 +88,9 @@ def test_a_moved_image_gets_its_new_path_when_asked(collection: SearchDB, photos
     after = rows(collection)
     for name in NAMES[1:]:
         old, new = before[str(photos / name)], after[str(away / name)]
-        assert {k: v for k, v in old.items() if k not in ("image", "embedding")} == {
-            k: v for k, v in new.items() if k not in ("image", "embedding")
-        }
+        moved = ("image", "folder", "embedding")
+        assert {k: v for k, v in old.items() if k not in moved} == {k: v for k, v in new.items() if k not in moved}
+        assert (old["folder"], new["folder"]) == ("photos", "away")
     assert collection.ingest_files(away).unchanged == 4
 
 

@@ -20,7 +20,7 @@ from web.page.search_request import SearchRequest
 
 NAMES = [row.name for row in FILTERS]
 EXAMPLES = {
-    Kind.NAMES: "x", Kind.MOMENT: "2024-05-31", Kind.CHOICE: "square", Kind.WHOLE: "10", Kind.DECIMAL: "5",
+    Kind.NAMES: "x", Kind.MOMENT: "2024-05-31", Kind.CHOICE: "square", Kind.WHOLE: "5", Kind.DECIMAL: "5",
     Kind.POINT: "1,2", Kind.WORDS: "boat", Kind.IDS: "7",
 }  # fmt: skip
 

@@ -181,24 +181,26 @@ IMAGES: dict[str, dict[str, Any]] = {
     "valparaiso": {
         "country": "Chile", "city": "Valparaíso", "camera": "Canon EOS 5D", "latitude": -33.05, "longitude": -71.61,
         "taken_at": datetime(2024, 5, 31, 12, tzinfo=UTC), "tags": ["boat", "harbour"], "width": 3000, "height": 2000,
-        "description": "Fishing boats lying in the old harbour",
+        "description": "Fishing boats lying in the old harbour", "folder": "Trips/Chile_1/coast", "rating": 4,
     },
     "santiago": {
         "country": "CHILE", "city": "Santiago", "camera": "Nikon D3", "latitude": -33.45, "longitude": -70.67,
         "taken_at": datetime(2024, 6, 1, tzinfo=UTC), "tags": ["street"], "width": 1000, "height": 1500,
-        "description": "A street at night",
+        "description": "A street at night", "folder": "Trips/Chile_1", "rating": 2,
     },
     "fiji": {
         "country": "Fiji", "city": None, "camera": None, "latitude": -17.0, "longitude": 179.9,
         "taken_at": datetime(2020, 1, 1, tzinfo=UTC), "tags": ["boat", "beach"], "width": 800, "height": 800,
-        "description": None,
+        "description": None, "folder": "Trips/Chile_10", "rating": 0,
     },
-    "samoa": {"latitude": -17.0, "longitude": -179.9, "tags": ["100%", "it's"], "width": 600, "height": 400},
-    "pole": {"latitude": 89.9, "longitude": 10.0, "tags": [], "width": 600, "height": 400},
+    "samoa": {
+        "latitude": -17.0, "longitude": -179.9, "tags": ["100%", "it's"], "width": 600, "height": 400, "rating": -1,
+    },
+    "pole": {"folder": "trips/ChileX1", "latitude": 89.9, "longitude": 10.0, "tags": [], "width": 600, "height": 400},
     "plain": {"width": 64, "height": 64, "tags": []},
     **{f"twin {n}": {"source": "twins", "width": 64, "height": 64, "tags": []} for n in range(3)},
 }  # fmt: skip
-COLUMNS = ("country", "city", "camera", "latitude", "longitude", "taken_at", "description")
+COLUMNS = ("country", "city", "camera", "latitude", "longitude", "taken_at", "description", "folder", "rating")
 
 
 @pytest.fixture
@@ -243,6 +245,14 @@ MEANINGS: list[tuple[dict[str, Any], set[str]]] = [
     ({"orientation": "portrait"}, {"santiago"}),
     ({"orientation": "square"}, {"fiji", "plain"}),
     ({"min_size": 1000}, CHILE),
+    ({"folder": "Trips/Chile_1"}, CHILE),
+    ({"folder": "/Trips/Chile_1/"}, CHILE),
+    ({"folder": "Trips"}, {*CHILE, "fiji"}),
+    ({"folder": ["trips", "Trips/Chile_1/coast"]}, {"pole", "valparaiso"}),
+    ({"folder": "Trip"}, set()),
+    ({"folder": "/"}, {*CHILE, "fiji", "pole"}),
+    ({"rating": 1}, CHILE),
+    ({"rating": 3, "folder": "Trips"}, {"valparaiso"}),
     ({"near": (-33.45, -70.67), "radius_km": 50}, {"santiago"}),
     ({"near": "-33.45, -70.67", "radius_km": 150}, CHILE),
     ({"near": (-17, 180), "radius_km": 20}, {"fiji", "samoa"}),
@@ -304,6 +314,8 @@ INDEXES = {
     "images_camera_idx": {"camera": "a"},
     "images_tags_idx": {"any_tag": ["a", "b"]},
     "images_taken_at_idx": {"taken_after": "2024-01-01", "taken_before": "2024-02-01"},
+    "images_folder_idx": {"folder": ["Pictures/2024", "Scans"]},
+    "images_rating_idx": {"rating": 4},
     "images_shape_idx": {"orientation": "square", "min_size": 2000},
     "images_place_idx": {"near": (48, 11), "radius_km": 50},
     "images_words_idx": {"words": "harbour"},
@@ -363,7 +375,9 @@ def haversine(a: tuple[float, float], b: tuple[float, float]) -> float:
         ),
         ({"orientation": "wide"}, "orientation is 'wide': it is one of landscape, portrait, square"),
         ({"min_size": 0}, "min_size is 0"),
-        ({"min_size": 2**31}, "min_size is 2147483648"),
+        ({"min_size": 2**31}, "min_size is 2147483648: it is a number of pixels"),
+        ({"rating": 6}, "rating is 6: it is a number of stars from 1 to 5"),
+        ({"rating": 3.5}, "rating is 3.5: it is a number of stars"),
         ({"near": (0, 0)}, "near is given without radius_km"),
         ({"radius_km": 5.0}, "radius_km is given without near"),
         ({"near": (91, 0), "radius_km": 5}, "latitude lies between -90 and 90"),
@@ -438,9 +452,15 @@ def test_facets_count_the_commonest_values(few: Searcher) -> None:
     assert (facets.tag[0].value, facets.tag[0].count) == ("boat", 2)
     assert {facet.value: facet.count for facet in facets.orientation} == {"square": 5, "landscape": 3, "portrait": 1}
     assert {facet.value: facet.count for facet in facets.source} == {"test": 6, "twins": 3}
-    for name in ("source", "country", "city", "camera", "tag", "orientation"):
+    assert [(facet.value, facet.count) for facet in facets.folder] == [
+        ("Trips", 3), ("Trips/Chile_1", 2), ("Trips/Chile_1/coast", 1), ("Trips/Chile_10", 1), ("trips", 1),
+        ("trips/ChileX1", 1),
+    ]  # fmt: skip
+    assert [(facet.value, facet.count) for facet in facets.rating] == [("2", 2), ("4", 1)]
+    for name in ("source", "country", "city", "camera", "tag", "orientation", "folder", "rating"):
         for facet in getattr(facets, name):
-            hits = few.search(Query(text="1"), filters=Filters(**{name: facet.value}), threshold=-1, count=50)
+            value: Any = int(facet.value) if name == "rating" else facet.value
+            hits = few.search(Query(text="1"), filters=Filters(**{name: value}), threshold=-1, count=50)
             assert len(hits) == facet.count, (name, facet)
 
 

@@ -33,6 +33,7 @@ FILTERS: dict[str, dict[str, Any]] = {
     "dates": {"taken_after": datetime(2000, 1, 1, tzinfo=UTC), "min_size": 10},
     "words": {"words": 'boat or "red sea" -night', "source": "demo"},
     "place": {"near": (48.1, 11.6), "radius_km": 5000.0},
+    "folders": {"folder": ["album", "it's_100%"]},
     "not these": {"exclude_id": [1, 2, 3], "camera": "o'Neill"},
     "where": {"where": "width > 10 AND description LIKE '%boat%'"},
 }

@@ -99,6 +99,16 @@ def test_a_byte_order_mark_and_old_line_ends_do_not_matter() -> None:
     assert [each.image for each in items(f"{A}\r{B}\r")] == [A, B]
 
 
+@pytest.mark.parametrize(
+    ("value", "rating", "metadata"),
+    [("4", 4, {}), ("-1", -1, {}), ("0", 0, {}), ("5.0", 5, {}), ("87", None, {"rating": "87"}),
+     ("PG-13", None, {"rating": "PG-13"}), ("4.5", None, {"rating": "4.5"}), ("", None, {})],
+)  # fmt: skip
+def test_a_rating_is_a_number_of_stars_or_metadata(value: str, rating: int | None, metadata: dict[str, str]) -> None:
+    item = only(f"url,Rating\n{A},{value}\n")
+    assert (item.rating, item.metadata) == (rating, metadata)
+
+
 def test_columns_fill_the_record_and_the_others_become_metadata() -> None:
     text = (
         "url,source_id,description,credit,credit_url,page_url,taken_at,camera,country,city,latitude,longitude,tags,"

@@ -103,6 +103,7 @@ def test_an_upload_is_stored_found_and_shown(client: FlaskClient, settings: Sett
         taken_at="2024-05-31T18:30:00+02:00",
         latitude="48.5",
         longitude="-3.25",
+        rating="4",
         metadata=json.dumps({"album": "Holidays"}),
     )
     assert response.status_code == 201, response.text
@@ -111,6 +112,7 @@ def test_an_upload_is_stored_found_and_shown(client: FlaskClient, settings: Sett
     assert (row["sha256"], row["name"], row["source"]) == (sha256, "my boat.png", "api")
     assert (row["description"], row["tags"]) == ("A boat at sunset", ["sea", "evening"])
     assert (row["taken_at"], row["latitude"], row["longitude"]) == ("2024-05-31T16:30:00Z", 48.5, -3.25)
+    assert (row["rating"], row["folder"]) == (4, None)
     assert row["metadata"]["album"] == "Holidays"
     assert response.headers["Location"] == f"/api/images/{row['id']}"
     assert files(settings) == [f"{sha256}.png"]
@@ -153,6 +155,7 @@ def test_an_image_added_by_url_is_stored_by_its_url(client: FlaskClient, setting
         ({"metadata": "{"}, "metadata"),
         ({"colour": "red"}, "colour"),
         ({"camera": "x" * 301}, "camera"),
+        ({"rating": "6"}, "rating"),
         ({"tags": [""]}, "tags.0"),
         ({"credit_url": "javascript:alert(1)"}, "credit_url"),
         ({"description": ["one", "two"]}, "description"),

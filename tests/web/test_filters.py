@@ -172,3 +172,71 @@ def test_absent_things_are_marked_by_relevance(client: FlaskClient, stored_image
     assert "No close matches" in page
     assert max(int(width) for width in re.findall(r'<rect width="(\d+)"', page)) < 30
     assert "No image reaches a relevance of 0.99" in client.get("/?q=a+purple+umbrella&min_relevance=0.99").text
+
+
+# --- folders and ratings ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rated(stored_images: StoredImages) -> dict[str, int]:
+    """Boats in folders, with ratings, by name."""
+    folders = {"top": "Pictures", "rome": "Pictures/2024/R&ome", "other": "Pictures/2024x", "url": None}
+    ratings = {"top": 2, "rome": 5, "other": -1, "url": None}
+    return {
+        name: stored_images.add(
+            "a red boat", image=stored_images.draw(f"{name}.png"), folder=folder, rating=ratings[name]
+        )
+        for name, folder in folders.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("folder=Pictures", ["top", "rome", "other"]),
+        ("folder=Pictures/2024", ["rome"]),
+        ("folder=Pictures/2024x&folder=Pictures/2024/R%26ome", ["rome", "other"]),
+        ("folder=nowhere", []),
+        ("rating=1", ["top", "rome"]),
+        ("rating=3&folder=Pictures", ["rome"]),
+        ("rating=", ["top", "rome", "other", "url"]),
+    ],
+)
+def test_folders_and_ratings_filter(client: FlaskClient, rated: dict[str, int], query: str, names: list[str]) -> None:
+    assert set(shown(client, query)) == {rated[name] for name in names}
+    found = client.get(f"/api/search?q=a+red+boat&threshold=-1&{query}") if query != "rating=" else None
+    assert found is None or {hit["id"] for hit in found.get_json()["hits"]} == {rated[name] for name in names}
+
+
+def test_folders_and_ratings_are_offered(client: FlaskClient, rated: dict[str, int]) -> None:
+    page = client.get("/?q=a+red+boat&rating=2").text
+    assert offered(page, "folder") == {
+        "Pictures": "3", "Pictures/2024": "1", "Pictures/2024/R&ome": "1", "Pictures/2024x": "1",
+    }  # fmt: skip
+    assert offered(page, "rating") == {"5": "1", "2": "2"}
+    assert re.findall(r'name="rating" value="(\d)" checked', page) == ["2"]
+    page = client.get("/?q=a+red+boat&rating=3").text
+    assert re.findall(r'name="rating" value="(\d)" checked', page) == ["3"], "whatever the collection has"
+    assert client.get("/?q=boat&rating=6").status_code == 400
+
+
+def test_the_image_page_shows_stars_and_links_the_folder(client: FlaskClient, rated: dict[str, int]) -> None:
+    page = client.get(f"/images/{rated['rome']}").text
+    assert '<span class="stars" aria-hidden="true">★★★★★</span><span class="unseen">5 of 5 stars</span>' in page
+    link = re.search(r'<dt>Folder</dt><dd><a href="([^"]+)"[^>]*><bdi>Pictures/2024/R&amp;ome</bdi></a>', page)
+    assert link is not None
+    found = client.get(html.unescape(link[1])).text
+    assert re.findall(r'<li class="cell r\d+" id="image-(\d+)"', found) == []  # it is the only one in its folder
+    assert "<bdi>Pictures/2024/R&amp;ome</bdi>" in found
+    assert "★★☆☆☆" in client.get(f"/images/{rated['top']}").text
+    assert "<dt>Rating</dt><dd>rejected</dd>" in client.get(f"/images/{rated['other']}").text
+    of_url = client.get(f"/images/{rated['url']}").text
+    assert "<dt>Folder</dt>" not in of_url
+    assert "<dt>Rating</dt>" not in of_url
+
+
+def test_the_api_tells_folder_and_rating(client: FlaskClient, rated: dict[str, int]) -> None:
+    found = client.get(f"/api/images/{rated['rome']}").get_json()
+    assert (found["folder"], found["rating"]) == ("Pictures/2024/R&ome", 5)
+    found = client.get(f"/api/images/{rated['url']}").get_json()
+    assert (found["folder"], found["rating"]) == (None, None)

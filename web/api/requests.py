@@ -20,7 +20,14 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from searchdb.records import LARGEST_ID, MAX_REFERENCE_BYTES, clean_url
-from searchdb.search.filter_table import MAX_VALUE_CHARACTERS, MAX_VALUES, PUBLIC_FILTERS, FilterRow, Kind
+from searchdb.search.filter_table import (
+    MAX_STARS,
+    MAX_VALUE_CHARACTERS,
+    MAX_VALUES,
+    PUBLIC_FILTERS,
+    FilterRow,
+    Kind,
+)
 from searchdb.search.query import MAX_EXAMPLES, MAX_QUERY_CHARACTERS
 from searchdb.search.searcher import MAX_HITS
 
@@ -211,6 +218,9 @@ class Metadata(Request):
     )
     longitude: Annotated[float, Field(ge=-180, le=180)] | None = Field(
         None, description="Degrees, east positive; with `latitude`."
+    )
+    rating: Annotated[int, Field(ge=-1, le=MAX_STARS)] | None = Field(
+        None, description="1 to 5 stars, 0 for none, -1 for rejected."
     )
     source_id: Name | None = Field(None, description="Its id at its source.")
     metadata: Annotated[dict[str, Any], AfterValidator(_bounded)] = Field(

@@ -41,6 +41,10 @@ class Image(BaseModel):
     city: str | None
     latitude: float | None = Field(description="Degrees, north positive.")
     longitude: float | None = Field(description="Degrees, east positive.")
+    rating: int | None = Field(description="1 to 5 stars, 0 for none, -1 for rejected; null where nothing is known.")
+    folder: str | None = Field(
+        description="The folder of its file, from the name of the folder that was ingested; null for a URL."
+    )
     metadata: dict[str, Any] = Field(description="Other metadata.")
     sha256: str = Field(description="SHA-256 of the file in hexadecimal digits.", pattern="^[0-9a-f]{64}$")
     byte_size: int = Field(description="Size of the file in bytes.")

@@ -32,10 +32,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterPanel:
-    """The contents of the panel: lists of values, and the shapes of the images."""
+    """The contents of the panel: lists of values, the shapes of the images, and from how many stars on."""
 
     groups: Sequence[Group]
     shapes: Sequence[Choice]
+    ratings: Sequence[Choice]
 
 
 def filter_panel(search: SearchRequest, facets: Facets) -> FilterPanel:
@@ -52,7 +53,18 @@ def filter_panel(search: SearchRequest, facets: Facets) -> FilterPanel:
             )
     orientation = search.filters.orientation
     shapes = [_choice(each, facets.complete, each.value == orientation) for each in facets.orientation]
-    return FilterPanel(groups=groups, shapes=shapes if orientation or len(shapes) > 1 else ())
+    return FilterPanel(
+        groups=groups, shapes=shapes if orientation or len(shapes) > 1 else (), ratings=_ratings(search, facets)
+    )
+
+
+def _ratings(search: SearchRequest, facets: Facets) -> Sequence[Choice]:
+    """Return the ratings that occur, and the one that is set, the most stars first."""
+    chosen = search.filters.rating
+    listed = [_choice(each, facets.complete, each.value == str(chosen)) for each in facets.rating]
+    if chosen is not None and not any(each.chosen for each in listed):
+        listed.append(Choice(value=str(chosen), count=None, chosen=True))
+    return sorted(listed, key=lambda each: each.value, reverse=True)
 
 
 def _choices(row: FilterRow, values: Sequence[Facet], chosen: Sequence[str], exact: bool) -> list[Choice]:

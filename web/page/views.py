@@ -12,6 +12,8 @@ from werkzeug.datastructures import MultiDict
 
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, NotAnImageError
 from searchdb.records import StoredImage
+from searchdb.search.filter_table import MAX_VALUE_CHARACTERS
+from searchdb.search.filters import Filters
 from searchdb.search.searcher import Searcher
 
 from ..backend import backend
@@ -129,6 +131,7 @@ def image(image_id: int) -> ResponseReturnValue:
         shown_url=Links().thumbnail(image) if mimetype in NOT_SHOWN_BY_BROWSERS else _file_url(image),
         file_url=_file_url(image),
         host=host_of(image),
+        folder_url=_folder_url(image),
         format_datetime=format_datetime,
         trail=trail,
         sql=sql_of_search(searcher, search_request) if trail and trail.hit else None,
@@ -167,6 +170,14 @@ def _image_of_form() -> Image.Image:
     if url:
         return fetch_query_image(url)
     raise InvalidReferenceError("no image was chosen, and no URL was given")
+
+
+def _folder_url(image: StoredImage) -> str | None:
+    """Return the URL of the others in the same folder, the most similar first; None where a filter cannot name it."""
+    if not image.folder or len(image.folder) > MAX_VALUE_CHARACTERS:
+        return None
+    others = SearchRequest(like=(image.id,), threshold=-1.0, filters=Filters(folder=image.folder))
+    return url_for("pages.index", **others.args())
 
 
 def _file_url(image: StoredImage) -> str:

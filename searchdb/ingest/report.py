@@ -1,0 +1,75 @@
+"""The report of an ingest: what became of each reference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from searchdb.ingest.gone import Loss
+from searchdb.ingest.queue import RunProgress
+
+_OF_FOLDERS = ("excluded", "sidecars", "parts", "gone", "removed", "losses")
+
+
+@dataclass(kw_only=True)
+class IngestReport:
+    """What a run or a worker has done so far.
+
+    A run counts each reference once, but a duplicate in a later chunk again if the first one was done by then.
+    """
+
+    queued: int = 0
+    """References added to the queue or found in it; they are also counted below once they are done."""
+    stored: int = 0
+    unchanged: int = 0
+    known_failures: int = 0
+    """References that failed before and were not tried."""
+    failed: Counter[str] = field(default_factory=Counter[str])
+    copied: int = 0
+    """How many of the stored images reused a vector: that of another with the same bytes, or their own, because only
+    files beside them have changed."""
+    index_rebuilt: bool = False
+    total: int | None = None
+    """All references, known once the source is read to its end."""
+    excluded: int | None = None
+    """Files and folders that were left out, where the source is a folder: clutter, sidecars without an image, and what
+    patterns match."""
+    sidecars: int | None = None
+    """Files that describe an image beside them, where the source is a folder."""
+    parts: int | None = None
+    """RAW files and videos that belong to an image beside them, where the source is a folder."""
+    gone: int | None = None
+    """Stored images whose files no longer exist, where the source is a folder."""
+    removed: int | None = None
+    """How many of these were removed."""
+    losses: Sequence[Loss] = ()
+    """Folders most of whose stored images are gone, for which reason none are removed."""
+
+    @property
+    def done(self) -> int:
+        """References that are no longer pending."""
+        return self.stored + self.unchanged + self.known_failures + self.failed.total()
+
+    @property
+    def readable(self) -> bool:
+        """Whether at least one of the references is a searchable image."""
+        return self.stored + self.unchanged > 0
+
+    def with_progress(self, progress: RunProgress) -> IngestReport:
+        """Return this report with the outcomes of its queued references added."""
+        return replace(
+            self,
+            stored=self.stored + progress.stored,
+            copied=self.copied + progress.copied,
+            unchanged=self.unchanged + progress.unchanged,
+            failed=self.failed + Counter(progress.failed),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values; those of folders only where the source is a folder."""
+        losses = [loss.to_json() for loss in self.losses]
+        values = {**asdict(self), "failed": dict(self.failed), "done": self.done, "losses": losses}
+        of_folders = {name: values.pop(name) for name in _OF_FOLDERS}
+        return values if self.gone is None else values | of_folders
