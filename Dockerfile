@@ -12,7 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
 COPY searchdb searchdb
 COPY web web
-RUN /opt/searchdb/bin/pip install --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt '.[parquet,video]'
+RUN /opt/searchdb/bin/pip install --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt '.[jxl,parquet,video]'
 
 
 FROM python:3.11-slim

@@ -37,6 +37,8 @@ SearchDBError
     │   ├── EmptyFileError
     │   ├── NotAnImageError
     │   ├── DamagedImageError
+    │   ├── OnlyPreviewError             it holds a small version of the image, and no other that can be read
+    │   ├── ExtraMissingError            its format is read by an extra that is not installed
     │   ├── TooManyPixelsError
     │   ├── TooMuchMemoryError
     │   ├── DecodeTooCostlyError
@@ -330,6 +332,26 @@ class NotAnImageError(DecodeError):
 
 class DamagedImageError(DecodeError):
     """The image format was recognised, but the data is truncated or corrupt."""
+
+
+class OnlyPreviewError(DecodeError):
+    """The file has a reduced version of its image, of `width` x `height` pixels, and no other that can be read."""
+
+    def __init__(self, kind: str, width: int, height: int, *, reason: str) -> None:
+        super().__init__(
+            f"the {kind} holds only a preview of {width:,} x {height:,} pixels that can be read: {reason}; "
+            "save the image as JPEG or TIFF with the program that made it"
+        )
+        self.width = width
+        self.height = height
+
+
+class ExtraMissingError(DecodeError):
+    """The format is read by an optional dependency, the `extra` of searchdb, that is not installed."""
+
+    def __init__(self, kind: str, extra: str) -> None:
+        super().__init__(f"reading {kind} takes the extra {extra}: pip install 'searchdb[{extra}]', then ingest again")
+        self.extra = extra
 
 
 class TooManyPixelsError(DecodeError):

@@ -14,6 +14,7 @@ from searchdb.errors import (
     AddressRefusedError,
     DecodeTooCostlyError,
     EmptyFileError,
+    ExtraMissingError,
     ImageError,
     NotAnImageError,
     TooManyBytesError,
@@ -88,7 +89,7 @@ def problem(status: int, detail: str, errors: Sequence[FieldError] = ()) -> Resp
 
 def status_of(error: ImageError) -> HTTPStatus:
     """Return the HTTP status for an error in an uploaded or linked image."""
-    if isinstance(error, NotAnImageError | EmptyFileError):
+    if isinstance(error, NotAnImageError | EmptyFileError | ExtraMissingError):
         return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     if isinstance(error, TooManyBytesError | TooManyPixelsError | TooMuchMemoryError | DecodeTooCostlyError):
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE

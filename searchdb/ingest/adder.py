@@ -37,6 +37,9 @@ _SUFFIXES = {
     "BMP": ".bmp",
     "TIFF": ".tif",
     "AVIF": ".avif",
+    "HEIC": ".heic",
+    "JPEG XL": ".jxl",
+    "RAW": ".raw",
 }
 _COLUMNS = [images.c[f.name] for f in fields(StoredImage)]
 

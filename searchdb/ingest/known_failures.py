@@ -9,17 +9,19 @@ from searchdb.config import Settings
 from searchdb.errors import (
     AddressRefusedError,
     DecoderLostError,
+    ExtraMissingError,
     FileUnreadableError,
     NotAnImageError,
     TooManyBytesError,
     TooManyPixelsError,
     TooMuchMemoryError,
 )
-from searchdb.media.formats import READABLE
+from searchdb.media.formats import READABLE, is_extra_installed
 
 _SIZE = re.compile(r"the image is ([\d,]+) bytes, the limit is")
 _PIXELS = re.compile(r"= ([\d,]+) pixels, the limit is")
 _MEMORY = re.compile(r"takes ([\d,]+) bytes of memory, the limit is")
+_EXTRA = re.compile(r"takes the extra (\w+):")
 _LIMIT = re.compile(r"the limit is ([\d,]+)")
 
 
@@ -62,6 +64,9 @@ class Limits:
         if error == TooMuchMemoryError.__name__:
             size = _number(_MEMORY, message)
             return size is not None and size <= self.decode_memory
+        if error == ExtraMissingError.__name__:
+            extra = _EXTRA.search(message)
+            return extra is not None and is_extra_installed(extra[1])
         if error == NotAnImageError.__name__:  # by a version that read other formats
             return "; searchdb reads " in message and not message.endswith(READABLE)
         return False

@@ -17,6 +17,17 @@ AVIF_BYTES_PER_PIXEL = 15
 buffers. The header that Pillow reads does not tell the depth; of 8 bits, 9 to 11 were measured."""
 AVIF_ALPHA_BYTES_PER_PIXEL = 4
 """2 for the plane of 12 bits, 1 for each copy."""
+HEIF_BYTES_PER_PIXEL = 14
+"""libheif's planes, the RGB that they become, its copy and Pillow's image: 8 to 9 were measured of 8 and of 10 bits."""
+HEIF_ALPHA_BYTES_PER_PIXEL = 5
+"""The plane, and a channel more in each copy."""
+HEIF_BLOCK = 64
+"""Pixels of a side of its largest block, of which coded images consist."""
+JPEG_XL_BYTES_PER_PIXEL = 40
+"""libjxl decodes in floating point."""
+RAW_BYTES_PER_SAMPLE = 8
+"""Of the sensor's data: LibRaw's copy of 2, as much for the half-sized image of four colours, and what is made of that.
+An image of several samples a pixel is not halved."""
 ROW_BYTES_PER_PIXEL = 24
 """Decoders hold up to three rows of up to 8 bytes a pixel: much only for an image that consists of one long row."""
 STRIP_BYTES_PER_PIXEL = 40
@@ -38,24 +49,33 @@ _SMALL_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16
 _COEFFICIENT_BYTES = 2
 _GIF_BYTES_PER_PIXEL = 2
 """The frame and what is under it, in its palette's indices or grey."""
+_OPENING_BYTES_PER_PIXEL = {
+    "WEBP": WEBP_BYTES_PER_PIXEL,
+    "GIF": _GIF_BYTES_PER_PIXEL,
+    "HEIC": HEIF_BYTES_PER_PIXEL + HEIF_ALPHA_BYTES_PER_PIXEL,
+    "JPEG XL": JPEG_XL_BYTES_PER_PIXEL,
+    "RAW": RAW_BYTES_PER_SAMPLE,
+}
 _SIMPLE_TIFF = frozenset({"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "tiff_raw_16"})
 """Compressions that decode into the strip. The others have buffers of about its size."""
 _JPEG_TIFF = frozenset({"jpeg", "tiff_jpeg"})
 
 
-def decoding_bytes(image: ImageFile.ImageFile, needed: int | None, file_bytes: int) -> int:
+def decoding_bytes(image: ImageFile.ImageFile, needed: int | None, file_bytes: int, *, coded_pixels: int = 0) -> int:
     """Return an upper bound of the bytes that it takes to load an opened image and to convert it to RGB.
 
     Call it after `draft`. `needed` is as in `decode`; `file_bytes` is the size of the file, which may consist of
-    metadata that is copied.
+    metadata that is copied; `coded_pixels` those of a HEIC before it is cropped.
     """
-    return _with_conversion(_loading_bytes(image), image.size, needed, file_bytes)
+    return _with_conversion(_loading_bytes(image, coded_pixels), image.size, needed, file_bytes)
 
 
-def opening_bytes(name: str, size: tuple[int, int], needed: int | None, file_bytes: int) -> int:
-    """Return the same, before a file in a format of OPENING_TAKES_MEMORY is opened, for its size in pixels."""
-    pixels = size[0] * size[1]
-    loading = pixels * WEBP_BYTES_PER_PIXEL if name == "WEBP" else pixels * _GIF_BYTES_PER_PIXEL
+def opening_bytes(name: str, size: tuple[int, int], needed: int | None, file_bytes: int, *, samples: int = 1) -> int:
+    """Return the same for its size in pixels, before a file is opened.
+
+    That is for the formats of OPENING_TAKES_MEMORY, and for what only a helper opens. `samples` are those of a pixel.
+    """
+    loading = size[0] * size[1] * samples * _OPENING_BYTES_PER_PIXEL[name]
     return _with_conversion(loading, size, needed, file_bytes)
 
 
@@ -81,12 +101,16 @@ def _with_conversion(loading: int, size: tuple[int, int], needed: int | None, fi
     return FIXED_BYTES + file_bytes + loading + max(metadata, reduced + turned + strip) + rows
 
 
-def _loading_bytes(image: ImageFile.ImageFile) -> int:
+def _loading_bytes(image: ImageFile.ImageFile, coded_pixels: int) -> int:
     """Return the bytes of Pillow's image and of the decoder's buffers that grow with it."""
     pixels = image.size[0] * image.size[1]
     core = pixels * _SMALL_MODES.get(image.mode, 4)
     if image.format == "AVIF":
         return pixels * (AVIF_BYTES_PER_PIXEL + (AVIF_ALPHA_BYTES_PER_PIXEL if image.mode == "RGBA" else 0))
+    if image.format == "HEIF":
+        return max(pixels, coded_pixels) * (
+            HEIF_BYTES_PER_PIXEL + (HEIF_ALPHA_BYTES_PER_PIXEL if image.mode == "RGBA" else 0)
+        )
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         return core + _jpeg_coefficients(image)
     if isinstance(image, TiffImagePlugin.TiffImageFile):

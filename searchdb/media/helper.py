@@ -64,17 +64,18 @@ class Task:
 
 
 @contextmanager
-def helper_turn(*, wait: bool, cancel: threading.Event | None = None) -> Generator[None]:
-    """Hold one of the HELPERS turns. Without `wait`, as for a visitor, it has to be free.
+def helper_turn(*, wait_s: float | None, cancel: threading.Event | None = None) -> Generator[None]:
+    """Hold one of the HELPERS turns; wait for it up to `wait_s` seconds, or without limit.
 
     Raises:
-        DecoderBusyError: it is not free.
+        DecoderBusyError: none became free.
         DecodeInterruptedError: `cancel` was set.
     """
+    deadline = math.inf if wait_s is None else time.monotonic() + wait_s
     while not _turns.acquire(timeout=POLL_S):
         if cancel is not None and cancel.is_set():
             raise DecodeInterruptedError
-        if not wait:
+        if time.monotonic() >= deadline:
             raise DecoderBusyError
     try:
         yield
@@ -84,8 +85,8 @@ def helper_turn(*, wait: bool, cancel: threading.Event | None = None) -> Generat
 
 def load_in_helper(
     task: Task, data: bytes, *, cancel: threading.Event | None = None, cpu_s: int | None = None
-) -> tuple[Image.Image, Exif]:
-    """Return what `searchdb.media.image_reader.load` returns, from another process.
+) -> tuple[Image.Image, Exif, tuple[int, int]]:
+    """Return what `searchdb.media.image_reader.load` returns, from another process, and the full size of the image.
 
     `cpu_s` is the limit of processor time, by default CPU_S for each BUDGETED_PIXELS or fewer.
 
@@ -161,16 +162,21 @@ def _answer(
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     # A thread or an arena per core would take address space for nothing.
-    few = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    few = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     return kept | few | {"PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))}
 
 
 # --- The answer: a line of JSON, then the pixels --------------------------------------------------
 
 
-def pack(pixels: Image.Image, exif: Exif) -> tuple[bytes, bytes]:
-    """Return the two parts of the answer with an image."""
-    values = {"size": pixels.size, "orientation": exif.orientation, "written": exif.written.to_json()}
+def pack(pixels: Image.Image, exif: Exif, full_size: tuple[int, int]) -> tuple[bytes, bytes]:
+    """Return the two parts of the answer with an image, whose full size is that before it was reduced."""
+    values = {
+        "size": pixels.size,
+        "full_size": full_size,
+        "orientation": exif.orientation,
+        "written": exif.written.to_json(),
+    }
     return json.dumps(values).encode() + b"\n", pixels.tobytes()
 
 
@@ -179,7 +185,7 @@ def pack_error(error: DecodeError) -> bytes:
     return json.dumps({"error": type(error).__name__, "message": str(error), "values": vars(error)}).encode() + b"\n"
 
 
-def _unpacked(answer: bytes) -> tuple[Image.Image, Exif]:
+def _unpacked(answer: bytes) -> tuple[Image.Image, Exif, tuple[int, int]]:
     end = answer.index(b"\n") + 1
     values: dict[str, Any] = json.loads(answer[:end])
     if "error" in values:
@@ -190,4 +196,6 @@ def _unpacked(answer: bytes) -> tuple[Image.Image, Exif]:
         raise error
     exif = Exif(orientation=values["orientation"], written=WrittenMetadata.from_json(values["written"]))
     width, height = values["size"]
-    return Image.frombytes("RGB", (width, height), memoryview(answer)[end:]), exif
+    full_width, full_height = values["full_size"]
+    pixels = Image.frombytes("RGB", (width, height), memoryview(answer)[end:])
+    return pixels, exif, (full_width, full_height)

@@ -15,7 +15,7 @@ from PIL import AvifImagePlugin, Image
 
 from searchdb.errors import DecodeError, DecodeTooCostlyError
 from searchdb.media.helper import pack, pack_error
-from searchdb.media.image_reader import load, open_image, reduce_while_loading
+from searchdb.media.image_reader import load, load_libraries, open_image, reduce_while_loading
 from searchdb.media.written.exif import Exif
 
 _PR_SET_PDEATHSIG = 1
@@ -24,6 +24,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Limit this process, then decode."""
     task = json.loads(sys.argv[1])
+    load_libraries(task["name"])
     _limit(task)
     try:
         answer = pack(*_decoded(task, sys.stdin.buffer.read()))
@@ -37,10 +38,11 @@ def main() -> None:
     sys.stdout.buffer.flush()
 
 
-def _decoded(task: dict[str, Any], data: bytes) -> tuple[Image.Image, Exif]:
+def _decoded(task: dict[str, Any], data: bytes) -> tuple[Image.Image, Exif, tuple[int, int]]:
     with open_image(task["name"], data, max_pixels=task["max_pixels"]) as image:
+        full_size = image.size
         reduce_while_loading(image, task["needed"])
-        return load(image, task["needed"])
+        return *load(image, task["needed"]), full_size
 
 
 def _limit(task: dict[str, Any]) -> None:

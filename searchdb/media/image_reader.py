@@ -1,7 +1,8 @@
-"""Reads the first image of a file with Pillow."""
+"""Reads the first image of a file with Pillow, or with a library that Pillow does not include."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import re
@@ -19,13 +20,13 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from searchdb.errors import DamagedImageError, SearchDBError, TooManyPixelsError
 from searchdb.media.libtiff import silence_libtiff
 from searchdb.media.pixels import reduction, to_rgb
+from searchdb.media.tiff_reader import open_tiff
 from searchdb.media.written.exif import Exif
 from searchdb.media.written.file_metadata import read_file_metadata
 
@@ -36,20 +37,50 @@ within a cosine of 0.9995 of those of full decoding; at 1.1, some fell to 0.98."
 _LONGEST_REASON = 160
 """Maximum length in characters. Pillow quotes file content in some messages; this keeps them on one line."""
 
+
+def _open_heif(file: BytesIO) -> ImageFile.ImageFile:
+    from searchdb.media.heif_reader import open_heif  # loads libheif, which many collections do not need
+
+    return open_heif(file)
+
+
+def _open_raw(file: BytesIO) -> ImageFile.ImageFile:
+    from searchdb.media.raw_reader import open_raw
+
+    return open_raw(file)
+
+
+def _open_jpeg_xl(file: BytesIO) -> ImageFile.ImageFile:
+    from searchdb.media.jpeg_xl_reader import open_jpeg_xl
+
+    return open_jpeg_xl(file)
+
+
 _READERS: Mapping[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO: its first image is a complete JPEG
     "PNG": PngImagePlugin.PngImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": open_tiff,
     "AVIF": AvifImagePlugin.AvifImageFile,
+    "HEIC": _open_heif,
+    "JPEG XL": _open_jpeg_xl,
+    "RAW": _open_raw,
 }
+_LIBRARIES = {"HEIC": ("pi_heif",), "RAW": ("rawpy",), "JPEG XL": ("pillow_jxl",)}
+"""What is imported when the first file of a format is opened."""
 
 _PILLOW_MODULES = r"PIL\."
 _PILLOW_IS_SILENT = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)
 _PILLOW_LOGGER = logging.getLogger("PIL")
 _process_settings = threading.Lock()
+
+
+def load_libraries(name: str) -> None:
+    """Import what opening a file of this format would import, as before a limit of memory is set."""
+    for module in _LIBRARIES.get(name, ()):
+        importlib.import_module(module)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from tests.helpers import photo_files
+
 Maker = Callable[[random.Random], bytes]
 
 SIZE = (60, 40)
@@ -319,7 +321,22 @@ HEALTHY: dict[str, Maker] = {
     "ok tiff float": _healthy("TIFF", "F"),
     "ok tiff 32 bit": _healthy("TIFF", "I"),
     "ok tiff directory loop": _looping_tiff,
+    "ok tiff reduced": lambda chance: photo_files.tiff_of(
+        photo_files.pixels_directory(
+            drawn(chance, size=(8, 6)),
+            photo_files.REDUCED,
+            nested=[photo_files.pixels_directory(drawn(chance), photo_files.FULL)],
+        )
+    ),
     "ok avif": _healthy("AVIF", speed=10),
+    "ok heic": lambda chance: photo_files.heic(drawn(chance)),
+    "ok heic alpha": lambda chance: photo_files.heic(drawn(chance, "RGBA")),
+    "ok heic burst": lambda chance: photo_files.heic(drawn(chance), frames=[drawn(chance)] * 3),
+    "ok heic grid": lambda chance: photo_files.grid_heic(drawn(chance, size=(64, 64)), 3, 2),
+    "ok jpeg xl": lambda chance: photo_files.jpeg_xl(drawn(chance)),
+    "ok dng": lambda chance: photo_files.encoded_as(drawn(chance), "RAW"),
+    "ok raf": lambda chance: photo_files.raf(drawn(chance), SIZE),
+    "ok cr3": lambda chance: photo_files.cr3(drawn(chance), SIZE),
 } | {f"ok jpeg orientation {n}": _oriented(n) for n in range(1, 9)}
 """Kinds that can be decoded; their names begin with "ok"."""
 
@@ -340,6 +357,16 @@ HARMFUL: dict[str, Maker] = {
     "bad gzip": lambda chance: gzip.compress(chance.randbytes(50)),
     "bad video": lambda chance: b"\0\0\0\x18ftypmp42" + chance.randbytes(200),
     "bad heic": lambda chance: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + chance.randbytes(200),
+    "bad heic huge": lambda chance: photo_files.heic(drawn(chance, size=(64, 64))).replace(
+        struct.pack(">II", 64, 64), struct.pack(">II", HUGE, HUGE)
+    ),
+    "bad heic sequence": lambda chance: b"\0\0\0\x18ftyphevc\0\0\0\0msf1hevc" + photo_files.box(b"moov", bytes(300)),
+    "bad jpeg xl": lambda chance: photo_files.jpeg_xl(drawn(chance))[:30] + chance.randbytes(200),
+    "bad raw": lambda chance: b"FUJIFILMCCD-RAW " + chance.randbytes(400),
+    "bad raw cut": lambda chance: photo_files.dng(drawn(chance), preview=None)[:1500],
+    "bad tiff only a preview": lambda chance: photo_files.tiff_of(
+        photo_files.pixels_directory(drawn(chance), photo_files.REDUCED | {330: (photo_files.LONG, [2**31])})
+    ),
     "bad ico": _healthy("ICO"),
     "bad ppm": _healthy("PPM"),
     "bad png huge": lambda chance: png(HUGE, HUGE, data=chance.randbytes(9)),
@@ -374,7 +401,13 @@ BROKEN: dict[str, Maker] = {
         "bmp",
         "tiff",
         "tiff deflate",
+        "tiff reduced",
         "avif",
+        "heic",
+        "heic grid",
+        "jpeg xl",
+        "dng",
+        "cr3",
     )
 }
 """Kinds that may be decodable, as a flipped bit in a colour does."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 from PIL import Image, TiffImagePlugin
+
+from tests.helpers import photo_files
 
 
 def _saved(mode: str, kind: str, width: int, height: int, **options: Any) -> bytes:
@@ -47,6 +51,14 @@ def _non_interleaved_jpeg(width: int, height: int) -> bytes:
     data = _saved("RGB", "JPEG", width, height, quality=25)
     at = data.index(b"\xff\xda")
     return data[:at] + b"\xff\xda\0\x08\x01\x01\x00\x00\x3f\x00" + data[at + 14 :]
+
+
+def _noise(width: int, height: int) -> Image.Image:
+    return Image.merge("RGB", [Image.effect_noise((width, height), 60)] * 3)
+
+
+def _flat(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, (width, height), (200, 30, 90, 40)[: len(mode)])
 
 
 LARGE_IMAGES: Mapping[str, Callable[[int, int], bytes]] = {
@@ -92,5 +104,18 @@ LARGE_IMAGES: Mapping[str, Callable[[int, int], bytes]] = {
     "avif 4:4:4": partial(_saved, "RGB", "AVIF", speed=10, quality=1, subsampling="4:4:4"),
     "avif alpha": partial(_saved, "RGBA", "AVIF", speed=10, quality=1, subsampling="4:4:4"),
     "avif animated": partial(_animated, "RGB", "AVIF", speed=10, quality=1),
+    "heic": lambda width, height: photo_files.heic(_flat(width, height)),
+    "heic 4:4:4": lambda width, height: photo_files.heic(_flat(width, height), chroma=444),
+    "heic alpha": lambda width, height: photo_files.heic(_flat(width, height, "RGBA")),
+    "heic 12 bits": lambda width, height: photo_files.deep_heic(
+        np.full((height, width, 3), 30_000, np.uint16), twelve=True
+    ),
+    "heic grid": lambda width, height: photo_files.grid_heic(
+        _flat(512, 512), math.ceil(width / 512), math.ceil(height / 512)
+    ),
+    "jpeg xl": lambda width, height: photo_files.jpeg_xl(_flat(width, height)),
+    "jpeg xl lossless": lambda width, height: photo_files.jpeg_xl(_flat(width, height), lossless=True),
+    "raw preview": lambda width, height: photo_files.raf(_flat(width, height), (width, height)),
+    "raw sensor data": lambda width, height: photo_files.dng(_noise(width, height), preview=None),
 }
 """Functions of width and height, by kind."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 
 from searchdb.db.database import Database
 from searchdb.db.tables import embedding_models, images, ingest_failures
@@ -35,9 +36,11 @@ from searchdb.ingest.rows import MAX_INDEXED_CHARACTERS
 from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
+from searchdb.media.formats import FORMATS
 from searchdb.records import SourceItem
 from searchdb.search.searcher import Query, Searcher
 from tests.helpers.image_server import ImageServer, huge_png, make_image
+from tests.helpers.photo_files import encoded_as
 
 THREADS = 12
 MAX_BYTES = 1_000_000
@@ -123,10 +126,26 @@ def test_image_is_stored_and_found(adder: Adder, database: Database, embedder: C
 
 @pytest.mark.parametrize(
     ("kind", "suffix"),
-    [("JPEG", ".jpg"), ("PNG", ".png"), ("GIF", ".gif"), ("WEBP", ".webp"), ("BMP", ".bmp"), ("TIFF", ".tif")],
+    [
+        ("JPEG", ".jpg"),
+        ("PNG", ".png"),
+        ("GIF", ".gif"),
+        ("WEBP", ".webp"),
+        ("BMP", ".bmp"),
+        ("TIFF", ".tif"),
+        ("AVIF", ".avif"),
+        ("HEIC", ".heic"),
+        ("JPEG XL", ".jxl"),
+        ("RAW", ".raw"),
+    ],
 )
 def test_content_names_the_file(adder: Adder, kind: str, suffix: str) -> None:
-    assert Path(adder.add(make_image(kind), item()).image.image).suffix == suffix
+    data = encoded_as(Image.new("RGB", (48, 32), "teal"), kind)
+    assert Path(adder.add(data, item()).image.image).suffix == suffix
+
+
+def test_every_format_that_is_read_has_a_suffix() -> None:
+    assert {*adder_module._SUFFIXES, "MPO"} == set(FORMATS)
 
 
 def test_same_bytes_are_the_same_row(adder: Adder, database: Database, uploads: Path) -> None:

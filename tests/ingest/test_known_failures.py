@@ -15,6 +15,7 @@ from searchdb.errors import (
     AddressRefusedError,
     DamagedImageError,
     DecoderLostError,
+    ExtraMissingError,
     HTTPStatusError,
     ImageError,
     NotAnImageError,
@@ -45,6 +46,9 @@ def not_an_image() -> NotAnImageError:
 @pytest.mark.parametrize(
     ("error", "in_use", "lifted"),
     [
+        (NotAnImageError("the content looks like HEIC; searchdb reads JPEG and AVIF"), limits(), True),
+        (ExtraMissingError("JPEG XL", "jxl"), limits(), True),
+        (ExtraMissingError("a format", "unknown"), limits(), False),
         (AddressRefusedError("h is at 10.0.0.1"), limits(), False),
         (AddressRefusedError("h is at 10.0.0.1"), limits(private=True), True),
         (TooManyBytesError(1000, 2345), limits(), False),

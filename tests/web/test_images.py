@@ -15,6 +15,7 @@ from PIL import Image
 
 from searchdb.config import Settings
 from searchdb.media.formats import FORMATS
+from tests.helpers.photo_files import encoded_as
 from web import create_app
 from web.backend import EXTENSION
 from web.files.images import MIMETYPES
@@ -22,7 +23,7 @@ from web.files.thumbnails import LONGEST_SIDE
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
-    from tests.helpers.stored_images import StoredImages
+from tests.helpers.stored_images import StoredImages
 
 
 def thumbnail_of(client: FlaskClient, image_id: int) -> Image.Image:
@@ -35,15 +36,23 @@ def thumbnail_of(client: FlaskClient, image_id: int) -> Image.Image:
 # --- Files ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
+@pytest.mark.parametrize(
+    ("kind", "mimetype"),
+    [
+        *((kind, f"image/{kind.lower()}") for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIC")),
+        ("JPEG XL", "image/jxl"),
+        ("RAW", "image/x-dcraw"),
+    ],
+)
 def test_content_and_not_the_name_says_what_a_file_is(
-    client: FlaskClient, stored_images: StoredImages, kind: str
+    client: FlaskClient, stored_images: StoredImages, kind: str, mimetype: str
 ) -> None:
-    image = stored_images.draw(f"{kind}.html", format=kind)
+    image = stored_images.draw("boat.png")
     image_id = stored_images.add("a boat", image=image)
+    image.write_bytes(encoded_as(Image.new("RGB", (60, 40), "teal"), kind))
     with client.get(f"/images/{image_id}/file") as response:
         assert response.status_code == 200
-        assert response.mimetype == f"image/{kind.lower()}"
+        assert response.mimetype == mimetype
         assert response.data == image.read_bytes()
         assert response.content_length == image.stat().st_size
         assert response.headers["X-Content-Type-Options"] == "nosniff"

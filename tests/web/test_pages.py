@@ -12,7 +12,9 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from tests.helpers.photo_files import encoded_as
 from web.page.search_request import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -355,8 +357,13 @@ def test_a_missing_file_is_reported(client: FlaskClient, stored_images: StoredIm
     assert "gone" in text(page(client, f"/images/{image_id}"))
 
 
-def test_tiff_is_shown_by_its_thumbnail(client: FlaskClient, stored_images: StoredImages) -> None:
-    image_id = stored_images.add("a boat", image=stored_images.draw("scan.tiff"))
+@pytest.mark.parametrize("kind", ["TIFF", "HEIC", "JPEG XL", "RAW"])
+def test_what_browsers_do_not_show_is_shown_by_its_thumbnail(
+    client: FlaskClient, stored_images: StoredImages, kind: str
+) -> None:
+    image = stored_images.draw("scan.png")
+    image_id = stored_images.add("a boat", image=image)
+    image.write_bytes(encoded_as(Image.new("RGB", (60, 40), "teal"), kind))
     html = page(client, f"/images/{image_id}")
     assert re.search(rf'<img[^>]* src="/images/{image_id}/thumbnail\?v=\w{{8}}"', html)
     assert f"/images/{image_id}/file" in links(html)

@@ -35,7 +35,7 @@ from .uploads import decode_for_visitor, hold_file
 
 blueprint = Blueprint("images", __name__)
 
-NOT_SHOWN_BY_BROWSERS = frozenset({"image/tiff"})
+NOT_SHOWN_BY_BROWSERS = frozenset({"image/tiff", "image/heic", "image/jxl", "image/x-dcraw"})
 """Formats that are served, but that most browsers cannot show: pages show the thumbnail instead."""
 
 MIMETYPES = {
@@ -46,6 +46,9 @@ MIMETYPES = {
     "BMP": "image/bmp",
     "TIFF": "image/tiff",
     "AVIF": "image/avif",
+    "HEIC": "image/heic",
+    "JPEG XL": "image/jxl",
+    "RAW": "image/x-dcraw",  # what desktops call all of them; a RAW that is built like a TIFF may be served as that
 }
 """Media types of the served formats: raster only, as an SVG or HTML file would run with this site's permissions."""
 

@@ -115,7 +115,8 @@ function showPreview(canvas) {
 $$("canvas[data-vector]").forEach(showPreview);
 
 function searchByAny({ files, text }) {
-  const image = [...files].find((each) => each.type.startsWith("image/"));
+  // Many systems know no type for HEIC, JPEG XL and RAW.
+  const image = [...files].find((each) => each.type.startsWith("image/")) ?? [...files].find((each) => !each.type);
   if (image) {
     const transfer = new DataTransfer();
     transfer.items.add(image);

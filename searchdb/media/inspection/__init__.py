@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from searchdb.media.inspection.avif import inspect_avif
+from searchdb.media.inspection.heif import inspect_heif
 from searchdb.media.inspection.jpeg import inspect_jpeg
+from searchdb.media.inspection.jpeg_xl import inspect_jpeg_xl
 from searchdb.media.inspection.png import inspect_png
+from searchdb.media.inspection.raw import inspect_raw
 from searchdb.media.inspection.record import Inspection
 from searchdb.media.inspection.simple_formats import inspect_bmp, inspect_gif, inspect_webp
 from searchdb.media.inspection.tiff import inspect_tiff
@@ -19,6 +22,9 @@ _INSPECTORS: Mapping[str, Callable[[bytes], Inspection]] = {
     "BMP": inspect_bmp,
     "TIFF": inspect_tiff,
     "AVIF": inspect_avif,
+    "HEIC": inspect_heif,
+    "JPEG XL": inspect_jpeg_xl,
+    "RAW": inspect_raw,
 }
 
 

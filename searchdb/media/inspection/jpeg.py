@@ -86,6 +86,21 @@ def inspect_jpeg(data: bytes) -> Inspection:
     return Inspection(width=width, height=height, cost_s=width * height * scans * weight * _SCAN_PIXEL_S)
 
 
+def frame_of(data: bytes, position: int, end: int) -> tuple[int, int, int]:
+    """Return the marker of the frame of the JPEG whose segments begin here, and its width and height; 0 for none."""
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(data, position, min(end, position + MAX_STRAY_BYTES))
+        if found is None or found[1][0] in (_START_OF_SCAN, _END_OF_IMAGE):
+            break
+        position, marker = found.end(), found[1][0]
+        if marker in _FRAMES:
+            height, width = (int.from_bytes(data[position + at : position + at + 2]) for at in (3, 5))
+            return marker, width, height
+        if marker not in _WITHOUT_LENGTH:
+            position = _end_of_segment(data, position)
+    return 0, 0, 0
+
+
 def _count_scans(data: bytes, position: int, enough: int) -> int:
     """Count the scans of the image whose first scan's data begins here, up to `enough`."""
     scans, segments = 1, 0
