@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -78,9 +79,8 @@ def _import_libraries() -> None:
         import av.logging
     except ImportError as exc:
         raise VideoExtraMissingError from exc
-    import searchdb.video.pixels
-    import searchdb.video.reader  # noqa: F401
-
+    for name in ("pixels", "reader"):
+        importlib.import_module(f"searchdb.video.{name}")
     av.logging.set_level(None)
 
 
