@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from searchdb.config import Settings
+from searchdb.config import DEFAULT_MAX_VIDEO_BYTES, Settings
 from searchdb.errors import (
     AddressRefusedError,
     DecoderLostError,
@@ -18,7 +18,7 @@ from searchdb.errors import (
 )
 from searchdb.media.formats import READABLE, is_extra_installed
 
-_SIZE = re.compile(r"the image is ([\d,]+) bytes, the limit is")
+_SIZE = re.compile(r"the (?:image|video) is ([\d,]+) bytes, the limit is")
 _PIXELS = re.compile(r"= ([\d,]+) pixels, the limit is")
 _MEMORY = re.compile(r"takes ([\d,]+) bytes of memory, the limit is")
 _EXTRA = re.compile(r"takes the extra (\w+):")
@@ -33,6 +33,7 @@ class Limits:
     max_bytes: int
     max_pixels: int
     decode_memory: int
+    max_video_bytes: int = DEFAULT_MAX_VIDEO_BYTES
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -42,6 +43,7 @@ class Limits:
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             decode_memory=settings.decode_memory,
+            max_video_bytes=settings.max_video_bytes,
         )
 
     def lift(self, error: str, message: str) -> bool:
@@ -57,7 +59,8 @@ class Limits:
             return self.allow_private_addresses
         if error == TooManyBytesError.__name__:
             size, limit = _number(_SIZE, message), _number(_LIMIT, message)
-            return size <= self.max_bytes if size is not None else limit is not None and limit < self.max_bytes
+            now = self.max_video_bytes if message.startswith("the video") else self.max_bytes
+            return size <= now if size is not None else limit is not None and limit < now
         if error == TooManyPixelsError.__name__:
             pixels = _number(_PIXELS, message)
             return pixels is not None and pixels <= self.max_pixels

@@ -30,6 +30,8 @@ class IngestReport:
     copied: int = 0
     """How many of the stored images reused a vector: that of another with the same bytes, or their own, because only
     files beside them have changed."""
+    frames: int = 0
+    """Frames of the videos among those stored, and of those that failed midway."""
     index_rebuilt: bool = False
     total: int | None = None
     """All references, known once the source is read to its end."""
@@ -65,6 +67,7 @@ class IngestReport:
             copied=self.copied + progress.copied,
             unchanged=self.unchanged + progress.unchanged,
             failed=self.failed + Counter(progress.failed),
+            frames=self.frames + progress.frames,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -27,10 +27,21 @@ class FileState:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredState(FileState):
-    """What a stored reference looked like last time: its file, and the state of the files beside it."""
+    """What a stored reference looked like last time: its file, and the state of the files beside it.
+
+    `every_s` is the seconds between the frames of a video, None for an image; `partial` says that some of its frames
+    could not be read.
+    """
 
     companion_state: str | None = None
     folder: str | None = None
+    every_s: float | None = None
+    partial: bool = False
+
+    def has_same_file(self, item: SourceItem | RejectedItem) -> bool:
+        """Whether the file is unchanged, and of a video the step that is asked for."""
+        same_step = isinstance(item, SourceItem) and (self.every_s is None or item.every_s in (None, self.every_s))
+        return same_step and super().has_same_file(item)
 
     def matches(self, item: SourceItem | RejectedItem) -> bool:
         """Whether the file and those that belong to it are unchanged."""

@@ -19,7 +19,7 @@ READABLE = f"searchdb reads {', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
 
 EXTRAS: Mapping[str, str] = {"JPEG XL": "jxl"}
 """The extra of searchdb that reads a format, where the base does not."""
-_MODULES = {"jxl": "pillow_jxl"}
+_MODULES = {"jxl": "pillow_jxl", "video": "av"}
 
 SNIFFED_BYTES = 1024
 """Enough for an XML declaration and a comment before `<svg` or `<html`."""
@@ -77,7 +77,7 @@ def format_of(data: bytes) -> str:
 
 
 def is_extra_installed(extra: str) -> bool:
-    """Whether an extra that reads a format is installed."""
+    """Whether an extra that reads images or videos is installed."""
     module = _MODULES.get(extra)
     return module is not None and importlib.util.find_spec(module) is not None
 

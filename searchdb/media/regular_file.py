@@ -25,7 +25,7 @@ def open_regular(path: str) -> Generator[IO[bytes]]:
                 raise FileUnreadableError("the file is not a regular file")
             yield file
     except OSError as exc:
-        raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
+        raise unreadable(exc) from exc
 
 
 def _open(path: str) -> int:
@@ -34,3 +34,8 @@ def _open(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as exc:  # a NUL or another character that is invalid in a file name
         raise FileUnreadableError(f"the file cannot be read: {' '.join(str(exc).split())}") from exc
+
+
+def unreadable(exc: OSError) -> FileUnreadableError:
+    """Return our error for one of the system's about reading a file."""
+    return FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}")

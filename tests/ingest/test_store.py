@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import unicodedata
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from searchdb.db.database import Database
 from searchdb.db.tables import images
 from searchdb.errors import DatabaseError, NotAnImageError, TransferError
+from searchdb.ingest.frames import StoredFile
 from searchdb.ingest.store import Store
 from searchdb.records import DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem, WrittenMetadata
 from tests.helpers.stored_images import store_images
@@ -193,15 +195,16 @@ def test_concurrent_writers_of_the_same_images_do_not_deadlock(store: Store, dat
 def test_any_number_of_images_is_deleted_at_once(store: Store, database: Database) -> None:
     store_images(database.engine, [embedded(SourceItem(image=f"/{n}.jpg", source="files")) for n in range(3)], MODEL)
     found = [*store.images_under("/0.jpg"), *store.images_under("/1.jpg")]
-    assert store.delete_images([*found, *((n, "/2.jpg") for n in range(100_000, 200_000))]) == 2
+    others = (StoredFile(id=n, image="/2.jpg", file="/2.jpg") for n in range(100_000, 200_000))
+    assert store.delete_images([*found, *others]) == 2
     assert store.delete_images([]) == 0
-    assert [path for _, path in store.images_under("/")] == ["/2.jpg"]
+    assert [each.image for each in store.images_under("/")] == ["/2.jpg"]
 
 
 def test_an_image_that_has_another_path_by_now_is_not_deleted(store: Store, database: Database) -> None:
     store_images(database.engine, [embedded(SourceItem(image="/a.jpg", source="files"))], MODEL)
-    ((image_id, _),) = store.images_under("/a.jpg")
-    assert store.delete_images([(image_id, "/b.jpg")]) == 0
+    (found,) = store.images_under("/a.jpg")
+    assert store.delete_images([replace(found, image="/b.jpg")]) == 0
 
 
 def test_images_under_a_folder_are_those_of_files_only(store: Store, database: Database) -> None:
@@ -212,7 +215,7 @@ def test_images_under_a_folder_are_those_of_files_only(store: Store, database: D
         SourceItem(image="/photos/d.jpg", source="demo"),
     ]
     store_images(database.engine, [embedded(item) for item in items], MODEL)
-    assert sorted(path for _, path in store.images_under("/photos/")) == ["/photos/a.jpg", "/photos/deep/b_%.jpg"]
+    assert sorted(each.image for each in store.images_under("/photos/")) == ["/photos/a.jpg", "/photos/deep/b_%.jpg"]
     assert store.delete_images(list(store.images_under("/photos"))) == 2
     assert list(store.images_under("/\udcff")) == []
     assert store.delete_source("demo") == 1

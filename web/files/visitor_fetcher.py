@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from searchdb.config import Settings
 from searchdb.media.fetch import Fetcher
 from searchdb.media.memory import Hold
@@ -31,7 +33,9 @@ class VisitorFetcher(Fetcher):
         )
         self._fetches = slots
 
-    def fetch(self, item: SourceItem, hold: Hold | None = None) -> FetchedImage:
+    def fetch(
+        self, item: SourceItem, hold: Hold | None = None, unwanted: Callable[[bytes], bool] | None = None
+    ) -> FetchedImage:
         """Return the item's bytes, for which `hold` takes memory when they have arrived.
 
         Not before, as `Fetcher` does: the slots limit what is on its way, and slow servers must not keep memory from
@@ -43,7 +47,7 @@ class VisitorFetcher(Fetcher):
             ServiceUnavailable: too many other images are being fetched.
         """
         with self._fetches:
-            fetched = super().fetch(item)
+            fetched = super().fetch(item, unwanted=unwanted)
             if hold is not None:
                 hold.take(len(fetched.data))
             return fetched
