@@ -313,6 +313,7 @@ class VideoReader:
         """Decode from here on; while `healing`, frames before the next key frame are passed over."""
         passed = 0
         packets = self._packets()
+        packet: Any = None
         while True:
             try:
                 packet = next(packets, None)
@@ -322,6 +323,8 @@ class VideoReader:
             except _DECODE_ERRORS as exc:
                 _raise_memory_error(exc)
                 self.damage = self.damage or f"it is corrupt after {self._reached_s:,.1f} seconds: {_reason(exc)}"
+                if packet is None:  # at the end: the decoder cannot be opened, or cannot give what it holds
+                    return
                 healing, passed = True, 0
                 continue
             for frame in frames:

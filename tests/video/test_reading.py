@@ -340,6 +340,18 @@ def test_random_damage_never_crashes_or_hangs(tmp_path: Path) -> None:
 # --- Limits ---------------------------------------------------------------------------------------
 
 
+def test_a_decoder_that_cannot_be_opened_ends_the_video(tmp_path: Path) -> None:
+    path = draw_video(tmp_path / "a.mp4", TWO, codec="libx265")
+    data = path.read_bytes()
+    begin = data.index(b"hvcC") + 4
+    length = int.from_bytes(data[begin - 8 : begin - 4]) - 8
+    kept = 23  # bytes before the parameter sets
+    path.write_bytes(data[: begin + kept] + bytes([0xFF]) * (length - kept) + data[begin + length :])
+    frames, result = read(path, frame_cpu_s=5)
+    assert not frames
+    assert isinstance(result.error, DamagedVideoError)
+
+
 def test_absurd_sizes_are_refused_before_decoding(tmp_path: Path) -> None:
     path = draw_video(tmp_path / "v.mp4", TWO)
     frames, found = read(path, max_pixels=320 * 240 - 1)
