@@ -144,7 +144,7 @@ def test_metadata_of_a_heic_is_read() -> None:
     exif = exif_bytes(make="Maker", model="Model 7", taken="2024:05:31 18:30:00", offset="+02:00")
     data = heic(upright(), exif=exif, xmp=XMP)
     result = decoded(data)
-    assert (result.camera, result.taken_at) == ("Maker Model 7", TAKEN)
+    assert (result.written.camera, result.written.taken_at) == ("Maker Model 7", TAKEN)
     with open_image("HEIC", data, max_pixels=MAX_PIXELS) as image:
         assert image.info["xmp"] == XMP
 
@@ -207,7 +207,7 @@ def test_jpeg_xl_is_decoded_by_a_helper() -> None:
     )
     result = decoded(data)
     assert_upright(result)  # the image is stored upright, and its EXIF's orientation does not count
-    assert result.camera == "Canon Model 7"
+    assert result.written.camera == "Canon Model 7"
     assert is_colour(result.pixels.crop((60, 40, 90, 60)), (255, 255, 255))
 
 
@@ -251,8 +251,8 @@ def test_the_preview_of_a_dng_is_read(orientation: int, size: tuple[int, int], m
     result = decoded(dng(stored, preview=stored.resize((900, 600)), orientation=orientation))
     assert_upright(result, size)
     assert sorted(result.pixels.size) == [600, 900]
-    assert (result.camera, result.taken_at) == ("Maker Model 7", TAKEN)
-    assert (result.latitude, result.longitude) == pytest.approx((48.858333, -2.35), abs=1e-5)
+    assert (result.written.camera, result.written.taken_at) == ("Maker Model 7", TAKEN)
+    assert (result.written.latitude, result.written.longitude) == pytest.approx((48.858333, -2.35), abs=1e-5)
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, PHOTOGRAPH), (6, PHOTOGRAPH[::-1])])
@@ -267,7 +267,7 @@ def test_without_a_usable_preview_a_raw_is_developed(
     result = decoded(data)
     assert_upright(result, size)
     assert sorted(result.pixels.size) == [400, 600]
-    assert (result.camera, result.taken_at) == ("Maker Model 7", TAKEN)
+    assert (result.written.camera, result.written.taken_at) == ("Maker Model 7", TAKEN)
 
 
 def test_the_largest_preview_is_read() -> None:
@@ -305,11 +305,11 @@ def test_raw_files_of_other_layouts_are_read(monkeypatch: pytest.MonkeyPatch) ->
         assert format_of(data) == "RAW"
         result = decoded(data)
         assert_upright(result, (800, 1200) if data[4:8] == b"ftyp" else (600, 900))
-        assert (result.camera, result.taken_at) == ("Maker Model 7", TAKEN)
+        assert (result.written.camera, result.written.taken_at) == ("Maker Model 7", TAKEN)
     preview = image.transpose(Image.Transpose.ROTATE_270).resize((900, 600))
     result = decoded(raf(preview, PHOTOGRAPH))
     assert_upright(result, (800, 1200))
-    assert result.camera == "X-T9"
+    assert result.written.camera == "X-T9"
 
 
 def test_a_raw_that_is_cut_anywhere_is_an_image_or_damaged() -> None:
@@ -358,7 +358,7 @@ def test_the_full_image_behind_a_thumbnail_is_read(is_nested: bool) -> None:
     assert format_of(data) == "TIFF"
     result = decoded(data)
     assert_upright(result, (80, 120))
-    assert (result.camera, result.taken_at) == ("Maker Model 7", TAKEN)
+    assert (result.written.camera, result.written.taken_at) == ("Maker Model 7", TAKEN)
     with open_image("TIFF", data, max_pixels=MAX_PIXELS) as image:
         assert image.info["xmp"] == XMP
 

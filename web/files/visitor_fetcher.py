@@ -34,7 +34,7 @@ class VisitorFetcher(Fetcher):
         self._fetches = slots
 
     def fetch(
-        self, item: SourceItem, hold: Hold | None = None, unwanted: Callable[[bytes], bool] | None = None
+        self, item: SourceItem, hold: Hold | None = None, *, unwanted: Callable[[bytes], bool] | None = None
     ) -> FetchedImage:
         """Return the item's bytes, for which `hold` takes memory when they have arrived.
 
