@@ -19,6 +19,7 @@ BASE = {
     "database_url",
     "trusted_hosts",
     "bundled",
+    "clock",
     "embedder",
     "private_folder",
 }
@@ -42,6 +43,7 @@ FILES: dict[str, set[str]] = {
     "database_url": set(),
     "trusted_hosts": set(),
     "bundled": set(),
+    "clock": set(),
     "embedder": {"records"},
     "private_folder": {"errors"},
     "media.fetch": {"media.memory", "media.safe_http"},
@@ -106,6 +108,7 @@ FILES: dict[str, set[str]] = {
     "search.ranking": {"db.tables"},
     "search.everyday_texts": set(),
     "search.query": set(),
+    "search.moments": {"db.tables", "search.ranking"},
     "search.combination": {"db.tables", "db.best_effort", "search.ranking", "search.relevance"},
     "search.relevance_scale": set(),
     "search.relevance": {
