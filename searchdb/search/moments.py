@@ -14,12 +14,15 @@ from searchdb.search.ranking import parameter, similarity_to
 
 MAX_MOMENTS = 5000
 """Most frames of a video that are read: more than ingest stores of one, but SQL can insert any number."""
+MAX_SECONDS = 1e9
+"""Longest time in a video, in seconds: 30 years."""
 MAX_PREVIEW_BYTES = 1024 * 1024
 """A preview of 512 pixels takes a twentieth; a larger one was not written by searchdb, and would only take memory."""
 
 _MOMENTS = (
     sa.select(images.c.id, images.c.video_time)
-    .where(images.c.video == sa.bindparam("video"), images.c.video_time.is_not(None))
+    # SQL can store a time that is none, such as NaN, which PostgreSQL puts above all numbers.
+    .where(images.c.video == sa.bindparam("video"), images.c.video_time.between(0, MAX_SECONDS))
     .order_by(images.c.video_time, images.c.id)
     .limit(MAX_MOMENTS)
 )
@@ -28,6 +31,8 @@ _PREVIEW = sa.select(frame_previews.c.webp).where(
     frame_previews.c.image_id == sa.bindparam("id", type_=sa.BigInteger),
     sa.func.octet_length(frame_previews.c.webp) <= MAX_PREVIEW_BYTES,
 )
+HAS_VIDEOS = sa.select(sa.exists().where(images.c.video.is_not(None)))
+"""Whether there are frames of videos."""
 
 
 @dataclass(frozen=True, kw_only=True)

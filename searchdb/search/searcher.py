@@ -23,7 +23,7 @@ from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.facets import FACET_VALUES, Facets
 from searchdb.search.filters import Filters
 from searchdb.search.hit_rows import HitsWanted, fetch_rows, guarded
-from searchdb.search.moments import Moment, moments_of, videos_of
+from searchdb.search.moments import HAS_VIDEOS, Moment, moments_of, videos_of
 from searchdb.search.query import MAX_QUERY_CHARACTERS, Query, checked_id, checked_text
 from searchdb.search.query_cache import QueryCache
 from searchdb.search.ranking import MAX_HITS
@@ -196,6 +196,11 @@ class Searcher:
                 parts = self._embed_parts(connection, query)
                 vector = combination.combine(parts, self._weigh(connection, query, parts))
             return moments_of(connection, video, vector)
+
+    def has_videos(self) -> bool:
+        """Whether there are frames of videos among the stored images."""
+        with self._reading() as connection:
+            return bool(connection.scalar(HAS_VIDEOS))
 
     def sample(self, count: int, *, one_per_video: bool = False) -> list[StoredImage]:
         """Return `count` random images, in no order; all of them when there are fewer.
