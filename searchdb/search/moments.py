@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from searchdb.db.tables import frame_previews, images
 from searchdb.search.ranking import parameter, similarity_to
 
-MAX_MOMENTS = 5000
-"""Most frames of a video that are read: more than ingest stores of one, but SQL can insert any number."""
+MAX_MOMENTS = 10_000
+"""Most frames of a video that are read: as many as SEARCHDB_MAX_VIDEO_FRAMES can be, but SQL can insert any number."""
 MAX_SECONDS = 1e9
 """Longest time in a video, in seconds: 30 years."""
 MAX_PREVIEW_BYTES = 1024 * 1024

@@ -16,9 +16,9 @@ MAX_HITS = 1000
 """Deepest hit that paging reaches: beyond it the results of an approximate index are not reliable."""
 FIRST_HITS = 100
 """Hits that are ranked whatever page of them is shown: so few that they cost hardly more than ten."""
-MAX_FRAMES = 5000
-"""Frames and images among which a search with one hit per video looks for them, at most. Only long videos whose frames
-crowd out all others need as many: ten with 500 frames each."""
+MAX_FRAMES = 10_000
+"""Frames and images among which a search with one hit per video looks for its hits, at most: as many as match_images
+returns. Only long videos that crowd out all others need them: five with 2,000 frames each."""
 DEPTHS = (FIRST_HITS, MAX_HITS, MAX_FRAMES)
 """How many images a search ranks: the first number that suffices for its page."""
 NARROW_ROWS = 3000
