@@ -18,8 +18,8 @@ from searchdb.trusted_hosts import TrustedHosts
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 ROOT_HOME = Path("/var/lib/searchdb")
 """Default home for root: the embedded server runs as its own user, which cannot reach folders under /root."""
-UPLOADS, THUMBNAILS = "uploads", "thumbnails"
-"""Names of the folders in the home for uploaded images and for thumbnails."""
+UPLOADS, THUMBNAILS, DOWNLOADS = "uploads", "thumbnails", "downloads"
+"""Names of the folders in the home for uploaded images, for thumbnails, and for videos while they are ingested."""
 DEFAULT_MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """Large enough for any camera's JPEG; three of them fit in the memory for files (`FILES_BYTES`)."""
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
@@ -31,6 +31,10 @@ DEFAULT_MAX_UPLOADS_BYTES = 10 * 1024**3
 """About 2,500 photos of 4 MB, and less than most disks have free."""
 DEFAULT_MAX_CACHE_BYTES = 2 * 1024**3
 """About 80,000 thumbnails and 12,000 texts. Above it the oldest are deleted; they are made again when needed."""
+DEFAULT_MAX_VIDEO_FRAMES = 2000
+"""One every 3.6 seconds of a two-hour film. Their vectors and previews take 30 MB, their embedding minutes on a CPU."""
+DEFAULT_MAX_VIDEO_BYTES = 2 * 1024**3
+"""About an hour of a phone's video in 1080p. Two of them may lie on the disk for each process."""
 QUERY_CACHE_SHARE = 1 / 64
 """Share of SEARCHDB_MAX_CACHE_BYTES for the vectors of query texts, by default 32 MiB; the rest is for thumbnails."""
 DEFAULT_RECALL = 0.98
@@ -99,6 +103,12 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(
         default=DEFAULT_MAX_IMAGE_PIXELS, gt=0, description="the size of the largest image decoded, in pixels"
+    )
+    max_video_frames: int = Field(
+        default=DEFAULT_MAX_VIDEO_FRAMES, gt=0, le=10_000, description="the most frames stored of a video, up to 10,000"
+    )
+    max_video_bytes: int = Field(
+        default=DEFAULT_MAX_VIDEO_BYTES, gt=0, description="the size of the largest video downloaded, in bytes"
     )
     max_uploads_bytes: int = Field(
         default=DEFAULT_MAX_UPLOADS_BYTES, gt=0, description="the size of all uploaded images together, in bytes"

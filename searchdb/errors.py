@@ -38,7 +38,10 @@ SearchDBError
     │   ├── TooManyPixelsError
     │   ├── TooMuchMemoryError
     │   ├── DecodeTooCostlyError
-    │   └── DecoderLostError             the process that decoded a costly image did not finish
+    │   ├── DecoderLostError             the process that decoded a costly image did not finish
+    │   ├── VideoExtraMissingError       PyAV, which reads videos, is not installed
+    │   ├── NoVideoStreamError           it is a container of sound only
+    │   └── DamagedVideoError            a video cannot be read, or only in part
     └── WorkerLostError              the workers that processed it died
 
 Messages name the thing, the limit and the way out.
@@ -287,11 +290,14 @@ class TooManyRedirectsError(FetchError):
 
 
 class TooManyBytesError(FetchError):
-    """The image is larger than SEARCHDB_MAX_IMAGE_BYTES. `size` is in bytes, if known."""
+    """The image is larger than SEARCHDB_MAX_IMAGE_BYTES, or the `kind` video than SEARCHDB_MAX_VIDEO_BYTES.
 
-    def __init__(self, limit: int, size: int | None = None) -> None:
+    `size` is in bytes, if known.
+    """
+
+    def __init__(self, limit: int, size: int | None = None, *, kind: str = "image") -> None:
         shown = f"{size:,} bytes" if size is not None else "larger"
-        super().__init__(f"the image is {shown}, the limit is {limit:,} bytes (SEARCHDB_MAX_IMAGE_BYTES)")
+        super().__init__(f"the {kind} is {shown}, the limit is {limit:,} bytes (SEARCHDB_MAX_{kind.upper()}_BYTES)")
         self.limit = limit
         self.size = size
 
@@ -351,6 +357,23 @@ class DecoderLostError(DecodeError):
     """The process for a costly image could not be started, was killed, or got no processor: the image may be fine."""
 
     retryable = True
+
+
+class VideoExtraMissingError(DecodeError):
+    """PyAV is not installed. It is an extra, because its wheels ship encoders under the GPL."""
+
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("videos are read by an extra that is not installed: pip install 'searchdb[video]'")
+
+
+class NoVideoStreamError(DecodeError):
+    """The container holds sound or other data, but no video."""
+
+
+class DamagedVideoError(DecodeError):
+    """The video is truncated or corrupt. Frames that could be read are stored."""
 
 
 class DecodeInterruptedError(SearchDBError):

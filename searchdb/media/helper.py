@@ -28,6 +28,7 @@ from searchdb.errors import (
     DecodeTooCostlyError,
 )
 from searchdb.media.exif import Exif
+from searchdb.media.sandbox import NICENESS, helper_environment
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +38,12 @@ BUDGETED_PIXELS = 100_000_000
 """The budget of time grows with the pixels that the settings allow beyond this default."""
 WALL_SURPLUS_S = 60
 """Seconds beyond its processor time that a helper may wait for a processor, which all others get first."""
-NICENESS = 10
-"""Helpers give way to searches: they get a tenth of a processor that others want."""
 HELPERS = 2
 """Helpers at a time in a process."""
 POLL_S = 0.1
 """How often a waiting thread looks whether it is cancelled."""
 
 _turns = threading.BoundedSemaphore(HELPERS)
-
-_KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
-"""The rest of the environment, with passwords and tokens, is not for a process that reads hostile files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +101,7 @@ def load_in_helper(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=helper_environment(),
             start_new_session=True,
         )
     except OSError as exc:  # too many processes, or no memory for one
@@ -156,13 +152,6 @@ def _answer(
                 raise DecoderLostError(
                     f"the process that decodes the {name} was not ready after {wall_s} seconds: the machine is busy"
                 ) from None
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    # A thread or an arena per core would take address space for nothing.
-    few = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    return kept | few | {"PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))}
 
 
 # --- The answer: a line of JSON, then the pixels --------------------------------------------------

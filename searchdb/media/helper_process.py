@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import resource
-import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from PIL import AvifImagePlugin, Image
@@ -17,8 +13,7 @@ from searchdb.errors import DecodeError, DecodeTooCostlyError
 from searchdb.media.exif import Exif
 from searchdb.media.helper import pack, pack_error
 from searchdb.media.image_reader import load, open_image, reduce_while_loading
-
-_PR_SET_PDEATHSIG = 1
+from searchdb.media.sandbox import enter_sandbox
 
 
 def main() -> None:
@@ -46,16 +41,8 @@ def _decoded(task: dict[str, Any], data: bytes) -> tuple[Image.Image, Exif]:
 def _limit(task: dict[str, Any]) -> None:
     """Limit time and memory, give way to all others, and end when the parent ends."""
     resource.setrlimit(resource.RLIMIT_CPU, (task["cpu_s"], task["cpu_s"] + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(task["niceness"])
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each takes address space, and all together share the processor time
-    if sys.platform == "linux":  # elsewhere the limit of time ends it
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != task["parent"]:  # it ended before
-            sys.exit(1)
-        own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = own + task["memory_bytes"]
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    enter_sandbox(parent=task["parent"], memory_bytes=task["memory_bytes"], niceness=task["niceness"])
 
 
 def _ran_out_of_memory(cause: BaseException | None) -> bool:

@@ -1,0 +1,154 @@
+"""Lets a process of its own read a video, and hands over its frames one by one; it can be limited and stopped."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from searchdb.errors import (
+    DamagedVideoError,
+    DecodeError,
+    DecodeInterruptedError,
+    DecoderLostError,
+    DecodeTooCostlyError,
+)
+from searchdb.media.sandbox import helper_environment
+from searchdb.video.messages import Alive, End, Message, RawFrame, Task, VideoHeader, read
+
+FRAME_CPU_S = 60
+"""Processor time until the next frame: of 4K with a key frame every ten seconds, one takes 30 on a core of 2023."""
+SILENT_S = 120.0
+"""Longest wait for a sign of life: a busy machine, or a network share that spins up a disk, takes a minute."""
+POLL_S = 0.1
+"""How often a waiting thread looks whether it is cancelled."""
+
+log = logging.getLogger(__name__)
+
+
+class VideoFrames:
+    """The frames of one video, as they come; iterate once.
+
+    `error` says, after the last frame, why there are no more, if that is not because the video ends.
+    """
+
+    def __init__(self, answers: IO[bytes], process: subprocess.Popen[bytes], task: Task) -> None:
+        self._answers = answers
+        self._process = process
+        self._task = task
+        self.header: VideoHeader | None = None
+        """What the video says of itself; set with the first frame."""
+        self.error: DecodeError | None = None
+
+    def __iter__(self) -> Iterator[RawFrame]:
+        count = 0
+        while count < self._task.most:
+            try:
+                message = self._next()
+            except DecoderLostError as exc:
+                self.error = exc
+                return
+            if isinstance(message, VideoHeader):
+                self.header = message
+            elif isinstance(message, RawFrame):
+                count += 1
+                yield message
+            elif not isinstance(message, Alive):
+                self.error = message.error if isinstance(message, End) else self._cause_of_death()
+                return
+        self.error = self._late_error()
+
+    def _next(self) -> Message | None:
+        return read(self._answers)
+
+    def _late_error(self) -> DecodeError | None:
+        """Return what the process says after the last frame."""
+        message: Message | None = Alive()
+        while isinstance(message, Alive):
+            try:
+                message = self._next()
+            except DecoderLostError as exc:
+                return exc
+        return message.error if isinstance(message, End) else self._cause_of_death()
+
+    def _cause_of_death(self) -> DecodeError:
+        """Return why the process ended without saying so."""
+        self._process.kill()
+        assert self._process.stderr is not None  # noqa: S101 - a pipe, as it was started
+        said = self._process.stderr.read(100_000)
+        code = self._process.wait()
+        if -code == signal.SIGXCPU:
+            return DecodeTooCostlyError(
+                f"reading a frame of the video takes more than {self._task.frame_cpu_s} seconds of processor time, "
+                "which is the limit"
+            )
+        if -code == signal.SIGKILL:
+            return DecoderLostError("the process that read the video was killed: is the machine out of memory?")
+        if said:
+            log.warning("the process that read a video failed: %s", said.decode(errors="replace").splitlines()[-1])
+        if code >= 0:
+            return DecoderLostError("the process that reads the video failed: see the log")
+        return DamagedVideoError(f"the video is corrupt: the decoder ended with {code}")
+
+
+@contextmanager
+def open_frames(descriptor: int, task: Task, *, cancel: threading.Event | None = None) -> Generator[VideoFrames]:
+    """Start a process that reads the file, and end it at the end of the block.
+
+    Raises:
+        DecodeInterruptedError: while frames are read: `cancel` was set.
+        DecoderLostError: the process could not be started.
+    """
+    try:
+        # -P: modules are not taken from the current folder. A session of its own: Ctrl-C is for this process only.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "searchdb.video.helper_process", task.to_json()],
+            stdin=descriptor,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=helper_environment(),
+            start_new_session=True,
+        )
+    except OSError as exc:  # too many processes, or no memory for one
+        raise DecoderLostError(f"no process can be started now to read the video ({exc.strerror})") from exc
+    with process:
+        assert process.stdout is not None  # noqa: S101 - a pipe
+        pipe: Any = _Pipe(process.stdout.fileno(), cancel)
+        try:
+            yield VideoFrames(io.BufferedReader(pipe, 1 << 20), process, task)
+        finally:
+            process.kill()
+
+
+class _Pipe(io.RawIOBase):
+    """A pipe whose reads end when the process is silent for too long, or reading is cancelled."""
+
+    def __init__(self, descriptor: int, cancel: threading.Event | None) -> None:
+        self._descriptor = descriptor
+        self._cancel = cancel
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        deadline = time.monotonic() + SILENT_S
+        while not select.select([self._descriptor], [], [], POLL_S)[0]:
+            if self._cancel is not None and self._cancel.is_set():
+                raise DecodeInterruptedError
+            if time.monotonic() > deadline:
+                raise DecoderLostError(
+                    f"the process that reads the video said nothing for {SILENT_S:.0f} seconds: the machine, or the "
+                    "disk, is busy"
+                )
+        if self._cancel is not None and self._cancel.is_set():
+            raise DecodeInterruptedError
+        return os.readv(self._descriptor, [buffer])

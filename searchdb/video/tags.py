@@ -1,0 +1,79 @@
+"""Reads what a video's container says of it: date, place, camera, title and texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from searchdb.media.exif import is_plausible
+from searchdb.records import WrittenMetadata
+
+CREATION_TIME = "creation_time"
+"""The container's tag of when it was recorded, or written by an editor; in UTC."""
+MAX_CAMERA_CHARACTERS = 300
+"""PostgreSQL's index on cameras refuses texts of more than 2,704 bytes."""
+
+_QUICKTIME, _ANDROID = "com.apple.quicktime.", "com.android."
+_PLACE = re.compile(r"([+-]\d+(?:\.\d+)?)([+-]\d+(?:\.\d+)?)([+-]\d+(?:\.\d+)?)?(CRS\w*)?/?")
+_TIMES = ((f"{_QUICKTIME}creationdate", "creationdate"), (CREATION_TIME, CREATION_TIME), ("date_recorded",) * 2)
+
+
+def written_in(tags: Mapping[str, str]) -> WrittenMetadata:
+    """Return what the tags of a container say; their names are in lower case."""
+    taken_at, taken_at_from = _time(tags)
+    latitude, longitude = _place(tags)
+    return WrittenMetadata(
+        title=_text(tags, "title"),
+        description=_text(tags, "description", "synopsis", "comment"),
+        keywords=tuple(word for word in re.split(r"\s*[,;]\s*", _text(tags, "keywords") or "") if word),
+        creator=_text(tags, "artist", "author", "director"),
+        copyright=_text(tags, "copyright"),
+        taken_at=taken_at,
+        taken_at_from=taken_at_from,
+        camera=_camera(_text(tags, "make", "manufacturer"), _text(tags, "model")),
+        latitude=latitude,
+        longitude=longitude,
+    )
+
+
+def _text(tags: Mapping[str, str], *names: str) -> str | None:
+    """Return the first of these tags that is not empty; QuickTime and Android put a prefix before some names."""
+    for name in names:
+        for prefix in ("", _QUICKTIME, _ANDROID):
+            if text := "".join(c if c.isprintable() or c == "\n" else " " for c in tags.get(prefix + name, "")).strip():
+                return text
+    return None
+
+
+def _time(tags: Mapping[str, str]) -> tuple[datetime | None, str | None]:
+    """Return the first plausible time and the name of its tag; one without an offset is UTC."""
+    for tag, name in _TIMES:
+        try:
+            moment = datetime.fromisoformat(tags.get(tag, "").strip())
+            moment = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+        except (ValueError, OverflowError):
+            continue
+        if is_plausible(moment):
+            return moment, name
+    return None, None
+
+
+def _place(tags: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """Return the latitude and longitude of ISO 6709, such as `+41.9028+012.4964+020.000/`, in degrees."""
+    named = (f"{_QUICKTIME}location.iso6709", "location", "location-eng")
+    for name in named:
+        found = _PLACE.fullmatch(tags.get(name, "").strip())
+        if found is None:
+            continue
+        latitude, longitude = float(found[1]), float(found[2])
+        if abs(latitude) <= 90 and abs(longitude) <= 180 and (latitude or longitude):
+            return latitude, longitude
+    return None, None
+
+
+def _camera(make: str | None, model: str | None) -> str | None:
+    """Return "Make Model", without the make if the model already begins with it."""
+    if make and model and model.lower().startswith(make.lower().split()[0]):
+        make = None
+    return " ".join(filter(None, (make, model)))[:MAX_CAMERA_CHARACTERS] or None
