@@ -33,7 +33,8 @@ PACKAGES: dict[str, set[str]] = {
     "index": {"db", "search"},
     "ingest": {"db", "media", "index"},
     "demo": set(),
-    "web": {"db", "media", "search", "index", "ingest", "status"},
+    "video": {"media"},
+    "web": {"db", "media", "search", "index", "ingest", "status", "video"},
 }
 """Which other packages each may import. Files not named (client, ingesting, parts, status, cli) compose them."""
 FILES: dict[str, set[str]] = {

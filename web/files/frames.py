@@ -8,25 +8,31 @@ from typing import Any
 
 from searchdb.records import StoredImage
 from searchdb.search.moments import MAX_SECONDS
+from searchdb.video.recognition import demuxer_of
 
-_QUICKTIME_ATOMS = rb"(moov|mdat|wide|free|skip|pnot)"
-_VIDEO_TYPES = (
-    ("video/quicktime", re.compile(rb"....ftypqt  |...." + _QUICKTIME_ATOMS, re.DOTALL)),
-    ("video/3gpp", re.compile(rb"....ftyp3g[p2]", re.DOTALL)),
-    ("video/mp4", re.compile(rb"....ftyp", re.DOTALL)),
-    ("video/webm", re.compile(rb"\x1aE\xdf\xa3.{0,64}?\x42\x82.webm", re.DOTALL)),
-    ("video/x-matroska", re.compile(rb"\x1aE\xdf\xa3", re.DOTALL)),
-    ("video/x-msvideo", re.compile(rb"RIFF....AVI ", re.DOTALL)),
-    ("video/ogg", re.compile(rb"OggS")),
-    ("video/mpeg", re.compile(rb"\0\0\x01[\xb3\xba]")),
-    ("video/mp2t", re.compile(rb"\x47.{187}\x47", re.DOTALL)),
+_TYPES = {
+    "mov": "video/mp4",
+    "matroska": "video/x-matroska",
+    "avi": "video/x-msvideo",
+    "mpeg": "video/mpeg",
+    "mpegvideo": "video/mpeg",
+    "mpegts": "video/mp2t",
+}
+"""Media types of the containers that are read. Browsers run nothing in any of them."""
+_RELATED_TYPES = (
+    ("video/quicktime", re.compile(rb"(?s)....ftypqt  |....(moov|mdat|wide|pnot)")),
+    ("video/3gpp", re.compile(rb"(?s)....ftyp3g[p2]")),
+    ("video/webm", re.compile(rb"(?s)\x1aE\xdf\xa3.{0,64}?\x42\x82.webm")),
 )
-"""Media types of the containers, by how a file begins. Browsers run nothing in any of them."""
+"""Media types of variants, by how a file begins."""
 
 
 def video_type_of(head: bytes) -> str | None:
-    """Return the media type of a video that begins with these bytes, None if it is in no known container."""
-    return next((name for name, beginning in _VIDEO_TYPES if beginning.match(head)), None)
+    """Return the media type of a video that begins with these bytes, None if it is in no container that is read."""
+    container = demuxer_of(head)
+    if container is None:
+        return None
+    return next((name for name, beginning in _RELATED_TYPES if beginning.match(head)), _TYPES.get(container))
 
 
 def is_frame(image: StoredImage) -> bool:
