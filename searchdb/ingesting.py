@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import Engine
 
+from searchdb.config import DOWNLOADS
 from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.ingest.gone import Prune, check_missing, check_prune, find_gone
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
 from searchdb.ingest.verify import Difference, VerifyReport, verify
+from searchdb.ingest.videos import VideoLimits
 from searchdb.parts import CollectionParts
 from searchdb.records import RejectedItem, SourceItem
 from searchdb.sources.exclusion import Exclusion
@@ -25,6 +29,15 @@ from searchdb.unsplash import loader
 from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.photos import DEFAULT_RENDITION
 from searchdb.unsplash.reader import find_parts
+from searchdb.video.sampling import parse_every
+
+
+def _with_every(
+    items: Iterable[SourceItem | RejectedItem], every_s: float | None
+) -> Iterator[SourceItem | RejectedItem]:
+    """Yield the items with the seconds between two frames, should they be videos."""
+    for item in items:
+        yield item if every_s is None or isinstance(item, RejectedItem) else replace(item, every_s=every_s)
 
 
 class IngestingCollection(CollectionParts):
@@ -35,6 +48,7 @@ class IngestingCollection(CollectionParts):
         *paths: str | Path,
         exclude: str | Sequence[str] = (),
         prune: Prune = False,
+        every: float | Literal["key"] | None = None,
         limit: int | None = None,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         retry_failed: bool = False,
@@ -48,6 +62,9 @@ class IngestingCollection(CollectionParts):
         file is recognized by its content: its image keeps its id and metadata. Of folders and globs, clutter and what
         `exclude` (patterns of .gitignore files) matches are left out.
 
+        `every` is the seconds between two frames of a video, or `"key"` for its key frames; videos that are stored with
+        others are read again. By default new videos get a frame a second, and stored ones keep those that they have.
+
         The report counts the stored images of these folders whose files no longer exist. `prune=True` removes them,
         unless most of a folder's are gone, as if its disk was not mounted: then none are removed, and the report's
         `losses` has the folders. `prune="always"` removes them in any case, and also takes paths that no longer exist.
@@ -55,8 +72,9 @@ class IngestingCollection(CollectionParts):
 
         Raises:
             SourceError: a path does not exist, or a pattern is malformed.
-            ConfigError: `prune` has another value, or goes with `limit` or `enqueue_only`.
+            ConfigError: `prune` has another value, or goes with `limit` or `enqueue_only`; `every` is out of bounds.
         """
+        every_s = parse_every(every)
         check_prune(prune, complete=limit is None and not enqueue_only)
         exclusion = Exclusion(patterns=exclude)
         absent = missing(paths)
@@ -66,7 +84,7 @@ class IngestingCollection(CollectionParts):
         report = IngestReport(total=0)
         if present:
             report = self.ingest(
-                islice(files(present, exclusion=exclusion), limit),
+                _with_every(islice(files(present, exclusion=exclusion), limit), every_s),
                 chunk_size=chunk_size,
                 retry_failed=retry_failed,
                 reread=reread,
@@ -74,7 +92,7 @@ class IngestingCollection(CollectionParts):
                 progress=progress,
             )
         found = find_gone(self.store, roots)
-        report.excluded, report.gone, report.losses = exclusion.count, len(found.images), found.losses
+        report.excluded, report.gone, report.losses = exclusion.count, found.files, found.losses
         removes = prune == "always" or (prune and not found.losses)
         report.removed = self.store.delete_images(found.images) if removes else 0
         return report
@@ -83,6 +101,7 @@ class IngestingCollection(CollectionParts):
         self,
         source: str,
         *,
+        every: float | Literal["key"] | None = None,
         limit: int | None = None,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         retry_failed: bool = False,
@@ -91,13 +110,14 @@ class IngestingCollection(CollectionParts):
     ) -> IngestReport:
         """Ingest a list of URLs, the first `limit`: a file with one a line, CSV, TSV or JSONL; `-` is standard input.
 
-        See `ingest` for the other arguments.
+        `every` is as for `ingest_files`; see `ingest` for the other arguments.
 
         Raises:
             SourceError: the list cannot be read, or has no URL column.
+            ConfigError: `every` is out of bounds.
         """
         return self.ingest(
-            islice(urls(source), limit),
+            _with_every(islice(urls(source), limit), parse_every(every)),
             chunk_size=chunk_size,
             retry_failed=retry_failed,
             enqueue_only=enqueue_only,
@@ -251,7 +271,7 @@ class IngestingCollection(CollectionParts):
 
     def gone_files(self, *paths: str | Path) -> list[int]:
         """Return the ids of stored images below these folders whose files no longer exist."""
-        return [image_id for image_id, _ in find_gone(self.store, folders(paths)).images]
+        return [each.id for each in find_gone(self.store, folders(paths)).images]
 
     def _make_ingest(self) -> Ingest:
         self.store.check_model(self.embedder.identity)
@@ -261,6 +281,13 @@ class IngestingCollection(CollectionParts):
             embedder=self.embedder,
             fetcher=self.fetcher,
             max_pixels=self.settings.max_image_pixels,
+            videos=VideoLimits(
+                frames=self.settings.max_video_frames,
+                bytes=self.settings.max_video_bytes,
+                pixels=self.settings.max_image_pixels,
+                memory=self.settings.decode_memory,
+            ),
+            downloads=self.settings.home / DOWNLOADS,
             memory=self.memory,
             outage_log=self.database.outage_log,
         )

@@ -6,15 +6,21 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from searchdb.bundled import migrations_folder
+from searchdb.errors import SchemaError
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
 depends_on = None
 
 IS_FRAME = "video IS NOT NULL"
+VIDEOS_COMMENT = "The videos of which frames are stored in images, one row each."
+NEW = ("frame_previews", "folder_watches", "videos")
 
 
 def upgrade() -> None:
+    _check_names()
     _previews()
     _watches()
     # Last, because it locks the table until the migration ends. New columns without a default rewrite no rows.
@@ -29,13 +35,33 @@ def upgrade() -> None:
     op.create_index("images_rating_idx", "images", ["rating"], postgresql_where=sa.text("rating IS NOT NULL"))
     op.create_index("images_folder_idx", "images", ["folder"], postgresql_using="spgist")
     op.create_index("images_video_idx", "images", ["video", "video_time"], postgresql_where=sa.text(IS_FRAME))
+    frames = "frames of videos, among those stored"
+    op.add_column("ingest_chunks", sa.Column("frames", sa.Integer, nullable=False, server_default="0", comment=frames))
+    op.execute((migrations_folder() / "sql" / "videos_v1.sql").read_text(encoding="utf-8"))
+    op.execute(f"COMMENT ON VIEW videos IS '{VIDEOS_COMMENT}'")
 
 
 def downgrade() -> None:
+    op.execute("DROP VIEW videos")
+    op.drop_column("ingest_chunks", "frames")
     for name in ("rating", "folder", "companion_state", "video", "video_time"):
         op.drop_column("images", name)
     op.drop_table("folder_watches")
     op.drop_table("frame_previews")
+
+
+def _check_names() -> None:
+    """Refuse to go on where an application beside us has one of the new names."""
+    taken = sa.text(
+        "SELECT relname FROM pg_class WHERE relname = ANY (:names) AND relnamespace = :schema ::regnamespace"
+    )
+    schema = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
+    name = op.get_bind().scalar(taken, {"names": list(NEW), "schema": schema})
+    if name is not None:
+        raise SchemaError(
+            f"the schema {schema} has a relation {name} that is not searchdb's, which needs the name for one of its "
+            f"own: rename it, as by ALTER TABLE {name} RENAME TO my_{name}, then run `searchdb db migrate`"
+        )
 
 
 def _previews() -> None:

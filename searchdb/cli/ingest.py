@@ -1,18 +1,18 @@
-"""`searchdb ingest`: stores images from files, URLs or the Unsplash dataset."""
+"""`searchdb ingest`: stores images and videos from files, URLs or the Unsplash dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import click
 
 from searchdb.cli import open_collection
 from searchdb.cli.output import loading_bar, print_json, progress_bar
 from searchdb.cli.prose import describe_ingest, describe_load, describe_losses
-from searchdb.errors import SourceError
+from searchdb.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from searchdb.ingest.pipeline import IngestReport
@@ -38,6 +38,26 @@ def _patterns(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str
     return value
 
 
+def _every(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> float | Literal["key"] | None:
+    from searchdb.video.sampling import parse_every
+
+    try:
+        every = float(value) if value is not None and value != "key" else value
+        parse_every(every)  # pyright: ignore[reportArgumentType] - refuses other texts
+    except (ValueError, ConfigError) as exc:
+        raise click.BadParameter("give seconds between two frames, from 0.04 to 86400, or: key") from exc
+    return every  # pyright: ignore[reportReturnType]
+
+
+every_option = click.option(
+    "--every",
+    metavar="SECONDS|key",
+    callback=_every,
+    help="of videos, a frame every so many seconds, or each key frame; reads stored ones again "
+    "[default: 1; stored ones as they are]",
+)
+
+
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that all sources share."""
     for option in (
@@ -58,7 +78,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("ingest")
 def ingest_command() -> None:
-    """Embed and store images."""
+    """Embed and store images and frames of videos."""
 
 
 @ingest_command.command("files")
@@ -72,6 +92,7 @@ def ingest_command() -> None:
 )
 @click.option("--prune", is_flag=True, help="remove images of these folders whose files no longer exist")
 @click.option("--yes", is_flag=True, help="with --prune: even if most of a folder, or the folder itself, is gone")
+@every_option
 @click.option("--reread", is_flag=True, help="compare the content of files whose size and time have not changed")
 @common
 @click.pass_context
@@ -81,6 +102,7 @@ def ingest_files(
     exclude: tuple[str, ...],
     prune: bool,
     yes: bool,
+    every: float | Literal["key"] | None,
     reread: bool,
     limit: int | None,
     chunk_size: int,
@@ -104,13 +126,14 @@ def ingest_files(
         limit=limit,
         chunk_size=chunk_size,
         retry_failed=retry_failed,
+        every=every,
         reread=reread,
         enqueue_only=enqueue_only,
     )
     report = run_ingest("ingesting files", ingest, enqueue_only=enqueue_only)
     if report.gone and not report.losses:
         advice = f"removed {report.removed:,} of them" if prune else "--prune removes them"
-        click.echo(f"the files of {report.gone:,} stored images no longer exist: {advice}", err=True)
+        click.echo(f"the files of {report.gone:,} stored images and videos no longer exist: {advice}", err=True)
     elif report.losses:
         click.echo(describe_losses(report, prune=prune), err=True)
     _finish(ctx, report, as_json)
@@ -120,11 +143,13 @@ def ingest_files(
 
 @ingest_command.command("urls")
 @click.argument("source", metavar="FILE|-")
+@every_option
 @common
 @click.pass_context
 def ingest_urls(
     ctx: click.Context,
     source: str,
+    every: float | Literal["key"] | None,
     limit: int | None,
     chunk_size: int,
     retry_failed: bool,
@@ -135,6 +160,7 @@ def ingest_urls(
     ingest = partial(
         open_collection(ctx).ingest_urls,
         source,
+        every=every,
         limit=limit,
         chunk_size=chunk_size,
         retry_failed=retry_failed,

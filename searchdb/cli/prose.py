@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def describe_ingest(report: IngestReport) -> str:
     """Return the report of an ingest or a worker in a few lines."""
     lines = [
-        f"{report.done:,} references: {report.stored:,} stored, {report.unchanged:,} unchanged, "
+        f"{report.done:,} references: {report.stored:,} stored{_frames(report)}, {report.unchanged:,} unchanged, "
         f"{report.failed.total():,} failed, {report.known_failures:,} failed before"
     ]
     lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
@@ -32,6 +32,10 @@ def describe_ingest(report: IngestReport) -> str:
         which = "reference failed before and was" if one else "references failed before and were"
         lines.append(f"{report.known_failures:,} {which} not tried: --retry-failed tries {'it' if one else 'them'}")
     return "\n".join(lines)
+
+
+def _frames(report: IngestReport) -> str:
+    return f" (videos with {report.frames:,} frames among them)" if report.frames else ""
 
 
 def describe_losses(report: IngestReport, *, prune: bool) -> str:

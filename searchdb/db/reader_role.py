@@ -13,6 +13,7 @@ from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE
 from searchdb.db.functions import EXTENSION_SCHEMA, FUNCTIONS
 from searchdb.db.schema import TABLES
 from searchdb.db.version_table import VERSION_TABLE, find_collection
+from searchdb.db.views import VIEWS
 from searchdb.errors import DatabaseError
 
 PASSWORD_BYTES = 24
@@ -36,7 +37,7 @@ _GRANTS = text(
     UNION ALL
     SELECT format('GRANT SELECT ON TABLE %I.%I TO %I', nspname, relname, CAST(:name AS text))
     FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
-    WHERE nspname = :schema AND relname = ANY (:tables) AND relkind IN ('r', 'p')
+    WHERE nspname = :schema AND relname = ANY (:tables) AND relkind IN ('r', 'p', 'v')
     AND NOT has_table_privilege(:name, pg_class.oid, 'SELECT')
     UNION ALL
     SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, CAST(:name AS text))
@@ -109,7 +110,7 @@ def make_reader(connection: Connection, name: str, *, keep_password: bool = Fals
                 f"run `searchdb db reader --name {name} --keep-password`"
             ) from exc
         names = {"name": name, "schema": collection.schema}
-        tables = [*sorted(TABLES), VERSION_TABLE]
+        tables = [*sorted(TABLES), *VIEWS, VERSION_TABLE]
         grants = connection.scalars(_GRANTS, names | {"tables": tables, "functions": list(FUNCTIONS)}).all()
         statements: list[str] = [*grants, *([] if password is None else connection.scalars(_SETTINGS, names))]
         for statement in statements:

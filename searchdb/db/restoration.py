@@ -19,6 +19,7 @@ from searchdb.db.tables import (
     query_embeddings,
     relevance_scale,
 )
+from searchdb.db.views import VIEWS, install_views
 from searchdb.errors import SchemaError
 
 REFILLED = ("query_embeddings", "image_sample", "relevance_scale", "index_builds", "index_recalls", "ingest_chunks")
@@ -64,6 +65,9 @@ def restore_objects(connection: Connection, schema: str, metadata: sa.MetaData) 
         restored.append(f"table {name}, empty")
     restored += add_keys(connection, schema, metadata, (sa.ForeignKeyConstraint,))
     restored += _restore_indexes(connection, schema, metadata)
+    views = [name for name in VIEWS if f"view {name}" in missing]
+    install_views(connection, views)
+    restored += [f"view {name}" for name in views]
     restored += _restore_norm_checks(connection)
     if not connection.scalar(text("SELECT to_regtype(:name) IS NOT NULL"), {"name": DOMAIN}):
         connection.execute(text(f"CREATE DOMAIN {DOMAIN} AS vector(512)"))

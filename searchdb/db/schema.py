@@ -14,6 +14,7 @@ from searchdb.db.functions import EXTENSION_SCHEMA, FUNCTIONS, outdated_function
 from searchdb.db.keys import missing_keys
 from searchdb.db.tables import VECTOR_INDEX, metadata, procrastinate
 from searchdb.db.version_table import Collection, adopt, find_collection, has_tables_of_ours, quoted
+from searchdb.db.views import VIEWS
 from searchdb.errors import DatabaseError, SchemaError
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ REVISION_LOST = (
 INSUFFICIENT_PRIVILEGE = "42501"
 NOT_FOUND = frozenset({"42883", "42P01", "42704"})
 """SQLSTATEs of an undefined function, table and other object."""
-_OURS = re.compile(rf"(?<![\w.])(\w+\.)?(?:{'|'.join(sorted(TABLES | FUNCTIONS.keys() | {VECTOR_INDEX}))})\b")
+_OURS = re.compile(
+    rf"(?<![\w.])(\w+\.)?(?:{'|'.join(sorted(TABLES | FUNCTIONS.keys() | VIEWS.keys() | {VECTOR_INDEX}))})\b"
+)
 
 _migrating = threading.Lock()
 """Alembic has one context per process, so threads take turns; processes do so by the advisory lock."""
@@ -63,6 +66,10 @@ _MISSING = text(
     UNION ALL
     SELECT 'function ' || name FROM unnest(CAST(:functions AS text[])) AS name WHERE NOT EXISTS (
         SELECT FROM pg_proc WHERE proname = name AND pronamespace = n.oid
+    )
+    UNION ALL
+    SELECT 'view ' || name FROM unnest(CAST(:views AS text[])) AS name WHERE NOT EXISTS (
+        SELECT FROM pg_class WHERE relname = name AND relnamespace = n.oid AND relkind = 'v'
     )
     UNION ALL
     SELECT 'column ' || wanted.relation || '.' || wanted.name
@@ -115,11 +122,12 @@ def check_complete(connection: Connection, collection: Collection) -> None:
 
 
 def missing_objects(connection: Connection, schema: str) -> Sequence[str]:
-    """Return what a schema lacks of the extension, our tables, columns and functions, such as `table images`."""
+    """Return what a schema lacks of the extension, our tables, columns, functions and views, such as `table images`."""
     names = {
         "schema": schema,
         "tables": sorted(TABLES),
         "functions": list(FUNCTIONS),
+        "views": list(VIEWS),
         "relations": [table for table, _ in COLUMNS],
         "columns": [column for _, column in COLUMNS],
     }
@@ -193,7 +201,7 @@ def use_schema(connection: Connection, schema: str) -> None:
 
 
 def outdated_objects(connection: Connection, schema: str) -> Sequence[str]:
-    """Return what a schema lacks of our tables, keys, functions and the vector index, and functions that differ."""
+    """Return what a schema lacks of tables, keys, functions, views and the vector index, and functions that differ."""
     missing = [name for name in missing_objects(connection, schema) if not name.startswith("function ")]
     functions = [f"function {name}" for name in outdated_functions(connection, schema)]
     keys = [

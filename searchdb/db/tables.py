@@ -260,6 +260,7 @@ ingest_chunks = Table(
     Column("unchanged", Integer, nullable=False),
     Column("failed", JSONB, nullable=False, comment="number by error class"),
     Column("finished_at", DateTime(timezone=True), nullable=False, index=True, server_default=func.now()),
+    Column("frames", Integer, nullable=False, server_default=text("0"), comment="frames of videos, among those stored"),
     comment="What became of each chunk, by run: the source of progress and rates.",
 )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from searchdb.errors import ConfigError, SourceError
+from searchdb.ingest.frames import StoredFile
 from searchdb.ingest.presence import is_gone
 from searchdb.ingest.store import Store
 
@@ -48,10 +49,15 @@ class Loss:
 
 @dataclass(kw_only=True)
 class GoneFiles:
-    """The stored images whose files are gone, as (id, path), and the folders that lost most of theirs."""
+    """The stored images and frames of videos whose files are gone, and the folders that lost most of theirs."""
 
-    images: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    images: list[StoredFile] = field(default_factory=list[StoredFile])
     losses: list[Loss] = field(default_factory=list[Loss])
+
+    @property
+    def files(self) -> int:
+        """The number of files that are gone: one for all frames of a video."""
+        return len({each.file for each in self.images})
 
 
 @dataclass(kw_only=True)
@@ -79,16 +85,22 @@ def find_gone(store: Store, roots: Iterable[str]) -> GoneFiles:
     seen: set[int] = set()  # a folder may be named beside one that it is in
     for root in roots:
         tallies: dict[str, _Tally] = {}
-        for image_id, path in store.images_under(root):
-            tally = tallies.setdefault(os.path.dirname(path), _Tally())
-            tally.stored += 1
-            if is_gone(path):
-                if image_id not in seen:
-                    seen.add(image_id)
-                    found.images.append((image_id, path))
-                tally.gone += 1
-                if tally.gone <= EXAMPLES:
-                    tally.examples.append(path)
+        videos: dict[str, bool] = {}  # whether each is gone
+        for each in store.images_under(root):
+            if each.file in videos:
+                gone = videos[each.file]
+            else:
+                gone = is_gone(each.file)
+                tally = tallies.setdefault(os.path.dirname(each.file), _Tally())
+                tally.stored += 1
+                tally.gone += gone
+                if gone and tally.gone <= EXAMPLES:
+                    tally.examples.append(each.file)
+            if each.is_frame:
+                videos[each.file] = gone
+            if gone and each.id not in seen:
+                seen.add(each.id)
+                found.images.append(each)
         found.losses += _losses(root, tallies)
     return found
 
@@ -114,7 +126,7 @@ def check_missing(store: Store, roots: Iterable[str], prune: Prune) -> None:
         SourceError: one of them must exist; the message says how to remove the images stored from there.
     """
     for root in roots:
-        stored = sum(1 for _ in store.images_under(root))
+        stored = len({each.file for each in store.images_under(root)})
         if not stored:
             raise SourceError(f"{root!r} does not exist; give a folder, a file or a glob")
         if prune != "always":

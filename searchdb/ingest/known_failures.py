@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass
 
-from searchdb.config import Settings
+from searchdb.config import DEFAULT_MAX_VIDEO_BYTES, Settings
 from searchdb.errors import (
     AddressRefusedError,
     DecoderLostError,
@@ -14,10 +15,11 @@ from searchdb.errors import (
     TooManyBytesError,
     TooManyPixelsError,
     TooMuchMemoryError,
+    VideoExtraMissingError,
 )
 from searchdb.media.formats import READABLE
 
-_SIZE = re.compile(r"the image is ([\d,]+) bytes, the limit is")
+_SIZE = re.compile(r"the (?:image|video) is ([\d,]+) bytes, the limit is")
 _PIXELS = re.compile(r"= ([\d,]+) pixels, the limit is")
 _MEMORY = re.compile(r"takes ([\d,]+) bytes of memory, the limit is")
 _LIMIT = re.compile(r"the limit is ([\d,]+)")
@@ -31,6 +33,7 @@ class Limits:
     max_bytes: int
     max_pixels: int
     decode_memory: int
+    max_video_bytes: int = DEFAULT_MAX_VIDEO_BYTES
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -40,6 +43,7 @@ class Limits:
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             decode_memory=settings.decode_memory,
+            max_video_bytes=settings.max_video_bytes,
         )
 
     def lift(self, error: str, message: str) -> bool:
@@ -47,15 +51,18 @@ class Limits:
 
         The message has the size of the image, if it was known, and the limit at the time. Permissions and disks leave
         no trace in a file's size and time, so one that could not be read is always tried again, and so is one
-        whose decoder the system ended.
+        whose decoder the system ended. A video fails without its extra until that is installed.
         """
         if error in (FileUnreadableError.__name__, DecoderLostError.__name__):
             return True
+        if error == VideoExtraMissingError.__name__:
+            return importlib.util.find_spec("av") is not None
         if error == AddressRefusedError.__name__:
             return self.allow_private_addresses
         if error == TooManyBytesError.__name__:
             size, limit = _number(_SIZE, message), _number(_LIMIT, message)
-            return size <= self.max_bytes if size is not None else limit is not None and limit < self.max_bytes
+            now = self.max_video_bytes if message.startswith("the video") else self.max_bytes
+            return size <= now if size is not None else limit is not None and limit < now
         if error == TooManyPixelsError.__name__:
             pixels = _number(_PIXELS, message)
             return pixels is not None and pixels <= self.max_pixels

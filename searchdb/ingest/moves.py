@@ -6,30 +6,48 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from searchdb.db.tables import images
+from searchdb.ingest.frames import FILE, FIRST_OF_FILE, from_files
 from searchdb.ingest.presence import was_moved
-from searchdb.records import DecodedImage, MovedImage, SourceItem, nfc
+from searchdb.records import MovedImage, SourceItem, nfc
 
 MAX_COPIES = 16
 """Stored images with the same bytes, beyond which none is taken for a moved one: icons and blank scans recur."""
 
-COLUMNS = [images.c[name] for name in ("id", "image", "source", "source_id", "tags", "sha256", "ingested_at")]
-"""What must be known of an image to move it."""
+COLUMNS = [
+    FILE.label("image"),
+    *(images.c[name] for name in ("id", "source", "source_id", "tags", "sha256", "ingested_at")),
+]
+"""What must be known of an image to move it; of a video, the id is that of its first frame."""
 
 
-def find_moves(engine: Engine, decoded: Sequence[DecodedImage]) -> list[MovedImage]:
+class HashedFile(Protocol):
+    """A file and the SHA-256 of its bytes."""
+
+    @property
+    def item(self) -> SourceItem:
+        """The file, as its source describes it."""
+        ...
+
+    @property
+    def sha256(self) -> bytes:
+        """The SHA-256 of its bytes."""
+        ...
+
+
+def find_moves(engine: Engine, decoded: Sequence[HashedFile]) -> list[MovedImage]:
     """Return which files that are not stored have the content of a stored image whose file was moved away."""
     files = [each for each in decoded if not each.item.is_url]
     if not files:
         return []
     nth = sa.func.row_number().over(partition_by=images.c.sha256).label("nth")
     hashes = {each.sha256 for each in files}
-    numbered = sa.select(*COLUMNS, nth).where(images.c.sha256.in_(hashes)).subquery()
+    numbered = sa.select(*COLUMNS, nth).where(images.c.sha256.in_(hashes), FIRST_OF_FILE).subquery()
     with engine.connect() as connection:
         rows = connection.execute(sa.select(numbered).where(numbered.c.nth <= MAX_COPIES + 1)).mappings().all()
     if not rows:
@@ -77,24 +95,36 @@ def pair(gone: Sequence[Mapping[Any, Any]], found: Sequence[SourceItem]) -> list
 
 def apply_moves(connection: Connection, moves: Iterable[MovedImage]) -> list[MovedImage]:
     """Give images their new paths in the caller's transaction; return those that have them now, or had them before."""
-    other = images.alias()
     done: list[MovedImage] = []
     for move in sorted(moves, key=lambda move: move.image):  # the order in which all writers lock rows
         item = move.item
-        taken = sa.exists().where(other.c.image == item.image, other.c.id != move.id)
-        changed = connection.execute(
+        moved = sa.select(images.c.id).where(
+            (images.c.id == move.id) & images.c.image.in_([move.image, item.image])
+            | images.c.video.in_([move.image, item.image])
+        )
+        ids = connection.scalars(moved.order_by(images.c.image.collate("C")).with_for_update()).all()
+        others = sa.exists().where(from_files([item.image]), images.c.id.not_in(ids))
+        if not ids or connection.scalar(sa.select(others)):
+            continue
+        is_frame = images.c.video.is_not(None)
+        video = sa.func.jsonb_build_object("video", sa.cast(item.image, sa.Text))
+        connection.execute(
             sa.update(images)
-            .where(images.c.id == move.id, images.c.image.in_([move.image, item.image]), ~taken)
+            .where(images.c.id.in_(ids))
             .values(
-                image=item.image,
+                image=sa.case(
+                    (is_frame, sa.literal(item.image) + sa.func.substring(images.c.image, "#t=[^#]*$")),
+                    else_=item.image,
+                ),
+                video=sa.case((is_frame, item.image)),
+                metadata=sa.case((is_frame, images.c.metadata.concat(video)), else_=images.c.metadata),
                 source_id=item.source_id,
                 tags=list(move.tags),
                 byte_size=item.byte_size,
                 modified_at=item.modified_at,
             )
         )
-        if changed.rowcount:
-            done.append(move)
+        done.append(move)
     return done
 
 

@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -20,14 +21,17 @@ from cachetools import LRUCache
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.embedder import Embedder
 from searchdb.errors import DecodeInterruptedError, ImageError, WorkerLostError
-from searchdb.ingest.gone import Loss
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.moves import find_moves
-from searchdb.ingest.queue import Queue, RunProgress
+from searchdb.ingest.queue import Queue
+from searchdb.ingest.report import IngestReport
 from searchdb.ingest.reread import find_changed, mark_changed
-from searchdb.ingest.store import Store
+from searchdb.ingest.store import FailedState, FileState, Store
+from searchdb.ingest.video_store import record_video
+from searchdb.ingest.videos import VideoLimits, VideoReading
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
+from searchdb.media.local_files import UnwantedContentError
 from searchdb.media.memory import FILES_BYTES, Hold, MemoryBudget
 from searchdb.records import (
     ChunkOutcome,
@@ -37,6 +41,7 @@ from searchdb.records import (
     RejectedItem,
     SourceItem,
 )
+from searchdb.video.recognition import is_video
 
 T = TypeVar("T")
 
@@ -48,66 +53,15 @@ FETCH_THREADS = 32
 """Downloads at a time; they mostly wait for the network."""
 MAX_ATTEMPTS = 2
 """Workers that may die at a chunk before its images are tried one by one, and then at a single image."""
+VIDEOS_AT_ONCE = 2
+"""Videos that a process reads at a time: while the frames of one are embedded, another is decoded."""
 REMEMBERED_VECTORS = 4096
 """Recent vectors kept for other images with the same bytes whose chunk is not written yet: 8 MB."""
 
+Prepared = DecodedImage | FailedImage | SourceItem
+"""An image that is ready for the model, a failure, or the item of a video, which is read later."""
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class IngestReport:
-    """What a run or a worker has done so far.
-
-    A run counts each reference once, but a duplicate in a later chunk again if the first one was done by then.
-    """
-
-    queued: int = 0
-    """References added to the queue or found in it; they are also counted below once they are done."""
-    stored: int = 0
-    unchanged: int = 0
-    known_failures: int = 0
-    """References that failed before and were not tried."""
-    failed: Counter[str] = field(default_factory=Counter[str])
-    copied: int = 0
-    """How many of the stored images reused the vector of another with the same bytes."""
-    index_rebuilt: bool = False
-    total: int | None = None
-    """All references, known once the source is read to its end."""
-    excluded: int | None = None
-    """Files and folders that were left out, as clutter or by patterns, where the source is a folder."""
-    gone: int | None = None
-    """Stored images whose files no longer exist, where the source is a folder."""
-    removed: int | None = None
-    """How many of these were removed."""
-    losses: Sequence[Loss] = ()
-    """Folders most of whose stored images are gone, for which reason none are removed."""
-
-    @property
-    def done(self) -> int:
-        """References that are no longer pending."""
-        return self.stored + self.unchanged + self.known_failures + self.failed.total()
-
-    @property
-    def readable(self) -> bool:
-        """Whether at least one of the references is a searchable image."""
-        return self.stored + self.unchanged > 0
-
-    def with_progress(self, progress: RunProgress) -> IngestReport:
-        """Return this report with the outcomes of its queued references added."""
-        return replace(
-            self,
-            stored=self.stored + progress.stored,
-            copied=self.copied + progress.copied,
-            unchanged=self.unchanged + progress.unchanged,
-            failed=self.failed + Counter(progress.failed),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; those of folders only where the source is a folder."""
-        losses = [loss.to_json() for loss in self.losses]
-        values = {**asdict(self), "failed": dict(self.failed), "done": self.done, "losses": losses}
-        of_folders = {name: values.pop(name) for name in ("excluded", "gone", "removed", "losses")}
-        return values if self.gone is None else values | of_folders
 
 
 def enqueue(
@@ -149,7 +103,7 @@ def enqueue(
             for item in (*changed, *unreadable):
                 del chunk[item.image]
         for item in chunk.values():
-            if item.image in stored and stored[item.image].matches(item):
+            if item.image in stored and stored[item.image].matches(item) and not _again(item, stored, failed, limits):
                 report.unchanged += 1
             elif item.image in failed and failed[item.image].fails_again(item, limits):
                 report.known_failures += 1
@@ -163,6 +117,17 @@ def enqueue(
         yield report
 
 
+def _again(
+    item: SourceItem | RejectedItem,
+    stored: Mapping[str, FileState],
+    failed: Mapping[str, FailedState],
+    limits: Limits,
+) -> bool:
+    """Whether to read a stored video again of which only a part could be read; `failed` is empty to retry failures."""
+    partial = stored[item.image].partial
+    return partial and (item.image not in failed or not failed[item.image].fails_again(item, limits))
+
+
 class Ingest:
     """Processes chunks of the queue with one model; several threads may call `work` at the same time.
 
@@ -173,6 +138,8 @@ class Ingest:
         embedder: the model.
         fetcher: reads files and URLs.
         max_pixels: the largest image decoded, in pixels.
+        videos: the limits of videos.
+        downloads: the folder for videos while they are ingested from URLs.
         memory: shared by all that is decoded in this process.
         outage_log: the database's.
     """
@@ -185,6 +152,8 @@ class Ingest:
         embedder: Embedder,
         fetcher: Fetcher,
         max_pixels: int,
+        videos: VideoLimits,
+        downloads: Path,
         memory: MemoryBudget,
         outage_log: OutageLog,
     ) -> None:
@@ -204,6 +173,17 @@ class Ingest:
         self._stopping = threading.Event()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._reporting = threading.Lock()
+        self._video_executor = ThreadPoolExecutor(VIDEOS_AT_ONCE, thread_name_prefix="video")
+        self._videos = VideoReading(
+            engine=store.engine,
+            embedder=embedder,
+            embedding=self._embedding,
+            fetcher=fetcher,
+            downloads=downloads,
+            limits=videos,
+            retry=self._retry,
+            stopping=self._stopping,
+        )
         self.report = IngestReport()
         """What this object has done so far."""
 
@@ -214,12 +194,13 @@ class Ingest:
     def close(self) -> None:
         """End the threads."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+        self._video_executor.shutdown(wait=True, cancel_futures=True)
 
     def work(self, job_id: int, attempts: int, *, isolated: bool = False) -> None:
         """Ingest the rest of a chunk and delete it from the queue; if interrupted, it is still queued.
 
         `attempts` is the number of workers that died or failed at it before; an `isolated` chunk is tried one image at
-        a time.
+        a time. Images are stored first, then each video by itself.
 
         Raises:
             ModelMismatchError: the collection's vectors come from another model.
@@ -231,39 +212,64 @@ class Ingest:
         chunk = self._retry(lambda: self._queue.chunk(job_id))
         # Another run may have stored some after `enqueue` checked them.
         stored = self._retry(lambda: self._store.stored([item.image for item in chunk]))
-        unchanged = [item.image for item in chunk if item.image in stored and stored[item.image].matches(item)]
+        unchanged = [
+            item.image
+            for item in chunk
+            if item.image in stored and stored[item.image].matches(item) and not stored[item.image].partial
+        ]
         wanted = [item for item in chunk if item.image not in set(unchanged)]
         if isolated:
             for item in wanted:
                 if not self._stopping.is_set():
-                    self._embed_and_store(job_id, [self._prepare_isolated(item)], [])
+                    self._store_videos(job_id, self._embed_and_store(job_id, [self._prepare_isolated(item)], []))
             wanted = []
         prepared = self._executor.map(self._prepare, wanted)
-        self._embed_and_store(job_id, prepared, unchanged)
+        self._store_videos(job_id, self._embed_and_store(job_id, prepared, unchanged))
         if self._stopping.is_set():
             self._retry(lambda: self._queue.requeue_chunk(job_id))
 
-    def _prepare_isolated(self, item: SourceItem) -> DecodedImage | FailedImage | None:
+    def _prepare_isolated(self, item: SourceItem) -> Prepared | None:
         attempt = self._retry(lambda: self._queue.count_attempt(item.image))
         return _failed(item, WorkerLostError(attempt - 1)) if attempt > MAX_ATTEMPTS else self._prepare(item)
 
     def _embed_and_store(
-        self, job_id: int, prepared: Iterable[DecodedImage | FailedImage | None], unchanged: Sequence[str]
-    ) -> None:
-        outcome = self._embed(job_id, [each for each in prepared if each is not None], unchanged)
+        self, job_id: int, prepared: Iterable[Prepared | None], unchanged: Sequence[str]
+    ) -> list[SourceItem]:
+        """Embed and store the images; return what turned out to be videos."""
+        found = [each for each in prepared if each is not None]
+        outcome = self._embed(job_id, [each for each in found if not isinstance(each, SourceItem)], unchanged)
         self._retry(lambda: self._store.record_outcome(outcome, self._embedder.identity, worker=self._name))
         self._add_to_report(outcome)
+        return [each for each in found if isinstance(each, SourceItem)]
+
+    def _store_videos(self, job_id: int, items: Sequence[SourceItem]) -> None:
+        for _ in self._video_executor.map(partial(self._store_video, job_id), items):
+            pass  # raises what a thread raised
+
+    def _store_video(self, job_id: int, item: SourceItem) -> None:
+        outcome = None if self._stopping.is_set() else self._videos.read(item)
+        if outcome is None:  # stopped: it is still queued
+            return
+        model = self._embedder.identity
+        frames = self._retry(lambda: record_video(self._store.engine, outcome, model, job_id=job_id, worker=self._name))
+        with self._reporting:
+            self.report.frames += frames
+            self.report.copied += outcome.copied
+            if outcome.failure is None:
+                self.report.stored += 1
+            else:
+                self.report.failed[type(outcome.failure.error).__name__] += 1
 
     def _retry(self, call: Callable[[], T]) -> T:
         return retry_until_available(call, outage_log=self._outage_log, cancel=self._stopping)
 
-    def _prepare(self, item: SourceItem) -> DecodedImage | FailedImage | None:
-        """Fetch and decode; return None if `stop` was called before or meanwhile."""
+    def _prepare(self, item: SourceItem) -> Prepared | None:
+        """Fetch and decode; return the item of a video, and None if `stop` was called before or meanwhile."""
         if self._stopping.is_set():
             return None
         try:
             with Hold(self._files) as hold:
-                fetched = self._fetcher.fetch(item, hold)
+                fetched = self._fetcher.fetch(item, hold, unwanted=is_video)
                 with self._decoding:
                     decoded = decode(
                         fetched,
@@ -273,6 +279,8 @@ class Ingest:
                         cancel=self._stopping,
                     )
                     return replace(decoded, pixels=self._embedder.resize(decoded.pixels))
+        except UnwantedContentError:
+            return item
         except DecodeInterruptedError:
             return None
         except ImageError as exc:

@@ -68,6 +68,7 @@ class RunProgress:
     copied: int
     unchanged: int
     failed: Mapping[str, int]
+    frames: int = 0
 
     @property
     def done(self) -> int:
@@ -272,7 +273,7 @@ class Queue:
         totals = (sa.func.coalesce(sa.func.sum(ingest_chunks.c[name]), 0).label(name) for name in _COUNTED)
         with self._engine.connect() as connection:  # one statement, or a finishing chunk would be counted in part
             row = connection.execute(sa.select(*totals, failed.label("failed")).where(of_run)).one()
-        return RunProgress(stored=row.stored, copied=row.copied, unchanged=row.unchanged, failed=row.failed or {})
+        return RunProgress(**{name: getattr(row, name) for name in _COUNTED}, failed=row.failed or {})
 
 
 def seconds(number: float) -> sa.Function[Any]:
@@ -281,7 +282,7 @@ def seconds(number: float) -> sa.Function[Any]:
 
 
 ALIVE = procrastinate_workers.c.last_heartbeat > sa.func.now() - seconds(STALLED_AFTER_S)
-_COUNTED = ("stored", "copied", "unchanged")
+_COUNTED = ("stored", "copied", "unchanged", "frames")
 
 
 def _has_job() -> sa.ColumnElement[bool]:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from searchdb.db.tables import images
 from searchdb.errors import FileUnreadableError
+from searchdb.ingest.frames import FILE, FIRST_OF_FILE, from_files
 from searchdb.media.hashing import file_sha256
 from searchdb.records import FailedImage, RejectedItem, SourceItem
 
@@ -39,9 +40,9 @@ def sha256_or_error(path: str) -> bytes | FileUnreadableError:
 
 def stored_hashes(engine: Engine, references: Sequence[str]) -> dict[str, bytes]:
     """Return the SHA-256 of those references that are stored."""
-    statement = sa.select(images.c.image, images.c.sha256).where(images.c.image.in_(references))
+    statement = sa.select(FILE.label("file"), images.c.sha256).where(from_files(references), FIRST_OF_FILE)
     with engine.connect() as connection:
-        return {row.image: row.sha256 for row in connection.execute(statement)}
+        return {row.file: row.sha256 for row in connection.execute(statement)}
 
 
 def find_changed(
@@ -64,6 +65,6 @@ def find_changed(
 def mark_changed(engine: Engine, items: Sequence[SourceItem]) -> None:
     """Make stored files count as changed until they are ingested again, also by another process."""
     if items:
-        changed = images.c.image.in_([item.image for item in items])
+        changed = from_files([item.image for item in items])
         with engine.begin() as connection:
             connection.execute(sa.update(images).where(changed).values(modified_at=None))

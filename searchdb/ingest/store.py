@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
+from searchdb.ingest.frames import FILE, FIRST_OF_FILE, StoredFile, from_files
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.moves import apply_moves
 from searchdb.ingest.rows import UNSTORABLE, failure_row, image_row, storable
@@ -42,27 +43,42 @@ def _has(table: sa.Table, beside: sa.Table) -> sa.ColumnElement[bool]:
     return sa.select(sa.literal(1)).where(table.c.image == beside.c.image).correlate(beside).offset(0).exists()
 
 
-NOT_STORED = ~_has(images, ingest_failures)
-"""Selects failures whose reference is not stored. An image whose file turned bad later stays stored."""
+def _is_stored(beside: sa.Table) -> sa.ColumnElement[bool]:
+    """Return whether the reference of a row is stored: as an image, or as a video by its frames."""
+    as_video = sa.select(sa.literal(1)).where(images.c.video == beside.c.image).correlate(beside).offset(0).exists()
+    return _has(images, beside) | as_video
+
+
+NOT_STORED = ~_is_stored(ingest_failures)
+"""Selects failures whose reference is not stored. An image whose file turned bad later stays stored, and so do the
+frames of a video that could be read."""
 COUNT_FAILED = sa.select(sa.func.count()).select_from(ingest_failures).where(NOT_STORED)
 COUNT_PENDING = (
     sa.select(sa.func.count())
     .select_from(ingest_pending)
-    .where(~_has(images, ingest_pending), ~_has(ingest_failures, ingest_pending))
+    .where(~_is_stored(ingest_pending), ~_has(ingest_failures, ingest_pending))
 )
 """Like COUNT_FAILED: the number of references in the queue that are neither stored nor failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """What a stored reference looked like last time: its file's size and time, None for a URL."""
+    """What a stored reference looked like last time: its file's size and time, None for a URL.
+
+    `every_s` is the seconds between the frames of a video, None for an image; `partial` says that some of its frames
+    could not be read.
+    """
 
     byte_size: int | None
     modified_at: datetime | None
+    every_s: float | None = None
+    partial: bool = False
 
     def matches(self, item: SourceItem | RejectedItem) -> bool:
         """Whether the reference is unchanged. A URL counts as unchanged, since only its server could tell."""
         if isinstance(item, RejectedItem):
+            return False
+        if self.every_s is not None and item.every_s not in (None, self.every_s):
             return False
         return item.modified_at is None or (self.byte_size, self.modified_at) == (item.byte_size, item.modified_at)
 
@@ -82,7 +98,7 @@ class FailedState(FileState):
         return self.matches(item) and not limits.lift(self.error, self.message)
 
 
-_FAILED = [each.name for each in fields(FailedState)]
+_FAILED = ("byte_size", "modified_at", *(each.name for each in fields(FailedState) if each not in fields(FileState)))
 
 
 class Store:
@@ -109,11 +125,17 @@ class Store:
 
     def stored(self, references: Sequence[str]) -> dict[str, FileState]:
         """Return the references that are stored, with their state at the time."""
-        statement = sa.select(images.c.image, images.c.byte_size, images.c.modified_at)
+        told = images.c.metadata
+        every_s = sa.case((images.c.video.is_not(None), sa.cast(told["every"].astext, sa.Double))).label("every_s")
+        partial = sa.and_(images.c.video.is_not(None), told.has_key("partial")).label("partial")
+        columns = (FILE.label("file"), images.c.byte_size, images.c.modified_at, every_s, partial)
+        statement = sa.select(*columns).where(from_files(references), FIRST_OF_FILE)
         with self._engine.connect() as connection:
             return {
-                row.image: FileState(byte_size=row.byte_size, modified_at=row.modified_at)
-                for row in connection.execute(statement.where(images.c.image.in_(references)))
+                row.file: FileState(
+                    byte_size=row.byte_size, modified_at=row.modified_at, every_s=row.every_s, partial=row.partial
+                )
+                for row in connection.execute(statement)
             }
 
     def failed(self, references: Sequence[str]) -> dict[str, FailedState]:
@@ -154,37 +176,47 @@ class Store:
             ModelMismatchError: another model has claimed the collection meanwhile.
         """
         with self._engine.begin() as connection:
-            runs = _delete_from_queue(connection, outcome)
+            references = [
+                *(embedded.decoded.item.image for embedded in outcome.embedded),
+                *(failure.image for failure in outcome.failed),
+                *outcome.unchanged,
+            ]
+            runs = delete_from_queue(connection, outcome.job_id, references)
             moves = apply_moves(connection, outcome.moved)
             moved = {move.item.image for move in moves}
-            _delete_failures(connection, [*moved, *(move.image for move in moves)])
+            delete_failures(connection, [*moved, *(move.image for move in moves)])
             upsert_images(connection, [e for e in outcome.embedded if e.decoded.item.image not in moved], model)
-            _record_failures(connection, outcome.failed)
+            record_failures(connection, outcome.failed)
             if runs:
                 connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))
 
-    def images_under(self, path: str) -> Iterator[tuple[int, str]]:
-        """Yield (id, path) of the images that came from the files below a folder, or from this file."""
+    def images_under(self, path: str) -> Iterator[StoredFile]:
+        """Yield the images that came from the files below a folder, or from this file, and the frames of videos."""
         if UNSTORABLE.search(path):
             return
-        statement = sa.select(images.c.id, images.c.image).where(
+        inside = path.rstrip("/") + "/"
+        statement = sa.select(images.c.id, images.c.image, FILE.label("file")).where(
             images.c.source == "files",
-            sa.func.starts_with(images.c.image, path.rstrip("/") + "/") | (images.c.image == path),
+            sa.func.starts_with(images.c.image, inside) | (images.c.image == path) | (images.c.video == path),
         )
         with self._engine.connect() as connection:
             for row in connection.execution_options(yield_per=SCAN_ROWS).execute(statement):
-                yield row.id, row.image
+                yield StoredFile(id=row.id, image=row.image, file=row.file)
 
-    def delete_images(self, found: Sequence[tuple[int, str]]) -> int:
-        """Delete images by id and path, unless the path has changed meanwhile; return how many were deleted."""
+    def delete_images(self, found: Sequence[StoredFile]) -> int:
+        """Delete images and frames, unless their path has changed meanwhile; return of how many files.
+
+        A video whose file is gone has no failure any more either.
+        """
         # Two arrays: a parameter for each would hit the limit of 65,535 when a whole folder is gone.
-        ids = sa.literal([image_id for image_id, _ in found], ARRAY(sa.BigInteger))
-        paths = sa.literal([path for _, path in found], ARRAY(sa.Text))
+        ids = sa.literal([each.id for each in found], ARRAY(sa.BigInteger))
+        paths = sa.literal([each.image for each in found], ARRAY(sa.Text))
         chosen = sa.func.unnest(ids, paths).table_valued("id", "image").render_derived()
         with self._engine.begin() as connection:
-            return connection.execute(
-                sa.delete(images).where(images.c.id == chosen.c.id, images.c.image == chosen.c.image)
-            ).rowcount
+            chosen_rows = sa.delete(images).where(images.c.id == chosen.c.id, images.c.image == chosen.c.image)
+            files = set(connection.scalars(chosen_rows.returning(FILE)))
+            delete_failures(connection, sorted({each.file for each in found if each.is_frame and each.file in files}))
+            return len(files)
 
     def delete_source(self, source: str) -> int:
         """Delete a source's images, failures and queued references; return the number of images."""
@@ -198,7 +230,7 @@ class Store:
     def record_failures(self, failed: Sequence[FailedImage]) -> None:
         """Record failures; a known one counts another attempt."""
         with self._engine.begin() as connection:
-            _record_failures(connection, failed)
+            record_failures(connection, failed)
 
     def failures(self, *, source: str | None = None, error: str | None = None) -> Iterator[Failure]:
         """Yield recorded failures, oldest first, optionally of one source and one error class."""
@@ -238,15 +270,18 @@ def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], mod
     model_id = claim_model(connection, model)
     # All writers take row locks in this order (collation "C" in SQL), which rules out deadlocks.
     rows = sorted((image_row(image, model_id) for image in embedded), key=lambda row: row["image"])
+    # A file that was a video when it was stored.
+    connection.execute(sa.delete(images).where(images.c.video.in_([row["image"] for row in rows])))
     statement = insert(images).values(rows)
     replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
     connection.execute(
         statement.on_conflict_do_update(index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()})
     )
-    _delete_failures(connection, [row["image"] for row in rows])
+    delete_failures(connection, [row["image"] for row in rows])
 
 
-def _record_failures(connection: Connection, failed: Sequence[FailedImage]) -> None:
+def record_failures(connection: Connection, failed: Sequence[FailedImage]) -> None:
+    """Record failures in the caller's transaction; a known one counts another attempt."""
     if not failed:
         return
     statement = insert(ingest_failures).values(sorted(map(failure_row, failed), key=lambda row: row["image"]))
@@ -262,17 +297,12 @@ def _record_failures(connection: Connection, failed: Sequence[FailedImage]) -> N
     )
 
 
-def _delete_from_queue(connection: Connection, outcome: ChunkOutcome) -> dict[str, Sequence[UUID]]:
-    """Delete the outcome's references from the queue; return those that were still in it, with their runs."""
+def delete_from_queue(connection: Connection, job_id: int, references: Sequence[str]) -> dict[str, Sequence[UUID]]:
+    """Delete references of a job from the queue; return those that were still in it, with their runs."""
     pending = ingest_pending.c
-    references = [
-        *(embedded.decoded.item.image for embedded in outcome.embedded),
-        *(failure.image for failure in outcome.failed),
-        *outcome.unchanged,
-    ]
     ordered = (
         sa.select(pending.image)
-        .where(pending.image.in_(references), pending.job_id == outcome.job_id)
+        .where(pending.image.in_(references), pending.job_id == job_id)
         .order_by(pending.image.collate("C"))
         .with_for_update()
     )
@@ -305,7 +335,8 @@ def _tallies(outcome: ChunkOutcome, runs: Mapping[str, Sequence[UUID]], worker: 
     return list(rows.values())
 
 
-def _delete_failures(connection: Connection, references: Sequence[str]) -> None:
+def delete_failures(connection: Connection, references: Sequence[str]) -> None:
+    """Delete the failures of references in the caller's transaction."""
     ordered = (
         sa.select(ingest_failures.c.id)
         .where(ingest_failures.c.image.in_(references))

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.tables import images
 from searchdb.errors import FileUnreadableError
+from searchdb.ingest.frames import FIRST_OF_FILE
 from searchdb.ingest.moves import COLUMNS, apply_moves, pair
 from searchdb.ingest.presence import is_gone
 from searchdb.ingest.reread import hash_pool, sha256_or_error, stored_hashes
@@ -32,7 +33,7 @@ _REMOTE = images.c.image.regexp_match("^https?://")
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A stored image that is not what its file is now.
+    """A stored image or video that is not what its file is now; `id` is the image's, or that of the first frame.
 
     `reason` says why the file is unreadable; `moved_to` is the new path of a moved one, `fixed` whether it was stored.
     """
@@ -47,7 +48,7 @@ class Difference:
 
 @dataclass(kw_only=True)
 class VerifyReport:
-    """How many stored images were compared with their files, and what was found.
+    """How many stored images and videos were compared with their files, and what was found.
 
     `counts` has the number of each kind of difference; `skipped` counts the images at URLs, which are not fetched.
     """
@@ -122,7 +123,9 @@ def verify(
             tell(row, "missing")
     if folders is None:
         with engine.connect() as connection:
-            report.skipped = connection.scalar(sa.select(sa.func.count()).select_from(images).where(_REMOTE)) or 0
+            report.skipped = (
+                connection.scalar(sa.select(sa.func.count()).select_from(images).where(_REMOTE, FIRST_OF_FILE)) or 0
+            )
     return report
 
 
@@ -133,11 +136,12 @@ def to_json(difference: Difference) -> dict[str, Any]:
 
 def _selected(folders: Sequence[str] | None, files: Sequence[str]) -> sa.ColumnElement[bool]:
     if folders is None:
-        return ~_REMOTE
+        return ~_REMOTE & FIRST_OF_FILE
     storable = [folder.rstrip("/") + "/" for folder in folders if not UNSTORABLE.search(folder)]
     inside = [sa.func.starts_with(images.c.image, folder) for folder in storable]
     named = sa.literal([path for path in files if not UNSTORABLE.search(path)], ARRAY(sa.Text))
-    return ~_REMOTE & sa.or_(images.c.image == sa.any_(named), *inside)
+    by_name = (images.c.image == sa.any_(named)) | (images.c.video == sa.any_(named))
+    return ~_REMOTE & FIRST_OF_FILE & sa.or_(by_name, *inside)
 
 
 def _batches(engine: Engine, selected: sa.ColumnElement[bool]) -> Iterator[Sequence[Row]]:

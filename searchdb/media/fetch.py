@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.metadata
 import os
 import random
-import stat
 import threading
 import time
-from contextlib import closing, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from http import HTTPStatus
 from io import BytesIO
-from typing import Self
+from pathlib import Path
+from typing import IO, Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -22,18 +20,20 @@ import urllib3.exceptions
 from requests.utils import requote_uri
 
 from searchdb.errors import (
+    DecodeInterruptedError,
     FetchError,
     FetchTimeoutError,
-    FileUnreadableError,
     HTTPStatusError,
     InvalidReferenceError,
     TooManyBytesError,
     TooManyRedirectsError,
     TransferError,
 )
+from searchdb.media.http_replies import HTTP_FAULTS, REDIRECTS, content_length, drain, one_line, retry_after
+from searchdb.media.local_files import UnwantedContentError, append, read_file, unnamed_file
 from searchdb.media.memory import Hold
 from searchdb.media.safe_http import PER_HOST, GuardedAdapter, HostSlots, RequestLimits, TooSlowError, current_limits
-from searchdb.records import FetchedImage, SourceItem, clean_url, mask_credentials
+from searchdb.records import FetchedImage, SourceItem, clean_url
 
 CONNECT_TIMEOUT_S = 10.0
 """Time limit for connecting to each of a host's addresses; a server that takes longer is down or filtered."""
@@ -51,7 +51,7 @@ SLOWEST_BYTES_PER_S = 1000
 """Minimum average speed. At this speed only thumbnails finish before the deadline, so a slower server just occupies a
 thread."""
 
-MAX_REDIRECTS = 5
+MAXREDIRECTS = 5
 """Content networks need two or three; the twenty of browsers would only prolong a redirect loop."""
 
 ATTEMPTS = 3
@@ -67,26 +67,18 @@ RETRY_AFTER_CAP_S = 15.0
 CHUNK_BYTES = 256 * 1024
 """Bytes read between two checks of the limits."""
 
+VIDEO_DEADLINE_S = 3600.0
+"""Time limit for one video over HTTP: an hour, in which 2 GiB arrive at 600 kB/s."""
+
+VIDEO_SLOWEST_BYTES_PER_S = 50_000
+"""Minimum average speed of a video: a slower server would occupy a thread for the whole hour."""
+
 SMALL_BODY_BYTES = 1024 * 1024
 """Bytes of a download that no memory is reserved for, so that servers that do not tell the size are still read by many
 threads: of a larger body that may have any size, the largest size is reserved."""
 
-MAX_DRAINED_BYTES = 16 * 1024
-"""Longest body of a redirect or an error that is read and discarded to reuse the connection; a new one costs more."""
 
-_LONGEST_REASON = 160
-"""Maximum length in characters: servers choose parts of these texts, and a message should fit on two lines."""
-
-_REDIRECTS = (
-    HTTPStatus.MOVED_PERMANENTLY,
-    HTTPStatus.FOUND,
-    HTTPStatus.SEE_OTHER,
-    HTTPStatus.TEMPORARY_REDIRECT,
-    HTTPStatus.PERMANENT_REDIRECT,
-)
-
-_HTTP_FAULTS = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError)
-"""Everything that requests, urllib3 and http.client raise: requests' errors are OSErrors, bad URLs ValueErrors."""
+T = TypeVar("T")
 
 
 class Fetcher:
@@ -152,38 +144,81 @@ class Fetcher:
         self._slots.close()
         self._adapter.close()
 
-    def fetch(self, item: SourceItem, hold: Hold | None = None) -> FetchedImage:
+    def fetch(
+        self, item: SourceItem, hold: Hold | None = None, *, unwanted: Callable[[bytes], bool] | None = None
+    ) -> FetchedImage:
         """Return the item's bytes, unchanged and undecoded.
 
         `hold` takes the memory for the bytes before they are read; the caller releases it when they are no longer
-        needed.
+        needed. `unwanted` is asked whether a file that begins with these bytes is not to be read.
 
         Raises:
             FetchError: the fetch failed; the subclass says why, and `retryable` whether a later attempt may succeed.
+            UnwantedContentError: `unwanted` said so.
         """
         if item.is_url:
-            data = self._fetch_url(item.rendition or item.image, hold)
+            data = self._fetch_url(
+                item.rendition or item.image,
+                lambda response, url: self._body(response, url, hold, unwanted),
+                deadline_s=self._deadline_s,
+                slowest_bytes_per_s=self._slowest_bytes_per_s,
+            )
         else:
-            data = _read_file(item.image, self._max_bytes, hold)
+            data = read_file(item.image, self._max_bytes, hold, unwanted)
         if hold is not None:
             hold.shrink(len(data))
         return FetchedImage(item=item, data=data)
 
-    def _fetch_url(self, url: str, hold: Hold | None) -> bytes:
+    def download(self, item: SourceItem, folder: Path, *, max_bytes: int, cancel: threading.Event) -> IO[bytes]:
+        """Download a video to a file in the folder that no name leads to: it is gone when it is closed, however.
+
+        Raises:
+            FetchError: as for `fetch`; also where the folder cannot be written.
+            DecodeInterruptedError: `cancel` was set.
+        """
+
+        def save(response: requests.Response, url: str) -> IO[bytes]:
+            file = unnamed_file(folder)
+            try:
+                for chunk in self._chunks(response, url, max_bytes, kind="video"):
+                    if cancel.is_set():
+                        raise DecodeInterruptedError
+                    append(file, chunk, folder)
+            except BaseException:
+                file.close()
+                raise
+            return file
+
+        return self._fetch_url(
+            item.rendition or item.image,
+            save,
+            deadline_s=VIDEO_DEADLINE_S,
+            slowest_bytes_per_s=max(self._slowest_bytes_per_s, VIDEO_SLOWEST_BYTES_PER_S),
+        )
+
+    def _fetch_url(
+        self,
+        url: str,
+        receive: Callable[[requests.Response, str], T],
+        *,
+        deadline_s: float,
+        slowest_bytes_per_s: float,
+    ) -> T:
         token = current_limits.set(
             RequestLimits(
-                deadline=time.monotonic() + self._deadline_s,
+                deadline=time.monotonic() + deadline_s,
+                whole_s=deadline_s,
                 connect_s=self._connect_timeout_s,
                 read_s=self._read_timeout_s,
                 slow_after_s=self._slow_after_s,
-                slowest_bytes_per_s=self._slowest_bytes_per_s,
+                slowest_bytes_per_s=slowest_bytes_per_s,
                 allow_private_addresses=self._allow_private_addresses,
             )
         )
         try:
             for attempt in range(1, self._attempts + 1):
                 try:
-                    return self._follow(url, hold)
+                    return self._follow(url, receive)
                 except TooSlowError as exc:  # no retry: such a server is likely to stay slow and would occupy a thread
                     raise FetchTimeoutError(str(exc)) from exc
                 except FetchError as exc:
@@ -206,28 +241,28 @@ class Fetcher:
             return pause
         return None if retry_after > self._retry_after_cap_s else max(retry_after, pause)
 
-    def _follow(self, url: str, hold: Hold | None) -> bytes:
-        """Return the body at the end of the redirects; each target is checked like the first URL."""
-        for hop in range(MAX_REDIRECTS + 1):
+    def _follow(self, url: str, receive: Callable[[requests.Response, str], T]) -> T:
+        """Receive the body at the end of the redirects; each target is checked like the first URL."""
+        for hop in range(MAXREDIRECTS + 1):
             try:
                 url = clean_url(url)
             except ValueError as exc:
                 found = "the server redirected to" if hop else "the URL"
-                raise InvalidReferenceError(f"{found} {_one_line(url)}: it {exc}") from exc
+                raise InvalidReferenceError(f"{found} {one_line(url)}: it {exc}") from exc
             with self._slots.acquire(url), closing(self._get(url)) as response:
                 if response.status_code != HTTPStatus.OK:
-                    _drain(response)
+                    drain(response)
                 target = response.headers.get("Location")
-                if response.status_code not in _REDIRECTS or target is None:
-                    return self._body(response, url, hold)
+                if response.status_code not in REDIRECTS or target is None:
+                    return receive(response, url)
                 target = requote_uri(target.encode("latin-1", "replace").decode("utf-8", "replace"))
                 try:
                     url = urljoin(url, target)
                 except ValueError:  # its message may quote the password
                     raise InvalidReferenceError(
-                        f"the server redirected to {_one_line(target)}: it is malformed"
+                        f"the server redirected to {one_line(target)}: it is malformed"
                     ) from None
-        raise TooManyRedirectsError(f"the server redirected more than {MAX_REDIRECTS} times, last to {_one_line(url)}")
+        raise TooManyRedirectsError(f"the server redirected more than {MAXREDIRECTS} times, last to {one_line(url)}")
 
     def _get(self, url: str) -> requests.Response:
         """Return the response with its body unread.
@@ -238,34 +273,54 @@ class Fetcher:
             request = requests.Request("GET", url, headers=self._headers).prepare()
             timeout = self._connect_timeout_s, self._read_timeout_s
             return self._adapter.send(request, stream=True, timeout=timeout, verify=self._authorities)
-        except _HTTP_FAULTS as exc:
+        except HTTP_FAULTS as exc:
             # ValueErrors about malformed URLs quote the password, and a traceback would write it to a log.
             raise self._translated(exc, url) from (None if isinstance(exc, ValueError) else exc)
 
-    def _body(self, response: requests.Response, url: str, hold: Hold | None) -> bytes:
-        if response.status_code != HTTPStatus.OK:
-            raise HTTPStatusError(response.status_code, _one_line(response.reason or ""), _retry_after(response))
-        declared = _content_length(response)
-        if declared is not None and declared > self._max_bytes:
-            raise TooManyBytesError(self._max_bytes, declared)
+    def _body(
+        self, response: requests.Response, url: str, hold: Hold | None, unwanted: Callable[[bytes], bool] | None
+    ) -> bytes:
+        declared = content_length(response)
         body = BytesIO()  # unlike a bytearray, it gives its content without a copy
         known = declared if "Content-Encoding" not in response.headers else None
         to_hold = self._max_bytes if known is None else known
+        for chunk in self._chunks(response, url, self._max_bytes, unwanted=unwanted):
+            if hold is not None and body.tell() <= SMALL_BODY_BYTES < body.tell() + len(chunk):
+                hold.take(to_hold)
+            body.write(chunk)
+        return body.getvalue()
+
+    def _chunks(
+        self,
+        response: requests.Response,
+        url: str,
+        max_bytes: int,
+        *,
+        kind: str = "image",
+        unwanted: Callable[[bytes], bool] | None = None,
+    ) -> Iterator[bytes]:
+        """Yield the parts of a body within the limits."""
+        if response.status_code != HTTPStatus.OK:
+            raise HTTPStatusError(response.status_code, one_line(response.reason or ""), retry_after(response))
+        declared = content_length(response)
+        too_large = declared is not None and declared > max_bytes
+        if too_large and unwanted is None:
+            raise TooManyBytesError(max_bytes, declared, kind=kind)
+        size = 0
         try:
             while chunk := response.raw.read(CHUNK_BYTES, decode_content=True):
-                size = body.tell() + len(chunk)
-                if size > self._max_bytes:
-                    raise TooManyBytesError(self._max_bytes)
-                if hold is not None and body.tell() <= SMALL_BODY_BYTES < size:
-                    hold.take(to_hold)
-                body.write(chunk)
+                if not size and unwanted is not None and unwanted(chunk):
+                    raise UnwantedContentError
+                size += len(chunk)
+                if too_large or size > max_bytes:
+                    raise TooManyBytesError(max_bytes, declared if too_large else None, kind=kind)
+                yield chunk
         except urllib3.exceptions.ProtocolError as exc:
             if declared is None:
-                raise TransferError("the connection ended before the image was complete") from exc
+                raise TransferError(f"the connection ended before the {kind} was complete") from exc
             raise TransferError(f"the server sent {response.raw.tell():,} of {declared:,} bytes") from exc
-        except _HTTP_FAULTS as exc:
+        except HTTP_FAULTS as exc:
             raise self._translated(exc, url) from exc
-        return body.getvalue()
 
     def _translated(self, exc: Exception, url: str) -> FetchError:
         """Return our error for an exception of the HTTP libraries; the innermost nested exception names the cause."""
@@ -273,10 +328,10 @@ class Fetcher:
         root: BaseException = exc
         while inner := root.__cause__ or root.__context__:
             root = inner
-        cause = _one_line(str(root) or type(root).__name__)
+        cause = one_line(str(root) or type(root).__name__)
         if isinstance(exc, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
             if current_limits.get().left_s() <= 0:
-                return FetchTimeoutError(f"the image was not complete after {self._deadline_s:g} seconds in all")
+                return FetchTimeoutError(f"it was not complete after {current_limits.get().whole_s:g} seconds in all")
             return FetchTimeoutError(f"{host} sent nothing for {self._read_timeout_s:g} seconds")
         if isinstance(exc, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
             return TransferError(f"no secure connection to {host}: {cause}")
@@ -285,63 +340,8 @@ class Fetcher:
         if isinstance(exc, urllib3.exceptions.DecodeError):
             return TransferError(f"{host} sent data that is not in the Content-Encoding it names: {cause}")
         if isinstance(exc, ValueError):
-            return InvalidReferenceError(f"the URL {_one_line(url)} cannot be requested: {cause}")
+            return InvalidReferenceError(f"the URL {one_line(url)} cannot be requested: {cause}")
         return TransferError(f"the connection to {host} broke: {cause}")
-
-
-def _read_file(path: str, max_bytes: int, hold: Hold | None = None) -> bytes:
-    try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise FileUnreadableError("the file is not a regular file")
-            if status.st_size > max_bytes:
-                raise TooManyBytesError(max_bytes, status.st_size)
-            if hold is not None:
-                hold.take(status.st_size)
-            data = file.read(status.st_size + 1)
-            if len(data) > status.st_size:  # it grew, or is a file under /proc that reports a size of 0
-                data += file.read(max_bytes + 1 - len(data))
-    except OSError as exc:
-        raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
-    except ValueError as exc:  # a NUL or another character that is invalid in a file name
-        raise FileUnreadableError(f"the file cannot be read: {_one_line(str(exc))}") from exc
-    if len(data) > max_bytes:
-        raise TooManyBytesError(max_bytes)
-    return data
-
-
-def _content_length(response: requests.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
-
-
-def _drain(response: requests.Response) -> None:
-    """Read and discard a short body, because a connection can be reused only if it was read to the end."""
-    declared = _content_length(response)
-    if declared is not None and declared <= MAX_DRAINED_BYTES:
-        with suppress(TooSlowError, *_HTTP_FAULTS):
-            response.raw.read(MAX_DRAINED_BYTES)
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Return the Retry-After header (seconds or a date) in seconds from now; None if it is missing or malformed."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])  # nine digits are already more than 30 years
-    try:
-        at = parsedate_to_datetime(value)
-        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-    except (ValueError, OverflowError):
-        return None
-
-
-def _one_line(text: str) -> str:
-    """Return untrusted text as one short printable line without passwords."""
-    line = mask_credentials(text).encode("unicode_escape").decode("ascii")
-    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
 
 
 def _version() -> str:

@@ -45,9 +45,13 @@ _PLATFORM_ADDRESSES = frozenset({ipaddress.ip_address("168.63.129.16")})
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-    """Limits on the connections of one fetch: its deadline (monotonic clock), timeouts, minimum speed and addresses."""
+    """Limits on the connections of one fetch: its deadline (monotonic clock), timeouts, minimum speed and addresses.
+
+    `whole_s` is the time until the deadline when it began.
+    """
 
     deadline: float
+    whole_s: float
     connect_s: float
     read_s: float
     slow_after_s: float

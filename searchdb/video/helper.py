@@ -51,7 +51,7 @@ class VideoFrames:
 
     def __iter__(self) -> Iterator[RawFrame]:
         count = 0
-        while count < self._task.most:
+        while True:
             try:
                 message = self._next()
             except DecoderLostError as exc:
@@ -59,26 +59,21 @@ class VideoFrames:
                 return
             if isinstance(message, VideoHeader):
                 self.header = message
-            elif isinstance(message, RawFrame):
+            elif isinstance(message, RawFrame) and count < self._task.most:
                 count += 1
                 yield message
             elif not isinstance(message, Alive):
                 self.error = message.error if isinstance(message, End) else self._cause_of_death()
                 return
-        self.error = self._late_error()
+
+    def read_header(self) -> VideoHeader | None:
+        """Return what the video says of itself, without its frames; None where it cannot be opened."""
+        for _ in self:
+            break
+        return self.header
 
     def _next(self) -> Message | None:
         return read(self._answers)
-
-    def _late_error(self) -> DecodeError | None:
-        """Return what the process says after the last frame."""
-        message: Message | None = Alive()
-        while isinstance(message, Alive):
-            try:
-                message = self._next()
-            except DecoderLostError as exc:
-                return exc
-        return message.error if isinstance(message, End) else self._cause_of_death()
 
     def _cause_of_death(self) -> DecodeError:
         """Return why the process ended without saying so."""

@@ -94,6 +94,10 @@ def _read(task: Task, answers: IO[bytes]) -> None:
 
     file: Any = BoundedFile(0, task.byte_size)
     reader = VideoReader(file, task.demuxer, max_pixels=task.max_pixels, alive=alive)
+    if not task.most:  # only what the container says
+        width, height = display_size(*reader.size, reader.aspect)
+        write(answers, VideoHeader(width=width, height=height, codec=reader.codec, duration_s=None, tags=reader.tags))
+        return
     only_keys = task.every_s == KEY_FRAMES
     extent = reader.measure(keys=only_keys)
     if only_keys:

@@ -26,7 +26,7 @@ class Task:
         demuxer: FFmpeg's name of the container, which is not guessed again.
         byte_size: bytes of the file that are read; what is appended meanwhile is not.
         every_s: seconds between two frames, or KEY_FRAMES.
-        most: number of frames at most.
+        most: number of frames at most; 0 for what the container says only.
         shorter_side, longer_side: pixels that a reduced frame has at least, where the video has them.
         max_pixels: the largest frame decoded, in pixels.
         memory_bytes: what may be allocated.

@@ -80,7 +80,8 @@ def hdr_to_sdr(pixels: np.ndarray, *, hlg: bool, wide: bool) -> np.ndarray:
     above = np.maximum(peak - _KNEE, 0)
     compressed = np.minimum(peak, _KNEE) + (1 - _KNEE) * above / (above + (1 - _KNEE))
     light *= compressed / np.maximum(peak, 1e-6)  # all three channels alike, which keeps the hue
-    srgb: np.ndarray = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-6) ** (1 / 2.4) - 0.055)
+    curve = 1.055 * np.maximum(light, 1e-6) ** (1 / 2.4) - 0.055
+    srgb = np.array(np.where(light <= 0.0031308, 12.92 * light, curve), np.float32)
     return np.clip(np.rint(srgb * 255), 0, 255).astype(np.uint8)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
+
+from searchdb.errors import ConfigError
 
 DEFAULT_EVERY_S = 1.0
 """Seconds between two frames: a scene is rarely shorter, and what shows nothing new is not stored."""
@@ -25,3 +28,21 @@ def spread(times: Sequence[float], most: int) -> list[float]:
     if len(times) <= most:
         return list(times)
     return [times[index * len(times) // most] for index in range(most)]
+
+
+def parse_every(every: float | Literal["key"] | None) -> float | None:
+    """Return the seconds between two frames as `SourceItem.every_s` has them, KEY_FRAMES for `"key"`.
+
+    Raises:
+        ConfigError: it is another text, or out of bounds.
+    """
+    if every is None:
+        return None
+    if every == "key":
+        return KEY_FRAMES
+    if isinstance(every, str) or not LEAST_EVERY_S <= every <= MOST_EVERY_S:
+        raise ConfigError(
+            f"every is {every!r}, but must be the seconds between two frames, from {LEAST_EVERY_S} to "
+            f"{MOST_EVERY_S:,.0f}, or 'key' for key frames"
+        )
+    return float(every)

@@ -11,6 +11,8 @@ from searchdb.records import WrittenMetadata
 
 CREATION_TIME = "creation_time"
 """The container's tag of when it was recorded, or written by an editor; in UTC."""
+FIRST_YEAR = 1980
+"""Earlier times are those of clocks that are not set: the zeros of QuickTime (1904) and of Unix (1970)."""
 MAX_CAMERA_CHARACTERS = 300
 """PostgreSQL's index on cameras refuses texts of more than 2,704 bytes."""
 
@@ -54,7 +56,7 @@ def _time(tags: Mapping[str, str]) -> tuple[datetime | None, str | None]:
             moment = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
         except (ValueError, OverflowError):
             continue
-        if is_plausible(moment):
+        if moment.year >= FIRST_YEAR and is_plausible(moment):
             return moment, name
     return None, None
 

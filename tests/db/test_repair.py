@@ -43,6 +43,7 @@ DAMAGES = {
     "a primary key of the dataset's dropped": "ALTER TABLE unsplash_photos DROP CONSTRAINT unsplash_photos_pkey",
     "an index of the dataset's dropped": "DROP INDEX unsplash_keywords_keyword_idx",
     "the domain dropped": "DROP DOMAIN searchdb_embedding",
+    "the view dropped": "DROP VIEW videos",
 }
 
 
@@ -111,7 +112,7 @@ def test_a_key_that_the_rows_break_is_one_line(settings: Settings) -> None:
 COMMANDS = (["status"], ["index", "status"], ["index", "build"], ["search", "x"], ["failures", "list"], ["embed", "x"])
 
 
-@pytest.mark.parametrize(("kind", "name"), [("FUNCTION", "match_images"), ("TABLE", "index_recalls")])
+@pytest.mark.parametrize(("kind", "name"), [("FUNCTION", "match_images"), ("TABLE", "index_recalls"), ("VIEW", "videos")])
 def test_every_command_names_what_is_missing_in_one_line(settings: Settings, kind: str, name: str) -> None:
     execute(settings, f"DROP {kind} {name} CASCADE")
     for command in COMMANDS:
@@ -149,7 +150,7 @@ def test_a_table_whose_rows_are_gone_is_not_made_up(settings: Settings) -> None:
 
 
 def test_a_dropped_column_is_not_made_up(settings: Settings) -> None:
-    execute(settings, "ALTER TABLE images DROP COLUMN camera")
+    execute(settings, "ALTER TABLE images DROP COLUMN camera CASCADE")
     assert "column images.camera" in run(settings, "status").stderr
     with pytest.raises(SchemaError, match=r"column images\.camera.*backup"):
         repair(settings)

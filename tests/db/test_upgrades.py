@@ -112,6 +112,8 @@ def migrated(table: str, row: dict[str, Any]) -> dict[str, Any]:
         row["query"] = unicodedata.normalize("NFC", row["query"])
     if table == "ingest_failures":
         row["error"] = row["error"].replace("Picture", "Image")
+    if table == "ingest_chunks":
+        row = {"frames": 0} | row
     if table == "index_builds" and "chosen" not in row:
         row |= {"type": "vector", "chosen": False}
     return row

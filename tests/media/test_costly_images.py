@@ -29,12 +29,12 @@ from searchdb.errors import (
     SearchDBError,
 )
 from searchdb.media import decode as decoding
-from searchdb.media import helper
 from searchdb.media.decode import decode
 from searchdb.media.formats import format_of
 from searchdb.media.helper import Task, helper_turn, load_in_helper
 from searchdb.media.inspection import inspect
 from searchdb.media.memory import MemoryBudget
+from searchdb.media.sandbox import helper_environment
 from searchdb.records import DecodedImage, FetchedImage, SourceItem
 from tests.helpers import hostile_files
 from tests.helpers.helper_processes import helpers_of
@@ -293,7 +293,7 @@ def test_cancelling_ends_the_helper_and_blames_no_image() -> None:
 def test_a_helper_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEARCHDB_API_TOKEN", "S3CRET")
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:S3CRET@h/d")
-    assert "S3CRET" not in str(helper._environment())  # pyright: ignore[reportPrivateUsage]
+    assert "S3CRET" not in str(helper_environment())
 
 
 def test_truncated_and_mutated_costly_files_raise_only_our_errors() -> None:

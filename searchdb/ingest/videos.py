@@ -1,0 +1,251 @@
+"""Takes one video through download, hash, decode and embed, a few frames in memory at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import IO, Protocol, TypeVar
+
+from PIL import Image
+from sqlalchemy import Engine
+
+from searchdb.embedder import Embedder
+from searchdb.errors import (
+    DamagedVideoError,
+    DecodeInterruptedError,
+    FileUnreadableError,
+    ImageError,
+    InvalidReferenceError,
+    NotAnImageError,
+    VideoExtraMissingError,
+)
+from searchdb.ingest.moves import find_moves
+from searchdb.ingest.video_store import StoredFrame, VideoFacts, VideoOutcome, frames_with_content
+from searchdb.media.fetch import Fetcher
+from searchdb.media.local_files import open_file, unreadable
+from searchdb.media.pixels import mean_colour
+from searchdb.records import MAX_REFERENCE_BYTES, FailedImage, SourceItem, WrittenMetadata
+from searchdb.video.helper import FRAME_CPU_S, open_frames
+from searchdb.video.messages import RawFrame, Task
+from searchdb.video.recognition import HEAD_BYTES, demuxer_of
+from searchdb.video.sampling import DEFAULT_EVERY_S
+from searchdb.video.tags import written_in
+
+T = TypeVar("T")
+
+SAME_FRAME = 0.97
+"""Cosine to the last kept frame above which a frame shows nothing new: see docs/videos.md for what was measured."""
+BATCH = 16
+"""Frames embedded at a time: other chunks wait no longer than that for the model."""
+SHARPNESS = 2
+"""Shorter side of a frame, as a multiple of what the model needs: it scales the frame itself then."""
+PREVIEW_SIDE, PREVIEW_QUALITY = 512, 80
+"""Longest side in pixels and WebP quality of a preview: those of the page's thumbnails."""
+HASH_BYTES = 1 << 20
+"""Bytes read between two checks whether to stop."""
+SUFFIX_BYTES = 16
+"""Longest ending of a frame's reference, like `#t=86400.125`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoLimits:
+    """The settings for videos: frames of each, bytes of a download, pixels of a frame and memory of the decoder."""
+
+    frames: int
+    bytes: int
+    pixels: int
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HashedFile:
+    item: SourceItem
+    sha256: bytes
+
+
+class Retry(Protocol):
+    """Calls a function that uses the database until that answers."""
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """Return what the function returns."""
+        ...
+
+
+class VideoReading:
+    """Reads videos for one ingest; several threads may do so at the same time.
+
+    Args:
+        engine: the database, for videos with the same bytes.
+        embedder: the model.
+        embedding: held while the model runs.
+        fetcher: downloads URLs.
+        downloads: the folder for downloads.
+        limits: the settings.
+        retry: survives outages of the database.
+        stopping: ends what takes long when it is set.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        embedder: Embedder,
+        embedding: threading.Lock,
+        fetcher: Fetcher,
+        downloads: Path,
+        limits: VideoLimits,
+        retry: Retry,
+        stopping: threading.Event,
+    ) -> None:
+        self._engine = engine
+        self._embedder = embedder
+        self._embedding = embedding
+        self._fetcher = fetcher
+        self._downloads = downloads
+        self._limits = limits
+        self._retry = retry
+        self._stopping = stopping
+
+    def read(self, item: SourceItem) -> VideoOutcome | None:
+        """Return what a video shows, or why it cannot be read; None if the ingest was stopped meanwhile."""
+        try:
+            _check(item)
+            with self._open(item) as file:
+                return self._read(item, file)
+        except DecodeInterruptedError:
+            return None
+        except ImageError as exc:
+            return VideoOutcome(item=item, failure=_failed(item, exc))
+
+    def _open(self, item: SourceItem) -> IO[bytes]:
+        if not item.is_url:
+            return open_file(item.image)
+        return self._fetcher.download(item, self._downloads, max_bytes=self._limits.bytes, cancel=self._stopping)
+
+    def _read(self, item: SourceItem, file: IO[bytes]) -> VideoOutcome:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            demuxer = demuxer_of(os.pread(file.fileno(), HEAD_BYTES, 0))
+            sha256 = self._hash(file, size)
+        except OSError as exc:
+            raise unreadable(exc) from exc
+        if demuxer is None:  # the server sends something else now, or the file was replaced
+            raise NotAnImageError("the content was a video a moment ago, and is none now")
+        task = Task(
+            demuxer=demuxer,
+            byte_size=size,
+            every_s=DEFAULT_EVERY_S if item.every_s is None else item.every_s,
+            most=self._limits.frames,
+            shorter_side=SHARPNESS * self._embedder.shortest_edge,
+            longer_side=PREVIEW_SIDE,
+            max_pixels=self._limits.pixels,
+            memory_bytes=self._limits.memory,
+            frame_cpu_s=FRAME_CPU_S,
+            parent=os.getpid(),
+        )
+        hashed = _HashedFile(item=item, sha256=sha256)
+        moves = self._retry(lambda: find_moves(self._engine, [hashed]))
+        known = self._retry(lambda: frames_with_content(self._engine, item, sha256, self._embedder.identity))
+        if known is None:
+            outcome = self._decode(hashed, file, task)
+        else:
+            facts = replace(known.facts, written=self._written(file, task))
+            outcome = VideoOutcome(item=item, facts=facts, frames=known.frames, copied=True)
+        return replace(outcome, move=moves[0] if moves else None)
+
+    def _hash(self, file: IO[bytes], size: int) -> bytes:
+        """Return the SHA-256 of the first `size` bytes."""
+        digest, position = hashlib.sha256(), 0
+        while data := os.pread(file.fileno(), min(HASH_BYTES, size - position), position):
+            if self._stopping.is_set():
+                raise DecodeInterruptedError
+            digest.update(data)
+            position += len(data)
+        return digest.digest()
+
+    def _written(self, file: IO[bytes], task: Task) -> WrittenMetadata:
+        """Return what the container says, without decoding; nothing where it cannot be read now."""
+        with open_frames(file.fileno(), replace(task, most=0), cancel=self._stopping) as frames:
+            header = frames.read_header()
+        return WrittenMetadata() if header is None else written_in(header.tags)
+
+    def _decode(self, hashed: _HashedFile, file: IO[bytes], task: Task) -> VideoOutcome:
+        item = hashed.item
+        kept: list[StoredFrame] = []
+        with open_frames(file.fileno(), task, cancel=self._stopping) as frames:
+            for batch in _batched(frames, BATCH):
+                kept += self._new_ones(batch, kept[-1] if kept else None)
+            header = frames.header
+            error: ImageError | None = frames.error
+        if not item.is_url and os.fstat(file.fileno()).st_size != task.byte_size:
+            error = FileUnreadableError("the file changed while it was read: ingest it again when it is complete")
+        if header is None or not kept:
+            error = error or DamagedVideoError("the video holds no pictures that can be decoded")
+            return VideoOutcome(item=item, failure=_failed(item, error))
+        facts = VideoFacts(
+            sha256=hashed.sha256,
+            byte_size=task.byte_size,
+            width=header.width,
+            height=header.height,
+            codec=header.codec,
+            duration_s=header.duration_s,
+            every_s=task.every_s,
+            written=written_in(header.tags),
+        )
+        return VideoOutcome(
+            item=item, facts=facts, frames=kept, failure=None if error is None else _failed(item, error)
+        )
+
+    def _new_ones(self, frames: Sequence[RawFrame], last: StoredFrame | None) -> list[StoredFrame]:
+        """Embed frames, and return those that show something else than the one kept before them."""
+        if self._stopping.is_set():
+            raise DecodeInterruptedError
+        pictures = [Image.frombytes("RGB", (each.width, each.height), each.pixels) for each in frames]
+        resized = [self._embedder.resize(picture) for picture in pictures]
+        with self._embedding:
+            vectors = self._embedder.embed_images(resized)
+        new: list[StoredFrame] = []
+        for frame, picture, vector in zip(frames, pictures, vectors, strict=True):
+            # Rounded up: at that moment a player shows this frame, and not the one before.
+            time = math.ceil(frame.time * 1000 - 1e-6) / 1000
+            if last is not None and (time <= last.time or float(vector @ last.embedding) > SAME_FRAME):
+                continue
+            last = StoredFrame(time=time, embedding=vector, preview=_preview(picture), colour=mean_colour(picture))
+            new.append(last)
+        return new
+
+
+def _check(item: SourceItem) -> None:
+    """Refuse a video that certainly fails before anything of it is read."""
+    if importlib.util.find_spec("av") is None:
+        raise VideoExtraMissingError
+    size = len(item.image.encode())
+    if size > MAX_REFERENCE_BYTES - SUFFIX_BYTES:
+        limit = f"{MAX_REFERENCE_BYTES - SUFFIX_BYTES:,}"
+        raise InvalidReferenceError(f"the video's path or URL is {size:,} bytes long, the limit is {limit}")
+
+
+def _preview(picture: Image.Image) -> bytes:
+    """Return a WebP of a frame; the picture is resized in place."""
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
+    encoded = BytesIO()
+    picture.save(encoded, "WEBP", quality=PREVIEW_QUALITY)
+    return encoded.getvalue()
+
+
+def _batched(frames: Iterable[RawFrame], size: int) -> Iterator[list[RawFrame]]:
+    iterator = iter(frames)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _failed(item: SourceItem, error: ImageError) -> FailedImage:
+    return FailedImage(image=item.image, source=item.source, error=error, item=item)
