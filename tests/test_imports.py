@@ -34,7 +34,6 @@ PACKAGES: dict[str, set[str]] = {
     "index": {"db", "search"},
     "ingest": {"db", "media", "index", "video"},
     "demo": set(),
-    "video": {"media"},
     "web": {"db", "media", "search", "index", "ingest", "status", "video"},
 }
 """Which other packages each may import. Files not named (client, ingesting, parts, status, cli) compose them."""
