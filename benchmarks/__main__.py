@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks import attack, ingest, million, plots, quality, scale, search, stages, start, variants, web
+from benchmarks import attack, ingest, million, plots, quality, scale, search, stages, start, variants, video, web
 from benchmarks.report import machine
 
 Measured = tuple[dict[str, float], str]
@@ -25,6 +25,7 @@ BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "search": search.measure,
     "stages": stages.measure,
     "web": web.measure,
+    "video": video.measure,
     "attack": attack.measure,
     "variants": variants.measure,
     "scale": scale.measure,

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from searchdb.errors import (
@@ -29,6 +29,8 @@ FRAME_CPU_S = 60
 """Processor time until the next frame: of 4K with a key frame every ten seconds, one takes 30 on a core of 2023."""
 SILENT_S = 120.0
 """Longest wait for a sign of life: a busy machine, or a network share that spins up a disk, takes a minute."""
+EXIT_S = 10.0
+"""Seconds that a process may take to end after its last word."""
 POLL_S = 0.1
 """How often a waiting thread looks whether it is cancelled."""
 
@@ -77,6 +79,8 @@ class VideoFrames:
 
     def _cause_of_death(self) -> DecodeError:
         """Return why the process ended without saying so."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(EXIT_S)  # a kill before would hide the cause
         self._process.kill()
         assert self._process.stderr is not None  # noqa: S101 - a pipe, as it was started
         said = self._process.stderr.read(100_000)

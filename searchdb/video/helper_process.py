@@ -61,7 +61,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints is not an answer
     error: DecodeError | None = None
     try:
-        _import_pyav()
+        _import_libraries()
         enter_sandbox(parent=task.parent, memory_bytes=task.memory_bytes)
         _read(task, answers)
     except MemoryError:
@@ -72,11 +72,15 @@ def main() -> None:
     write(answers, End(error=error))
 
 
-def _import_pyav() -> None:
+def _import_libraries() -> None:
+    """Import what takes memory that is not for the video."""
     try:
         import av.logging
     except ImportError as exc:
         raise VideoExtraMissingError from exc
+    import searchdb.video.pixels
+    import searchdb.video.reader  # noqa: F401
+
     av.logging.set_level(None)
 
 

@@ -197,6 +197,8 @@ class VideoReader:
         """Return the duration that the container claims; None if it does not, or nothing sensible."""
         duration = self._stream.duration
         seconds = None if duration is None else float(duration * self._stream.time_base)
+        if self._demuxer == "avi" and seconds is not None:  # FFmpeg shortens it where the file is truncated
+            seconds = max(seconds, self._stream.frames * self.frame_s)
         if seconds is None or seconds <= 0:
             total = self._container.duration
             seconds = None if total is None else total / av.time_base

@@ -257,7 +257,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
 
     (folder / "1.jpg").unlink()
     gone = run(settings, "ingest", "files", folder, "--json")
-    assert "the files of 1 stored images no longer exist" in gone.stderr
+    assert "the files of 1 stored images and videos no longer exist" in gone.stderr
     assert (json.loads(gone.stdout)["gone"], json.loads(gone.stdout)["removed"]) == (1, 0)
     assert "removed 1 of them" in run(settings, "ingest", "files", folder, "--prune").stderr
     assert json.loads(output(run(settings, "status", "--json")))["images"] == 3

@@ -112,7 +112,9 @@ def test_a_key_that_the_rows_break_is_one_line(settings: Settings) -> None:
 COMMANDS = (["status"], ["index", "status"], ["index", "build"], ["search", "x"], ["failures", "list"], ["embed", "x"])
 
 
-@pytest.mark.parametrize(("kind", "name"), [("FUNCTION", "match_images"), ("TABLE", "index_recalls"), ("VIEW", "videos")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("FUNCTION", "match_images"), ("TABLE", "index_recalls"), ("VIEW", "videos")]
+)
 def test_every_command_names_what_is_missing_in_one_line(settings: Settings, kind: str, name: str) -> None:
     execute(settings, f"DROP {kind} {name} CASCADE")
     for command in COMMANDS:
