@@ -65,6 +65,7 @@ class SearchDB(ExportingCollection):
         min_relevance: float = 0.0,
         count: int = 10,
         offset: int = 0,
+        one_per_video: bool = False,
         country: str | Collection[str] | None = None,
         city: str | Collection[str] | None = None,
         camera: str | Collection[str] | None = None,
@@ -89,7 +90,8 @@ class SearchDB(ExportingCollection):
         to the text. `exclude` (a text) and `unlike` (stored images) are subtracted with about half a part's weight.
         `threshold` is the lowest cosine similarity (-1 to 1); with CLIP, a text and an image are rarely more similar
         than 0.35. `min_relevance` is the lowest relevance (0 to 1). `count` hits are returned, after the first
-        `offset`. The other arguments are filters: see `searchdb.Filters`.
+        `offset`. Each frame of a video is a hit, or with `one_per_video` only its best frame. The other arguments are
+        filters: see `searchdb.Filters`.
 
         Raises:
             QueryError: the query is empty or out of bounds, its `image` cannot be read, or a filter's value is wrong;
@@ -130,6 +132,7 @@ class SearchDB(ExportingCollection):
             min_relevance=min_relevance,
             count=count,
             offset=offset,
+            one_per_video=one_per_video,
         )
 
     def _find(self, **arguments: Any) -> list[Hit]:

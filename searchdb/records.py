@@ -388,9 +388,11 @@ class Hit(StoredImage):
     `relevance` is how likely it is that the image shows the query's text, 0 to 1 (see
     `searchdb.search.relevance_scale.Relevance`); None for a query without text, and in a collection with too few images
     to compare with. `parts` are the similarities to each part of a query that has several: `text`, `image`, `like`,
-    `not`, `unlike`.
+    `not`, `unlike`. `moments` is the number of stored frames of the hit's video, where its best frame alone is a hit;
+    None for an image, and where every frame is a hit of its own.
     """
 
     similarity: float
     relevance: float | None = None
     parts: Mapping[str, float] | None = None
+    moments: int | None = None

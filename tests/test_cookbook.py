@@ -52,6 +52,8 @@ SETTINGS = {
     "city": "a city",
     "snow": "snow",
 }
+VIDEOS = {"/films/sea.mp4": 60.0, "/films/harbour.mov": 61.5, "/films/race.mkv": 7200.0, "/films/cats.webm": 12.0}
+"""Lengths of the videos in seconds."""
 ANIMALS = ("cat", "dog", "bird", "butterfly", "fish")
 
 Row = dict[str, Any]
@@ -167,6 +169,7 @@ def sample(collection: SearchDB, album: Path, home: Path) -> SampleCollection:
     untagged, mistagged = add_metadata(collection, rng)
     with collection.database.connect() as connection:
         rows = connection.execute(sa.select(images).order_by(images.c.id)).mappings().all()
+    rows = add_videos(collection, rows)
     keywords, colours, downloads = add_unsplash(collection, rows, home / "unsplash", rng)
     return SampleCollection(
         collection=collection,
@@ -249,6 +252,36 @@ def add_metadata(collection: SearchDB, rng: Random) -> tuple[frozenset[str], dic
     with collection.database.begin() as connection:
         connection.execute(sa.update(images).where(images.c.id == sa.bindparam("row_id")), changes)
     return untagged, mistagged
+
+
+def add_videos(collection: SearchDB, rows: Sequence[sa.RowMapping]) -> Sequence[sa.RowMapping]:
+    """Store frames of videos, each between two images of the album and like no other; return all rows."""
+    album = [row for row in rows if row["source"] == "demo"]
+    frames: list[dict[str, Any]] = []
+    for number, (video, seconds) in enumerate(VIDEOS.items()):
+        for place in range(4):
+            first, second = album[8 * number + 2 * place : 8 * number + 2 * place + 2]
+            vector = first["embedding"].astype(np.float64) + second["embedding"]
+            time = seconds * place / 4
+            frames.append(
+                {
+                    "image": f"{video}#t={time:g}",
+                    "source": "files",
+                    "description": f"{first['description']} {second['description']}",
+                    "video": video,
+                    "video_time": time,
+                    "metadata": {"video": video, "time": time, "duration": seconds, "codec": "h264"},
+                    "embedding": (vector / np.linalg.norm(vector)).astype(np.float32),
+                    "embedding_model_id": rows[0]["embedding_model_id"],
+                    "sha256": video.encode().ljust(32),
+                    "byte_size": 1000,
+                    "width": 1920,
+                    "height": 1080,
+                }
+            )
+    with collection.database.begin() as connection:
+        connection.execute(sa.insert(images), frames)
+        return connection.execute(sa.select(images).order_by(images.c.id)).mappings().all()
 
 
 def add_unsplash(
@@ -499,6 +532,23 @@ def _bands(sample: SampleCollection, rows: list[Row]) -> None:
     assert truth[stored & (scores >= 0.4)].all()
 
 
+@answers("What is the best moment of each video?")
+def _best_moments(sample: SampleCollection, rows: list[Row]) -> None:
+    scores = sample.text("a boat")
+    ranked = sample.ranked(scores, lambda n: sample.rows[n]["video"] is not None)
+    best = [next(n for n in ranked if sample.rows[n]["video"] == video) for video in VIDEOS]
+    assert_ranked(sample, rows, sorted(best, key=lambda n: -scores[n]), scores)
+    for row in rows:
+        assert row["image"] == f"{row['video']}#t={row['video_time']:g}"
+
+
+@answers("Which videos are longer than a minute?")
+def _long_videos(sample: SampleCollection, rows: list[Row]) -> None:
+    assert [row["video"] for row in rows] == ["/films/race.mkv", "/films/harbour.mov"]
+    assert [row["duration_s"] for row in rows] == [7200, 61.5]
+    assert {(row["frames"], row["codec"], row["width"], row["height"]) for row in rows} == {(4, "h264", 1920, 1080)}
+
+
 @answers("What has changed from one month to the next?")
 def _drift(sample: SampleCollection, rows: list[Row]) -> None:
     texts = {"boat": "a boat", "cat": "a cat", "car": "a car", "snow": "snow", "night": "night"}
@@ -569,11 +619,11 @@ def test_links_of_the_document_lead_somewhere() -> None:
             re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
             for heading in re.findall(r"^#+ (.+)$", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.MULTILINE)
         }
-        for name in ("sql-cookbook.md", "operations.md")
+        for name in ("sql-cookbook.md", "operations.md", "videos.md")
     }
     for target in re.findall(r"\]\(([^)]+)\)", DOCUMENT):
         name, _, anchor = target.partition("#")
-        assert anchor in headings[name or "sql-cookbook.md"], target
+        assert name in headings if name and not anchor else anchor in headings[name or "sql-cookbook.md"], target
 
 
 @pytest.mark.parametrize("title", RECIPES)

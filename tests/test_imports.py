@@ -19,6 +19,7 @@ BASE = {
     "database_url",
     "trusted_hosts",
     "bundled",
+    "clock",
     "embedder",
     "private_folder",
 }
@@ -34,7 +35,7 @@ PACKAGES: dict[str, set[str]] = {
     "ingest": {"db", "media", "index", "video"},
     "export": {"db", "media", "search"},
     "demo": set(),
-    "web": {"db", "media", "search", "index", "ingest", "status"},
+    "web": {"db", "media", "search", "index", "ingest", "status", "video"},
 }
 """Which other packages each may import. What is not named (client, exporting, ingesting, parts, status, cli) composes
 them."""
@@ -45,6 +46,7 @@ FILES: dict[str, set[str]] = {
     "database_url": set(),
     "trusted_hosts": set(),
     "bundled": set(),
+    "clock": set(),
     "embedder": {"records"},
     "private_folder": {"errors"},
     "media.fetch": {"media.http_replies", "media.local_files", "media.memory", "media.safe_http"},
@@ -199,6 +201,7 @@ FILES: dict[str, set[str]] = {
     "search.ranking": {"db.tables"},
     "search.everyday_texts": set(),
     "search.query": set(),
+    "search.moments": {"db.tables", "search.ranking"},
     "search.combination": {"db.tables", "db.best_effort", "search.ranking", "search.relevance"},
     "search.relevance_scale": set(),
     "search.relevance": {

@@ -27,9 +27,9 @@ from .page import status
 from .page import views as pages
 
 CONTENT_SECURITY_POLICY = (
-    # URL images are loaded from their own hosts; everything else comes from this server.
-    "default-src 'none'; img-src 'self' https: http:; style-src 'self'; script-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    # URL images and videos are loaded from their own hosts; everything else comes from this server.
+    "default-src 'none'; img-src 'self' https: http:; media-src 'self' https: http:; style-src 'self'; "
+    "script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from searchdb.clock import clock
 from searchdb.records import mask_credentials
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ def hit_json(hit: Hit) -> dict[str, Any]:
 
 
 def print_hits(hits: Sequence[Hit], *, title: str, offset: int = 0) -> None:
-    """Print a ranked list: rank, similarity, relevance, similarity to each part of the query, image and caption."""
+    """Print a ranked list: rank, similarity, relevance, similarity to each part of the query, image and caption.
+
+    A frame is shown as its video and the time in it.
+    """
     relevance = ["relevance"] if any(hit.relevance is not None for hit in hits) else []
     parts = list(hits[0].parts or ()) if hits else []
     click.echo(title)
@@ -64,12 +68,19 @@ def print_hits(hits: Sequence[Hit], *, title: str, offset: int = 0) -> None:
                 f"{hit.similarity:.4f}",
                 *(["" if hit.relevance is None else f"{hit.relevance:.2f}"] if relevance else []),
                 *(f"{similarity:.4f}" for similarity in (hit.parts or {}).values()),
-                mask_credentials(hit.image),
+                _named(hit),
                 hit.description or "",
             )
             for n, hit in enumerate(hits, 1)
         ),
     )
+
+
+def _named(hit: Hit) -> str:
+    if hit.video is None or hit.video_time is None:
+        return mask_credentials(hit.image)
+    more = f"  ({hit.moments:,} moments)" if hit.moments is not None and hit.moments > 1 else ""
+    return f"{mask_credentials(hit.video)}  {clock(hit.video_time)}{more}"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

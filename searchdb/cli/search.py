@@ -16,6 +16,7 @@ from searchdb.cli.query_options import filter_options, query_options
 @query_options
 @click.option("--count", type=int, default=10, show_default=True, help="number of hits")
 @click.option("--offset", type=int, default=0, show_default=True, help="hits to skip")
+@click.option("--one-per-video", is_flag=True, help="of a video's frames only the best, with their number")
 @filter_options
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
@@ -31,6 +32,7 @@ def search_command(
     min_relevance: float,
     count: int,
     offset: int,
+    one_per_video: bool,
     as_json: bool,
     **filters: Any,
 ) -> None:
@@ -52,6 +54,7 @@ def search_command(
 
     given = Filters(**filters)
     limits = {"threshold": threshold, "min_relevance": min_relevance, "count": count, "offset": offset}
+    limits |= {"one_per_video": one_per_video}
     asked = {"image": image, "like": like, "unlike": unlike, "exclude": exclude, "text_weight": text_weight}
     collection = open_collection(ctx)
     hits = collection.search(text, **asked, **limits, **filters)
@@ -60,7 +63,13 @@ def search_command(
             click.echo(advice, err=True)
     if as_json:
         parts = {"text": text, "image": image, "like": like, "unlike": unlike, "not": exclude}
-        query = {**parts, "text_weight": text_weight, **limits, "filters": given.to_json()}
+        query = {
+            **parts,
+            "text_weight": text_weight,
+            **limits,
+            "one_per_video": one_per_video,
+            "filters": given.to_json(),
+        }
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
         return
     named = " + ".join(str(part) for part in (text, image, _images_in_words(like)) if part)

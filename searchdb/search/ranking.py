@@ -16,6 +16,11 @@ MAX_HITS = 1000
 """Deepest hit that paging reaches: beyond it the results of an approximate index are not reliable."""
 FIRST_HITS = 100
 """Hits that are ranked whatever page of them is shown: so few that they cost hardly more than ten."""
+MAX_FRAMES = 10_000
+"""Frames and images among which a search with one hit per video looks for its hits, at most: as many as match_images
+returns. Only long videos that crowd out all others need them: five with 2,000 frames each."""
+DEPTHS = (FIRST_HITS, MAX_HITS, MAX_FRAMES)
+"""How many images a search ranks: the first number that suffices for its page."""
 NARROW_ROWS = 3000
 """Up to this number of matching rows all are compared. That takes about 10 milliseconds, as long as an approximate scan
 would need to find a page of them."""
@@ -58,28 +63,30 @@ _IS_HALF = sa.literal_column(
 def ranked(
     vector: ColumnElement[Any],
     *,
-    deep: bool = False,
+    depth: int = FIRST_HITS,
+    one_per_video: bool = False,
     condition: ColumnElement[bool] | None = None,
     threshold: float | ColumnElement[float] = -1.0,
     kept: ColumnElement[bool] | None = None,
     without: ColumnElement[Any] | None = None,
     room: int = 1,
 ) -> sa.Subquery:
-    """Return a query of the nearest images: id, similarity, and place (1 for the best).
+    """Return a query of the nearest images: id, similarity, place (1 for the best), and how many were found in all.
 
     A place stays the same however deep one pages: an approximate scan that is asked for more may find nearer images
     that it had missed, and these come after the first FIRST_HITS.
 
     Args:
         vector: a parameter for the unit vector, see `parameter`.
-        deep: rank at least MAX_HITS images, not FIRST_HITS.
+        depth: how many images to rank at least: one of DEPTHS.
+        one_per_video: of the frames of one video only the best has a place; the others count only as found.
         condition: on the columns of `images`; None for all images. It needs `prepare` in the same transaction.
         threshold: lowest cosine similarity.
         kept: on the columns of `images`, like `condition`, but applied to the images found: at most MAX_HITS.
         without: an array of ids of images to leave out.
         room: the most ids in it.
     """
-    limits = [FIRST_HITS, MAX_HITS] if deep else [FIRST_HITS]
+    limits = [limit for limit in DEPTHS if limit <= depth]
     if without is not None:
         limits = [limit + room for limit in limits]  # the images that are left out may be among them
     scans = (
@@ -93,9 +100,12 @@ def ranked(
     found = sa.union_all(*numbered).subquery("found")
     # An image that several scans found has the place that the first of them gives it.
     similarity, scan = sa.func.max(found.c.similarity), sa.func.min(found.c.scan)
-    place = sa.func.row_number().over(order_by=(scan, similarity.desc(), found.c.id))
+    best_first = (scan, similarity.desc(), found.c.id)
+    place = sa.func.row_number().over(order_by=best_first)
     hits = (
-        sa.select(found.c.id, similarity.label("similarity"), place.label("place"))
+        sa.select(
+            found.c.id, similarity.label("similarity"), place.label("place"), sa.func.count().over().label("found")
+        )
         # PostgreSQL puts NaN, the similarity to a vector from before the CHECK on its length, above all numbers
         .where(found.c.similarity >= threshold, found.c.similarity != sa.literal_column("'NaN'::float8", sa.Double))
         .group_by(found.c.id)
@@ -104,7 +114,21 @@ def ranked(
         hits = hits.join(images, images.c.id == found.c.id).where(kept)
     if without is not None:
         hits = hits.where(found.c.id != sa.all_(without))
-    return hits.subquery("ranked")
+    each = hits.subquery("ranked")
+    return _one_per_video(each) if one_per_video else each
+
+
+def _one_per_video(each: sa.Subquery) -> sa.Subquery:
+    """Return the ranked images without all frames of a video but its best one, in places without gaps."""
+    image = sa.case((images.c.video.is_(None), images.c.id))
+    nth = sa.func.row_number().over(partition_by=(images.c.video, image), order_by=each.c.place)
+    counted = sa.select(each, nth.label("nth")).join_from(each, images, images.c.id == each.c.id).subquery("counted")
+    place = sa.func.row_number().over(order_by=counted.c.place)
+    return (
+        sa.select(counted.c.id, counted.c.similarity, place.label("place"), counted.c.found)
+        .where(counted.c.nth == 1)
+        .subquery("best")
+    )
 
 
 def prepare(connection: Connection) -> None:

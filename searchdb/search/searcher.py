@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,36 +23,20 @@ from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.facets import FACET_VALUES, Facets
 from searchdb.search.filters import Filters
 from searchdb.search.guarded import guarded
-from searchdb.search.query import MAX_EXAMPLES, MAX_QUERY_CHARACTERS, Query, checked_id, checked_text
+from searchdb.search.hit_rows import WHERE_TIMEOUT_S, HitsWanted, fetch_rows
+from searchdb.search.moments import HAS_VIDEOS, Moment, moments_of, videos_of
+from searchdb.search.query import MAX_QUERY_CHARACTERS, Query, checked_id, checked_text
 from searchdb.search.query_cache import QueryCache
-from searchdb.search.ranking import FIRST_HITS, MAX_HITS, prepare
+from searchdb.search.ranking import MAX_HITS
 from searchdb.search.relevance import MIN_SAMPLE, RelevanceJudge
 from searchdb.search.relevance_scale import Relevance, Scale, adjusted
-from searchdb.search.statements import RELEVANT, SAMPLE, STORED_IMAGE, hits_page, unfiltered_hits_page
+from searchdb.search.statements import SAMPLE, SAMPLE_ONE_PER_VIDEO, STORED_IMAGE
 
 __all__ = ["MAX_HITS", "MAX_QUERY_CHARACTERS", "Facets", "Filters", "Query", "Searcher"]
-
-WHERE_TIMEOUT_S = 30
-"""Longest run of a search with a raw condition, which may be slow in ways that our own filters are not."""
-_ROOMS = (0, 1, 10, 2 * MAX_EXAMPLES)
-"""Numbers of images that a statement can leave out: few, because a statement is built for each."""
 
 _EMBEDDINGS = sa.select(images.c.id, images.c.embedding).where(
     images.c.id == sa.func.any(sa.bindparam("ids", type_=ARRAY(sa.BigInteger)))
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Page:
-    """Which of the ranked hits to return, and the lowest similarity to the whole query that a hit may have."""
-
-    offset: int
-    count: int
-    threshold: float
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.count
 
 
 def _nothing() -> None:
@@ -100,13 +84,15 @@ class Searcher:
         min_relevance: float = 0.0,
         count: int = 10,
         offset: int = 0,
+        one_per_video: bool = False,
     ) -> list[Hit]:
         """Return the hits `offset` to `offset + count` of the images nearest to the query, best first.
 
         Several parts are weighed and added, see `searchdb.search.combination`. `threshold` is the lowest cosine
         similarity, -1 to 1; `min_relevance` the lowest relevance, 0 to 1, which needs a text; of a text alone it
         selects among the MAX_HITS nearest images. The liked and disliked images are no hits. With filters there are
-        `count` hits if as many images meet them and the two limits.
+        `count` hits if as many images meet them and the two limits. With `one_per_video` a video is one hit, its best
+        frame, and the videos of the liked and disliked frames are none.
 
         Raises:
             QueryError: the query is invalid, see `Query.check`, or asks for hits past MAX_HITS; or PostgreSQL refuses
@@ -117,13 +103,22 @@ class Searcher:
         """
         query.check()
         _check_bounds(query, threshold, min_relevance, count, offset)
-        page = _Page(offset=offset, count=count, threshold=threshold)
         with self._reading(filters) as connection:
             parts = self._embed_parts(connection, query)
+            without = [*query.liked, *query.unliked]
+            wanted = HitsWanted(
+                offset=offset,
+                count=count,
+                threshold=threshold,
+                filters=filters,
+                one_per_video=one_per_video,
+                without=without,
+                without_videos=videos_of(connection, without) if one_per_video and without else (),
+            )
             if min_relevance > 0:
                 relevance = self._judge_text(connection, query, parts)
                 least = {} if relevance is None else self._least(connection, relevance, parts["text"], min_relevance)
-                rows = self._fetch(connection, query, parts, filters, page, least)
+                rows = self._fetch(connection, query, parts, replace(wanted, least=least))
                 if rows and relevance is None:
                     raise QueryError(
                         f"min_relevance is {min_relevance}, but a collection of less than {MIN_SAMPLE} images is too "
@@ -131,7 +126,7 @@ class Searcher:
                         field="min_relevance",
                     )
             else:
-                rows = self._fetch(connection, query, parts, filters, page)
+                rows = self._fetch(connection, query, parts, wanted)
                 relevance = None
                 with suppress(BusyError):  # better hits without a relevance than none
                     # The rows bring the scale, which saves a statement.
@@ -185,10 +180,36 @@ class Searcher:
             raise ImageNotFoundError(image_id)
         return StoredImage.from_row(row)
 
-    def sample(self, count: int) -> list[StoredImage]:
-        """Return `count` random images, in no order; all of them when there are fewer."""
+    def moments(self, video: str, query: Query | None = None) -> list[Moment]:
+        """Return the stored frames of a video, given by its path or URL, in time order; at most MAX_MOMENTS.
+
+        With a query each has its similarity to it.
+
+        Raises:
+            QueryError: the query is invalid.
+            ImageNotFoundError: `like` or `unlike` names no stored image.
+        """
+        if query is not None:
+            query.check()
         with self._reading() as connection:
-            rows = connection.execute(SAMPLE, {"count": count}).mappings()
+            vector = None
+            if query is not None:
+                parts = self._embed_parts(connection, query)
+                vector = combination.combine(parts, self._weigh(connection, query, parts))
+            return moments_of(connection, video, vector)
+
+    def has_videos(self) -> bool:
+        """Whether there are frames of videos among the stored images."""
+        with self._reading() as connection:
+            return bool(connection.scalar(HAS_VIDEOS))
+
+    def sample(self, count: int, *, one_per_video: bool = False) -> list[StoredImage]:
+        """Return `count` random images, in no order; all of them when there are fewer.
+
+        With `one_per_video` at most one is a frame of the same video, so there may be fewer.
+        """
+        with self._reading() as connection:
+            rows = connection.execute(SAMPLE_ONE_PER_VIDEO if one_per_video else SAMPLE, {"count": count}).mappings()
             return [StoredImage.from_row(row) for row in rows]
 
     def count(self) -> RowCount:
@@ -255,41 +276,11 @@ class Searcher:
         return {row["id"]: row["everyday_similarity"] for row in rows}
 
     def _fetch(
-        self,
-        connection: Connection,
-        query: Query,
-        parts: Mapping[str, np.ndarray],
-        filters: Filters | None,
-        page: _Page,
-        least: Mapping[str, Any] | None = None,
+        self, connection: Connection, query: Query, parts: Mapping[str, np.ndarray], wanted: HitsWanted
     ) -> Sequence[Mapping[Any, Any]]:
-        """Return the rows of one page of hits; `least` has the parameters of RELEVANT, if it must be met."""
-        condition = filters.condition() if filters else None
-        explained = tuple(parts) if len(parts) > 1 else ()
-        # The order of a text's hits is nearly that of relevance, so that enough relevant ones are among the nearest.
-        among_nearest = bool(least) and condition is None and not explained
-        if least and not among_nearest:
-            condition = RELEVANT if condition is None else condition & RELEVANT
-        without = [*query.liked, *query.unliked]
-        room = next(room for room in _ROOMS if room >= len(without))
-        shape = (among_nearest or page.end > FIRST_HITS, explained, room, among_nearest)
+        """Return the rows of one page of hits."""
         vector = combination.combine(parts, self._weigh(connection, query, parts))
-        values: dict[str, Any] = {
-            "vector": vector,
-            "threshold": page.threshold,
-            "offset": page.offset,
-            "end": page.end,
-            **{f"part_{name}": parts[name] for name in explained},
-            **(least or {}),
-        }
-        if without:
-            values["without"] = without
-        if condition is None:
-            rows = _execute(connection, unfiltered_hits_page(*shape), values)
-        else:
-            prepare(connection)
-            with guarded(connection, filters, WHERE_TIMEOUT_S):
-                rows = _execute(connection, hits_page(*shape, condition), values)
+        rows = fetch_rows(connection, vector, parts, wanted)
         if not rows or any(row["model"] != self._embedder.identity.weights_sha256 for row in rows):
             check_model(connection, self._embedder.identity)
         return rows
@@ -329,13 +320,8 @@ def _hit(
         similarity=row["similarity"],
         relevance=None if relevance is None else relevance.of(to_text, everyday_similarities[row["id"]]),
         parts=explained,
+        moments=row.get("moments"),
     )
-
-
-def _execute(
-    connection: Connection, statement: sa.Select[Any], values: Mapping[str, Any]
-) -> Sequence[Mapping[Any, Any]]:
-    return connection.execute(statement, values).mappings().all()
 
 
 def _stored_embeddings(connection: Connection, ids: Sequence[int]) -> dict[int, np.ndarray]:

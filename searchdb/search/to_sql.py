@@ -12,6 +12,7 @@ from searchdb.errors import QueryError
 from searchdb.records import EMBEDDING_DIMENSION
 from searchdb.search.filters import Filters
 from searchdb.search.query import Query
+from searchdb.search.ranking import MAX_HITS
 
 _DIALECT = postgresql.dialect(paramstyle="named")  # others double each percent sign
 
@@ -23,6 +24,7 @@ def search_to_sql(
     weights: Mapping[str, float] | None = None,
     threshold: float = 0.0,
     count: int = 10,
+    one_per_video: bool = False,
 ) -> str:
     """Return a SELECT of id, image and similarity of the `count` images nearest to the query, best first.
 
@@ -35,6 +37,7 @@ def search_to_sql(
         weights: of the query's parts, from `Searcher.weights`; a query of one part needs none.
         threshold: lowest cosine similarity.
         count: most images.
+        one_per_video: of the frames of one video only the best, and none of the videos of liked and disliked frames.
 
     Raises:
         QueryError: the query is invalid, or has an image instead of its vector.
@@ -43,25 +46,39 @@ def search_to_sql(
     vector = _vector(query, weights or {})
     without = [*query.liked, *query.unliked]
     if not filters:
-        matches, where, limit = count, "", ""
+        matches, limit, conditions = count, "", list[str]()
         if without:  # more matches, because the images themselves are the nearest
             matches, limit = count + len(without), f"\nLIMIT {count:d}"
-            where = f"\nWHERE {_is_none_of('m.id', without)}"
-        return (
-            "SELECT i.id, i.image, m.similarity\n"
-            f"FROM match_images({vector}, {threshold:g}, {matches:d}) AS m\n"
-            f"JOIN images AS i ON i.id = m.id{where}\nORDER BY m.similarity DESC, i.id{limit};"
-        )
+            conditions.append(_is_none_of("i.id", without))
+        if one_per_video:  # all that a search compares, because frames of one video crowd together
+            matches, limit = max(matches, MAX_HITS), f"\nLIMIT {count:d}"
+            conditions += [_is_of_no_video("i.video", without)] if without else []
+        where = "\nWHERE " + "\n  AND ".join(conditions) if conditions else ""
+        found = f"FROM match_images({vector}, {threshold:g}, {matches:d}) AS m\nJOIN images AS i ON i.id = m.id{where}"
+        if one_per_video:
+            return f"WITH {_best_of_each('i.id, i.image, m.similarity', 'i', found)}{limit};"
+        return f"SELECT i.id, i.image, m.similarity\n{found}\nORDER BY m.similarity DESC, i.id{limit};"
     conditions = [f"({_condition(filters.condition())})"]
     if without:
         conditions.append(_is_none_of("images.id", without))
+    if without and one_per_video:
+        conditions.append(_is_of_no_video("images.video", without))
     conditions.append(f"1 - (images.embedding <=> query.embedding) >= {threshold:g}")
     where = "\n  AND ".join(conditions)
+    query_once = f"WITH query AS MATERIALIZED (\n  SELECT {vector} AS embedding\n)"
+    columns = "images.id, images.image, 1 - (images.embedding <=> query.embedding) AS similarity"
+    found = f"FROM images, query\nWHERE {where}"
+    if one_per_video:
+        return f"{query_once}, {_best_of_each(columns, 'images', found)}\nLIMIT {count:d};"
+    return f"{query_once}\nSELECT {columns}\n{found}\nORDER BY similarity DESC, images.id\nLIMIT {count:d};"
+
+
+def _best_of_each(columns: str, table: str, found: str) -> str:
+    """Return the expression and the query of the best frame of each video, and of all images that are none."""
+    key = f"{table}.video, CASE WHEN {table}.video IS NULL THEN {table}.id END"
     return (
-        f"WITH query AS MATERIALIZED (\n  SELECT {vector} AS embedding\n)\n"
-        "SELECT images.id, images.image, 1 - (images.embedding <=> query.embedding) AS similarity\n"
-        f"FROM images, query\nWHERE {where}\n"
-        f"ORDER BY similarity DESC, images.id\nLIMIT {count:d};"
+        f"best AS (\nSELECT DISTINCT ON ({key}) {columns}\n{found}\nORDER BY {key}, similarity DESC, {table}.id\n)\n"
+        "SELECT id, image, similarity\nFROM best\nORDER BY similarity DESC, id"
     )
 
 
@@ -109,6 +126,11 @@ def _stored(ids: Sequence[int]) -> str:
 
 def _is_none_of(column: str, ids: Sequence[int]) -> str:
     return f"{column} <> {ids[0]:d}" if len(ids) == 1 else f"{column} <> ALL({_array(ids)})"
+
+
+def _is_of_no_video(column: str, ids: Sequence[int]) -> str:
+    videos = f"SELECT f.video FROM images AS f WHERE f.id = ANY({_array(ids)}) AND f.video IS NOT NULL"  # noqa: S608 - ids
+    return f"({column} IS NULL OR {column} NOT IN ({videos}))"
 
 
 def _array(ids: Sequence[int]) -> str:

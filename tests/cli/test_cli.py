@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from searchdb.config import Settings
+from searchdb.db.database import Database
 from searchdb.db.schema import SCHEMA_REVISION
+from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.cli import output, run
 from tests.helpers.image_server import ImageServer
+from tests.helpers.stored_videos import StoredVideos
 from tests.helpers.unsplash_files import keyword, photo, write
 
 
@@ -36,13 +39,29 @@ def test_search_as_json(demo_settings: Settings) -> None:
     document = json.loads(output(run(demo_settings, "search", "a red car", "--count", "2", "--not", "snow", "--json")))
     assert document["query"] == {
         "text": "a red car", "image": None, "like": [], "unlike": [], "not": "snow", "text_weight": None,
-        "threshold": 0.0, "min_relevance": 0.0, "count": 2, "offset": 0, "filters": {},
+        "threshold": 0.0, "min_relevance": 0.0, "count": 2, "offset": 0,
+        "one_per_video": False, "filters": {},
     }  # fmt: skip
     assert len(document["hits"]) == 2
     hit = document["hits"][0]
     assert list(hit)[:6] == ["id", "image", "similarity", "relevance", "parts", "source"]
     assert (0 <= hit["relevance"] <= 1, list(hit["parts"])) == (True, ["text", "not"])
     assert (hit["source"], hit["metadata"] != {}) == ("demo", True)
+
+
+def test_search_prints_the_time_of_a_frame(settings: Settings, database: Database, embedder: CLIPEmbedder) -> None:
+    videos = StoredVideos(database, embedder)
+    videos.add("/films/clip.mp4", {0.0: "a dog", 12.5: "a red car", 3723.0: "two red cars"})
+    videos.add("https://me:hush@films.example/a.webm", {61.0: "a red car and a dog"})
+    printed = output(run(settings, "search", "a red car", "--threshold", "-1"))
+    assert "/films/clip.mp4  0:12.5" in printed
+    assert "/films/clip.mp4  1:02:03" in printed
+    assert "https://***@films.example/a.webm  1:01" in printed
+    best = output(run(settings, "search", "a red car", "--threshold", "-1", "--one-per-video")).splitlines()
+    assert len(best) == 4
+    assert best[2].endswith("/films/clip.mp4  0:12.5  (3 moments)")
+    document = json.loads(output(run(settings, "search", "a red car", "--one-per-video", "--json")))
+    assert [document["hits"][0][name] for name in ("video", "video_time", "moments")] == ["/films/clip.mp4", 12.5, 3]
 
 
 def test_search_by_image_and_by_id(demo_settings: Settings) -> None:

@@ -20,8 +20,7 @@ from searchdb.db.tables import VECTOR_INDEX, images
 from searchdb.errors import QueryError
 from searchdb.index import build
 from searchdb.records import Hit, ModelIdentity
-from searchdb.search import ranking
-from searchdb.search import searcher as searcher_module
+from searchdb.search import hit_rows, ranking
 from searchdb.search.conditions import EARTH_RADIUS_KM
 from searchdb.search.filter_table import MAX_EXCLUDED, MAX_VALUES
 from searchdb.search.filters import Filters
@@ -420,7 +419,7 @@ def test_a_filter_that_makes_no_sense_says_why(conditions: dict[str, Any], messa
     ],
 )
 def test_postgresql_errors_are_quoted(few: Searcher, monkeypatch: pytest.MonkeyPatch, where: str, message: str) -> None:
-    monkeypatch.setattr(searcher_module, "WHERE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(hit_rows, "WHERE_TIMEOUT_S", 0.2)
     with pytest.raises(QueryError, match=message):
         few.search(Query(text="1"), filters=Filters(where=where))
     assert few.search(Query(text="1"), threshold=-1)  # the connection is none the worse

@@ -19,7 +19,7 @@ from searchdb.db.schema import migrate
 from searchdb.db.tables import images
 from searchdb.index.build import build_index
 from searchdb.search import ranking
-from searchdb.search.statements import hits_page
+from searchdb.search.statements import Shape, hits_page
 from tests.helpers.vectors import fill, real_like, real_like_texts
 
 URL = os.environ.get("SEARCHDB_TEST_DATABASE_URL", "")  # read at once: the tests run without the developer's settings
@@ -65,7 +65,7 @@ def compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 def plan(connection: Connection, condition: sa.ColumnElement[bool], vector: np.ndarray) -> str:
     """Return the plan, with the times taken, of a filtered search for one vector."""
-    compiled = hits_page(False, (), 0, condition=condition).compile(dialect=connection.dialect)
+    compiled = hits_page(Shape(), condition).compile(dialect=connection.dialect)
     values: dict[str, Any] = {"vector": vector, "threshold": -1.0, "offset": 0, "end": 10}
     rows = connection.exec_driver_sql(f"EXPLAIN (ANALYZE) {compiled}", compiled.construct_params(values)).scalars()
     return "\n".join(rows)

@@ -20,6 +20,7 @@ from tests.helpers import gunicorn
 from tests.helpers.databases import NewSettings
 from tests.helpers.gunicorn import Server
 from tests.helpers.stored_images import StoredImages
+from tests.helpers.stored_videos import StoredVideos
 from tests.helpers.waiting import GIVE_UP_S, until
 
 pytestmark = pytest.mark.slow
@@ -55,12 +56,19 @@ HEADERS = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Unfinished: "
 def stored(
     new_settings: NewSettings, embedder: CLIPEmbedder, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Settings, int]]:
-    """Settings of a collection with one image, whose file fills any buffer on its way, and the image's id."""
+    """Settings of a collection with one image, whose file fills any buffer on its way, and the image's id.
+
+    The next id is that of a frame, whose video does, too.
+    """
     folder = tmp_path_factory.mktemp("slow")
     with new_settings(folder) as settings, Database(settings) as database:
         images = StoredImages(folder, database, embedder)
         file = images.draw("large.bmp", size=(3000, 3000))
-        yield settings, images.add("a red boat", image=file)
+        large = images.add("a red boat", image=file)
+        video = folder / "large.mp4"
+        video.write_bytes(b"\0\0\0\x18ftypisom" + bytes(64 << 20))
+        assert StoredVideos(database, embedder).add(video, {1.5: "a film"}) == [large + 1]
+        yield settings, large
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +127,9 @@ def is_reset(client: socket.socket) -> bool:
     return bool(poller.poll(0))
 
 
-@pytest.mark.parametrize("what", ["bodies", "headers", "nothing", "responses", "ranges", "pipelined responses"])
+@pytest.mark.parametrize(
+    "what", ["bodies", "headers", "nothing", "responses", "ranges", "players", "pipelined responses"]
+)
 def test_others_are_answered_while_clients_are_slow(patient: Server, stored: tuple[Settings, int], what: str) -> None:
     target = b"GET /images/%d/file HTTP/1.1\r\nHost: localhost\r\n" % stored[1]
     sent = {
@@ -128,6 +138,7 @@ def test_others_are_answered_while_clients_are_slow(patient: Server, stored: tup
         "nothing": b"",
         "responses": target + b"\r\n",
         "ranges": target + b"Range: bytes=1-\r\n\r\n",
+        "players": target.replace(b"/%d/" % stored[1], b"/%d/" % (stored[1] + 1)) + b"Range: bytes=0-\r\n\r\n",
         "pipelined responses": (target + b"\r\n") * 4,
     }[what]
     with ExitStack() as held:

@@ -133,6 +133,11 @@ class SearchBasics(Request):
     offset: Annotated[int, Field(ge=0, lt=MAX_HITS)] = Field(
         0, description=f"Hits to skip; a search goes no deeper than {MAX_HITS:,} hits."
     )
+    one_per_video: bool = Field(
+        False,
+        description="Whether a video is one hit, its best frame with the number of its `moments`; otherwise each frame "
+        "is a hit.",
+    )
 
 
 def _filter_type(row: FilterRow) -> Any:

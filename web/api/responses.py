@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from flask import Response
 from pydantic import BaseModel, Field
@@ -15,6 +15,7 @@ from searchdb.ingest.adder import SOURCE as ADDED
 from searchdb.records import EMBEDDING_DIMENSION, Hit, StoredImage
 
 from ..errors import without_paths
+from ..files.frames import duration_of, is_frame, public_metadata, time_of
 from ..files.links import Links, is_url, name_of
 
 
@@ -23,7 +24,11 @@ class Image(BaseModel):
 
     id: int = Field(description="Id of the image.")
     name: str = Field(description="File name without its folder, or URL.")
-    url: str = Field(description="URL of the image: its own, or for a file one on this server.")
+    kind: Literal["image", "frame"] = Field(description="An image, or one frame of a video.")
+    url: str = Field(
+        description="URL of the image: its own, or for a file one on this server. That of a frame is its video's, with "
+        "the time at which to start, such as `#t=12.5`."
+    )
     thumbnail_url: str = Field(description="URL of the thumbnail.")
     page: str = Field(description="URL of its HTML page.")
     source: str = Field(description="Where it was ingested from.")
@@ -49,6 +54,9 @@ class Image(BaseModel):
     sha256: str = Field(description="SHA-256 of the file in hexadecimal digits.", pattern="^[0-9a-f]{64}$")
     byte_size: int = Field(description="Size of the file in bytes.")
     ingested_at: datetime
+    video: str | None = Field(description="Of a frame: its video's file name without the folder, or URL; else null.")
+    video_time: float | None = Field(description="Of a frame: seconds from the start of the video; else null.")
+    duration: float | None = Field(description="Of a frame: the video's length in seconds, null if unknown; else null.")
 
 
 class FoundImage(Image):
@@ -60,6 +68,9 @@ class FoundImage(Image):
     )
     parts: dict[str, float] | None = Field(
         description="Similarity to each part of a combined query: text, image, like, not, unlike; else null."
+    )
+    moments: int | None = Field(
+        description="With `one_per_video`, of a frame: the number of the video's stored frames; else null."
     )
 
 
@@ -89,8 +100,11 @@ class EmbeddingsAnswer(BaseModel):
 
 
 _COPIED_FIELDS = tuple(
-    {f.name for f in fields(StoredImage)} & Image.model_fields.keys() - {"source_id", "tags", "metadata", "sha256"}
+    {f.name for f in fields(StoredImage)}
+    & Image.model_fields.keys() - {"source_id", "tags", "metadata", "sha256", "video", "video_time"}
 )
+_PATHS = ("raw",)
+"""Keys of metadata whose values are paths, besides `video`, which frames have."""
 
 
 def image_response(image: StoredImage) -> Image:
@@ -105,6 +119,7 @@ def hit_response(hit: Hit, links: Links) -> FoundImage:
         similarity=hit.similarity,
         relevance=hit.relevance,
         parts=None if hit.parts is None else dict(hit.parts),
+        moments=hit.moments,
     )
 
 
@@ -116,13 +131,22 @@ def json_response(model: BaseModel, status: int = 200) -> Response:
 def _public(image: StoredImage, links: Links) -> dict[str, Any]:
     """Return the values of `Image`; a file's path, and paths in its metadata, are reduced to the file name."""
     name, source_id, metadata = name_of(image), image.source_id, image.metadata
+    video = name if is_frame(image) else None
+    if video is not None:
+        metadata = public_metadata(metadata, video)
     if image.source == ADDED:
         name = str(metadata.get("name") or name)
     elif not is_url(image):
         source_id = source_id and PurePath(source_id).name
-        metadata = _without_paths(metadata)
+        # A path with a space cannot be told from text around it, but these keys hold nothing else.
+        paths = {key: PurePath(metadata[key]).name for key in _PATHS if isinstance(metadata.get(key), str)}
+        metadata = _without_paths({**metadata, **paths})
     return {name: getattr(image, name) for name in _COPIED_FIELDS} | {
         "name": name,
+        "kind": "image" if video is None else "frame",
+        "video": video,
+        "video_time": None if video is None else time_of(image),
+        "duration": duration_of(image),
         "url": links.file(image),
         "thumbnail_url": links.thumbnail(image),
         "page": links.page(image),

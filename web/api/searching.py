@@ -38,6 +38,7 @@ def search(query: SearchParameters) -> Response:
 
     At least one of `q`, `like` and `vector` is required; several are combined, and `text_weight` shifts the balance.
     Repeat a filter, `like` or `unlike` to give it several values: `tag=sea&tag=night`, `like=12&like=31`.
+    Each frame of a video is a hit; `one_per_video=true` returns only the best one of each video.
     """
     checked_search_url(_url(query, query.vector, MAX_HITS))
     vector = None if query.vector is None else from_text(query.vector, _ready().embedder.identity)
@@ -93,6 +94,7 @@ def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Resp
         # One more than shown, to know whether there is a next page.
         count=query.count + 1 if end < MAX_HITS else query.count,
         offset=query.offset,
+        one_per_video=query.one_per_video,
     )
     shown, links = hits[: query.count], Links()
     more = len(hits) > query.count
@@ -108,6 +110,8 @@ def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Resp
 
 def _url(query: Narrowing, vector: str | None, offset: int) -> str:
     parameters: dict[str, Any] = query.model_dump(by_alias=True, exclude_defaults=True, exclude={"url"})
+    if query.one_per_video:
+        parameters["one_per_video"] = "true"
     return url_for(".search", **{**parameters, "vector": vector, "offset": offset})
 
 

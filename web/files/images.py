@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from contextlib import ExitStack
@@ -27,9 +28,11 @@ from searchdb.errors import (
 )
 from searchdb.media.formats import SNIFFED_BYTES, format_of
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
+from searchdb.search.moments import frame_preview
 
 from ..backend import backend
-from .links import is_url, thumbnail_version
+from .frames import is_frame, time_of, video_type_of
+from .links import frame_version, is_url, thumbnail_version
 from .thumbnails import LONGEST_SIDE, make_thumbnail
 from .uploads import decode_for_visitor, hold_file
 
@@ -88,30 +91,38 @@ class FilePart:
 
 
 def open_image_file(image: StoredImage) -> ImageFile:
-    """Open the file of a stored image, which may have changed since it was stored.
+    """Open the file of a stored image, or of a frame's video, which may have changed since it was stored.
 
     Raises:
         FileUnreadableError: the file is missing or unreadable, or is no longer a regular file.
         NotAnImageError: the content is in none of the served formats.
     """
-    if not Path(image.image).is_absolute():
-        raise FileUnreadableError("This image was not stored as a file.")
+    what, path = ("image", image.image) if image.video is None else ("video", image.video)
+    if not Path(path).is_absolute():
+        raise FileUnreadableError(f"This {what} was not stored as a file.")
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(open(image.image, "rb", opener=_opener))
+            file = stack.enter_context(open(path, "rb", opener=_opener))
             status = os.fstat(file.fileno())
             # Not file.read: servers that send by descriptor would start after the buffered bytes.
             head = os.pread(file.fileno(), SNIFFED_BYTES, 0) if stat.S_ISREG(status.st_mode) else None
         except OSError as exc:
-            raise FileUnreadableError("The file of this image is gone or can no longer be read.") from exc
+            raise FileUnreadableError(f"The file of this {what} is gone or can no longer be read.") from exc
         if head is None:
-            raise FileUnreadableError("The path of this image no longer leads to a regular file.")
-        try:
-            mimetype = MIMETYPES[format_of(head)]
-        except NotAnImageError as exc:
-            raise NotAnImageError("The file of this image no longer contains an image.") from exc
+            raise FileUnreadableError(f"The path of this {what} no longer leads to a regular file.")
+        mimetype = _type_of(head) if image.video is None else video_type_of(head)
+        if mimetype is None:
+            article = "an image" if image.video is None else "a video"
+            raise NotAnImageError(f"The file of this {what} no longer contains {article}.")
         stack.pop_all()
         return ImageFile(file=file, mimetype=mimetype, status=status)
+
+
+def _type_of(head: bytes) -> str | None:
+    try:
+        return MIMETYPES[format_of(head)]
+    except NotAnImageError:
+        return None
 
 
 def _opener(path: str, flags: int) -> int:
@@ -120,10 +131,10 @@ def _opener(path: str, flags: int) -> int:
 
 @blueprint.get("/images/<id:image_id>/file")
 def file(image_id: int) -> ResponseReturnValue:
-    """Serve the original image."""
+    """Serve the original image, or a frame's whole video."""
     image = backend().get(image_id)
     if is_url(image):
-        return _redirect_to_host(image.image)
+        return _redirect_to_host(image.video or image.image)
     image_file = open_image_file(image)
     response = Response(
         wrap_file(request.environ, image_file.file), mimetype=image_file.mimetype, direct_passthrough=True
@@ -151,9 +162,16 @@ def thumbnail(image_id: int) -> ResponseReturnValue:
     """Serve the thumbnail as WebP; `?v=` with the checksum's first 8 digits makes it cacheable forever.
 
     While too many others are being made, or if it takes too much memory, redirect to the original image instead, if
-    browsers show it.
+    browsers show it. That of a frame was made with it: no video is decoded for a visitor.
     """
     image = backend().get(image_id)
+    if is_frame(image):
+        with backend().database().reading() as connection:
+            preview = frame_preview(connection, image_id)
+        if preview is None:
+            raise FileUnreadableError("There is no preview of this frame.")
+        digest = hashlib.sha256(preview).digest()
+        return _thumbnail_response(preview, digest, frame_version(image.sha256, time_of(image)))
     if is_url(image):
         return _redirect_to_host(image.rendition or image.image)
     try:
@@ -164,9 +182,13 @@ def thumbnail(image_id: int) -> ResponseReturnValue:
             if original.mimetype in NOT_SHOWN_BY_BROWSERS:
                 raise
         return redirect(url_for(".file", image_id=image_id)), {"Cache-Control": "no-store"}
+    return _thumbnail_response(data, sha256, thumbnail_version(sha256))
+
+
+def _thumbnail_response(data: bytes, digest: bytes, version: str) -> ResponseReturnValue:
     response = Response(data, mimetype="image/webp")
-    response.set_etag(sha256.hex())
-    is_versioned = request.args.get("v") == thumbnail_version(sha256)
+    response.set_etag(digest.hex())
+    is_versioned = request.args.get("v") == version
     response.headers["Cache-Control"] = "private, max-age=31536000, immutable" if is_versioned else "private, no-cache"
     return response.make_conditional(request.environ)
 

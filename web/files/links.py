@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from pathlib import PurePath
 from urllib.parse import urlsplit, urlunsplit
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit, urlunsplit
 from flask import url_for
 
 from searchdb.records import LARGEST_ID, StoredImage, mask_credentials
+
+from .frames import at_time, is_frame, time_of
 
 _ID_PLACEHOLDER = str(LARGEST_ID)
 """Stands for the id in a URL pattern; a valid id, so that the route accepts it."""
@@ -28,33 +31,47 @@ class Links:
 
     def page(self, image: StoredImage) -> str:
         """Return the URL of the image's HTML page."""
-        return _with_id(self._page, image)
+        return _with_id(self._page, image.id)
 
     def file(self, image: StoredImage) -> str:
-        """Return the URL of the image itself: its own, or for a file the URL that serves it."""
-        return _without_password(image.image) if is_url(image) else _with_id(self._file, image)
+        """Return the URL of the image itself: its own, or for a file the URL that serves it.
+
+        That of a frame is its video's, with the time at which to start.
+        """
+        url = _without_password(image.video or image.image) if is_url(image) else _with_id(self._file, image.id)
+        return url + at_time(time_of(image)) if is_frame(image) else url
 
     def thumbnail(self, image: StoredImage) -> str:
         """Return the URL of the image's thumbnail, with a version so that browsers can cache it."""
+        if is_frame(image):
+            return self.frame_thumbnail(image.id, image.sha256, time_of(image))
         version = "" if is_url(image) else f"?v={thumbnail_version(image.sha256)}"
-        return _with_id(self._thumbnail, image) + version
+        return _with_id(self._thumbnail, image.id) + version
+
+    def frame_thumbnail(self, image_id: int, sha256: bytes, seconds: float) -> str:
+        """Return the URL of the thumbnail of a frame, given by its id, its video's checksum and its time."""
+        return f"{_with_id(self._thumbnail, image_id)}?v={frame_version(sha256, seconds)}"
 
 
 def is_url(image: StoredImage) -> bool:
-    """Whether a stored image is at a URL and not in a file."""
-    return image.image.startswith(("http://", "https://"))
+    """Whether a stored image, or the video that it is a frame of, is at a URL and not in a file."""
+    return (image.video or image.image).startswith(("http://", "https://"))
 
 
 def name_of(image: StoredImage) -> str:
-    """Return an image's public name: its file name without the folder, or its URL without the password."""
-    name = mask_credentials(image.image) if is_url(image) else PurePath(image.image).name
-    return printable(name) or "image"
+    """Return an image's public name: its file name without the folder, or its URL without the password.
+
+    That of a frame is its video's.
+    """
+    reference = image.video or image.image
+    name = mask_credentials(reference) if is_url(image) else PurePath(reference).name
+    return printable(name) or ("video" if is_frame(image) else "image")
 
 
 def host_of(image: StoredImage) -> str | None:
     """Return the host of a URL image, None for a file."""
     try:
-        return urlsplit(image.image).hostname if is_url(image) else None
+        return urlsplit(image.video or image.image).hostname if is_url(image) else None
     except ValueError:  # ingest stores no malformed URL, but SQL can
         return None
 
@@ -64,13 +81,18 @@ def thumbnail_version(sha256: bytes) -> str:
     return sha256.hex()[:8]
 
 
+def frame_version(sha256: bytes, seconds: float) -> str:
+    """Return the version of a frame's thumbnail: it changes with the video's content and with the frame's time."""
+    return thumbnail_version(hashlib.sha256(sha256 + repr(seconds).encode()).digest())
+
+
 def printable(text: str) -> str:
     """Return the text with control characters and runs of whitespace replaced by single spaces."""
     return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text).split())
 
 
-def _with_id(pattern: str, image: StoredImage) -> str:
-    return pattern.replace(_ID_PLACEHOLDER, str(image.id))
+def _with_id(pattern: str, image_id: int) -> str:
+    return pattern.replace(_ID_PLACEHOLDER, str(image_id))
 
 
 def _without_password(url: str) -> str:

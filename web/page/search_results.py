@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from flask import url_for
 
 from searchdb.errors import ModelError
-from searchdb.records import Hit
+from searchdb.records import Hit, StoredImage
 from searchdb.search.searcher import MAX_HITS, Searcher
 from searchdb.search.to_sql import search_to_sql
 
 from ..backend import backend
+from ..files.frames import is_frame
 from .search_request import PAGE_SIZE, SearchRequest
 from .tiles import Tile, make_tiles
 
@@ -90,6 +91,7 @@ def search(
         min_relevance=search_request.min_relevance or 0.0 if threshold is None else 0.0,
         count=count,
         offset=offset,
+        one_per_video=True,
     )
 
 
@@ -102,11 +104,15 @@ def sql_of_search(searcher: Searcher, search_request: SearchRequest) -> str:
         weights=searcher.weights(query),
         threshold=search_request.least,
         count=search_request.offset + PAGE_SIZE,
+        one_per_video=searcher.has_videos(),
     )
 
 
-def search_trail(searcher: Searcher, search_request: SearchRequest, image_id: int) -> Trail | None:
-    """Repeat the search that an image was opened from; the vectors are cached, so this costs one index scan."""
+def search_trail(searcher: Searcher, search_request: SearchRequest, image: StoredImage) -> Trail | None:
+    """Repeat the search that an image was opened from; the vectors are cached, so this costs one index scan.
+
+    Any frame of a video has the place of the video's best one.
+    """
     if search_request.empty:
         return None
     try:
@@ -115,7 +121,7 @@ def search_trail(searcher: Searcher, search_request: SearchRequest, image_id: in
         log.warning("%s", exc)
         return None
     ids = [hit.id for hit in hits_around]
-    at = ids.index(image_id) if image_id in ids else None
+    at = next((place for place, hit in enumerate(hits_around) if _is_hit(image, hit)), None)
 
     def neighbour(step: int) -> str | None:
         if at is None or not 0 <= at + step < len(ids):
@@ -124,11 +130,17 @@ def search_trail(searcher: Searcher, search_request: SearchRequest, image_id: in
         return url_for("pages.image", image_id=ids[at + step], **search_request.args(page=page))
 
     return Trail(
-        hit=None if at is None else hits_around[at],
-        back_url=url_for("pages.index", **search_request.args(), _anchor=f"image-{image_id}"),
+        hit=hits_around[at] if at is not None and ids[at] == image.id else None,
+        back_url=url_for(
+            "pages.index", **search_request.args(), _anchor=f"image-{image.id if at is None else ids[at]}"
+        ),
         previous_url=neighbour(-1),
         next_url=neighbour(1),
     )
+
+
+def _is_hit(image: StoredImage, hit: Hit) -> bool:
+    return hit.id == image.id or (is_frame(image) and hit.video == image.video)
 
 
 def similar_tiles(searcher: Searcher, search_request: SearchRequest, image_id: int) -> Sequence[Tile]:

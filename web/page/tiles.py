@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 
 from flask import url_for
 
+from searchdb.clock import clock
 from searchdb.records import Hit, StoredImage
 
+from ..files.frames import duration_of, is_frame, time_of
 from ..files.links import Links, name_of, printable
 from .search_request import SearchRequest
 
@@ -20,12 +22,24 @@ by at most half a step, or by more if the image is outside the limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class TileTime:
+    """What the cell of a frame shows of its video.
+
+    `time` is the frame's place in it, `length` the whole, None if unknown; `more` is the number of its other frames.
+    """
+
+    time: str
+    length: str | None
+    more: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tile:
     """One cell of the grid.
 
     `like` is the URL of the search for similar images. `shape` is the CSS class for the aspect ratio. `colour` fills
     the cell until the thumbnail has loaded. `bar` is a hit's relevance in percent, or without one its similarity in
-    percent of the best hit's; None outside a search.
+    percent of the best hit's; None outside a search. `video` is set for a frame.
     """
 
     id: int
@@ -40,6 +54,7 @@ class Tile:
     colour: str | None = None
     similarity: float | None = None
     bar: int | None = None
+    video: TileTime | None = None
 
 
 def make_tiles(
@@ -60,7 +75,8 @@ def alt_of(image: StoredImage) -> str:
     """Return the alternative text of an image."""
     if image.description:
         return printable(image.description)
-    return f"Image tagged {', '.join(image.tags[:6])}" if image.tags else name_of(image)
+    what = "Frame of a video" if is_frame(image) else "Image"
+    return f"{what} tagged {', '.join(image.tags[:6])}" if image.tags else name_of(image)
 
 
 def format_datetime(moment: datetime) -> str:
@@ -95,4 +111,15 @@ def _tile(image: StoredImage, search_request: SearchRequest, best: float | None,
         colour=image.colour,
         similarity=similarity,
         bar=bar,
+        video=_tile_time(image) if is_frame(image) else None,
+    )
+
+
+def _tile_time(image: StoredImage) -> TileTime:
+    length = duration_of(image)
+    moments = image.moments if isinstance(image, Hit) else None
+    return TileTime(
+        time=clock(time_of(image), whole=True),
+        length=None if length is None else clock(length, whole=True),
+        more=(moments or 1) - 1,
     )

@@ -24,6 +24,7 @@ from ..problems import image_field
 from ..search_url import checked_search_url
 from ..vector_param import PLACEHOLDER, to_text
 from .filter_panel import filter_panel
+from .moments import video_on_page
 from .search_request import SearchRequest
 from .search_results import search, search_page, search_trail, similar_tiles, sql_of_search
 from .tiles import Tile, alt_of, format_datetime, make_tiles, shape_of
@@ -63,7 +64,7 @@ def index() -> ResponseReturnValue:
     model = backend().model()
     if search_request.empty:
         model.start()
-        tiles = make_tiles(searcher.sample(SAMPLE_SIZE), search_request=search_request)
+        tiles = make_tiles(searcher.sample(SAMPLE_SIZE, one_per_video=True), search_request=search_request)
         return render_template(
             "home.html", search=search_request, count=count, examples=EXAMPLES, tiles=tiles, filter_panel=panel
         )
@@ -107,7 +108,7 @@ def surprise() -> ResponseReturnValue:
 
 @blueprint.get("/images/<id:image_id>")
 def image(image_id: int) -> ResponseReturnValue:
-    """Show one image and, if it was opened from a search, its place among the results."""
+    """Show one image, or a video from one of its frames on; and, if it was opened from a search, its place in that."""
     search_request = _search_request(request.args)
     searcher = backend().searcher
     image = searcher.get(image_id)
@@ -119,7 +120,7 @@ def image(image_id: int) -> ResponseReturnValue:
                 mimetype = opened.mimetype
         except (FileUnreadableError, NotAnImageError) as exc:
             gone = str(exc)
-    trail = search_trail(searcher, search_request, image_id) if usable else None
+    trail = search_trail(searcher, search_request, image) if usable else None
     return render_template(
         "image.html",
         search=search_request,
@@ -135,6 +136,8 @@ def image(image_id: int) -> ResponseReturnValue:
         format_datetime=format_datetime,
         trail=trail,
         sql=sql_of_search(searcher, search_request) if trail and trail.hit else None,
+        video=video_on_page(searcher, search_request, image, compared=usable),
+        preview_url=Links().thumbnail(image),
         similar=similar_tiles(searcher, search_request, image_id) if usable else (),
         filter_panel=filter_panel(search_request, backend().facets()),
     )

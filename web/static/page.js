@@ -1,6 +1,8 @@
 // Optional enhancements: search works without scripts.
 // URLs come from links and forms, because the application may be mounted below any path prefix.
 
+import { stopPlayers, watchPlayers } from "./video.js";
+
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const say = (text) => { $("#said").textContent = text; };
@@ -171,6 +173,7 @@ function watchImages(root) {
   }
 }
 watchImages(document);
+watchPlayers(document);
 
 const results = $(".grid[data-page]");
 const pager = $("#pager");
@@ -252,29 +255,38 @@ const lightbox = $("#lightbox");
 const ownPath = location.pathname;
 const ownTitle = document.title;
 let current = null; // the cell whose image is shown
+let shown = null; // the URL of the page that is shown: the cell's, or that of another moment of its video
 
 const neighbour = (step) => {
   const cells = current ? $$(".open", current.closest(".grid")) : [];
   return cells[cells.indexOf(current) + step];
 };
 
-async function show(cell) {
+async function show(cell, url = cell.href) {
+  const sameCell = current === cell && lightbox.open;
   current = cell;
-  const frame = $(".frame", cell).cloneNode(true);
-  $(".number", frame)?.remove();
-  $(".body", lightbox).replaceChildren(frame);
-  frame.className = `stage waits ${cell.closest(".cell").classList[1]}`;
+  shown = url;
+  if (!sameCell) {
+    const frame = $(".frame", cell).cloneNode(true);
+    for (const part of $$(".number, .time, .more-moments", frame)) part.remove();
+    stopPlayers(lightbox);
+    $(".body", lightbox).replaceChildren(frame);
+    frame.className = `stage waits ${cell.closest(".cell").classList[1]}`;
+  }
   lightbox.setAttribute("aria-busy", "true");
   if (!lightbox.open) lightbox.showModal();
   lightbox.scrollTop = 0;
   for (const button of $$("[data-step]", lightbox)) button.disabled = !neighbour(Number(button.dataset.step));
   try {
-    const page = await load(cell.href);
-    if (current !== cell || !lightbox.open) return;
+    const page = await load(url);
+    if (shown !== url || !lightbox.open) return;
+    stopPlayers(lightbox);
     $(".body", lightbox).replaceChildren($("article", page));
+    watchPlayers(lightbox, { fetched: true });
     readyToCopy(lightbox);
     document.title = page.title;
     lightbox.setAttribute("aria-label", $("h1", lightbox).textContent);
+    if (sameCell) $(".moments [aria-current]", lightbox)?.focus({ preventScroll: true });
   } catch {
     if (!leaving.signal.aborted) location.reload(); // the URL is that of the image's page, which shows the error
   } finally {
@@ -296,15 +308,16 @@ async function step(by) {
 }
 
 lightbox.addEventListener("close", () => {
+  stopPlayers(lightbox);
   document.title = ownTitle;
   current?.focus();
-  current = null;
+  current = shown = null;
   if (history.state?.lightbox) history.back();
 });
 
 addEventListener("popstate", ({ state }) => {
-  const cell = state?.lightbox && $$(".open").find((each) => each.href === location.href);
-  if (cell) show(cell);
+  const cell = state?.lightbox && $$(".open").find((each) => [location.href, state.cell].includes(each.href));
+  if (cell) show(cell, location.href);
   else if (location.pathname === ownPath) lightbox.close();
   else location.reload(); // a history entry of another page
 });
@@ -317,15 +330,21 @@ lightbox.addEventListener("click", (event) => {
 
 document.addEventListener("click", (event) => {
   const cell = event.target.closest(".open");
-  if (!cell || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  const moment = current && event.target.closest(".moments a");
+  if (!(cell || moment) || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  open(cell);
+  if (cell) open(cell);
+  else {
+    // Another moment is another view of the same hit: "back" leads to the results.
+    history.replaceState({ lightbox: true, cell: current.href }, "", moment.href);
+    show(current, moment.href);
+  }
 });
 
 let touch = null;
 lightbox.addEventListener("touchstart", ({ touches }) => { touch = touches.length === 1 ? touches[0] : null; }, { passive: true });
 lightbox.addEventListener("touchend", ({ changedTouches: [end], target }) => {
-  if (!touch || target.closest("pre") || (window.visualViewport?.scale ?? 1) > 1) return;
+  if (!touch || target.closest("pre, video, .moments") || (window.visualViewport?.scale ?? 1) > 1) return;
   const [x, y] = [end.clientX - touch.clientX, end.clientY - touch.clientY];
   if (Math.abs(x) > 50 && Math.abs(y) < Math.abs(x) / 2) step(x < 0 ? 1 : -1);
 });
@@ -339,11 +358,11 @@ document.addEventListener("keydown", (event) => {
   const along = { ArrowLeft: -1, ArrowRight: 1 }[key];
   let goal;
   if (lightbox.open) {
-    if (along && !target.closest("pre")) step(along);
+    if (along && !target.closest("pre, video")) step(along); // in a video the arrows are the player's own keys
     return;
   }
   if (target === box && key === "ArrowDown") goal = $(".open");
-  else if (target.closest("input, textarea, select, summary, pre")) return;
+  else if (target.closest("input, textarea, select, summary, pre, video")) return;
   else if (key === "/") goal = box;
   else if (arrow && target.closest(".cell")) goal = moveIn(target.closest(".grid"), $(".open", target.closest(".cell")), key);
   else if (along && $(".trail")) $(`.trail a[rel="${along < 0 ? "prev" : "next"}"]`)?.click();
