@@ -19,6 +19,7 @@ SearchDBError
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
 ├── SourceError                  a folder or list cannot be read at all
+├── WatchError                   the system does not report changes in folders
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
 └── ImageError                   one image failed; recorded in ingest_failures, and ingest continues
@@ -206,6 +207,17 @@ class DecoderBusyError(BusyError):
 
 class SourceError(SearchDBError):
     """A folder or a list of images cannot be read at all."""
+
+
+class WatchError(SearchDBError):
+    """The operating system does not report the changes in so many folders. `reason` is its message."""
+
+    def __init__(self, folders: int, reason: str) -> None:
+        super().__init__(
+            f"the system does not report changes in these {folders:,} folders: {reason}. On Linux, raise "
+            "fs.inotify.max_user_watches, or fs.inotify.max_user_instances for `Too many open files`"
+        )
+        self.reason = reason
 
 
 class QueryError(SearchDBError):
