@@ -274,6 +274,7 @@ def test_a_folder_that_is_away_at_the_start_is_waited_for(collection: SearchDB, 
 
 def test_lost_events_are_made_up_for(collection: SearchDB, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "RESCAN_S", 1.0)
+    monkeypatch.setattr(follow, "SHARE_OF_SCANS", 1.0)
     monkeypatch.setattr(FolderEvents, "_next", lambda _self: set())  # as after an overflow of the system's queue
     paths = draw(photos, 6)
     with Watching(collection, photos, poll=False):
