@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from datetime import date, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,12 +18,19 @@ from searchdb.exporting import ExportingCollection
 from searchdb.index.build import build_index
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.index.status import IndexStatus
+from searchdb.ingest.gone import Prune
+from searchdb.ingest.known_failures import Limits
+from searchdb.ingest.run import no_progress
 from searchdb.media.decode import decode
 from searchdb.records import Hit, SourceItem, mask_credentials
 from searchdb.search.filter_table import Orientation
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import Query, Searcher
 from searchdb.status import CollectionStatus, collection_status
+from searchdb.watch.follow import Watch
+from searchdb.watch.records import POLL_S, WatchOptions, WatchReport
+from searchdb.watch.roots import folders_to_watch
+from searchdb.watch.settling import SETTLE_S
 
 LONG_LIVED_S = 60.0
 """A program that searches for longer than this has a stale index rebuilt in the background. A single search, as by
@@ -146,6 +154,43 @@ class SearchDB(ExportingCollection):
                 them even then.
         """
         return self.searcher.embed(texts, must_store=True)
+
+    # --- following folders ----------------------------------------------------------------------
+
+    def watch(
+        self,
+        *paths: str | Path,
+        exclude: str | Sequence[str] = (),
+        prune: Prune = True,
+        poll: bool | None = None,
+        poll_interval_s: float = POLL_S,
+        settle_s: float = SETTLE_S,
+        stop: threading.Event | None = None,
+        on_step: Callable[[WatchReport], None] = no_progress,
+    ) -> WatchReport:
+        """Follow folders until `stop` is set: ingest new, changed and moved files, and remove images of deleted ones.
+
+        See `ingest_files` for `exclude` and `prune`; with True, only the folders that lost most of their images keep
+        them. Changes are reported by the system; `poll` looks for them instead, None: on network mounts. A file is read
+        when it has not changed for `settle_s` seconds. `on_step` is called with what each step has done.
+
+        Raises:
+            SourceError: a path is not a folder, or does not exist and no images are stored from there.
+            ConfigError: a number is out of range.
+            ModelError: the model cannot be loaded or is not the collection's.
+        """
+        options = WatchOptions(
+            exclude=exclude, prune=prune, poll=poll, poll_interval_s=poll_interval_s, settle_s=settle_s
+        )
+        return Watch(
+            folders_to_watch(paths, options, self.store),
+            options,
+            store=self.store,
+            limits=Limits.of(self.settings),
+            ingest=self.ingest,
+            stop=stop or threading.Event(),
+            on_step=on_step,
+        ).run()
 
     # --- index and state ------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ SearchDBError
 ├── SourceError                  a folder or list cannot be read at all
 ├── MetadataError                what is written in a file about an image cannot be read
 ├── ExportError                  an export is invalid
+├── WatchError                   the system does not report changes in folders
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
 └── ImageError                   one image failed; recorded in ingest_failures, and ingest continues
@@ -227,6 +228,17 @@ class ExportError(SearchDBError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class WatchError(SearchDBError):
+    """The operating system does not report the changes in so many folders. `reason` is its message."""
+
+    def __init__(self, folders: int, reason: str) -> None:
+        super().__init__(
+            f"the system does not report changes in these {folders:,} folders: {reason}. On Linux, raise "
+            "fs.inotify.max_user_watches, or fs.inotify.max_user_instances for `Too many open files`"
+        )
+        self.reason = reason
 
 
 class QueryError(SearchDBError):

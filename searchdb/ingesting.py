@@ -181,6 +181,7 @@ class IngestingCollection(CollectionParts):
         reread: bool = False,
         enqueue_only: bool = False,
         progress: ProgressCallback = no_progress,
+        stop: threading.Event | None = None,
     ) -> IngestReport:
         """Queue items from any source, and process the queue until they are done, together with other workers.
 
@@ -194,6 +195,7 @@ class IngestingCollection(CollectionParts):
             reread: also compare the content of files whose size and time are those stored.
             enqueue_only: queue the items and leave the work to other workers.
             progress: called with the report a few times a second.
+            stop: ends the run when it is set, as an interrupt does.
 
         Raises:
             ModelError: the model cannot be loaded or is not the collection's.
@@ -211,6 +213,7 @@ class IngestingCollection(CollectionParts):
             reread=reread,
             enqueue_only=enqueue_only,
             progress=progress,
+            stop=stop,
             rebuild=self._rebuild_index,
         )
 

@@ -1,4 +1,4 @@
-"""Reads the state of a collection for `searchdb status`: images, queue, workers, model, index, space and server.
+"""Reads the state of a collection for `searchdb status`: images, queue, workers, watches, model, index, space, server.
 
 Takes no longer for a large collection: what is more than `counts.EXACT_UP_TO` is estimated.
 """
@@ -32,6 +32,7 @@ from searchdb.ingest.queue import ALIVE, seconds
 from searchdb.ingest.store import COUNT_FAILED, COUNT_PENDING, NOT_STORED, Store
 from searchdb.search.relevance import RelevanceStatus, relevance_status
 from searchdb.storage import SpaceUse, space_use
+from searchdb.watch.registry import WatchStatus, read_watches
 
 RATE_WINDOW_S = 60.0
 """The rate is measured over the last minute, since a chunk finishes every few seconds."""
@@ -77,6 +78,7 @@ class CollectionStatus:
     estimated: Sequence[str]
     failures: Mapping[str, int]
     queue: QueueStatus
+    watches: Sequence[WatchStatus]
     model: str | None
     relevance: RelevanceStatus
     index: IndexStatus
@@ -108,6 +110,7 @@ def collection_status(database: Database, settings: Settings, *, as_reader: bool
             estimated=[name for name, count in counts.items() if not count.exact],
             failures=_failures_by_error(connection, counts["failed"]),
             queue=queue_status(connection),
+            watches=read_watches(connection),
             model=None if model is None else model.name,
             relevance=relevance_status(connection),
             index=index_status(connection),

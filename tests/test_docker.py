@@ -21,7 +21,7 @@ from searchdb.media.fetch import DEADLINE_S
 ROOT = Path(__file__).parent.parent
 SETTINGS = set(map(variable_of, Settings.model_fields))
 NOT_OURS = {"PGPASSWORD", "HF_HOME", "PATH", "PYTHONUNBUFFERED", "WEB_CONCURRENCY", "OMP_NUM_THREADS"}
-OURS = ("migrate", "ingest", "worker", "web")
+OURS = ("migrate", "ingest", "worker", "watch", "web")
 """Services that run searchdb."""
 
 
@@ -44,10 +44,10 @@ def last_stage(dockerfile: str) -> str:
 
 
 def test_services(compose: dict[str, Any]) -> None:
-    assert set(compose["services"]) == {"db", "migrate", "ingest", "worker", "web"}
+    assert set(compose["services"]) == {"db", *OURS}
 
 
-@pytest.mark.parametrize("name", ["db", "worker", "web"])
+@pytest.mark.parametrize("name", ["db", "worker", "watch", "web"])
 def test_long_running_services_restart(compose: dict[str, Any], name: str) -> None:
     assert compose["services"][name]["restart"] == "unless-stopped"
 
@@ -60,12 +60,12 @@ def test_servers_have_a_health_check(compose: dict[str, Any], name: str) -> None
 def test_start_order(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert services["migrate"]["depends_on"] == {"db": {"condition": "service_healthy"}}
-    for name in ("ingest", "worker", "web"):
+    for name in ("ingest", "worker", "watch", "web"):
         assert services[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
 
 
 def test_other_services_disable_the_web_health_check(compose: dict[str, Any]) -> None:
-    for name in ("migrate", "ingest", "worker"):
+    for name in ("migrate", "ingest", "worker", "watch"):
         assert compose["services"][name]["healthcheck"] == {"disable": True}
 
 
@@ -91,19 +91,25 @@ def test_files_are_mounted_where_they_were_queued(compose: dict[str, Any]) -> No
     services = compose["services"]
     [photos] = services["ingest"]["volumes"]
     assert photos.endswith(":/photos:ro")
-    assert "/photos" in services["ingest"]["command"]
-    for name in ("worker", "web"):
+    for name in ("ingest", "watch"):
+        assert "/photos" in services[name]["command"]
+    for name in ("worker", "watch", "web"):
         assert photos in services[name]["volumes"]
 
 
 def test_workers_share_the_host_name_of_the_queuing_container(compose: dict[str, Any]) -> None:
     """The queue of files is named after the host, and by default each container has a different host name."""
     services = compose["services"]
-    assert services["ingest"]["hostname"] == services["worker"]["hostname"]
+    assert len({services[name]["hostname"] for name in ("ingest", "watch", "worker")}) == 1
 
 
-def test_a_stopped_worker_has_time_to_finish(compose: dict[str, Any]) -> None:
-    minutes = re.fullmatch(r"(\d+)m", compose["services"]["worker"]["stop_grace_period"])
+def test_the_folder_is_only_followed_on_request(compose: dict[str, Any]) -> None:
+    assert [name for name, service in compose["services"].items() if "profiles" in service] == ["watch"]
+
+
+@pytest.mark.parametrize("name", ["worker", "watch"])
+def test_a_stopped_worker_has_time_to_finish(compose: dict[str, Any], name: str) -> None:
+    minutes = re.fullmatch(r"(\d+)m", compose["services"][name]["stop_grace_period"])
     assert minutes is not None
     assert int(minutes[1]) * 60 > DEADLINE_S
 
@@ -157,7 +163,7 @@ def test_every_setting_is_passed_on(compose: dict[str, Any]) -> None:
 def test_models_are_mounted(compose: dict[str, Any], last_stage: str) -> None:
     cache = re.search(r"HF_HOME=(\S+)", last_stage)
     assert cache is not None
-    for name in ("worker", "web"):
+    for name in ("worker", "watch", "web"):
         targets = [volume.rsplit("}:", 1)[-1] for volume in compose["services"][name]["volumes"]]
         assert "/models:ro" in targets
         assert cache[1] in targets

@@ -34,8 +34,9 @@ PACKAGES: dict[str, set[str]] = {
     "index": {"db", "search"},
     "ingest": {"db", "media", "index", "video"},
     "export": {"db", "media", "search"},
+    "watch": {"sources", "ingest", "db"},
     "demo": set(),
-    "web": {"db", "media", "search", "index", "ingest", "status", "video"},
+    "web": {"db", "media", "search", "index", "ingest", "status", "video", "watch"},
 }
 """Which other packages each may import. What is not named (client, exporting, ingesting, parts, status, cli) composes
 them."""

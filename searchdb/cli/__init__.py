@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "demo",
     "db": "db",
     "ingest": "ingest",
+    "watch": "watch",
     "worker": "worker",
     "failures": "failures",
     "verify": "verify",

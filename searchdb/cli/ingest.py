@@ -28,7 +28,8 @@ def _default_chunk_size(_ctx: click.Context, _parameter: click.Parameter, value:
     return value or DEFAULT_CHUNK_SIZE
 
 
-def _patterns(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def exclude_patterns(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the patterns of --exclude."""
     from searchdb.sources.exclusion import Exclusion
 
     try:
@@ -87,7 +88,7 @@ def ingest_command() -> None:
     "--exclude",
     multiple=True,
     metavar="PATTERN",
-    callback=_patterns,
+    callback=exclude_patterns,
     help="leave out what matches, as a line of .gitignore does; may be repeated",
 )
 @click.option("--prune", is_flag=True, help="remove images of these folders whose files no longer exist")

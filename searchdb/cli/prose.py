@@ -1,4 +1,4 @@
-"""Describes reports of ingests and loads, the queue, workers, relevance and space in sentences."""
+"""Describes reports of ingests and loads, the queue, workers, watches, relevance and space in sentences."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from searchdb.status import QueueStatus, WorkerStatus
     from searchdb.storage import SpaceUse
     from searchdb.unsplash.loader import LoadReport
+    from searchdb.watch.records import WatchReport
+    from searchdb.watch.registry import WatchStatus
 
 
 def describe_ingest(report: IngestReport) -> str:
@@ -91,6 +93,33 @@ def describe_relevance(relevance: RelevanceStatus) -> str:
 def describe_worker(worker: WorkerStatus) -> str:
     """Return where a worker runs and since when, in one line."""
     return f"{worker.host}, process {worker.pid}, since {worker.started_at:%Y-%m-%d %H:%M}"
+
+
+def describe_watch(watch: WatchStatus) -> str:
+    """Return which folders a watch follows, where it runs, and what it does, in one line."""
+    parts = [
+        ", ".join(map(printable, watch.paths)),
+        f"{watch.host}, process {watch.pid}, since {watch.started_at:%Y-%m-%d %H:%M}",
+        "no change yet" if watch.changed_at is None else f"last change {watch.changed_at:%Y-%m-%d %H:%M}",
+    ]
+    if watch.polling:
+        parts.append("polling")
+    if watch.waiting:
+        parts.append(f"{watch.waiting:,} {'file is' if watch.waiting == 1 else 'files are'} still written")
+    if watch.lost:
+        parts.append(f"LOST: not heard of since {watch.seen_at:%Y-%m-%d %H:%M}")
+    if watch.problem:
+        parts.append(printable(watch.problem))
+    return "; ".join(parts)
+
+
+def describe_step(step: WatchReport) -> str:
+    """Return what a step of a watch has done, or all of them, in one line."""
+    copied = f" ({step.copied:,} of them moved or copied)" if step.copied else ""
+    parts = [f"{step.stored:,} stored{copied}", f"{step.removed:,} removed", f"{step.failed.total():,} failed"]
+    if step.waiting:
+        parts.append(f"{step.waiting:,} still written")
+    return ", ".join(parts)
 
 
 def describe_space(use: SpaceUse) -> str:

@@ -7,14 +7,14 @@ import click
 from searchdb.cli import open_collection
 from searchdb.cli.index_prose import index_summary
 from searchdb.cli.output import print_json
-from searchdb.cli.prose import describe_queue, describe_relevance, describe_space, describe_worker
+from searchdb.cli.prose import describe_queue, describe_relevance, describe_space, describe_watch, describe_worker
 
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool) -> None:
-    """Show the number of images and the state of the queue, workers, model, relevance, index, space and server."""
+    """Show the number of images, and the state of all parts: queue, watches, model, index, space, server and so on."""
     status = open_collection(ctx).status()
     if as_json:
         print_json(status.to_json())
@@ -31,6 +31,8 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     click.echo(f"queue     {describe_queue(status.queue)}")
     for worker in status.queue.workers:
         click.echo(f"worker    {describe_worker(worker)}")
+    for watch in status.watches:
+        click.echo(f"watch     {describe_watch(watch)}")
     click.echo(f"model     {status.model or 'none yet'}")
     click.echo(f"relevance {describe_relevance(status.relevance)}")
     click.echo(f"index     {index_summary(status.index)}")

@@ -30,7 +30,7 @@ def worker_command(ctx: click.Context, concurrency: int | None, drain: bool, as_
     from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY
 
     collection = open_collection(ctx)
-    with _signals() as stop, showing_progress("working") as show:
+    with stop_on_signals() as stop, showing_progress("working") as show:
         report = collection.work(drain=drain, stop=stop, concurrency=concurrency or DEFAULT_CONCURRENCY, progress=show)
     click.echo(describe_ingest(report), err=True)
     if as_json:
@@ -38,7 +38,7 @@ def worker_command(ctx: click.Context, concurrency: int | None, drain: bool, as_
 
 
 @contextmanager
-def _signals() -> Generator[threading.Event]:
+def stop_on_signals() -> Generator[threading.Event]:
     """Yield an event that the first SIGTERM or Ctrl-C sets instead of interrupting; a second one ends the process."""
     stop = threading.Event()
 

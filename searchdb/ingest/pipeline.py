@@ -79,16 +79,17 @@ def enqueue(
     retry_failed: bool = False,
     reread: bool = False,
     urgent: bool = False,
+    cancel: threading.Event | None = None,
 ) -> Iterator[IngestReport]:
     """Queue the items that are neither stored unchanged nor known failures; yield the report after every chunk.
 
     Files and URLs may be mixed. Items that the source rejected are recorded as failures at once. A failure that the
     limits no longer cause is tried again. With `reread`, files that look unchanged are compared with their stored
-    SHA-256.
+    SHA-256. Setting `cancel` ends the wait for a database that is away.
     """
 
     def retry(call: Callable[[], T]) -> T:
-        return retry_until_available(call, outage_log=outage_log)
+        return retry_until_available(call, outage_log=outage_log, cancel=cancel)
 
     report = IngestReport()
     for batch in _batched(items, chunk_size):

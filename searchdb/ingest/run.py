@@ -46,18 +46,20 @@ def run_ingest(
     reread: bool = False,
     enqueue_only: bool = False,
     progress: ProgressCallback = no_progress,
+    stop: threading.Event | None = None,
     rebuild: Rebuild = rebuild_if_stale,
 ) -> IngestReport:
     """Queue items and, unless `enqueue_only`, process the queue until they are done, together with other workers.
 
-    An index that the collection has outgrown is rebuilt at the end, by `rebuild`. An interrupted run leaves the rest
-    queued, behind the chunks that other runs wait for.
+    An index that the collection has outgrown is rebuilt at the end, by `rebuild`. A run that is interrupted, or ended
+    by `stop`, stores the images already started and leaves the rest queued, behind the chunks that other runs wait for.
 
     Raises:
         ModelError: the model cannot be loaded or is not the collection's.
         DatabaseUnavailableError: an outage lasted longer than MAX_OUTAGE_S.
     """
     queue = Queue(database.engine)
+    stop = stop or threading.Event()
     run_id = uuid4()
     queued = IngestReport()
     queueing = enqueue(
@@ -71,10 +73,11 @@ def run_ingest(
         retry_failed=retry_failed,
         reread=reread,
         urgent=not enqueue_only,
+        cancel=stop,
     )
 
     def report_progress() -> IngestReport:
-        done = retry_until_available(lambda: queue.progress(run_id), outage_log=database.outage_log)
+        done = retry_until_available(lambda: queue.progress(run_id), outage_log=database.outage_log, cancel=stop)
         report = queued.with_progress(done)
         progress(report)
         return report
@@ -86,16 +89,21 @@ def run_ingest(
                 if queued.queued and worker is None and not enqueue_only:
                     worker = stack.enter_context(_running_worker(database, make_ingest, DEFAULT_CONCURRENCY, rebuild))
                 report_progress()
-            queued.total = queued.done + queued.queued
+                if stop.is_set():
+                    break
+            total = queued.done + queued.queued
+            queued.total = None if stop.is_set() else total
             if worker is not None:
-                while report_progress().done < queued.total and not _is_empty(queue, database):
+                while not stop.is_set() and report_progress().done < total and not _is_empty(queue, database, stop):
                     if worker.join(PROGRESS_S):
                         break
     except BaseException:
         _abandon(run_id, queue, queued, progress)
         raise
     report = report_progress()
-    if worker is not None:
+    if stop.is_set():  # the next run or worker rebuilds the index
+        _abandon(run_id, queue, queued, progress)
+    elif worker is not None:
         worker.rebuild_index()
         report.index_rebuilt = worker.index_rebuilt
     return report

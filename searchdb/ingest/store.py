@@ -230,6 +230,11 @@ class Store:
         with self._engine.begin() as connection:
             return connection.execute(sa.delete(ingest_failures).where(*_matching(source, error))).rowcount
 
+    def delete_failures(self, references: Sequence[str]) -> None:
+        """Delete the failures of these references."""
+        with self._engine.begin() as connection:
+            delete_failures(connection, references)
+
     def counts(self) -> dict[str, int]:
         """Return the exact number of distinct references that are stored (`images`), `failed` and `pending`.
 

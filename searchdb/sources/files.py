@@ -69,6 +69,39 @@ def folders(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) 
     return [path for path in found if not _covered(path, roots, exclusion)]
 
 
+def files_in(
+    folder: str, *, root: str, exclusion: Exclusion, recursive: bool = True
+) -> Iterator[SourceItem | RejectedItem]:
+    """Yield what a walk of `root`, one of `folders`, yields from this folder in it, or `root` itself.
+
+    That is nothing if the walk leaves the folder out, or if it is no longer there. Without `recursive` the folder's own
+    files only.
+    """
+    rules = _rules_on_the_way(folder, root, exclusion)
+    if rules is not None:
+        yield from _walk(folder, below=root, rules=rules, recursive=recursive)
+
+
+def folders_in(folder: str, *, root: str, exclusion: Exclusion) -> Iterator[str]:
+    """Yield the readable folders that a walk of `root` enters: this one in it, or `root` itself, and those below it."""
+    rules = _rules_on_the_way(folder, root, exclusion)
+    waiting = [] if rules is None else [(folder, rules)]
+    while waiting:
+        each, rules = waiting.pop()
+        try:
+            _check_reference(each)
+            with os.scandir(each) as entries:
+                below = [e.path for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
+        except (OSError, InvalidReferenceError):
+            continue
+        yield each
+        try:
+            inside = rules.inside(each)
+        except ImageError:
+            continue
+        waiting += ((path, inside) for path in below if not inside.excludes(path, is_folder=True))
+
+
 def named_paths(paths: Sequence[str | Path]) -> list[str]:
     """Return the absolute folders and files that the paths name, as a walk would yield them.
 
@@ -163,7 +196,7 @@ def _count(exclusion: Exclusion | None, role: Role) -> None:
         exclusion.count += role == "lone sidecar"
 
 
-def _walk(root: str, *, below: str, rules: Rules) -> Iterator[SourceItem | RejectedItem]:
+def _walk(root: str, *, below: str, rules: Rules, recursive: bool = True) -> Iterator[SourceItem | RejectedItem]:
     """Yield a folder's files depth first, in the order of names; only the names in open folders are in memory."""
     pending: list[tuple[str, list[str], Rules, FolderPairs]] = [("", [root], rules, _pairs("", [], rules))]
     while pending:
@@ -174,7 +207,7 @@ def _walk(root: str, *, below: str, rules: Rules) -> Iterator[SourceItem | Rejec
         name = names.pop()
         path = join(folder, name)
         is_folder = path == root or stat.S_ISDIR(mode_of(path))
-        if path != root and rules.skips(path, is_folder=is_folder):
+        if path != root and (rules.skips(path, is_folder=is_folder) or (is_folder and not recursive)):
             continue
         if not is_folder:
             if (role := pairs.role(name)) is not None:
@@ -251,6 +284,24 @@ def _reason_missing(path: str) -> str:
 
 def _rejected(path: str, error: ImageError) -> RejectedItem:
     return RejectedItem(image=printable(path), source=SOURCE, error=error)
+
+
+def _rules_on_the_way(folder: str, root: str, exclusion: Exclusion) -> Rules | None:
+    """Return the rules with which a walk of a folder comes to one in it; None if it does not."""
+    if os.path.realpath(folder) != folder or not os.path.isdir(folder):  # beyond a symbolic link, or no longer there
+        return None
+    rules, above = exclusion.rules(root), root
+    for name in folder.removeprefix(root).split(os.sep):
+        if not name:
+            continue
+        try:
+            rules = rules.inside(above)
+        except ImageError:
+            return None
+        above = join(above, name)
+        if name.startswith(".") or rules.excludes(above, is_folder=True):
+            return None
+    return rules
 
 
 def _covered(path: str, roots: set[str], exclusion: Exclusion) -> bool:

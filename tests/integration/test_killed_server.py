@@ -18,6 +18,7 @@ from searchdb.errors import DatabaseUnavailableError, EmbeddedServerError
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.runs import Runs
 from tests.helpers.waiting import until
+from tests.helpers.watching import draw
 from web import create_app
 from web.backend import EXTENSION
 
@@ -75,6 +76,18 @@ def test_an_ingest_goes_on(settings: Settings, runs: Runs, album: Path, command:
     with SearchDB(settings) as collection:
         counts = collection.store.counts()
     assert (counts["images"], counts["pending"]) == (report["stored"], 0)
+
+
+def test_a_watch_goes_on(settings: Settings, runs: Runs, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    draw(photos, 3)
+    watch = runs.start("watch", str(photos), "--settle", "0.2", "--json")
+    until(lambda: stored(settings.home) == 3, "the first scan")
+    kill_server(settings.home)
+    draw(photos, 2, first=20)
+    until(lambda: stored(settings.home) == 5, "the new files")
+    watch.send(signal.SIGTERM)
+    assert watch.report()["stored"] == 5
 
 
 def test_a_search_in_a_long_lived_process_starts_it(settings: Settings) -> None:

@@ -24,6 +24,7 @@ from searchdb.db.schema import migrate
 from tests.helpers.image_server import ImageServer
 from tests.helpers.runs import IMAGES, Runs, assert_complete, enqueue, workers, write_list
 from tests.helpers.waiting import until
+from tests.helpers.watching import draw, ids, until_equal
 
 SHORT_OUTAGE = "import searchdb.db.retry\nsearchdb.db.retry.MAX_OUTAGE_S = 2.0"
 _numbers = itertools.count(1)
@@ -144,6 +145,33 @@ def test_a_worker_gives_up_with_one_line_when_the_database_stays_away(
         assert counts["images"] + counts["pending"] == IMAGES
         runs.start("worker", "--drain", "--json").report()
     assert_complete(collection)
+
+
+def test_a_watch_outlasts_a_database_that_is_away_longer_than_an_ingest_waits(
+    restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    paths = draw(photos, 5)
+    watch = runs.start("watch", str(photos), "--settle", "0.2", "--json", before=SHORT_OUTAGE)
+    until(lambda: stored(collection) == 5, "the first scan")
+    before = ids(collection)
+    restartable.stop()
+    paths[0].rename(photos / "renamed.jpg")
+    paths[1].unlink()
+    draw(photos / "new", 3, first=20)
+    until(lambda: "The watch goes on" in watch.stderr, "the watch to notice")
+    time.sleep(3)  # so that several attempts fail
+    restartable.start()
+    until_equal(collection, photos)
+    assert ids(collection)[str(photos / "renamed.jpg")] == before[str(paths[0])]
+    restartable.stop()
+    try:
+        draw(photos, 1, first=30)
+        until(lambda: watch.stderr.count("The watch goes on") == 2, "the watch to notice again")
+        watch.send(signal.SIGTERM)
+        assert watch.wait() == 0
+    finally:
+        restartable.start()
 
 
 def test_a_worker_that_waits_for_the_database_can_be_stopped(

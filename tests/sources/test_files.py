@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from searchdb.errors import FileUnreadableError, InvalidReferenceError, SourceError
 from searchdb.records import MAX_REFERENCE_BYTES, RejectedItem, SourceItem
-from searchdb.sources.files import files, folders
+from searchdb.sources.exclusion import Exclusion
+from searchdb.sources.files import files, files_in, folders, folders_in
 from tests.helpers.hostile_files import make_hostile_folder
 
 
@@ -272,3 +274,30 @@ def test_every_file_of_the_hostile_folder_is_accounted_for(tmp_path: Path) -> No
     assert len(found) == len(made) == 400
     taken = {each.image for each in found if isinstance(each, SourceItem)}
     assert taken == {str(path) for path in made if path.is_file() and "\udce9" not in path.name}
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_one_folder_is_listed_as_a_walk_lists_it(tmp_path: Path, recursive: bool) -> None:
+    for name in ("a.jpg", "b/c.jpg", "b/d/e.jpg", "b/d/skip.jpg", "b/no/f.jpg", ".hidden/g.jpg", "@eaDir/h.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "b" / ".searchdbignore").write_text("skip.jpg\n")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    exclusion = Exclusion(patterns=["no/"])
+    root = str(tmp_path)
+    whole = [item for item in files([tmp_path], exclusion=exclusion) if isinstance(item, SourceItem)]
+
+    def listed(folder: str) -> list[object]:
+        return list(files_in(str(tmp_path / folder), root=root, exclusion=exclusion, recursive=recursive))
+
+    below = [item for item in whole if item.image.startswith(f"{root}/b/")]
+    assert listed("b") == (below if recursive else [item for item in below if item.source_id == "b/c.jpg"])
+    assert listed("b/d") == [item for item in whole if item.source_id == "b/d/e.jpg"]
+    for left_out in ("b/no", ".hidden", "@eaDir", "link", "none", "a.jpg"):
+        assert listed(left_out) == []
+    with contextlib.suppress(OSError):  # macOS refuses it
+        (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    assert set(folders_in(root, root=root, exclusion=exclusion)) == {root, f"{root}/b", f"{root}/b/d"}
+    assert set(folders_in(f"{root}/b", root=root, exclusion=exclusion)) == {f"{root}/b", f"{root}/b/d"}
+    assert list(folders_in(f"{root}/b/no", root=root, exclusion=exclusion)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,22 @@ from flask.testing import FlaskClient
 from searchdb.client import SearchDB
 from searchdb.config import UPLOADS, Settings
 from searchdb.db.database import Database, open_database
-from searchdb.db.tables import ingest_failures
+from searchdb.db.tables import folder_watches, ingest_failures
 from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.search.query_cache import QueryCache
 from searchdb.status import collection_status
+from searchdb.watch.registry import Registration, WatchState, WatchStatus, read_watches
+from tests.helpers.waiting import until
 from web.page.status import bars
 
 if TYPE_CHECKING:
     from tests.helpers.stored_images import StoredImages
+
+
+def watches(database: Database) -> list[WatchStatus]:
+    with database.connect() as connection:
+        return read_watches(connection)
 
 
 def fail(database: Database, image: str, error: str) -> None:
@@ -52,6 +60,30 @@ def test_responses_reveal_nothing_of_the_server(
     page = client.get("/status").get_data(as_text=True)
     for private in ("anna", "secret", str(stored_images.folder), "postgresql://", "the private folder"):
         assert private not in page
+
+
+def test_watched_folders_are_shown_by_name(client: FlaskClient, database: Database) -> None:
+    problem = "/home/anna/secret/Photos does not exist"
+    with Registration(database.engine, ["/home/anna/secret/Photos", "/mnt/Scans"]) as registration:
+        registration.update(WatchState(waiting=2, problem=problem))
+        until(lambda: watches(database)[0].problem == problem, "the record")
+        page = client.get("/status").get_data(as_text=True)
+    for shown in ("Watched folders", "<dt>Photos</dt>", "<dt>Scans</dt>", "not followed at the moment", "2 files are"):
+        assert shown in page
+    for private in ("anna", "secret", "/mnt", "does not exist", socket.gethostname()):
+        assert private not in page.partition("Watched folders")[2].partition("</section>")[0]
+
+
+def test_a_lost_watch_is_shown_for_a_day(client: FlaskClient, database: Database) -> None:
+    with database.begin() as connection:
+        row = {"host": "h", "pid": 1, "paths": ["/Photos"], "polling": False}
+        ago = sa.text("now() - interval '2 minutes'")
+        connection.execute(sa.insert(folder_watches).values(row | {"seen_at": ago}))
+    assert [watch.lost for watch in watches(database)] == [True]
+    assert "lost: its watch has ended" in client.get("/status").get_data(as_text=True)
+    with database.begin() as connection:
+        connection.execute(sa.update(folder_watches).values(seen_at=sa.text("now() - interval '2 days'")))
+    assert watches(database) == []
 
 
 def test_what_takes_space_is_shown(

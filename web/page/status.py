@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePath
 
 from flask import Blueprint, Flask, current_app, render_template
 from flask.typing import ResponseReturnValue
@@ -14,6 +16,7 @@ from searchdb.db.counts import RowCount
 from searchdb.ingest.rate_history import RateHistory, rate_history
 from searchdb.search.similarity_histogram import SimilarityHistogram, similarity_histogram
 from searchdb.status import CollectionStatus, collection_status
+from searchdb.watch.registry import WatchStatus
 
 from ..backend import Backend
 from ..timed_cache import TimedCache
@@ -54,6 +57,18 @@ class Cause:
     meaning: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class WatchedFolder:
+    """A folder that is followed, by its name only, with what its watch does."""
+
+    name: str
+    started_at: datetime
+    changed_at: datetime | None
+    waiting: int
+    lost: bool
+    has_problem: bool
+
+
 def register(app: Flask, backend: Backend) -> None:
     """Add the page to the application."""
 
@@ -70,7 +85,7 @@ def register(app: Flask, backend: Backend) -> None:
 
 @blueprint.get("/status")
 def status() -> ResponseReturnValue:
-    """Show the status page, which reveals no hosts, paths or references."""
+    """Show the status page, which reveals no hosts, paths or references but the names of watched folders."""
     status_cache, charts_cache = current_app.extensions[_CACHES]
     state: CollectionStatus = status_cache.get()
     charts: Charts = charts_cache.get()
@@ -83,6 +98,7 @@ def status() -> ResponseReturnValue:
             Cause(error=error, count=RowCount(rows=count, exact=exact), meaning=_meaning(error))
             for error, count in state.failures.items()
         ],
+        folders=_watched_folders(state.watches),
         queued=RowCount(rows=state.queue.queued, exact=state.queue.exact),
         charts=charts,
         bars=bars,
@@ -96,6 +112,21 @@ def bars(values: Sequence[float]) -> list[Bar]:
     """Return the bars of a plot."""
     highest = max(values, default=0) or 1
     return [Bar(x=x, height=round(100 * value / highest, 2)) for x, value in enumerate(values) if value]
+
+
+def _watched_folders(watches: Sequence[WatchStatus]) -> list[WatchedFolder]:
+    return [
+        WatchedFolder(
+            name=PurePath(path).name or "/",
+            started_at=watch.started_at,
+            changed_at=watch.changed_at,
+            waiting=watch.waiting,
+            lost=watch.lost,
+            has_problem=watch.problem is not None,
+        )
+        for watch in watches
+        for path in watch.paths
+    ]
 
 
 def _meaning(error: str) -> str:

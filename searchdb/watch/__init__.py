@@ -1,0 +1,1 @@
+"""Follows folders and keeps the collection equal to what is in them."""
