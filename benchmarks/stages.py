@@ -27,7 +27,8 @@ from benchmarks.report import interleaved, table
 from benchmarks.server import IMAGE_SIZE, image_server
 from searchdb.client import SearchDB
 from searchdb.config import Settings
-from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, FETCH_THREADS
+from searchdb.ingest.enqueue import DEFAULT_CHUNK_SIZE
+from searchdb.ingest.pipeline import FETCH_THREADS
 from searchdb.ingest.store import upsert_images
 from searchdb.media.decode import decode
 from searchdb.media.embed import DEMO_FOLDER

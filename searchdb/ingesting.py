@@ -14,9 +14,11 @@ from sqlalchemy import Engine
 
 from searchdb.config import DOWNLOADS
 from searchdb.index.rebuild import rebuild_if_stale
+from searchdb.ingest.enqueue import DEFAULT_CHUNK_SIZE
 from searchdb.ingest.gone import Prune, check_missing, check_prune, find_gone
 from searchdb.ingest.known_failures import Limits
-from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport
+from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest
+from searchdb.ingest.report import IngestReport
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
 from searchdb.ingest.verify import Difference, VerifyReport, verify
 from searchdb.ingest.videos import VideoLimits

@@ -15,7 +15,7 @@ from searchdb.cli.prose import describe_ingest, describe_load, describe_losses
 from searchdb.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
-    from searchdb.ingest.pipeline import IngestReport
+    from searchdb.ingest.report import IngestReport
     from searchdb.ingest.run import ProgressCallback
 
 MAX_CHUNK_SIZE = 1000
@@ -23,7 +23,7 @@ MAX_CHUNK_SIZE = 1000
 
 
 def _default_chunk_size(_ctx: click.Context, _parameter: click.Parameter, value: int | None) -> int:
-    from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE  # slow to import, so not for --help
+    from searchdb.ingest.enqueue import DEFAULT_CHUNK_SIZE  # slow to import, so not for --help
 
     return value or DEFAULT_CHUNK_SIZE
 
@@ -247,7 +247,7 @@ def run_ingest(label: str, ingest: IngestCall, *, enqueue_only: bool = False) ->
 @contextmanager
 def showing_progress(label: str) -> Generator[ProgressCallback]:
     """Show a progress bar and yield its callback; after an interrupt, print what is stored and how to continue."""
-    from searchdb.ingest.pipeline import IngestReport
+    from searchdb.ingest.report import IngestReport
 
     report = IngestReport()
     interrupted = True

@@ -21,7 +21,7 @@ from searchdb.records import mask_credentials
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from searchdb.ingest.pipeline import IngestReport
+    from searchdb.ingest.report import IngestReport
     from searchdb.records import Hit
     from searchdb.unsplash.loader import LoadProgress
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from searchdb.cli.output import printable
 
 if TYPE_CHECKING:
-    from searchdb.ingest.pipeline import IngestReport
+    from searchdb.ingest.report import IngestReport
     from searchdb.search.relevance import RelevanceStatus
     from searchdb.status import QueueStatus, WorkerStatus
     from searchdb.storage import SpaceUse

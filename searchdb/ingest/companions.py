@@ -46,6 +46,22 @@ def part_paths(item: SourceItem) -> dict[str, Any]:
     return paths
 
 
+def raw_beside(item: SourceItem) -> SourceItem | None:
+    """Return the RAW file that belongs to an image as an item of its own, with the same sidecars; None without one."""
+    raw = next((each for each in item.companions if each.kind == "raw"), None)
+    if raw is None:
+        return None
+    name = os.path.basename(raw.path)  # noqa: PTH119
+    return replace(
+        item,
+        image=raw.path,
+        source_id=item.source_id and os.path.join(os.path.dirname(item.source_id), name),  # noqa: PTH118, PTH120
+        companions=tuple(each for each in item.companions if each.kind not in PARTS),
+        byte_size=raw.byte_size,
+        modified_at=raw.modified_at,
+    )
+
+
 def read_companions(item: SourceItem, of_file: WrittenMetadata) -> tuple[SourceItem, WrittenMetadata]:
     """Return the item with what its `metadata` has of companions, and all that they and the file say about the image.
 

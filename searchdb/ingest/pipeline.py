@@ -1,4 +1,4 @@
-"""Takes references from a source to the queue, and chunks of the queue through fetch, decode, embed and store."""
+"""Takes chunks of the queue through fetch, decode, embed and store."""
 
 from __future__ import annotations
 
@@ -6,28 +6,23 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
-from uuid import UUID
 
 import numpy as np
 from cachetools import LRUCache
 
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.embedder import Embedder
-from searchdb.errors import DecodeInterruptedError, FileUnreadableError, ImageError, WorkerLostError
-from searchdb.ingest.companions import read_companions
-from searchdb.ingest.known_failures import Limits
+from searchdb.errors import DecodeError, DecodeInterruptedError, FileUnreadableError, ImageError, WorkerLostError
+from searchdb.ingest.companions import raw_beside, read_companions
 from searchdb.ingest.moves import find_moves
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.report import IngestReport
-from searchdb.ingest.reread import find_changed, mark_changed
-from searchdb.ingest.states import FailedState, StoredState
 from searchdb.ingest.store import Store
 from searchdb.ingest.video_store import record_video
 from searchdb.ingest.videos import VideoLimits, VideoReading
@@ -42,14 +37,11 @@ from searchdb.records import (
     EmbeddedImage,
     FailedImage,
     RefreshedImage,
-    RejectedItem,
     SourceItem,
 )
 from searchdb.video.recognition import is_video
 
 T = TypeVar("T")
-DEFAULT_CHUNK_SIZE = 128
-"""Images in one chunk: enough for round trips not to matter, few enough that a killed worker loses only seconds."""
 DEFAULT_CONCURRENCY = 4
 """Chunks processed at a time: one is embedded while others are fetched, and a slow server delays only its own chunk."""
 FETCH_THREADS = 32
@@ -65,73 +57,6 @@ Prepared = DecodedImage | RefreshedImage | FailedImage | SourceItem
 """An image that is ready for the model, needs no embedding or failed, or the item of a video, which is read later."""
 
 logger = logging.getLogger(__name__)
-
-
-def enqueue(
-    items: Iterable[SourceItem | RejectedItem],
-    run_id: UUID,
-    *,
-    store: Store,
-    queue: Queue,
-    limits: Limits,
-    outage_log: OutageLog,
-    chunk_size: int = DEFAULT_CHUNK_SIZE,
-    retry_failed: bool = False,
-    reread: bool = False,
-    urgent: bool = False,
-    cancel: threading.Event | None = None,
-) -> Iterator[IngestReport]:
-    """Queue the items that are neither stored unchanged nor known failures; yield the report after every chunk.
-
-    Files and URLs may be mixed. Items that the source rejected are recorded as failures at once. A failure that the
-    limits no longer cause is tried again. With `reread`, files that look unchanged are compared with their stored
-    SHA-256. Setting `cancel` ends the wait for a database that is away.
-    """
-
-    def retry(call: Callable[[], T]) -> T:
-        return retry_until_available(call, outage_log=outage_log, cancel=cancel)
-
-    report = IngestReport()
-    for batch in _batched(items, chunk_size):
-        chunk = {item.image: item for item in reversed(batch)}  # the first of duplicates counts
-        stored = retry(lambda known=list(chunk): store.stored(known))
-        failed = {} if retry_failed else retry(lambda known=list(chunk): store.failed(known))
-        wanted: list[SourceItem] = []
-        rejected: list[FailedImage] = []
-        if reread:
-            alike = [item for item in chunk.values() if item.image in stored and stored[item.image].has_same_file(item)]
-            changed, unreadable = retry(lambda alike=alike: find_changed(store.engine, alike))
-            retry(lambda changed=changed: mark_changed(store.engine, changed))
-            wanted += changed
-            rejected += unreadable
-            for item in (*changed, *unreadable):
-                del chunk[item.image]
-        for item in chunk.values():
-            if item.image in stored and stored[item.image].matches(item) and not _again(item, stored, failed, limits):
-                report.unchanged += 1
-            elif item.image in failed and failed[item.image].fails_again(item, limits):
-                report.known_failures += 1
-            elif isinstance(item, RejectedItem):
-                rejected.append(FailedImage(image=item.image, source=item.source, error=item.error))
-            else:
-                wanted.append(item)
-        items = [item for item in chunk.values() if isinstance(item, SourceItem)]
-        retry(lambda items=items, stored=stored: store.settle(items, stored))
-        retry(lambda failures=rejected: store.record_failures(failures))
-        report.failed.update(type(failure.error).__name__ for failure in rejected)
-        report.queued += retry(lambda queued=wanted: queue.put(queued, run_id, urgent=urgent))
-        yield report
-
-
-def _again(
-    item: SourceItem | RejectedItem,
-    stored: Mapping[str, StoredState],
-    failed: Mapping[str, FailedState],
-    limits: Limits,
-) -> bool:
-    """Whether to read a stored video again of which only a part could be read; `failed` is empty to retry failures."""
-    partial = stored[item.image].partial
-    return partial and (item.image not in failed or not failed[item.image].fails_again(item, limits))
 
 
 class Ingest:
@@ -226,13 +151,15 @@ class Ingest:
         if isolated:
             for item in wanted:
                 if not self._stopping.is_set():
-                    self._store_videos(job_id, self._embed_and_store(job_id, [self._prepare_isolated(item)], []))
+                    prepared = self._with_raw_files([self._prepare_isolated(item)], stored)
+                    self._store_videos(job_id, self._embed_and_store(job_id, prepared, []))
             wanted = []
 
         def prepare(item: SourceItem) -> Prepared | None:
             return self._refresh(item) if item.image in refreshable else self._prepare(item)
 
-        videos = self._embed_and_store(job_id, self._executor.map(prepare, wanted), sorted(unchanged))
+        prepared = self._with_raw_files(self._executor.map(prepare, wanted), stored)
+        videos = self._embed_and_store(job_id, prepared, sorted(unchanged))
         self._store_videos(job_id, videos)
         if self._stopping.is_set():
             self._retry(lambda: self._queue.requeue_chunk(job_id))
@@ -240,6 +167,18 @@ class Ingest:
     def _prepare_isolated(self, item: SourceItem) -> Prepared | None:
         attempt = self._retry(lambda: self._queue.count_attempt(item.image))
         return _failed(item, WorkerLostError(attempt - 1)) if attempt > MAX_ATTEMPTS else self._prepare(item)
+
+    def _with_raw_files(self, prepared: Iterable[Prepared | None], stored: Container[str]) -> Iterator[Prepared | None]:
+        """Yield them; after an image that cannot be decoded and is not stored, yield the RAW file beside it, too.
+
+        Otherwise the photograph could not be found, although it is readable.
+        """
+        for each in prepared:
+            yield each
+            if isinstance(each, FailedImage) and isinstance(each.error, DecodeError) and each.image not in stored:
+                raw = None if each.item is None else raw_beside(each.item)
+                if raw is not None:
+                    yield self._prepare(raw)
 
     def _embed_and_store(
         self, job_id: int, prepared: Iterable[Prepared | None], unchanged: Sequence[str]
@@ -349,13 +288,6 @@ class Ingest:
             self.report.copied += len(outcome.copied)
             self.report.unchanged += len(outcome.unchanged)
             self.report.failed.update(type(failure.error).__name__ for failure in outcome.failed)
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    """Yield the items in tuples of `size`, the last one shorter."""
-    iterator = iter(items)
-    while batch := tuple(islice(iterator, size)):
-        yield batch
 
 
 def _failed(item: SourceItem, error: ImageError) -> FailedImage:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects.postgresql import JSONB
 
 from searchdb.db.tables import images
 from searchdb.ingest.companions import PARTS
@@ -14,24 +13,13 @@ from searchdb.ingest.folders import kept_folder
 from searchdb.ingest.rows import metadata_row
 from searchdb.records import RefreshedImage, SourceItem
 
-FRAME_KEYS = ("video", "time", "duration", "codec")
-"""Keys in `metadata` that a video's frames have of themselves and not of the file."""
-
 
 def refresh_images(connection: Connection, refreshed: Sequence[RefreshedImage]) -> None:
-    """Update the metadata of stored images, and of all frames of stored videos, in the caller's transaction."""
+    """Update the metadata of stored images in the caller's transaction."""
     for each in sorted(refreshed, key=lambda each: each.item.image):  # the order in which all writers lock rows
         row = metadata_row(each.item, each.written)
-        folder = sa.literal(row.pop("folder"), sa.Text)
-        of_frame = sa.select(sa.func.jsonb_object_agg(sa.column("key"), sa.column("value")))
-        of_frame = of_frame.select_from(sa.func.jsonb_each(images.c.metadata)).where(sa.column("key").in_(FRAME_KEYS))
-        metadata = sa.literal(row.pop("metadata"), JSONB)
-        for column, new in (
-            (images.c.image, metadata),
-            (images.c.video, metadata.concat(sa.func.coalesce(of_frame.scalar_subquery(), sa.literal({}, JSONB)))),
-        ):
-            same = sa.update(images).where(column == each.item.image)
-            connection.execute(same.values(**row, metadata=new, folder=kept_folder(folder)))
+        folder = kept_folder(sa.literal(row.pop("folder"), sa.Text))
+        connection.execute(sa.update(images).where(images.c.image == each.item.image).values(**row, folder=folder))
 
 
 def absorb_parts(connection: Connection, items: Sequence[SourceItem]) -> None:

@@ -14,9 +14,11 @@ from searchdb.db.database import Database
 from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError
 from searchdb.index.rebuild import Rebuild, rebuild_if_stale
+from searchdb.ingest.enqueue import DEFAULT_CHUNK_SIZE, enqueue
 from searchdb.ingest.known_failures import Limits
-from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, DEFAULT_CONCURRENCY, Ingest, IngestReport, enqueue
+from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest
 from searchdb.ingest.queue import Queue
+from searchdb.ingest.report import IngestReport
 from searchdb.ingest.store import Store
 from searchdb.records import RejectedItem, SourceItem
 

@@ -141,6 +141,7 @@ class Store:
             references = [
                 *(embedded.decoded.item.image for embedded in outcome.embedded),
                 *(failure.image for failure in outcome.failed),
+                *(refreshed.item.image for refreshed in outcome.refreshed),
                 *outcome.unchanged,
             ]
             runs = delete_from_queue(connection, outcome.job_id, references)

@@ -20,9 +20,10 @@ from searchdb.db.driver_errors import READ_ONLY
 from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, ModelError
 from searchdb.index.rebuild import Rebuild, rebuild_if_stale
-from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest, IngestReport
+from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest
 from searchdb.ingest.queue import ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
 from searchdb.ingest.queue_errors import queue_errors
+from searchdb.ingest.report import IngestReport
 
 HEARTBEAT_S = 5.0
 """Seconds between heartbeats, and between checks for workers without them."""

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 
 from searchdb.db.retry import is_transient
 from searchdb.errors import DatabaseError, DiskFullError, WatchError
+from searchdb.ingest.enqueue import DEFAULT_CHUNK_SIZE
 from searchdb.ingest.known_failures import Limits
-from searchdb.ingest.pipeline import DEFAULT_CHUNK_SIZE, IngestReport
+from searchdb.ingest.report import IngestReport
 from searchdb.ingest.store import Store
 from searchdb.records import RejectedItem, SourceItem
 from searchdb.sources.exclusion import IGNORE_FILE, Exclusion

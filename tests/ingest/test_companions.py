@@ -15,8 +15,7 @@ from PIL import Image
 from searchdb.client import SearchDB
 from searchdb.db.tables import images, ingest_failures
 from searchdb.ingest.companions import companion_state
-from searchdb.ingest.refresh import refresh_images
-from searchdb.records import Companion, RefreshedImage, SourceItem, WrittenMetadata
+from searchdb.records import Companion, SourceItem
 from tests.helpers.sidecars import write_takeout, write_xmp
 
 
@@ -150,26 +149,6 @@ def test_a_failed_image_is_not_tried_again_because_of_its_sidecar(collection: Se
     assert (report.known_failures, report.sidecars) == (1, 1)
 
 
-def test_all_frames_of_a_video_are_updated_and_keep_their_own_values(collection: SearchDB, photos: Path) -> None:
-    collection.ingest_files(photos)
-    video = str(photos / "film.mp4")
-    with collection.database.begin() as connection:
-        connection.execute(
-            sa.text(
-                "UPDATE images SET video = :video, image = :video || '#t=' || id, video_time = id, "
-                "metadata = jsonb_build_object('time', id, 'codec', 'h264', 'old', 1)"
-            ),
-            {"video": video},
-        )
-        item = SourceItem(image=video, source="files", folder="films", metadata={"new": 2})
-        refresh_images(connection, [RefreshedImage(item=item, written=WrittenMetadata(rating=4))])
-    found = rows(collection)
-    assert len(found) == 2
-    for row in found.values():
-        assert row["metadata"] == {"time": row["id"], "codec": "h264", "new": 2}
-        assert (row["rating"], row["folder"]) == (4, "films")
-
-
 # --- RAW files and JPEGs ----------------------------------------------------------------------------
 
 
@@ -183,6 +162,44 @@ def test_a_raw_file_beside_a_jpeg_is_part_of_it(collection: SearchDB, photos: Pa
     report = collection.ingest_files(photos, prune="always")
     assert (report.stored, report.parts, report.removed) == (1, 0, 1)
     assert rows(collection).keys() == {"a.NEF", "b.jpg"}
+
+
+def test_a_raw_file_beside_a_damaged_jpeg_is_an_image_until_that_is_repaired(
+    collection: SearchDB, photos: Path
+) -> None:
+    (photos / "a.jpg").rename(photos / "a.nef")
+    write_xmp(photos / "a.xmp", text="from XMP")
+    (photos / "a.jpg").write_bytes(b"\xff\xd8\xff no image")
+    report = collection.ingest_files(photos)
+    assert (report.stored, report.parts, dict(report.failed)) == (1, 1, {"DamagedImageError": 1})
+    before = rows(collection)
+    assert before.keys() == {"a.nef", "b.jpg"}
+    assert (before["a.nef"]["source_id"], before["a.nef"]["description"]) == ("a.nef", "from XMP")
+    assert collection.ingest_files(photos).known_failures == 1
+    assert rows(collection).keys() == before.keys()
+    shutil.copy(photos / "b.jpg", photos / "a.jpg")
+    collection.ingest_files(photos)
+    after = rows(collection)
+    assert after.keys() == {"a.jpg", "b.jpg"}
+    assert after["a.jpg"]["id"] == before["a.nef"]["id"]
+    assert not list(collection.store.failures())
+
+
+def test_a_raw_file_and_a_jpeg_that_are_both_damaged_are_two_failures(collection: SearchDB, photos: Path) -> None:
+    for name in ("a.jpg", "a.nef"):
+        (photos / name).write_bytes(b"\xff\xd8\xff no image")
+    collection.ingest_files(photos)
+    assert {Path(each.image).name for each in collection.store.failures()} == {"a.jpg", "a.nef"}
+    (photos / "a.jpg").unlink()
+    assert collection.ingest_files(photos).known_failures == 1
+
+
+def test_a_stored_jpeg_that_turns_bad_keeps_its_row_alone(collection: SearchDB, photos: Path) -> None:
+    shutil.copy(photos / "b.jpg", photos / "a.nef")
+    collection.ingest_files(photos)
+    (photos / "a.jpg").write_bytes(b"\xff\xd8\xff no image")
+    collection.ingest_files(photos)
+    assert rows(collection).keys() == {"a.jpg", "b.jpg"}
 
 
 def test_a_raw_files_row_becomes_its_jpegs(collection: SearchDB, photos: Path) -> None:

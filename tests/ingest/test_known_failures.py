@@ -24,7 +24,7 @@ from searchdb.errors import (
     TooMuchMemoryError,
 )
 from searchdb.ingest.known_failures import Limits
-from searchdb.ingest.pipeline import IngestReport
+from searchdb.ingest.report import IngestReport
 from searchdb.media.formats import format_of
 from tests.helpers.image_server import ImageServer
 

@@ -15,7 +15,7 @@ from PIL import Image
 from searchdb.client import SearchDB
 from searchdb.db.tables import images, ingest_failures
 from searchdb.errors import DatabaseUnavailableError, ModelMismatchError, SourceError
-from searchdb.ingest.pipeline import IngestReport
+from searchdb.ingest.report import IngestReport
 from searchdb.records import ModelIdentity
 from tests.helpers.image_server import ImageServer
 
