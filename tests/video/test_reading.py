@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import threading
-import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -403,10 +402,8 @@ def test_it_stops_when_cancelled(tmp_path: Path) -> None:
 
 def test_a_silent_process_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helper, "SILENT_S", 0.0)
-    began = time.monotonic()
     _, found = read(draw_video(tmp_path / "v.mp4", TWO))
     assert isinstance(found.error, DecoderLostError)
-    assert time.monotonic() - began < 60
 
 
 def test_nonsense_from_the_process_is_refused() -> None:
