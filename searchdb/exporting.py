@@ -116,7 +116,7 @@ class ExportingCollection(IngestingCollection):
 
     def export_folder(
         self,
-        folder: str | Path,
+        target: str | Path,
         text: str | None = None,
         *,
         copy: bool = False,
@@ -124,7 +124,7 @@ class ExportingCollection(IngestingCollection):
         progress: ExportProgress = no_progress,
         **search: Any,
     ) -> ExportReport:
-        """Fill a folder with symbolic links to images, or copies, named by rank, such as `001 harbour.jpg`.
+        """Fill the folder `target` with symbolic links to images, or copies, named by rank, such as `001 harbour.jpg`.
 
         Nothing that exists is overwritten, and what an earlier call wrote is kept: another call completes an
         interrupted export. Images at URLs are downloaded, only with `copy`. Frames of videos are small images. What
@@ -138,7 +138,7 @@ class ExportingCollection(IngestingCollection):
         selection = self._selection(text, count, search)
         rows = self._all_rows(selection, FOLDER_COLUMNS, MAX_FOLDER_FILES, "a folder")
         return fill_folder(
-            Path(folder).expanduser(),
+            Path(target).expanduser(),
             rows,
             self._originals(selection),
             copy=copy,
