@@ -116,7 +116,7 @@ class ExportingCollection(IngestingCollection):
 
     def export_folder(
         self,
-        folder: str | Path,
+        target: str | Path,
         text: str | None = None,
         *,
         copy: bool = False,
@@ -138,7 +138,7 @@ class ExportingCollection(IngestingCollection):
         selection = self._selection(text, count, search)
         rows = self._all_rows(selection, FOLDER_COLUMNS, MAX_FOLDER_FILES, "a folder")
         return fill_folder(
-            Path(folder).expanduser(),
+            Path(target).expanduser(),
             rows,
             self._originals(selection),
             copy=copy,
