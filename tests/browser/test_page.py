@@ -240,7 +240,7 @@ def test_fits_every_screen(site: str, tabs: Tabs, artifacts: Path, size: str, sc
         "nowhere": "/nowhere",
     }
     for name, path in paths.items():
-        page.goto(f"{site}{path}", wait_until="networkidle")
+        page.goto(f"{site}{path}")
         page.screenshot(path=artifacts / f"{name}-{size}-{scheme}.png")
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, f"{name} scrolls sideways by {overflow} pixels"
