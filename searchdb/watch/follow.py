@@ -265,6 +265,7 @@ class Watch:
             while (batch := list(islice(complete, DEFAULT_CHUNK_SIZE))) and not self._stop.is_set():
                 references = [item.image for item in batch]
                 stored, failed = self._store.stored(references), self._store.failed(references)
+                self._store.settle([item for item in batch if isinstance(item, SourceItem)], stored)
                 for item in batch:
                     if item.image in stored and stored[item.image].matches(item):
                         continue
