@@ -88,7 +88,7 @@ def _watches() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
         sa.Column("changed_at", sa.DateTime(timezone=True), comment="when it last followed a change; NULL: never"),
-        sa.Column("waiting", sa.Integer, nullable=False, server_default="0", comment="files that are still written"),
+        sa.Column("waiting", sa.Integer, nullable=False, server_default="0", comment="files still being written"),
         sa.Column("problem", sa.Text, comment="why it cannot follow changes now; NULL: it can"),
         sa.PrimaryKeyConstraint("id"),
         comment="The running `searchdb watch` processes.",

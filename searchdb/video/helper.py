@@ -83,7 +83,7 @@ class VideoFrames:
         return read(self._answers)
 
     def _cause_of_death(self) -> DecodeError:
-        """Return why the process ended without saying so."""
+        """Return why the process ended without a last message."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(EXIT_S)  # a kill before would hide the cause
         self._process.kill()

@@ -221,7 +221,7 @@ def test_the_size_of_a_jpeg_xl_is_read_from_its_header(size: tuple[int, int], co
 def test_without_its_extra_a_jpeg_xl_is_a_failure_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = photo_files.jpeg_xl(upright())
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    with pytest.raises(ExtraMissingError, match=r"reading JPEG XL takes the extra jxl: pip install 'searchdb\[jxl\]'"):
+    with pytest.raises(ExtraMissingError, match=r"reading JPEG XL needs the extra jxl: pip install 'searchdb\[jxl\]'"):
         decoded(data)
 
 
