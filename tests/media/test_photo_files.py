@@ -393,6 +393,14 @@ def test_directories_that_loop_or_never_end_are_read_once() -> None:
         decoded(many)
 
 
+def test_values_beyond_the_end_of_the_file_are_none() -> None:
+    beyond = struct.pack("<HHII", SUB_DIRECTORIES, LONG, 4, 0xFFFF_FFF0)
+    data = b"II*\0" + struct.pack("<IH", 8, 2) + struct.pack("<HHII", 254, LONG, 1, 1) + beyond + bytes(40)
+    assert format_of(data) == "TIFF"
+    with pytest.raises(ImageError):
+        decoded(data)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_photographs_raise_only_our_errors(seed: int) -> None:
     chance = random.Random(seed)
