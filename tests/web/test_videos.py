@@ -152,9 +152,9 @@ def test_the_api_describes_a_frame_without_a_path(
         "metadata": {"video": "clip.mp4", "time": 12.5, "duration": 60.0, "codec": "h264"},
     }
     assert {name: answer.get_json()[name] for name in expected} == expected
-    paired = stored_images.add("a boat", metadata={"raw": f"{clip.parent}/boat.cr2", "live": f"{clip.parent}/boat.mov"})
+    paired = stored_images.add("a boat", metadata={"raw": f"{clip.parent}/boat.cr2"})
     image = client.get(f"/api/images/{paired}").get_json()
-    assert image["metadata"] == {"raw": "boat.cr2", "live": "boat.mov"}
+    assert image["metadata"] == {"raw": "boat.cr2"}
     assert [image[name] for name in ("kind", "video", "video_time", "duration")] == ["image", None, None, None]
     pages = [f"/api/images/{frame}", "/api/search?q=a+red+boat", "/api/random", f"/images/{frame}?q=a+red+boat", "/"]
     for url in pages:

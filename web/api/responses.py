@@ -12,7 +12,6 @@ from flask import Response
 from pydantic import BaseModel, Field
 
 from searchdb.ingest.adder import SOURCE as ADDED
-from searchdb.ingest.companions import PARTS
 from searchdb.records import EMBEDDING_DIMENSION, Hit, StoredImage
 
 from ..errors import without_paths
@@ -104,6 +103,8 @@ _COPIED_FIELDS = tuple(
     {f.name for f in fields(StoredImage)}
     & Image.model_fields.keys() - {"source_id", "tags", "metadata", "sha256", "video", "video_time"}
 )
+_PATHS = ("raw",)
+"""Keys of metadata whose values are paths, besides `video`, which frames have."""
 
 
 def image_response(image: StoredImage) -> Image:
@@ -138,7 +139,7 @@ def _public(image: StoredImage, links: Links) -> dict[str, Any]:
     elif not is_url(image):
         source_id = source_id and PurePath(source_id).name
         # A path with a space cannot be told from text around it, but these keys hold nothing else.
-        paths = {key: PurePath(metadata[key]).name for key in PARTS if isinstance(metadata.get(key), str)}
+        paths = {key: PurePath(metadata[key]).name for key in _PATHS if isinstance(metadata.get(key), str)}
         metadata = _without_paths({**metadata, **paths})
     return {name: getattr(image, name) for name in _COPIED_FIELDS} | {
         "name": name,

@@ -1,17 +1,31 @@
-"""Caches thumbnails on disk by the SHA-256 of the image."""
+"""Makes WebP thumbnails and caches them on disk by the SHA-256 of the image."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from searchdb.errors import UnsafeFolderError
 from searchdb.media.bounded_folder import BoundedFolder
 
+LONGEST_SIDE = 512
+"""Pixels: about twice the height of the grid's cells, because many screens have two pixels per CSS pixel."""
+QUALITY = 80
 SUFFIX = ".webp"
 
 log = logging.getLogger(__name__)
+
+
+def make_thumbnail(pixels: Image.Image) -> bytes:
+    """Return an RGB image as a WebP file whose longer side is at most LONGEST_SIDE; `pixels` is resized in place."""
+    pixels.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    encoded = BytesIO()
+    pixels.save(encoded, "WEBP", quality=QUALITY)
+    return encoded.getvalue()
 
 
 class ThumbnailCache:
