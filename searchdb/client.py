@@ -22,7 +22,7 @@ from searchdb.ingest.gone import Prune
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.run import no_progress
 from searchdb.media.decode import decode
-from searchdb.records import Hit, SourceItem, mask_credentials
+from searchdb.records import Hit, SourceItem, is_url, mask_credentials
 from searchdb.search.filter_table import Orientation
 from searchdb.search.filters import Filters
 from searchdb.search.searcher import Query, Searcher
@@ -238,8 +238,7 @@ class SearchDB(ExportingCollection):
     def _read(self, reference: str) -> Image.Image:
         if not reference:
             raise QueryError("the image to search by has an empty name", field="image")
-        is_url = reference.startswith(("http://", "https://"))
-        item = SourceItem(image=reference if is_url else str(Path(reference).expanduser()), source="query")
+        item = SourceItem(image=reference if is_url(reference) else str(Path(reference).expanduser()), source="query")
         try:
             needed = self.embedder.shortest_edge
             fetched, max_pixels = self.fetcher.fetch(item), self.settings.max_image_pixels

@@ -369,7 +369,7 @@ class ExtraMissingError(DecodeError):
     """The format is read by an optional dependency, the `extra` of searchdb, that is not installed."""
 
     def __init__(self, kind: str, extra: str) -> None:
-        super().__init__(f"reading {kind} takes the extra {extra}: pip install 'searchdb[{extra}]', then ingest again")
+        super().__init__(f"reading {kind} needs the extra {extra}: pip install 'searchdb[{extra}]', then ingest again")
         self.extra = extra
 
 

@@ -48,6 +48,11 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def is_url(reference: str) -> bool:
+    """Whether the reference of an image or video is a URL rather than a path."""
+    return reference.startswith(("http://", "https://"))
+
+
 def mask_credentials(text: str) -> str:
     """Return the text with `user:password@` in each URL replaced by `***@`, for messages and logs."""
     # Up to the last @ of each word: behind it there is nothing to mask, but the search would take time.
@@ -199,7 +204,7 @@ class SourceItem:
     @property
     def is_url(self) -> bool:
         """Whether `image` is a URL rather than a path."""
-        return self.image.startswith(("http://", "https://"))
+        return is_url(self.image)
 
     def in_nfc(self) -> SourceItem:
         """Return the item with the texts that people search by in NFC; paths, URLs, ids and `metadata` are kept."""

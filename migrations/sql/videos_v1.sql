@@ -23,4 +23,6 @@ SELECT
     max(ingested_at) AS ingested_at
 FROM images
 WHERE video IS NOT NULL
-GROUP BY video
+GROUP BY video;
+
+COMMENT ON VIEW videos IS 'The videos of which frames are stored in images, one row each.'

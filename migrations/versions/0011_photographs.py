@@ -15,7 +15,6 @@ branch_labels = None
 depends_on = None
 
 IS_FRAME = "video IS NOT NULL"
-VIDEOS_COMMENT = "The videos of which frames are stored in images, one row each."
 NEW = ("frame_previews", "folder_watches", "videos")
 
 
@@ -39,7 +38,6 @@ def upgrade() -> None:
     frames = "frames of videos, among those stored"
     op.add_column("ingest_chunks", sa.Column("frames", sa.Integer, nullable=False, server_default="0", comment=frames))
     op.execute((migrations_folder() / "sql" / "videos_v1.sql").read_text(encoding="utf-8"))
-    op.execute(f"COMMENT ON VIEW videos IS '{VIDEOS_COMMENT}'")
 
 
 def downgrade() -> None:
@@ -88,7 +86,7 @@ def _watches() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
         sa.Column("changed_at", sa.DateTime(timezone=True), comment="when it last followed a change; NULL: never"),
-        sa.Column("waiting", sa.Integer, nullable=False, server_default="0", comment="files that are still written"),
+        sa.Column("waiting", sa.Integer, nullable=False, server_default="0", comment="files still being written"),
         sa.Column("problem", sa.Text, comment="why it cannot follow changes now; NULL: it can"),
         sa.PrimaryKeyConstraint("id"),
         comment="The running `searchdb watch` processes.",

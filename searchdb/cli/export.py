@@ -34,7 +34,7 @@ SHOWN_FAILURES = 20
     type=click.Choice(["csv", "tsv", "jsonl", "parquet", "html"]),
     help="default: by the extension of FILE, or csv",
 )
-@click.option("--columns", metavar="NAME,...", help="columns of a table; * stands for the default ones")
+@click.option("--columns", metavar="NAME,...", help="columns of a table; * means the default ones")
 @click.option("--keep-formulas", is_flag=True, help="in CSV, leave texts as they are that look like formulas")
 @click.option("--link", is_flag=True, help="fill the folder with symbolic links, the default")
 @click.option("--copy", is_flag=True, help="fill the folder with copies; downloads images at URLs")

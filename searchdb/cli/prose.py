@@ -30,7 +30,7 @@ def describe_ingest(report: IngestReport) -> str:
         parts = "RAW file or video" if report.parts == 1 else "RAW files and videos"
         counts = ((report.sidecars, sidecars), (report.parts, parts))
         beside = " and ".join(f"{count:,} {what}" for count, what in counts if count)
-        lines.append(f"belonging to images beside them: {beside}")
+        lines.append(f"{beside} belong to images beside them")
     if report.excluded:
         lines.append(
             f"{report.excluded:,} files and folders were left out: clutter, sidecars without an image, or excluded by "
@@ -107,7 +107,7 @@ def describe_watch(watch: WatchStatus) -> str:
     if watch.polling:
         parts.append("polling")
     if watch.waiting:
-        parts.append(f"{watch.waiting:,} {'file is' if watch.waiting == 1 else 'files are'} still written")
+        parts.append(f"{watch.waiting:,} {'file is' if watch.waiting == 1 else 'files are'} still being written")
     if watch.lost:
         parts.append(f"LOST: not heard of since {watch.seen_at:%Y-%m-%d %H:%M}")
     if watch.problem:
@@ -120,7 +120,7 @@ def describe_step(step: WatchReport) -> str:
     copied = f" ({step.copied:,} of them moved or copied)" if step.copied else ""
     parts = [f"{step.stored:,} stored{copied}", f"{step.removed:,} removed", f"{step.failed.total():,} failed"]
     if step.waiting:
-        parts.append(f"{step.waiting:,} still written")
+        parts.append(f"{step.waiting:,} still being written")
     return ", ".join(parts)
 
 

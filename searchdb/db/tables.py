@@ -313,7 +313,7 @@ folder_watches = Table(
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("changed_at", DateTime(timezone=True), comment="when it last followed a change; NULL: never"),
-    Column("waiting", Integer, nullable=False, server_default=text("0"), comment="files that are still written"),
+    Column("waiting", Integer, nullable=False, server_default=text("0"), comment="files still being written"),
     Column("problem", Text, comment="why it cannot follow changes now; NULL: it can"),
     comment="The running `searchdb watch` processes.",
 )

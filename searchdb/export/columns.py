@@ -13,7 +13,7 @@ from searchdb.db.tables import embedding_models, images
 from searchdb.errors import ExportError
 
 ALL_DEFAULTS = "*"
-"""Stands for the default columns, as in `*,embedding`."""
+"""Means the default columns, as in `*,embedding`."""
 ON_REQUEST = frozenset({"embedding", "embedding_model_id", "companion_state", "model", "rank", "parts"})
 """Columns that are exported only if they are named: vectors are longer than all else, and the others are details."""
 
@@ -48,7 +48,7 @@ def default_columns(*, searched: bool) -> list[str]:
 
 
 def chosen_columns(names: Sequence[str] | None, *, searched: bool) -> tuple[ExportColumn, ...]:
-    """Return the named columns, in this order; `*` stands for the default ones, as None does.
+    """Return the named columns, in this order; `*` means the default ones, as None does.
 
     Raises:
         ExportError: a name is unknown or given twice, or is of searches only and there is none; or there is no name.

@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from searchdb.clock import clock, time_fragment
 from searchdb.errors import ImageError
 from searchdb.export.destination import Sink
 from searchdb.export.originals import Originals, Thumbnail, in_order
 from searchdb.export.report import ExportFailure, ExportReport
 from searchdb.export.rows import Row
-from searchdb.records import clean_url
+from searchdb.records import clean_url, is_url
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -154,7 +155,7 @@ def _cell(rank: int, row: Row, made: Thumbnail | ExportFailure, folder: str | No
         height=row["height"] if failed else made.height,
         missing=_shortened(made.message) if failed else None,
         colour=row["colour"] if _COLOUR.fullmatch(row["colour"] or "") else "#808080",
-        time=None if row["video_time"] is None else _clock(row["video_time"]),
+        time=None if row["video_time"] is None else clock(row["video_time"], whole=True),
         similarity=None if similarity is None else f"{similarity:.3f}",
         relevance=None if relevance is None else f"{100 * relevance:.0f} %",
         description=_shortened(row["description"]),
@@ -174,7 +175,7 @@ def _shortened(text: str | None) -> str | None:
 
 def _name(reference: str) -> str:
     """Return the last part of a path or URL, for people to read."""
-    if not _is_url(reference):
+    if not is_url(reference):
         return PurePosixPath(reference).name
     link = _web_link(reference)
     parts = urlsplit(link or "")
@@ -183,8 +184,8 @@ def _name(reference: str) -> str:
 
 def _link(reference: str, folder: str | None, time: float | None) -> str | None:
     """Return the URL of the original; with the fragment at which browsers open a video there."""
-    moment = "" if time is None else f"#t={time:g}"
-    if _is_url(reference):
+    moment = "" if time is None else time_fragment(time)
+    if is_url(reference):
         link = _web_link(reference)
     elif not os.path.isabs(reference):  # noqa: PTH117 - a path of the database, which need not be one
         link = None
@@ -203,14 +204,3 @@ def _web_link(url: str | None) -> str | None:
     except ValueError:
         return None
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _is_url(reference: str) -> bool:
-    return reference.startswith(("http://", "https://"))
-
-
-def _clock(seconds: float) -> str:
-    """Return a time in a video as players show it, such as 1:02 or 1:00:05."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import secrets
 import stat
@@ -19,6 +18,8 @@ from searchdb.export.originals import Originals, in_order
 from searchdb.export.report import ExportFailure, ExportReport
 from searchdb.export.rows import Row
 from searchdb.media.formats import FORMATS, format_of
+from searchdb.media.regular_file import open_regular
+from searchdb.records import is_url
 
 FOLDER_COLUMNS = ("id", "image", "source", "video", "video_time", "ingested_at")
 """What must be known about each image."""
@@ -94,7 +95,7 @@ class _Filler:
         try:
             if job.row["video"] is not None:
                 return self._place_frame(job)
-            if image.startswith(("http://", "https://")):
+            if is_url(image):
                 return self._download(job)
             return self._copy_file(job) if self._copy else self._link(job)
         except (ImageError, ExportError) as exc:
@@ -102,7 +103,9 @@ class _Filler:
 
     def _link(self, job: _Job) -> bool:
         image, name = job.row["image"], job.name()
-        _opened_source(image).close()  # a link to a file that is gone helps nobody
+        _check_path(image)
+        with open_regular(image):  # a link to a file that is gone or unreadable would be of no use
+            pass
         with self._writing(name):
             try:
                 os.symlink(image, name, dir_fd=self._target)
@@ -118,23 +121,18 @@ class _Filler:
         return None
 
     def _copy_file(self, job: _Job) -> bool:
-        name = job.name()
-        with _opened_source(job.row["image"]) as source:
+        image, name = job.row["image"], job.name()
+        _check_path(image)
+        with open_regular(image) as source:
             status = os.fstat(source.fileno())
             if (there := self._status(name)) is not None:
                 if not _is_copy(there, status.st_mtime_ns, status.st_size):
                     raise _taken(name)
                 return False
             with self._new_file(name) as descriptor:
-                while True:
-                    try:
-                        data = source.read(COPIED_BYTES)
-                    except OSError as exc:
-                        raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
-                    if not data:
-                        break
+                while data := source.read(COPIED_BYTES):
                     self._write(descriptor, data, name)
-                os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
+                self._set_times(descriptor, name, status.st_atime_ns, status.st_mtime_ns)
         return True
 
     def _download(self, job: _Job) -> bool:
@@ -153,7 +151,7 @@ class _Filler:
             name = job.name(extension_of(format_of(data)))
             with self._new_file(name) as descriptor:
                 self._write(descriptor, data, name)
-                os.utime(descriptor, ns=(time_ns, time_ns))
+                self._set_times(descriptor, name, time_ns, time_ns)
         return True
 
     def _place_frame(self, job: _Job) -> bool:
@@ -164,7 +162,7 @@ class _Filler:
             return False
         with self._new_file(name) as descriptor:
             self._write(descriptor, data, name)
-            os.utime(descriptor, ns=(time_ns, time_ns))
+            self._set_times(descriptor, name, time_ns, time_ns)
         return True
 
     def _names_with(self, stem: str) -> list[str]:
@@ -190,7 +188,8 @@ class _Filler:
             try:
                 yield descriptor
             finally:
-                os.close(descriptor)
+                with self._writing(name):  # network file systems report a full disk only now
+                    os.close(descriptor)
             with self._writing(name):
                 self._give_name(hidden, name)
         finally:
@@ -213,6 +212,10 @@ class _Filler:
         with self._writing(name):
             while view:
                 view = view[os.write(descriptor, view) :]
+
+    def _set_times(self, descriptor: int, name: str, accessed_ns: int, modified_ns: int) -> None:
+        with self._writing(name):
+            os.utime(descriptor, ns=(accessed_ns, modified_ns))
 
     @contextmanager
     def _writing(self, name: str) -> Generator[None]:
@@ -241,21 +244,9 @@ def _opened(folder: Path) -> Generator[int]:
         os.close(descriptor)
 
 
-def _opened_source(path: str) -> io.FileIO:
-    """Open the file of an image; FileUnreadableError if it is gone or no regular file."""
-    if not os.path.isabs(path):  # noqa: PTH117 - a path of the database, which need not be one
+def _check_path(reference: str) -> None:
+    if not os.path.isabs(reference):  # noqa: PTH117 - a text of the database, which need not be a path
         raise FileUnreadableError("it is neither a URL nor the full path of a file")
-    try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as exc:
-        raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
-    except ValueError as exc:
-        raise FileUnreadableError(f"the file cannot be read: {exc}") from exc
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise FileUnreadableError("the file is not a regular file")
-    return io.FileIO(descriptor)
 
 
 def _is_copy(status: os.stat_result, time_ns: int, size: int | None = None) -> bool:

@@ -7,7 +7,8 @@ import unicodedata
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from searchdb.records import nfc
+from searchdb.clock import decimal_seconds
+from searchdb.records import is_url, nfc
 
 MIN_DIGITS = 3
 """Digits of a number: `001`, more if there are more images."""
@@ -37,7 +38,7 @@ def file_name(number: int, total: int, image: str, *, extension: str | None = No
     stem = _safe(last[: found.start()] if found else last)
     if extension is None:
         extension = found[0] if found else ""
-    moment = "" if time is None else f" {time:.3f}".rstrip("0").rstrip(".") + "s"
+    moment = "" if time is None else f" {decimal_seconds(time)}s"
     digits = max(MIN_DIGITS, len(str(total)))
     return f"{number:0{digits}} {_shortened(stem)}{moment}".rstrip(" .") + extension
 
@@ -48,7 +49,7 @@ def extension_of(form: str) -> str:
 
 
 def _last_part(image: str) -> str:
-    if image.startswith(("http://", "https://")):
+    if is_url(image):
         try:
             parts = urlsplit(image)
         except ValueError:

@@ -7,11 +7,9 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TypeVar
 
 import sqlalchemy as sa
-from PIL import Image
 from sqlalchemy import Engine
 
 from searchdb.db.tables import frame_previews
@@ -20,6 +18,7 @@ from searchdb.export.rows import Row
 from searchdb.media.decode import decode
 from searchdb.media.fetch import Fetcher
 from searchdb.media.memory import FILES_BYTES, Hold, MemoryBudget
+from searchdb.media.thumbnails import make_thumbnail
 from searchdb.records import FetchedImage, SourceItem
 
 THREADS = 8
@@ -98,10 +97,8 @@ class Originals:
                 fetched = self._fetcher.fetch(item, hold)
             decoded = decode(fetched, max_pixels=self._max_pixels, needed=THUMBNAIL_SIDE, memory=self._memory)
         pixels = decoded.pixels
-        pixels.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-        encoded = BytesIO()
-        pixels.save(encoded, "WEBP", quality=THUMBNAIL_QUALITY)
-        return Thumbnail(data=encoded.getvalue(), width=pixels.width, height=pixels.height)
+        data = make_thumbnail(pixels, longest_side=THUMBNAIL_SIDE, quality=THUMBNAIL_QUALITY)
+        return Thumbnail(data=data, width=pixels.width, height=pixels.height)
 
 
 def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Generator[_Result]:

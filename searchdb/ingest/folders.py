@@ -1,4 +1,4 @@
-"""Keeps the folder of a stored image as a walk from the outermost named folder tells it."""
+"""Stores the folders of images, each from the outermost folder that was named on."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from sqlalchemy import ColumnElement, Connection
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.tables import images
+from searchdb.ingest.frames import from_files
 
 
-def says_as_much(stored: str | None, folder: str) -> bool:
-    """Whether a stored folder is kept: it is this one, or more of it, as `Pictures/2024` is of `2024`.
+def keeps_folder(stored: str | None, new: str) -> bool:
+    """Whether a stored folder is kept: it is the new one, or tells more of it, as `Pictures/2024` does of `2024`.
 
     So a folder does not change back and forth when it is named itself now, and its parent then.
     """
-    return stored is not None and (stored == folder or stored.endswith(f"/{folder}"))
+    return stored is not None and (stored == new or stored.endswith(f"/{new}"))
 
 
 def kept_folder(new: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the folder that a row of `images` has after it is stored again with a new one: see `says_as_much`."""
+    """Return the folder that a row of `images` has after it is stored again with a new one: see `keeps_folder`."""
     column = images.c.folder
     ends_so = sa.func.right(column, sa.func.length(new) + 1) == sa.literal("/").concat(new)
     return sa.case((ends_so, column), else_=sa.func.coalesce(new, column))
@@ -37,8 +38,8 @@ def set_folders(connection: Connection, folders: Mapping[str, str]) -> None:
         .table_valued("reference", "folder")
         .render_derived()
     )
+    # All writers lock rows in this order, which rules out deadlocks: images and frames together.
+    ordered = sa.select(images.c.id).where(from_files(references)).order_by(images.c.image.collate("C"))
+    connection.execute(ordered.with_for_update())
     for column in (images.c.image, images.c.video):
-        # All writers lock rows in this order, which rules out deadlocks.
-        ordered = sa.select(images.c.id).where(column.in_(references)).order_by(images.c.image.collate("C"))
-        connection.execute(ordered.with_for_update())
         connection.execute(sa.update(images).where(column == given.c.reference).values(folder=given.c.folder))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from searchdb.clock import time_fragment
 from searchdb.db.tables import images
 
 FILE = sa.func.coalesce(images.c.video, images.c.image)
@@ -32,7 +33,7 @@ def from_files(references: Sequence[str]) -> sa.ColumnElement[bool]:
 
 def frame_reference(video: str, time: float) -> str:
     """Return `images.image` of a frame, such as `/films/a.mp4#t=12.5`, with a time of at most three decimals."""
-    return f"{video}#t={time:.3f}".rstrip("0").rstrip(".") if time % 1 else f"{video}#t={time:.0f}"
+    return video + time_fragment(time)
 
 
 @dataclass(frozen=True, kw_only=True)

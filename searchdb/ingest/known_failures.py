@@ -21,7 +21,7 @@ from searchdb.media.formats import READABLE, is_extra_installed
 _SIZE = re.compile(r"the (?:image|video) is ([\d,]+) bytes, the limit is")
 _PIXELS = re.compile(r"= ([\d,]+) pixels, the limit is")
 _MEMORY = re.compile(r"takes ([\d,]+) bytes of memory, the limit is")
-_EXTRA = re.compile(r"takes the extra (\w+):")
+_EXTRA = re.compile(r"needs the extra (\w+):")
 _LIMIT = re.compile(r"the limit is ([\d,]+)")
 
 

@@ -104,9 +104,12 @@ def apply_moves(connection: Connection, moves: Iterable[MovedImage]) -> list[Mov
             (images.c.id == move.id) & images.c.image.in_([move.image, item.image])
             | images.c.video.in_([move.image, item.image])
         )
-        ids = connection.scalars(moved.order_by(images.c.image.collate("C")).with_for_update()).all()
+        locked = moved.add_columns(FILE.label("file")).order_by(images.c.image.collate("C")).with_for_update()
+        rows = connection.execute(locked).all()
+        ids = [row.id for row in rows]
         others = sa.exists().where(from_files([item.image]), images.c.id.not_in(ids))
-        if not ids or connection.scalar(sa.select(others)):
+        # Another worker may have stored the video under its new path.
+        if len({row.file for row in rows}) != 1 or connection.scalar(sa.select(others)):
             continue
         is_frame = images.c.video.is_not(None)
         video = sa.func.jsonb_build_object("video", sa.cast(item.image, sa.Text))

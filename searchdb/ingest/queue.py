@@ -27,7 +27,7 @@ from searchdb.db.tables import (
     procrastinate_workers,
 )
 from searchdb.ingest.rows import storable
-from searchdb.records import SourceItem
+from searchdb.records import SourceItem, is_url
 
 if TYPE_CHECKING:
     import procrastinate
@@ -291,7 +291,7 @@ def _has_job() -> sa.ColumnElement[bool]:
 
 def _queue_of(image: str) -> str:
     """Return the queue of a reference: a chunk holds only URLs, or only files of one machine."""
-    return URL_QUEUE if image.startswith(("http://", "https://")) else files_queue()
+    return URL_QUEUE if is_url(image) else files_queue()
 
 
 def _row(item: SourceItem, job_id: int, run_id: UUID) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
 from searchdb.ingest.counts import COUNT_FAILED, COUNT_PENDING
-from searchdb.ingest.folders import kept_folder, says_as_much, set_folders
+from searchdb.ingest.folders import keeps_folder, kept_folder, set_folders
 from searchdb.ingest.frames import FILE, FIRST_OF_FILE, StoredFile, from_files
 from searchdb.ingest.moves import apply_moves, with_other_companions
 from searchdb.ingest.refresh import absorb_parts, refresh_images
@@ -144,7 +144,7 @@ class Store:
             for item in items
             if item.folder is not None
             and item.image in stored
-            and not says_as_much(stored[item.image].folder, item.folder)
+            and not keeps_folder(stored[item.image].folder, item.folder)
         }
         owners = [item for item in items if item.companions and item.image in stored]
         if folders or owners:
@@ -176,9 +176,15 @@ class Store:
         ids = sa.literal([each.id for each in found], ARRAY(sa.BigInteger))
         paths = sa.literal([each.image for each in found], ARRAY(sa.Text))
         chosen = sa.func.unnest(ids, paths).table_valued("id", "image").render_derived()
+        # All writers lock rows in this order, which rules out deadlocks.
+        ordered = (
+            sa.select(images.c.id)
+            .join(chosen, (images.c.id == chosen.c.id) & (images.c.image == chosen.c.image))
+            .order_by(images.c.image.collate("C"))
+            .with_for_update(of=images)
+        )
         with self._engine.begin() as connection:
-            chosen_rows = sa.delete(images).where(images.c.id == chosen.c.id, images.c.image == chosen.c.image)
-            files = set(connection.scalars(chosen_rows.returning(FILE)))
+            files = set(connection.scalars(sa.delete(images).where(images.c.id.in_(ordered)).returning(FILE)))
             delete_failures(connection, sorted({each.file for each in found if each.is_frame and each.file in files}))
             return len(files)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import insert
 
+from searchdb.batches import batched
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import frame_previews, images, ingest_chunks, ingest_failures
 from searchdb.ingest.folders import kept_folder
@@ -189,8 +189,7 @@ def _write_frames(connection: Connection, outcome: VideoOutcome, model: ModelIde
     by_reference = {row["image"]: frame for row, frame in zip(rows, outcome.frames, strict=True)}
     rows.sort(key=lambda row: row["image"])  # the order in which all writers lock rows (collation "C" in SQL)
     kept: list[int] = []
-    batches = iter(rows)
-    while batch := list(islice(batches, ROWS_AT_A_TIME)):
+    for batch in batched(rows, ROWS_AT_A_TIME):
         statement = insert(images).values(batch)
         replaced = {name: statement.excluded[name] for name in batch[0] if name != "image"}
         folder = kept_folder(statement.excluded.folder)

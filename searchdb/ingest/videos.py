@@ -6,17 +6,16 @@ import hashlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
 from PIL import Image
 from sqlalchemy import Engine
 
+from searchdb.batches import batched
 from searchdb.embedder import Embedder
 from searchdb.errors import (
     DamagedVideoError,
@@ -31,13 +30,14 @@ from searchdb.ingest.companions import read_companions
 from searchdb.ingest.moves import find_moves
 from searchdb.ingest.video_store import StoredFrame, VideoFacts, VideoOutcome, frames_with_content
 from searchdb.media.fetch import Fetcher
-from searchdb.media.formats import is_extra_installed
+from searchdb.media.formats import SNIFFED_BYTES, is_extra_installed
 from searchdb.media.pixels import mean_colour
 from searchdb.media.regular_file import open_regular, unreadable
+from searchdb.media.thumbnails import LONGEST_SIDE, make_thumbnail
 from searchdb.records import MAX_REFERENCE_BYTES, FailedImage, SourceItem, WrittenMetadata
 from searchdb.video.helper import FRAME_CPU_S, open_frames
 from searchdb.video.messages import RawFrame, Task
-from searchdb.video.recognition import HEAD_BYTES, demuxer_of
+from searchdb.video.recognition import demuxer_of
 from searchdb.video.sampling import DEFAULT_EVERY_S
 from searchdb.video.tags import written_in
 
@@ -49,8 +49,6 @@ BATCH = 16
 """Frames embedded at a time: other chunks wait no longer than that for the model."""
 SHARPNESS = 2
 """Shorter side of a frame, as a multiple of what the model needs: it scales the frame itself then."""
-PREVIEW_SIDE, PREVIEW_QUALITY = 512, 80
-"""Longest side in pixels and WebP quality of a preview: those of the page's thumbnails."""
 HASH_BYTES = 1 << 20
 """Bytes read between two checks whether to stop."""
 SUFFIX_BYTES = 16
@@ -135,7 +133,7 @@ class VideoReading:
     def _read(self, item: SourceItem, file: IO[bytes]) -> VideoOutcome:
         try:
             size = os.fstat(file.fileno()).st_size
-            demuxer = demuxer_of(os.pread(file.fileno(), HEAD_BYTES, 0))
+            demuxer = demuxer_of(os.pread(file.fileno(), SNIFFED_BYTES, 0))
             sha256 = self._hash(file, size)
         except OSError as exc:
             raise unreadable(exc) from exc
@@ -147,7 +145,7 @@ class VideoReading:
             every_s=DEFAULT_EVERY_S if item.every_s is None else item.every_s,
             most=self._limits.frames,
             shorter_side=SHARPNESS * self._embedder.shortest_edge,
-            longer_side=PREVIEW_SIDE,
+            longer_side=LONGEST_SIDE,
             max_pixels=self._limits.pixels,
             memory_bytes=self._limits.memory,
             frame_cpu_s=FRAME_CPU_S,
@@ -189,7 +187,7 @@ class VideoReading:
         item = hashed.item
         kept: list[StoredFrame] = []
         with open_frames(file.fileno(), task, cancel=self._stopping) as frames:
-            for batch in _batched(frames, BATCH):
+            for batch in batched(frames, BATCH):
                 kept += self._new_ones(batch, kept[-1] if kept else None)
             header = frames.header
             error: ImageError | None = frames.error
@@ -226,7 +224,9 @@ class VideoReading:
             time = math.ceil(frame.time * 1000 - 1e-6) / 1000
             if last is not None and (time <= last.time or float(vector @ last.embedding) > SAME_FRAME):
                 continue
-            last = StoredFrame(time=time, embedding=vector, preview=_preview(picture), colour=mean_colour(picture))
+            last = StoredFrame(
+                time=time, embedding=vector, preview=make_thumbnail(picture), colour=mean_colour(picture)
+            )
             new.append(last)
         return new
 
@@ -247,20 +247,6 @@ def _with_companions(outcome: VideoOutcome) -> VideoOutcome:
         return outcome
     item, written = read_companions(outcome.item, outcome.facts.written)
     return replace(outcome, item=item, facts=replace(outcome.facts, written=written))
-
-
-def _preview(picture: Image.Image) -> bytes:
-    """Return a WebP of a frame; the picture is resized in place."""
-    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
-    encoded = BytesIO()
-    picture.save(encoded, "WEBP", quality=PREVIEW_QUALITY)
-    return encoded.getvalue()
-
-
-def _batched(frames: Iterable[RawFrame], size: int) -> Iterator[list[RawFrame]]:
-    iterator = iter(frames)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _failed(item: SourceItem, error: ImageError) -> FailedImage:

@@ -170,7 +170,7 @@ class Fetcher:
         return FetchedImage(item=item, data=data)
 
     def download(self, item: SourceItem, folder: Path, *, max_bytes: int, cancel: threading.Event) -> IO[bytes]:
-        """Download a video to a file in the folder that no name leads to: it is gone when it is closed, however.
+        """Download a video to a file without a name in the folder: it vanishes when it is closed or the process ends.
 
         Raises:
             FetchError: as for `fetch`; also where the folder cannot be written.

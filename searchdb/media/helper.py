@@ -26,6 +26,7 @@ from searchdb.errors import (
     DecoderLostError,
     DecodeTooCostlyError,
 )
+from searchdb.media.error_transfer import error_from_json, error_to_json
 from searchdb.media.sandbox import NICENESS, helper_environment
 from searchdb.media.written.exif import Exif
 from searchdb.records import WrittenMetadata
@@ -171,18 +172,14 @@ def pack(pixels: Image.Image, exif: Exif, full_size: tuple[int, int]) -> tuple[b
 
 def pack_error(error: DecodeError) -> bytes:
     """Return the answer with an error."""
-    return json.dumps({"error": type(error).__name__, "message": str(error), "values": vars(error)}).encode() + b"\n"
+    return json.dumps(error_to_json(error)).encode() + b"\n"
 
 
 def _unpacked(answer: bytes) -> tuple[Image.Image, Exif, tuple[int, int]]:
     end = answer.index(b"\n") + 1
     values: dict[str, Any] = json.loads(answer[:end])
     if "error" in values:
-        kinds = {kind.__name__: kind for kind in DecodeError.__subclasses__()}
-        kind = kinds[values["error"]]
-        error = kind.__new__(kind, values["message"])  # not __init__, whose parameters differ
-        vars(error).update(values["values"])
-        raise error
+        raise error_from_json(values)
     exif = Exif(orientation=values["orientation"], written=WrittenMetadata.from_json(values["written"]))
     width, height = values["size"]
     full_width, full_height = values["full_size"]

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from searchdb.errors import TooManyBytesError, TransferError, UnsafeFolderError
+from searchdb.media.formats import SNIFFED_BYTES
 from searchdb.media.memory import Hold
 from searchdb.media.regular_file import open_regular
 from searchdb.private_folder import make_private_folder
-
-HEAD_BYTES = 1024
-"""Bytes that tell what is in a file."""
 
 
 class UnwantedContentError(Exception):
@@ -33,7 +31,7 @@ def read_file(
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if unwanted is not None and unwanted(os.pread(file.fileno(), HEAD_BYTES, 0)):
+        if unwanted is not None and unwanted(os.pread(file.fileno(), SNIFFED_BYTES, 0)):
             raise UnwantedContentError
         if size > max_bytes:
             raise TooManyBytesError(max_bytes, size)
@@ -48,7 +46,9 @@ def read_file(
 
 
 def unnamed_file(folder: Path) -> IO[bytes]:
-    """Return a new file in a private folder, which is made if necessary; it is gone when it is closed, however.
+    """Return a new file without a name in a private folder, which is made if necessary.
+
+    It vanishes when it is closed or the process ends.
 
     Raises:
         TransferError: there can be none.
@@ -61,7 +61,7 @@ def unnamed_file(folder: Path) -> IO[bytes]:
 
 
 def append(file: IO[bytes], data: bytes, folder: Path) -> None:
-    """Write to the end of such a file in the folder.
+    """Write to the end of such a file.
 
     Raises:
         TransferError: the disk is full, or broken.

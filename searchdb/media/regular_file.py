@@ -20,9 +20,11 @@ def open_regular(path: str) -> Generator[IO[bytes]]:
     """
     try:
         descriptor = _open(path)
+        # Before `open`, which refuses a folder without closing its descriptor.
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise FileUnreadableError("the file is not a regular file")
         with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FileUnreadableError("the file is not a regular file")
             yield file
     except OSError as exc:
         raise unreadable(exc) from exc

@@ -34,7 +34,7 @@ def files(paths: Sequence[str | Path], *, exclusion: Exclusion | None = None) ->
     """Yield every regular file under the paths, with any extension: decoding decides whether it is an image.
 
     Files that belong to an image beside them are its `companions` and no items: sidecars, and the RAW file or the video
-    of one that the camera stored in two files. One that is named itself stands for its image. They are counted in
+    of one that the camera stored in two files. For one that is named itself, its image is ingested. They are counted in
     `exclusion`, and so is a sidecar without an image, which is left out.
 
     Folders are walked recursively in the order of names. Globs may contain `**`, and `~` is the home folder. A path
@@ -128,8 +128,8 @@ def missing(paths: Sequence[str | Path]) -> dict[str | Path, str]:
 def _items(arguments: list[Argument], exclusion: Exclusion) -> Iterator[SourceItem | RejectedItem]:
     named = {argument.base for argument in arguments if not argument.parts}
     walked: set[str] = set()  # folders that a glob matched
-    pairs = _LastPairs()
-    stood_for: set[str] = set()  # images whose sidecars or parts were named
+    pairs = _PairsOfFolder()
+    described: set[str] = set()  # images whose sidecars or parts were named
     for argument in arguments:
         for path, rules in argument.matches(exclusion, counting=True):
             if _covered(path, named, exclusion) or _covered(path, walked, exclusion):
@@ -147,10 +147,10 @@ def _items(arguments: list[Argument], exclusion: Exclusion) -> Iterator[SourceIt
             if role is not None:
                 _count(exclusion, role)
                 found = {each: join(folder, each) for each in beside.images(name)}
-                images = [each for each, image in found.items() if image not in named and image not in stood_for]
+                images = [each for each, image in found.items() if image not in named and image not in described]
                 if argument.parts:  # those that the glob itself matches are yielded in their turn
                     images = [each for each in images if not fnmatch.fnmatchcase(each, argument.parts[-1])]
-                stood_for |= {found[each] for each in images}
+                described |= {found[each] for each in images}
             for each in images:
                 below = argument.base if argument.parts else folder
                 item = _item(join(folder, each), below=below, companions=beside.companions(each))
@@ -158,7 +158,7 @@ def _items(arguments: list[Argument], exclusion: Exclusion) -> Iterator[SourceIt
                     yield item
 
 
-class _LastPairs:
+class _PairsOfFolder:
     """What belongs together in the folder of a named file, kept for the next file, which is mostly in the same one."""
 
     def __init__(self) -> None:

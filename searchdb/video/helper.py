@@ -28,10 +28,10 @@ from searchdb.video.messages import Alive, End, Message, RawFrame, Task, VideoHe
 FRAME_CPU_S = 60
 """Processor time until the next frame: of 4K with a key frame every ten seconds, one takes 30 on a core of 2023."""
 SILENT_S = 120.0
-"""Longest wait for a sign of life: a busy machine, or a network share that spins up a disk, takes a minute."""
+"""Longest wait for a message: a busy machine, or a network share that spins up a disk, takes a minute."""
 EXIT_S = 10.0
-"""Seconds that a process may take to end after its last word."""
-KEPT_COMPLAINTS = 10_000
+"""Seconds that a process may take to end after its last message."""
+KEPT_ERROR_BYTES = 10_000
 """Bytes of the end of its stderr that are kept for the log."""
 POLL_S = 0.1
 """How often a waiting thread looks whether it is cancelled."""
@@ -46,10 +46,10 @@ class VideoFrames:
     """
 
     def __init__(
-        self, answers: IO[bytes], complaints: _Complaints, process: subprocess.Popen[bytes], task: Task
+        self, answers: IO[bytes], error_output: _ErrorOutput, process: subprocess.Popen[bytes], task: Task
     ) -> None:
         self._answers = answers
-        self._complaints = complaints
+        self._error_output = error_output
         self._process = process
         self._task = task
         self.header: VideoHeader | None = None
@@ -83,12 +83,12 @@ class VideoFrames:
         return read(self._answers)
 
     def _cause_of_death(self) -> DecodeError:
-        """Return why the process ended without saying so."""
+        """Return why the process ended without a last message."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(EXIT_S)  # a kill before would hide the cause
         self._process.kill()
         code = self._process.wait()
-        said = self._complaints.text()
+        said = self._error_output.text()
         if -code == signal.SIGXCPU:
             return DecodeTooCostlyError(
                 f"reading a frame of the video takes more than {self._task.frame_cpu_s} seconds of processor time, "
@@ -127,15 +127,15 @@ def open_frames(descriptor: int, task: Task, *, cancel: threading.Event | None =
     with process:
         assert process.stdout is not None and process.stderr is not None  # noqa: PT018, S101 - pipes
         pipe: Any = _Pipe(process.stdout.fileno(), cancel)
-        complaints = _Complaints(process.stderr)
+        error_output = _ErrorOutput(process.stderr)
         try:
-            yield VideoFrames(io.BufferedReader(pipe, 1 << 20), complaints, process, task)
+            yield VideoFrames(io.BufferedReader(pipe, 1 << 20), error_output, process, task)
         finally:
             process.kill()
-            complaints.join()
+            error_output.join()
 
 
-class _Complaints:
+class _ErrorOutput:
     """The end of what a process writes to stderr, which is read all the time: a full pipe would block the process."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
@@ -146,7 +146,7 @@ class _Complaints:
 
     def _read(self) -> None:
         while data := os.read(self._pipe.fileno(), 1 << 16):
-            self._end = (self._end + data)[-KEPT_COMPLAINTS:]
+            self._end = (self._end + data)[-KEPT_ERROR_BYTES:]
 
     def join(self) -> None:
         """Wait for the end of the process, which was killed."""

@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from searchdb.errors import DecodeError, DecoderLostError
+from searchdb.media.error_transfer import error_from_json, error_to_json
 
 MOST_LINE_BYTES = 256 * 1024
 """Longest line of JSON: the tags of a container, MOST_TAGS of MOST_TAG_CHARACTERS, are less."""
 MOST_TAGS, MOST_TAG_CHARACTERS = 64, 2000
 """Tags of a container that are looked at, and characters of each."""
+MOST_SIDE = 2**31 - 1
+"""Longest side of a video in pixels: the largest number that the columns hold."""
 MOST_FRAME_PIXELS = 4_000_000
 """Pixels of a reduced frame: those of 2,000 x 2,000, which only an odd shape or a large model needs."""
 
@@ -100,10 +103,8 @@ def write(file: IO[bytes], message: Message) -> None:
             values = {"frame": [message.time, message.width, message.height]}
         case Alive():
             values = {"alive": True}
-        case End(error=None):
-            values = {"end": None}
-        case End(error=error):
-            values = {"end": {"error": type(error).__name__, "message": str(error), "values": vars(error)}}
+        case End():
+            values = {"end": None if message.error is None else error_to_json(message.error)}
     file.write(json.dumps(values).encode() + b"\n")
     file.write(pixels)
     file.flush()
@@ -120,8 +121,8 @@ def read(file: IO[bytes]) -> Message | None:
         return None
     try:
         return _parsed(json.loads(line), file)
-    except (ValueError, TypeError, KeyError, LookupError) as exc:
-        raise DecoderLostError("the process that reads the video does not answer sensibly") from exc
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as exc:
+        raise DecoderLostError("the process that reads the video sent a malformed answer") from exc
 
 
 def _parsed(values: dict[str, Any], file: IO[bytes]) -> Message | None:
@@ -133,16 +134,17 @@ def _parsed(values: dict[str, Any], file: IO[bytes]) -> Message | None:
         pixels = file.read(size)
         return RawFrame(time=time, width=width, height=height, pixels=pixels) if len(pixels) == size else None
     if "header" in values:
-        return VideoHeader(**values["header"])
+        return _header(values["header"])
     if "alive" in values:
         return Alive()
     told = values["end"]
-    return End(error=None if told is None else _error(told))
+    return End(error=None if told is None else error_from_json(told))
 
 
-def _error(told: dict[str, Any]) -> DecodeError:
-    kinds = {kind.__name__: kind for kind in DecodeError.__subclasses__()}
-    kind = kinds[told["error"]]
-    error = kind.__new__(kind, told["message"])  # not __init__, whose parameters differ
-    vars(error).update(told["values"])
-    return error
+def _header(told: dict[str, Any]) -> VideoHeader:
+    width, height, duration_s = int(told["width"]), int(told["height"]), told["duration_s"]
+    duration_s = None if duration_s is None else float(duration_s)
+    if not (0 < width <= MOST_SIDE and 0 < height <= MOST_SIDE) or not 0 <= (duration_s or 0) < math.inf:
+        raise ValueError("a video of no size or duration")
+    tags = {str(name): str(value) for name, value in dict(told["tags"]).items()}
+    return VideoHeader(width=width, height=height, codec=str(told["codec"]), duration_s=duration_s, tags=tags)

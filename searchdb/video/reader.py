@@ -83,7 +83,7 @@ class VideoReader:
         self._open()
 
     def _open(self) -> None:
-        """Open the file, or open it again to begin anew: not every demuxer can seek to its first frame."""
+        """Open the file; again to start from the beginning, because not every demuxer can seek to its first frame."""
         self._file.seek(0)
         # The demuxer is given, so that no playlist is; what it would open itself needs a protocol, and it has none.
         options = {"protocol_whitelist": "none", "max_streams": str(MOST_STREAMS)}

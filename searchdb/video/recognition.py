@@ -10,9 +10,6 @@ from searchdb.media.formats import HEIF_WITHOUT_HEVC, format_of
 CONTAINERS = "MP4, QuickTime, Matroska, WebM, AVI, MPEG and MPEG-TS"
 """The containers that are read. Each further demuxer is more code that hostile files reach."""
 
-HEAD_BYTES = 1024
-"""Bytes of a file that are enough to recognise it."""
-
 _IMAGES = (b"hei|hev|mif1|msf1|avi[fs]|jxl |jp2 |crx ", *HEIF_WITHOUT_HEVC.values())
 """Brands of images that are in the container of QuickTime and MP4: HEIC, AVIF, JPEG XL, Canon's CR3 and others."""
 
@@ -27,7 +24,7 @@ _SIGNATURES = (
 
 
 def demuxer_of(head: bytes) -> str | None:
-    """Return FFmpeg's name of the demuxer for a video that begins with these HEAD_BYTES; None if it is no video.
+    """Return FFmpeg's name of the demuxer for a video that begins with these SNIFFED_BYTES; None if it is no video.
 
     Playlists (HLS, DASH) are none: their demuxers would open other files.
     """
@@ -42,5 +39,5 @@ def demuxer_of(head: bytes) -> str | None:
 
 
 def is_video(head: bytes) -> bool:
-    """Whether a file that begins with these HEAD_BYTES is a video."""
+    """Whether a file that begins with these SNIFFED_BYTES is a video."""
     return demuxer_of(head) is not None

@@ -11,7 +11,7 @@ from searchdb.errors import ConfigError
 DEFAULT_EVERY_S = 1.0
 """Seconds between two frames: a scene is rarely shorter, and what shows nothing new is not stored."""
 KEY_FRAMES = 0.0
-"""Stands for the video's key frames in place of seconds."""
+"""In place of seconds: the video's key frames."""
 LEAST_EVERY_S, MOST_EVERY_S = 0.04, 86_400.0
 """Bounds of the seconds between two frames: from each frame of a film to one a day."""
 

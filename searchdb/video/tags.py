@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from searchdb.media.written import text
+from searchdb.media.written.keywords import united
 from searchdb.media.written.times import is_plausible
 from searchdb.records import WrittenMetadata
 
@@ -13,8 +15,6 @@ CREATION_TIME = "creation_time"
 """The container's tag of when it was recorded, or written by an editor; in UTC."""
 FIRST_YEAR = 1980
 """Earlier times are those of clocks that are not set: the zeros of QuickTime (1904) and of Unix (1970)."""
-MAX_CAMERA_CHARACTERS = 300
-"""PostgreSQL's index on cameras refuses texts of more than 2,704 bytes."""
 
 _QUICKTIME, _ANDROID = "com.apple.quicktime.", "com.android."
 _PLACE = re.compile(r"([+-]\d+(?:\.\d+)?)([+-]\d+(?:\.\d+)?)([+-]\d+(?:\.\d+)?)?(CRS\w*)?/?")
@@ -26,26 +26,26 @@ def written_in(tags: Mapping[str, str]) -> WrittenMetadata:
     taken_at, taken_at_from = _time(tags)
     latitude, longitude = _place(tags)
     return WrittenMetadata(
-        title=_text(tags, "title"),
-        description=_text(tags, "description", "synopsis", "comment"),
-        keywords=tuple(word for word in re.split(r"\s*[,;]\s*", _text(tags, "keywords") or "") if word),
-        creator=_text(tags, "artist", "author", "director"),
-        copyright=_text(tags, "copyright"),
+        title=_first(tags, text.title, "title"),
+        description=_first(tags, text.description, "description", "synopsis", "comment"),
+        keywords=united(re.split("[,;]", _first(tags, str, "keywords") or "")),
+        creator=_first(tags, text.one_line, "artist", "author", "director"),
+        copyright=_first(tags, text.one_line, "copyright"),
         taken_at=taken_at,
         taken_at_from=taken_at_from,
-        camera=_camera(_text(tags, "make", "manufacturer"), _text(tags, "model")),
+        camera=text.camera(_first(tags, str, "make", "manufacturer") or "", _first(tags, str, "model") or ""),
         latitude=latitude,
         longitude=longitude,
     )
 
 
-def _text(tags: Mapping[str, str], *names: str) -> str | None:
-    """Return the first of these tags that is not empty; QuickTime and Android put a prefix before some names."""
-    for name in names:
-        for prefix in ("", _QUICKTIME, _ANDROID):
-            if text := "".join(c if c.isprintable() or c == "\n" else " " for c in tags.get(prefix + name, "")).strip():
-                return text
-    return None
+def _first(tags: Mapping[str, str], clean: Callable[[str], str | None], *names: str) -> str | None:
+    """Return the first of these tags of which something is left after cleaning.
+
+    QuickTime and Android put a prefix before some names.
+    """
+    found = (clean(tags.get(prefix + name, "")) for name in names for prefix in ("", _QUICKTIME, _ANDROID))
+    return next(filter(None, found), None)
 
 
 def _time(tags: Mapping[str, str]) -> tuple[datetime | None, str | None]:
@@ -72,10 +72,3 @@ def _place(tags: Mapping[str, str]) -> tuple[float | None, float | None]:
         if abs(latitude) <= 90 and abs(longitude) <= 180 and (latitude or longitude):
             return latitude, longitude
     return None, None
-
-
-def _camera(make: str | None, model: str | None) -> str | None:
-    """Return "Make Model", without the make if the model already begins with it."""
-    if make and model and model.lower().startswith(make.lower().split()[0]):
-        make = None
-    return " ".join(filter(None, (make, model)))[:MAX_CAMERA_CHARACTERS] or None

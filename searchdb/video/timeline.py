@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 JUMP_S = 1.0
-"""Timestamps that go back by more are those of a recording that begins anew, as in joined MPEG streams."""
+"""Timestamps that go back by more are those of another recording, as in joined MPEG streams."""
 
 
 class Timeline:

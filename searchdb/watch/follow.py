@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import chain
 from typing import Protocol
 
 import sqlalchemy as sa
 
+from searchdb.batches import batched
 from searchdb.db.retry import is_transient
 from searchdb.errors import DatabaseError, DiskFullError, WatchError
 from searchdb.ingest.enqueue import DEFAULT_CHUNK_SIZE
@@ -45,7 +46,7 @@ SHARE_OF_SCANS = 0.05
 SHARE_OF_POLLS = 0.25
 """Part of the time that polls may take."""
 OUTAGE_PAUSE_S = 2.0
-"""Seconds between two attempts to reach a database that is away. There is no limit: somebody will start it again."""
+"""Seconds between two attempts to reach a database that is away. There is no limit."""
 DISK_FULL_PAUSE_S = 60.0
 """The same while the database has no space: each attempt embeds images again."""
 
@@ -125,7 +126,7 @@ class Watch:
                     try:
                         self._step()
                     except DatabaseError as exc:
-                        self._outlast(exc)
+                        self._wait_for_database(exc)
                     registration.update(self._state())
             finally:
                 self._events.close()
@@ -140,7 +141,7 @@ class Watch:
         if is_scan:
             self._no_events = False
         if is_scan or now >= self._next_check:
-            self._look_at_roots()
+            self._check_roots()
             self._next_check = now + CHECK_S
         if is_scan:
             self._next_scan = now + RESCAN_S
@@ -149,20 +150,20 @@ class Watch:
         self._take_events()
         for root in self._roots:
             self._poll(root)
-        for path in self._settling.take_rested():
+        for path in self._settling.take_settled():
             self._changed.add(os.path.dirname(path), since=self._events_until, at_once=True)
         self._list(self._changed.take_due())
         if not self._stop.is_set():  # otherwise what was listed may not be ingested
             self._remove()
 
-    def _look_at_roots(self) -> None:
+    def _check_roots(self) -> None:
         mounts = read_mounts()
         for root in self._roots:
-            if root.look(mounts, poll=True if self._no_events else self._options.poll):
+            if root.check(mounts, poll=True if self._no_events else self._options.poll):
                 self._scan(root)
 
     def _scan(self, root: Root) -> None:
-        """Have a folder listed completely, and followed anew."""
+        """Have a folder listed completely, and watched again."""
         self._events.forget(root.path)
         self._changed.add(root.path, since=self._events_until, deep=True, at_once=True)
         self._removals.start_over()
@@ -224,7 +225,7 @@ class Watch:
         return digest.digest()
 
     def _list(self, folders: Sequence[ChangedFolder]) -> None:
-        """Ingest what is new or changed in these folders, and rests."""
+        """Ingest what is new or changed in these folders, and settled."""
         if not folders:
             return
         began = time.monotonic()
@@ -255,14 +256,16 @@ class Watch:
             self._poll_instead(exc)
 
     def _wanted(self, folders: Sequence[ChangedFolder]) -> Iterator[SourceItem | RejectedItem]:
-        """Yield the items of folders that are not stored as they are, nor known to fail, nor still written."""
+        """Yield the items of folders that are not stored as they are, nor known to fail, nor still being written."""
         for folder in folders:
             root = root_of(folder.path, self._roots)
             if root is None or root.problem:
                 continue
             items = files_in(folder.path, root=root.path, exclusion=self._exclusion, recursive=folder.deep)
             complete = (item for item in items if not is_temporary(item.image))
-            while (batch := list(islice(complete, DEFAULT_CHUNK_SIZE))) and not self._stop.is_set():
+            for batch in batched(complete, DEFAULT_CHUNK_SIZE):
+                if self._stop.is_set():
+                    return
                 references = [item.image for item in batch]
                 stored, failed = self._store.stored(references), self._store.failed(references)
                 self._store.settle([item for item in batch if isinstance(item, SourceItem)], stored)
@@ -271,7 +274,7 @@ class Watch:
                         continue
                     if item.image in failed and failed[item.image].fails_again(item, self._limits):
                         continue
-                    if isinstance(item, RejectedItem) or self._settling.rests(
+                    if isinstance(item, RejectedItem) or self._settling.is_settled(
                         item.image, since=folder.since, remote=root.polling
                     ):
                         yield item
@@ -303,9 +306,9 @@ class Watch:
         if not self._no_events:
             logger.warning("%s. Until then it looks for changes every %g s", error, self._options.poll_interval_s)
         self._no_events = True
-        self._look_at_roots()
+        self._check_roots()
 
-    def _outlast(self, error: DatabaseError) -> None:
+    def _wait_for_database(self, error: DatabaseError) -> None:
         """Wait for a database that is away or full, then list everything again: what was in progress is not known."""
         if self._stop.is_set():
             return
@@ -326,7 +329,7 @@ class Watch:
         self._next_scan = 0.0
 
     def _state(self) -> WatchState:
-        """Return what to record, and log what has become a problem or is none any more."""
+        """Return what to record, and log problems that are new or over."""
         problems = [root.problem for root in self._roots if root.problem]
         problems += [
             f"{loss}. They are kept: mount their disk if it is not there, or remove them with "
@@ -335,7 +338,7 @@ class Watch:
         ]
         problem = "; ".join(problems) or None
         if problem != self._problem:
-            logger.warning("%s", problem or "everything can be followed again")
+            logger.warning("%s", problem or "all folders can be followed again")
             self._problem = problem
         return WatchState(
             polling=any(root.polling for root in self._roots),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from searchdb.watch.paths import is_in
+
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 """Linux's list of mounted file systems. Other systems have none: there --poll says what is a network mount."""
 
@@ -59,15 +61,11 @@ def read_mounts(table: Path = MOUNT_TABLE) -> list[Mount]:
 
 def mounts_of(folder: str, mounts: Sequence[Mount]) -> list[Mount]:
     """Return the mount that a folder is in, followed by those inside it."""
-    containing = [mount for mount in mounts if _is_in(folder, mount.folder)]
+    containing = [mount for mount in mounts if is_in(folder, mount.folder)]
     # Of several at the same place, the last one is seen.
     innermost = max(enumerate(containing), key=lambda each: (len(each[1].folder), each[0]), default=None)
-    inside = [mount for mount in mounts if mount.folder != folder and _is_in(mount.folder, folder)]
+    inside = [mount for mount in mounts if mount.folder != folder and is_in(mount.folder, folder)]
     return [*([] if innermost is None else [innermost[1]]), *inside]
-
-
-def _is_in(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _unescaped(text: str) -> str:

@@ -50,7 +50,7 @@ class WatchReport:
     """What a watch has done, in one step or altogether.
 
     `copied` counts those of the stored images whose vector another image with the same bytes had, as moved files do.
-    `failed` counts by class of error. `waiting` is the number of files that are still written.
+    `failed` counts by class of error. `waiting` is the number of files that are still being written.
     """
 
     ended_at: datetime | None = None

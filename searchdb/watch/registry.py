@@ -22,7 +22,7 @@ HEARTBEAT_S = 10.0
 LOST_AFTER_S = 60.0
 """A watch without a record for this long has died or cannot reach the database."""
 FORGOTTEN_AFTER_S = 86_400.0
-"""A lost watch is shown for a day, so that somebody notices."""
+"""A lost watch is shown for a day, to be noticed."""
 END_S = 5.0
 """Longest wait for a record in progress when the watch ends, in seconds."""
 

@@ -62,10 +62,10 @@ class Removals:
         gone = [each for each in found.images if not self._is_kept(each.file)]
         self._noticed = {each.file: self._noticed.get(each.file, began) for each in gone}
         until = min(handled_until, began if quiet else began - LONGEST_WAIT_S)
-        ripe = [each for each in gone if self._noticed[each.file] < until]
-        removed = self._store.delete_images(ripe) if ripe else 0
+        due = [each for each in gone if self._noticed[each.file] < until]
+        removed = self._store.delete_images(due) if due else 0
         self._forget_failures(roots)
-        if len(ripe) < len(gone):
+        if len(due) < len(gone):
             self.request()
         elif self.losses:
             self._wanted_at = time.monotonic() + LOSS_CHECK_S

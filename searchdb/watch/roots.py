@@ -38,8 +38,8 @@ class Root:
     is_changing: bool = True
     _identity: Hashable = None
 
-    def look(self, mounts: Sequence[Mount], *, poll: bool | None) -> bool:
-        """Look whether it is there; return whether it must be listed anew, because something else may be in it.
+    def check(self, mounts: Sequence[Mount], *, poll: bool | None) -> bool:
+        """Check whether it is there; return whether it must be listed again, because something else may be in it.
 
         It may have been deleted and made again, or a disk been mounted or unmounted. `poll` is whether to poll; None:
         if it is on a network mount, or has one in it.

@@ -11,7 +11,7 @@ SETTLE_S = 5.0
 """Seconds for which a file's size and times must stay the same. Programs that copy write at least every second or two,
 but a network mount may show the former size for 3 seconds (NFS's acregmin)."""
 REMOTE_AGE_S = 86_400.0
-"""A file on a network mount counts as at rest at first sight if it is this old: its server's clock may be hours off."""
+"""A file on a network mount counts as settled at first sight if it is this old: its server's clock may be hours off."""
 
 _TEMPORARY = re.compile(
     # Browsers and download managers; Syncthing, Nextcloud, rclone, WinSCP.
@@ -55,12 +55,12 @@ class _Waiting:
 
 
 class Settling:
-    """The files that wait until they rest. Times are those of time.monotonic()."""
+    """The files that are waited for until they no longer change. Times are those of time.monotonic()."""
 
     def __init__(self, settle_s: float = SETTLE_S) -> None:
         self._settle_s = settle_s
         self._waiting: dict[str, _Waiting] = {}
-        self._rested: dict[str, _State] = {}
+        self._settled: dict[str, _State] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -70,15 +70,15 @@ class Settling:
         """A time before the last change of each of them."""
         return min((each.before for each in self._waiting.values()), default=None)
 
-    def rests(self, path: str, *, since: float, remote: bool) -> bool:
-        """Whether a file can be read now; otherwise it waits. One that is no longer there need not wait.
+    def is_settled(self, path: str, *, since: float, remote: bool) -> bool:
+        """Whether a file can be read now; otherwise it is waited for, unless it is no longer there.
 
         `since` is a time before the change for which it was found, `remote` whether it is on a network mount.
         """
         state = _state(path)
-        rested = self._rested.pop(path, None)
+        settled = self._settled.pop(path, None)
         waiting = self._waiting.get(path)
-        if state is None or state == rested:
+        if state is None or state == settled:
             self._waiting.pop(path, None)
             return True
         now = time.monotonic()
@@ -102,13 +102,13 @@ class Settling:
         waiting.see(state)
         return True
 
-    def take_rested(self) -> list[str]:
-        """Return the files that have not changed for the time of settling; `rests` is to be asked for each of them now.
+    def take_settled(self) -> list[str]:
+        """Return the files that have not changed for `settle_s` seconds; `is_settled` is then to be called for each.
 
-        They no longer wait. Files that were returned before and not asked for, because their folder leaves them out by
-        now, are forgotten.
+        They are no longer waited for. Files that were returned before, and for which it was not called because their
+        folder leaves them out by now, are forgotten.
         """
-        self._rested.clear()
+        self._settled.clear()
         for path, waiting in list(self._waiting.items()):
             if time.monotonic() - waiting.since < self._settle_s:
                 continue
@@ -117,10 +117,10 @@ class Settling:
                 del self._waiting[path]
             elif state == waiting.state:
                 del self._waiting[path]
-                self._rested[path] = state
+                self._settled[path] = state
             else:
                 waiting.see(state)
-        return list(self._rested)
+        return list(self._settled)
 
 
 def _state(path: str) -> _State | None:

@@ -21,6 +21,7 @@ from searchdb.ingest.moves import apply_moves
 from searchdb.ingest.presence import was_moved
 from searchdb.records import MovedImage, SourceItem
 from tests.helpers.cli import run
+from tests.helpers.stored_images import StoredImages
 
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 
@@ -159,6 +160,16 @@ def test_a_move_that_two_workers_find_happens_once(collection: SearchDB, photos:
     taken = replace(move, image=item.image, item=replace(item, image=str(photos / "b.jpg")))
     with collection.database.begin() as connection:
         assert apply_moves(connection, [taken]) == []
+
+
+def test_frames_are_not_moved_onto_those_that_another_worker_has_stored(collection: SearchDB, tmp_path: Path) -> None:
+    stored = StoredImages(tmp_path, collection.database, collection.embedder)
+    old, new = "/films/a.mp4", "/films/b.mp4"
+    ids = [stored.add(None, image=f"{video}#t=0", video=video, video_time=0.0) for video in (old, new)]
+    move = MovedImage(id=ids[0], image=old, item=SourceItem(image=new, source="files"), tags=[])
+    with collection.database.begin() as connection:
+        assert apply_moves(connection, [move]) == []
+    assert rows(collection).keys() == {f"{old}#t=0", f"{new}#t=0"}
 
 
 def test_a_copy_is_an_image_of_its_own(collection: SearchDB, photos: Path) -> None:

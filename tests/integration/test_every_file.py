@@ -219,5 +219,5 @@ def test_the_command_line_tells_all_of_them(settings: Settings, folder: Path) ->
         outcomes[IMAGE], outcomes[SIDECAR], outcomes[PART], outcomes[LEFT_OUT],
     )  # fmt: skip
     beside = f"{outcomes[SIDECAR]} sidecars and {outcomes[PART]} RAW files and videos"
-    assert f"belonging to images beside them: {beside}" in result.stderr
+    assert f"{beside} belong to images beside them" in result.stderr
     assert "left out: clutter, sidecars without an image, or excluded by patterns" in result.stderr

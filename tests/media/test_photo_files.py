@@ -238,7 +238,7 @@ def test_heif_with_another_codec_is_named_and_is_no_video(brand: bytes) -> None:
 def test_without_its_extra_a_jpeg_xl_is_a_failure_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = photo_files.jpeg_xl(upright())
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    with pytest.raises(ExtraMissingError, match=r"reading JPEG XL takes the extra jxl: pip install 'searchdb\[jxl\]'"):
+    with pytest.raises(ExtraMissingError, match=r"reading JPEG XL needs the extra jxl: pip install 'searchdb\[jxl\]'"):
         decoded(data)
 
 
@@ -441,6 +441,14 @@ def test_directories_that_loop_or_never_end_are_read_once() -> None:
     assert len(TiffFile(wide).walk().directories) <= MAX_DIRECTORIES
     with pytest.raises(ImageError):
         decoded(many)
+
+
+def test_values_beyond_the_end_of_the_file_are_none() -> None:
+    beyond = struct.pack("<HHII", SUB_DIRECTORIES, LONG, 4, 0xFFFF_FFF0)
+    data = b"II*\0" + struct.pack("<IH", 8, 2) + struct.pack("<HHII", 254, LONG, 1, 1) + beyond + bytes(40)
+    assert format_of(data) == "TIFF"
+    with pytest.raises(ImageError):
+        decoded(data)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -23,11 +23,12 @@ from searchdb.errors import (
     NoVideoStreamError,
     TooManyPixelsError,
 )
+from searchdb.media.formats import SNIFFED_BYTES
 from searchdb.video import helper, messages
 from searchdb.video.helper import VideoFrames, open_frames
 from searchdb.video.messages import RawFrame, Task, VideoHeader
 from searchdb.video.pixels import hdr_to_sdr
-from searchdb.video.recognition import HEAD_BYTES, demuxer_of, is_video
+from searchdb.video.recognition import demuxer_of, is_video
 from searchdb.video.sampling import frame_times, spread
 from tests.helpers.image_server import make_image
 from tests.helpers.videos import cut, draw_video
@@ -42,7 +43,7 @@ def read(path: Path, *, cancel: threading.Event | None = None, **task: object) -
     descriptor = os.open(path, os.O_RDONLY)
     try:
         settings = Task(
-            demuxer=demuxer_of(os.pread(descriptor, HEAD_BYTES, 0)) or "mov",
+            demuxer=demuxer_of(os.pread(descriptor, SNIFFED_BYTES, 0)) or "mov",
             byte_size=os.fstat(descriptor).st_size,
             every_s=1.0,
             most=1000,
@@ -220,7 +221,7 @@ def test_seeking_finds_what_decoding_all_finds(tmp_path: Path) -> None:
 
 def test_what_is_a_video_and_what_is_none(tmp_path: Path) -> None:
     for ending in ("mp4", "mov", "mkv", "webm", "avi", "mpg", "ts"):
-        assert is_video(draw_video(tmp_path / f"v.{ending}", [(RED, 1)]).read_bytes()[:HEAD_BYTES]), ending
+        assert is_video(draw_video(tmp_path / f"v.{ending}", [(RED, 1)]).read_bytes()[:SNIFFED_BYTES]), ending
     heads = [make_image(kind) for kind in ("JPEG", "PNG", "WEBP", "GIF")]
     heads += [b"\0\0\0\x18ftyp" + brand + bytes(16) for brand in (b"heic", b"mif1", b"avif", b"crx ")]
     heads += [
@@ -234,7 +235,7 @@ def test_what_is_a_video_and_what_is_none(tmp_path: Path) -> None:
 
 def test_a_photograph_with_a_video_behind_it_is_an_image(tmp_path: Path) -> None:
     video = draw_video(tmp_path / "v.mp4", [(RED, 1)]).read_bytes()
-    assert not is_video((make_image() + video)[:HEAD_BYTES])
+    assert not is_video((make_image() + video)[:SNIFFED_BYTES])
 
 
 def test_a_playlist_in_disguise_opens_nothing(tmp_path: Path) -> None:
@@ -413,7 +414,14 @@ def test_nonsense_from_the_process_is_refused() -> None:
         b"nonsense\n",
         b'{"frame": [0, 100000, 100000]}\n',
         b'{"frame": [NaN, 1, 1]}\n',
+        b'{"frame": [0, Infinity, 1]}\n',
+        b'{"header": {"width": "wide", "height": 1, "codec": "h264", "duration_s": null, "tags": {}}}\n',
+        b'{"header": {"width": 9e99, "height": 1, "codec": "h264", "duration_s": null, "tags": {}}}\n',
+        b'{"header": {"width": 1, "height": 1, "codec": "h264", "duration_s": NaN, "tags": {}}}\n',
+        b'{"header": {"width": 1, "height": 1, "codec": "h264", "duration_s": null, "tags": 7}}\n',
+        b"[" * 100_000 + b"\n",
         b'{"end": {}}\n',
+        b'{"end": {"error": [], "message": "", "values": {}}}\n',
     ):
         with pytest.raises(DecoderLostError):
             messages.read(io.BytesIO(line))

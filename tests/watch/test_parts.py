@@ -1,4 +1,4 @@
-"""The parts of a watch: what rests, what is due, what is mounted."""
+"""The parts of a watch: what is settled, what is due, what is mounted."""
 
 from __future__ import annotations
 
@@ -89,21 +89,21 @@ def test_temporary_names(name: str) -> None:
     assert not is_temporary(f"/photos.tmp/{name}.jpg")
 
 
-def test_a_file_rests_when_it_has_not_changed_for_a_while(tmp_path: Path, clock: Clock) -> None:
+def test_a_file_is_settled_when_it_has_not_changed_for_a_while(tmp_path: Path, clock: Clock) -> None:
     files = Settling(5.0)
     path = tmp_path / "a.jpg"
     path.write_bytes(b"1")
-    assert not files.rests(str(path), since=900.0, remote=False)
+    assert not files.is_settled(str(path), since=900.0, remote=False)
     assert (len(files), files.oldest) == (1, 900.0)
     clock.now += 4
     path.write_bytes(b"12")
     assert files.touch(str(path))
     clock.now += 4
-    assert files.take_rested() == []
+    assert files.take_settled() == []
     assert files.oldest == 1000.0, "it has changed after it was last seen"
     clock.now += 2
-    assert files.take_rested() == [str(path)]
-    assert files.rests(str(path), since=0, remote=False)
+    assert files.take_settled() == [str(path)]
+    assert files.is_settled(str(path), since=0, remote=False)
     assert len(files) == 0
     assert not files.touch(str(path))
 
@@ -112,24 +112,24 @@ def test_a_file_that_changes_while_it_is_listed_waits_again(tmp_path: Path, cloc
     files = Settling(5.0)
     path = tmp_path / "a.jpg"
     path.write_bytes(b"1")
-    assert not files.rests(str(path), since=900.0, remote=False)
+    assert not files.is_settled(str(path), since=900.0, remote=False)
     clock.now += 6
-    assert files.take_rested() == [str(path)]
+    assert files.take_settled() == [str(path)]
     path.write_bytes(b"12")
-    assert not files.rests(str(path), since=900.0, remote=False)
+    assert not files.is_settled(str(path), since=900.0, remote=False)
     path.unlink()
     clock.now += 6
-    assert files.take_rested() == []
+    assert files.take_settled() == []
     assert len(files) == 0
 
 
 def test_the_clock_of_a_server_is_not_believed(tmp_path: Path) -> None:
     path = aged(tmp_path / "a.jpg", 10_000)
     # A new time of change, as of a renamed file: only that of modification can be set.
-    assert not Settling(5.0).rests(str(path), since=0, remote=False)
-    assert Settling(0.0).rests(str(path), since=0, remote=True)
+    assert not Settling(5.0).is_settled(str(path), since=0, remote=False)
+    assert Settling(0.0).is_settled(str(path), since=0, remote=True)
     future = aged(tmp_path / "b.jpg", -10_000)
-    assert not Settling(5.0).rests(str(future), since=0, remote=False)
+    assert not Settling(5.0).is_settled(str(future), since=0, remote=False)
 
 
 def test_folders_are_due_when_they_are_quiet_or_have_waited_for_long(clock: Clock) -> None:

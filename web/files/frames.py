@@ -56,11 +56,6 @@ def codec_of(image: StoredImage) -> str | None:
     return codec if isinstance(codec, str) else None
 
 
-def at_time(seconds: float) -> str:
-    """Return the fragment with which a player starts at this second, such as `#t=12.5`."""
-    return "#t=" + f"{seconds:.3f}".rstrip("0").rstrip(".")
-
-
 def public_metadata(metadata: Mapping[str, Any], video: str) -> dict[str, Any]:
     """Return a frame's metadata with the video's public name in place of its path or URL."""
     return {**metadata, "video": video} if "video" in metadata else dict(metadata)

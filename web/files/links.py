@@ -9,9 +9,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from flask import url_for
 
+from searchdb.clock import time_fragment
 from searchdb.records import LARGEST_ID, StoredImage, mask_credentials
 
-from .frames import at_time, is_frame, time_of
+from .frames import is_frame, time_of
 
 _ID_PLACEHOLDER = str(LARGEST_ID)
 """Stands for the id in a URL pattern; a valid id, so that the route accepts it."""
@@ -40,7 +41,7 @@ class Links:
         That of a frame is its video's, with the time at which to start.
         """
         url = _without_password(image.video or image.image) if is_url(image) else _with_id(self._file, image.id)
-        return url + at_time(time_of(image)) if is_frame(image) else url
+        return url + time_fragment(time_of(image)) if is_frame(image) else url
 
     def thumbnail(self, image: StoredImage) -> str:
         """Return the URL of the image's thumbnail, with a version so that browsers can cache it."""

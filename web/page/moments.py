@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from flask import url_for
 
-from searchdb.clock import clock
+from searchdb.clock import clock, time_fragment
 from searchdb.errors import ModelError
 from searchdb.records import StoredImage
 from searchdb.search.moments import Moment
 from searchdb.search.searcher import Searcher
 
 from ..backend import backend
-from ..files.frames import at_time, codec_of, duration_of, time_of
+from ..files.frames import codec_of, duration_of, time_of
 from ..files.links import Links
 from .search_request import SearchRequest
 
@@ -74,7 +74,7 @@ def video_on_page(
     links = Links()
     length = duration_of(image)
     return VideoOnPage(
-        start=at_time(time_of(image)),
+        start=time_fragment(time_of(image)),
         time=clock(time_of(image)),
         length=None if length is None else clock(length),
         codec=codec_of(image),

@@ -150,7 +150,9 @@ class TiffFile:
         if found is None or form is None:
             return []
         size = struct.calcsize(form)
-        count = max(0, min(found.count, most, (len(self.data) - found.position) // size))
+        count = min(found.count, most, (len(self.data) - found.position) // size)
+        if count <= 0:
+            return []  # struct refuses a position beyond the end, even for no numbers
         return list(struct.unpack_from(f"{self.order}{count}{form}", self.data, found.position))
 
     def walk(self) -> Walk:

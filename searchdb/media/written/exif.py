@@ -95,22 +95,10 @@ def _written(tags: Mapping[int, Any], gps: Mapping[int, Any], order: str) -> Wri
         copyright=_copyright(tags.get(_TAGS.Copyright)),
         taken_at=taken_at,
         taken_at_from=taken_at_from,
-        camera=camera(exif_text(tags.get(_TAGS.Make)), exif_text(tags.get(_TAGS.Model))),
+        camera=text.camera(exif_text(tags.get(_TAGS.Make)), exif_text(tags.get(_TAGS.Model))),
         latitude=latitude if located else None,
         longitude=longitude if located else None,
     )
-
-
-def camera(make: str, model: str) -> str | None:
-    """Return "Make Model", without the make if the model already begins with its first word."""
-    make, model = _printable(make), _printable(model)
-    if make and model and model.lower().split()[0] == make.lower().split()[0]:
-        return text.name(model)
-    return text.name(f"{make} {model}")
-
-
-def _printable(name: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in name).split())
 
 
 def stars(percent: float) -> int:

@@ -71,7 +71,7 @@ def _time(seconds: Any) -> datetime | None:
 
 
 def _place(value: Any) -> tuple[float, float] | None:
-    """Return latitude and longitude; 0, 0 stands for no place."""
+    """Return latitude and longitude; 0, 0 means none."""
     place = _mapping(value)
     latitude, longitude = (_degrees(place.get(name)) for name in ("latitude", "longitude"))
     if not abs(latitude) <= 90 or not abs(longitude) <= 180 or latitude == longitude == 0:  # refuses NaN, too

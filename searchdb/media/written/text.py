@@ -84,6 +84,18 @@ def name(text: str) -> str | None:
     return one_line(text, limit=MAX_NAME_CHARACTERS)
 
 
+def camera(make: str, model: str) -> str | None:
+    """Return "Make Model", without the make if the model already begins with its first word."""
+    make, model = _printable(make), _printable(model)
+    if make and model and model.lower().split()[0] == make.lower().split()[0]:
+        return name(model)
+    return name(f"{make} {model}")
+
+
+def _printable(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def description(text: str) -> str | None:
     """Return a description in NFC with its line ends, cut to its limit; None if no person wrote it."""
     lines = _LINE_END.sub("\n", _CHARSET_PREFIX.sub("", text[:MAX_ENCODED_BYTES], count=1)).split("\n")

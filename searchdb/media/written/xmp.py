@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from searchdb.media.written import text
-from searchdb.media.written.exif import camera, stars
+from searchdb.media.written.exif import stars
 from searchdb.media.written.keywords import flat, united
 from searchdb.media.written.times import is_plausible, xmp_time
 from searchdb.media.written.xmp_packet import Properties, parse
@@ -71,7 +71,7 @@ def read_xmp(packet: bytes) -> WrittenMetadata:
         copyright=text.one_line(found.text("dc:rights", "tiff:Copyright")),
         taken_at=taken_at,
         taken_at_from=taken_at_from,
-        camera=camera(found.text("tiff:Make"), found.text("tiff:Model")),
+        camera=text.camera(found.text("tiff:Make"), found.text("tiff:Model")),
         country=text.name(_place(found, "photoshop:Country", "Iptc4xmpExt:CountryName")),
         city=text.name(_place(found, "photoshop:City", "Iptc4xmpExt:City")),
         latitude=latitude if located else None,
