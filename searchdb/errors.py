@@ -53,6 +53,8 @@ Messages name the thing, the limit and the way out.
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class SearchDBError(Exception):
     """Root of all errors that searchdb raises deliberately."""
@@ -397,10 +399,10 @@ class TooMuchMemoryError(DecodeError):
 
 
 class DecodeTooCostlyError(DecodeError):
-    """Decoding the image would take, or took, more processor time or memory than an honest image needs."""
+    """Decoding an image or a video would take, or took, more processor time or memory than an honest one needs."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason}; open the image in another program and save a copy of it")
+    def __init__(self, reason: str, *, kind: Literal["image", "video"] = "image") -> None:
+        super().__init__(f"{reason}; open the {kind} in another program and save a copy of it")
 
 
 class DecoderLostError(DecodeError):

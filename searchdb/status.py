@@ -28,8 +28,9 @@ from searchdb.db.tables import (
     procrastinate_workers,
 )
 from searchdb.index.status import IndexStatus, index_status
+from searchdb.ingest.counts import COUNT_FAILED, COUNT_PENDING, NOT_STORED
 from searchdb.ingest.queue import ALIVE, seconds
-from searchdb.ingest.store import COUNT_FAILED, COUNT_PENDING, NOT_STORED, Store
+from searchdb.ingest.store import Store
 from searchdb.search.relevance import RelevanceStatus, relevance_status
 from searchdb.storage import SpaceUse, space_use
 from searchdb.watch.registry import WatchStatus, read_watches

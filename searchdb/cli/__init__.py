@@ -38,7 +38,22 @@ COMMANDS = {
 """Commands in the order of the help, and the modules of this package that define them."""
 
 
-class Commands(click.Group):
+LONGEST_SUMMARY = 200
+"""Characters of a command's first sentence in the help; click would cut it to what fits on one line."""
+
+
+class Group(click.Group):
+    """A group whose help has the whole first sentence of each command, on several lines where it needs them."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(LONGEST_SUMMARY)) for name, command in commands if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class Commands(Group):
     """A group that imports a command's module when it is used, and prints our errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

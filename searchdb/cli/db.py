@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchdb.cli import settings_of
+from searchdb.cli import Group, settings_of
 from searchdb.cli.output import print_json
 
 if TYPE_CHECKING:
     from searchdb.db.embedded import EmbeddedServer
 
 
-@click.group("db")
+@click.group("db", cls=Group)
 def db_command() -> None:
     """Manage the database and the embedded server."""
 

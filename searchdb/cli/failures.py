@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import Group, open_collection
 from searchdb.cli.ingest import run_ingest
 from searchdb.cli.output import print_json, print_table
 from searchdb.records import mask_credentials
@@ -21,7 +21,7 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--source", metavar="NAME", help="only failures of this source")(command)
 
 
-@click.group("failures")
+@click.group("failures", cls=Group)
 def failures_command() -> None:
     """List, retry and clear references that could not be ingested."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import Group, open_collection
 from searchdb.cli.index_prose import index_details, index_summary, recall_line, tuning_summary
 from searchdb.cli.output import print_json
 
@@ -45,7 +45,7 @@ def _with_measuring_options(command: Any) -> Any:
     return command
 
 
-@click.group("index")
+@click.group("index", cls=Group)
 def index_command() -> None:
     """Show, build, measure and tune the vector index."""
 

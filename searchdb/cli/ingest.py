@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import Group, open_collection
 from searchdb.cli.output import loading_bar, print_json, progress_bar
 from searchdb.cli.prose import describe_ingest, describe_load, describe_losses
 from searchdb.errors import ConfigError, SourceError
@@ -77,7 +77,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group("ingest")
+@click.group("ingest", cls=Group)
 def ingest_command() -> None:
     """Embed and store images and frames of videos."""
 

@@ -26,7 +26,9 @@ def describe_ingest(report: IngestReport) -> str:
     if report.failed:
         lines.append("`searchdb failures list` shows the reasons")
     if report.sidecars or report.parts:
-        counts = ((report.sidecars, "sidecars"), (report.parts, "RAW files and videos"))
+        sidecars = "sidecar" if report.sidecars == 1 else "sidecars"
+        parts = "RAW file or video" if report.parts == 1 else "RAW files and videos"
+        counts = ((report.sidecars, sidecars), (report.parts, parts))
         beside = " and ".join(f"{count:,} {what}" for count, what in counts if count)
         lines.append(f"{beside} belong to images beside them")
     if report.excluded:

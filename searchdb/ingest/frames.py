@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.clock import time_fragment
 from searchdb.db.tables import images
@@ -25,7 +26,9 @@ FIRST_OF_FILE = images.c.video.is_(None) | ~(
 
 def from_files(references: Sequence[str]) -> sa.ColumnElement[bool]:
     """Select all rows that came from these files or URLs."""
-    return images.c.image.in_(references) | images.c.video.in_(references)
+    # One parameter, and not one for each: that takes half of the time of a query. The index on videos is partial.
+    given = sa.any_(sa.literal(list(references), ARRAY(sa.Text)))
+    return (images.c.image == given) | (images.c.video.is_not(None) & (images.c.video == given))
 
 
 def frame_reference(video: str, time: float) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from searchdb.db.tables import images
-from searchdb.ingest.companions import PARTS, part_paths
+from searchdb.ingest.companions import PARTS, companion_state, part_paths
 from searchdb.ingest.frames import FILE, FIRST_OF_FILE, from_files
 from searchdb.ingest.presence import was_moved
 from searchdb.records import MovedImage, SourceItem, nfc
@@ -134,6 +134,18 @@ def apply_moves(connection: Connection, moves: Iterable[MovedImage]) -> list[Mov
         )
         done.append(move)
     return done
+
+
+def with_other_companions(connection: Connection, items: Sequence[SourceItem]) -> set[str]:
+    """Return which of these stored files have others beside them than the rows say, as one moved without its sidecar.
+
+    What is stored with it from there must be read again.
+    """
+    if not items:
+        return set()
+    states = {item.image: companion_state(item) for item in items}
+    stored = sa.select(FILE.label("file"), images.c.companion_state).where(from_files(list(states)), FIRST_OF_FILE)
+    return {row.file for row in connection.execute(stored) if row.companion_state != states[row.file]}
 
 
 def _moved_tags(tags: Sequence[str], source_id: str | None, item: SourceItem) -> list[str]:

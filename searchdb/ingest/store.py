@@ -15,9 +15,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
+from searchdb.ingest.counts import COUNT_FAILED, COUNT_PENDING
 from searchdb.ingest.folders import keeps_folder, kept_folder, set_folders
 from searchdb.ingest.frames import FILE, FIRST_OF_FILE, StoredFile, from_files
-from searchdb.ingest.moves import apply_moves
+from searchdb.ingest.moves import apply_moves, with_other_companions
 from searchdb.ingest.refresh import absorb_parts, refresh_images
 from searchdb.ingest.rows import UNSTORABLE, failure_row, image_row
 from searchdb.ingest.states import FailedState, StoredState
@@ -27,40 +28,12 @@ from searchdb.records import (
     FailedImage,
     Failure,
     ModelIdentity,
+    RefreshedImage,
     SourceItem,
 )
 
 SCAN_ROWS = 1000
 """Rows fetched at a time from a listing, which may be as long as the collection."""
-
-
-def _has(table: sa.Table, beside: sa.Table) -> sa.ColumnElement[bool]:
-    """Return whether a table has the reference of a row of another table.
-
-    It looks each of them up: OFFSET 0 keeps the planner from joining the tables instead, for which it may read all of
-    `images` although there are few failures.
-    """
-    return sa.select(sa.literal(1)).where(table.c.image == beside.c.image).correlate(beside).offset(0).exists()
-
-
-def _is_stored(beside: sa.Table) -> sa.ColumnElement[bool]:
-    """Return whether the reference of a row is stored: as an image, or as a video by its frames."""
-    as_video = sa.select(sa.literal(1)).where(images.c.video == beside.c.image).correlate(beside).offset(0).exists()
-    return _has(images, beside) | as_video
-
-
-NOT_STORED = ~_is_stored(ingest_failures)
-"""Selects failures whose reference is not stored. An image whose file turned bad later stays stored, and so do the
-frames of a video that could be read."""
-COUNT_FAILED = sa.select(sa.func.count()).select_from(ingest_failures).where(NOT_STORED)
-COUNT_PENDING = (
-    sa.select(sa.func.count())
-    .select_from(ingest_pending)
-    .where(~_is_stored(ingest_pending), ~_has(ingest_failures, ingest_pending))
-)
-"""Like COUNT_FAILED: the number of references in the queue that are neither stored nor failed."""
-
-
 _STORED = [each.name for each in fields(StoredState)]
 _FAILED = [each.name for each in fields(FailedState)]
 
@@ -110,7 +83,8 @@ class Store:
             ingest_failures.c.error,
             ingest_failures.c.message,
         )
-        statement = sa.select(ingest_failures.c.image, *columns).where(ingest_failures.c.image.in_(references))
+        given = sa.any_(sa.literal(list(references), ARRAY(sa.Text)))
+        statement = sa.select(ingest_failures.c.image, *columns).where(ingest_failures.c.image == given)
         with self._engine.connect() as connection:
             return {
                 row["image"]: FailedState(**{name: row[name] for name in _FAILED})
@@ -151,7 +125,10 @@ class Store:
             items = [*(each.decoded.item for each in outcome.embedded), *(each.item for each in outcome.refreshed)]
             absorb_parts(connection, items)
             upsert_images(connection, [e for e in outcome.embedded if e.decoded.item.image not in moved], model)
-            refresh_images(connection, outcome.refreshed)
+            beside = with_other_companions(connection, [move.item for move in moves])
+            moved_without = [each.decoded for each in outcome.embedded if each.decoded.item.image in beside]
+            refreshed = [RefreshedImage(item=each.item, written=each.written) for each in moved_without]
+            refresh_images(connection, [*outcome.refreshed, *refreshed])
             delete_failures(connection, _references(items))
             record_failures(connection, outcome.failed)
             if runs:

@@ -16,8 +16,9 @@ from sqlalchemy.dialects.postgresql import insert
 from searchdb.batches import batched
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import frame_previews, images, ingest_chunks, ingest_failures
+from searchdb.ingest.folders import kept_folder
 from searchdb.ingest.frames import frame_reference, from_files
-from searchdb.ingest.moves import apply_moves
+from searchdb.ingest.moves import apply_moves, with_other_companions
 from searchdb.ingest.rows import image_row
 from searchdb.ingest.store import delete_failures, delete_from_queue, record_failures
 from searchdb.records import (
@@ -98,7 +99,7 @@ def record_video(engine: Engine, outcome: VideoOutcome, model: ModelIdentity, *,
         moved = outcome.move is not None and bool(apply_moves(connection, [outcome.move]))
         if outcome.move is not None and moved:
             delete_failures(connection, [outcome.move.image])
-        if moved and outcome.copied:
+        if moved and outcome.copied and not with_other_companions(connection, [outcome.item]):
             frames = _count(connection, reference)  # they keep all that is stored with them
         else:
             frames = _write_frames(connection, outcome, model)
@@ -191,8 +192,9 @@ def _write_frames(connection: Connection, outcome: VideoOutcome, model: ModelIde
     for batch in batched(rows, ROWS_AT_A_TIME):
         statement = insert(images).values(batch)
         replaced = {name: statement.excluded[name] for name in batch[0] if name != "image"}
+        folder = kept_folder(statement.excluded.folder)
         statement = statement.on_conflict_do_update(
-            index_elements=["image"], set_={**replaced, "ingested_at": sa.func.now()}
+            index_elements=["image"], set_={**replaced, "folder": folder, "ingested_at": sa.func.now()}
         )
         stored = connection.execute(statement.returning(images.c.id, images.c.image)).all()
         kept += [row.id for row in stored]

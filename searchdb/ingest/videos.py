@@ -172,10 +172,16 @@ class VideoReading:
         return digest.digest()
 
     def _written(self, file: IO[bytes], task: Task) -> WrittenMetadata:
-        """Return what the container says, without decoding; nothing where it cannot be read now."""
+        """Return what the container says, without decoding.
+
+        Raises:
+            ImageError: it cannot be read now, although it could be when its frames were stored.
+        """
         with open_frames(file.fileno(), replace(task, most=0), cancel=self._stopping) as frames:
             header = frames.read_header()
-        return WrittenMetadata() if header is None else written_in(header.tags)
+        if header is None:
+            raise frames.error or DamagedVideoError("what the video says of itself cannot be read")
+        return written_in(header.tags)
 
     def _decode(self, hashed: _HashedFile, file: IO[bytes], task: Task) -> VideoOutcome:
         item = hashed.item

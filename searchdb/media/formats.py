@@ -40,6 +40,15 @@ _SIGNATURES = (
     ),
 )
 
+HEIF_WITHOUT_HEVC: Mapping[str, bytes] = {
+    "JPEG": b"jpeg|jpgs",
+    "JPEG 2000": b"j2ki|j2is",
+    "H.264": b"avci|avcs",
+    "H.266": b"vvic|vvis",
+    "another codec": b"mif2|miaf|unif",
+}
+"""Brands of images in the container of HEIC and of videos, by their codec, which nothing here decodes."""
+
 _LOOKALIKES = (
     ("SVG", re.compile(rb"(?s)\s*(\xef\xbb\xbf)?(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE svg.*?>|\s)*+<svg[\s>]")),
     ("HTML", re.compile(rb"(?si)\s*(\xef\xbb\xbf)?(<\?xml.*?\?>|<!--.*?-->|\s)*+<(!doctype html|html|head|body)")),
@@ -52,6 +61,10 @@ _LOOKALIKES = (
     ("a Photoshop file", re.compile(rb"8BPS")),
     ("an icon", re.compile(rb"\0\0[\x01\x02]\0.\0", re.DOTALL)),
     ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
+    *(
+        (f"HEIF with {codec}", re.compile(rb"....ftyp(%b)" % brands, re.DOTALL))
+        for codec, brands in HEIF_WITHOUT_HEVC.items()
+    ),
     ("a video", re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]", re.DOTALL)),
     ("text", re.compile(rb"[\t\n\r\x20-\x7e]+\Z")),
 )

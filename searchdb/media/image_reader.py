@@ -148,7 +148,9 @@ def _explain(name: str, exc: Exception) -> str:
     """Return a one-line message for an exception that Pillow raised while reading an image of this format."""
     if isinstance(exc, MemoryError):
         return f"the {name} data needs more memory than is available"
-    reason = " ".join(str(exc).split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_REASON]
+    first = exc.__cause__ if isinstance(exc, SyntaxError) and exc.__cause__ is not None else exc  # as Pillow wraps it
+    said = f"{type(first).__name__} {first}" if isinstance(first, LookupError) else str(exc)  # that is only a key
+    reason = " ".join(said.split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_REASON]
     if isinstance(exc, EOFError) or re.search(r"truncated|ended|end of|not enough|too short", reason, re.IGNORECASE):
         return f"the image data ends early ({name}: {reason or 'nothing left to read'})"
     return f"the image data is corrupt ({name}: {reason or type(exc).__name__})"

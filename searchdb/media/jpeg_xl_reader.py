@@ -8,6 +8,7 @@ from typing import cast
 from PIL import ExifTags, Image, ImageFile
 from pillow_jxl import JpegXLImagePlugin
 
+from searchdb.errors import DamagedImageError
 from searchdb.media.inspection.boxes import boxes
 
 JpegXLImagePlugin.DECODE_THREADS = 0  # none besides the calling one
@@ -32,7 +33,10 @@ class JpegXLFile(_Base):
 def open_jpeg_xl(file: BytesIO) -> ImageFile.ImageFile:
     """Decode the first frame."""
     data = file.getvalue()
-    image = JpegXLFile(file)  # pyright: ignore[reportAbstractUsage] - as typed; the plugin's class is not
+    try:
+        image = JpegXLFile(file)  # pyright: ignore[reportAbstractUsage] - as typed; the plugin's class is not
+    except RuntimeError as exc:  # its message is the same for all damage, and is for developers
+        raise DamagedImageError("the image data ends early or is corrupt (JPEG XL)") from exc
     if data.startswith(_CONTAINER):
         for box in boxes(data, 0, len(data), "JPEG XL"):
             if box.kind == b"xml ":

@@ -14,6 +14,9 @@ from searchdb.media.inspection.tiff_directories import TiffFile
 _ORIENTATION = ExifTags.Base.Orientation
 _XMP = 700
 _EXIF_DIRECTORIES = {b"CMT2": ExifTags.IFD.Exif, b"CMT4": ExifTags.IFD.GPSInfo}
+_LEAST_BYTES_A_PIXEL = 1 / 8
+"""Sensor data is noise, which no camera packs into less than a bit. Of some formats, LibRaw takes what lies behind the
+end of the file for data, and returns coloured noise."""
 _ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}
 """EXIF orientations of LibRaw's flips."""
 
@@ -65,6 +68,10 @@ def _open_with_libraw(data: bytes, raw: RawStructure) -> ImageFile.ImageFile:
             preview = _preview_of(opened)
             if preview is not None and _is_large_enough(preview.size, (sizes.width, sizes.height)):
                 return _with_exif(preview, data, raw, orientation)
+            least = int(sizes.raw_width * sizes.raw_height * _LEAST_BYTES_A_PIXEL)
+            if len(data) < least:
+                reason = f"{len(data):,} bytes for {sizes.raw_width:,} x {sizes.raw_height:,} sensor pixels"
+                raise DamagedImageError(f"the image data ends early (RAW: {reason})")
             try:
                 pixels = opened.postprocess(half_size=True, user_flip=0, use_camera_wb=True, output_bps=8)
             except rawpy.LibRawError as exc:
@@ -74,6 +81,8 @@ def _open_with_libraw(data: bytes, raw: RawStructure) -> ImageFile.ImageFile:
             if pixels.min() == pixels.max():  # a sensor's noise is never so even: its data is missing
                 raise DamagedImageError("the image data is corrupt (RAW: LibRaw returns a single colour)")
             return _with_exif(_bitmap(pixels), data, raw, orientation)
+    except rawpy.LibRawIOError as exc:  # bytes in memory are always read, unless they end
+        raise DamagedImageError("the image data ends early (RAW)") from exc
     except rawpy.LibRawError as exc:
         raise DamagedImageError(f"LibRaw cannot read the RAW file: {_reason(exc)}") from exc
 
@@ -116,7 +125,7 @@ def _with_exif(
     Its orientation is its own, if a JPEG has one, else `orientation`, else the RAW file's.
     """
     own: Any = _own_exif(image)
-    found = _exif_of(data, raw) or own
+    found = exif_of_raw(data, raw) or own
     turned = own.get(_ORIENTATION) or orientation
     if turned:
         found[_ORIENTATION] = turned
@@ -138,7 +147,7 @@ def _own_exif(image: ImageFile.ImageFile) -> Image.Exif:
     return exif
 
 
-def _exif_of(data: bytes, raw: RawStructure) -> Image.Exif | None:
+def exif_of_raw(data: bytes, raw: RawStructure) -> Image.Exif | None:
     """Return the EXIF of a RAW file; None if it is malformed, or in a place that only LibRaw knows."""
     exif = Image.Exif()
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
+from typing import IO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
@@ -11,6 +13,9 @@ from searchdb.media.inspection.tiff import image_directories
 from searchdb.media.inspection.tiff_directories import COMPRESSION, Directory, TiffFile
 
 _ORIENTATION = ExifTags.Base.Orientation
+_XMP = 700
+_UNKNOWN_FORMS = (SyntaxError, OSError, KeyError, ValueError)
+"""What Pillow raises on a mode or a compression that it does not know."""
 
 
 class TiffSubImage(TiffImagePlugin.TiffImageFile):
@@ -39,22 +44,47 @@ def open_tiff(file: BytesIO) -> TiffImagePlugin.TiffImageFile:
     candidates = image_directories(tiff)
     if [each.offset for each in candidates] == [tiff.first] or not tiff.first_directory().fields:
         return TiffImagePlugin.TiffImageFile(file)
-    first = TiffImagePlugin.TiffImageFile(file)
+    first = _opened_first(file)
     reason = "its full image is missing"
     for each in candidates:
         try:
             found = TiffSubImage(BytesIO(_beginning_at(tiff, each)))
-        except (SyntaxError, OSError, KeyError, ValueError):  # a mode or a compression that Pillow does not know
+        except _UNKNOWN_FORMS:
             reason = f"its full image is in a form that cannot be read (compression {each.value(COMPRESSION)})"
             continue
-        found.first_exif = first.getexif()
+        found.first_exif = exif_of_first_directory(BytesIO(data)) if first is None else first.getexif()
         if _ORIENTATION in found.tag_v2:
             found.first_exif[_ORIENTATION] = found.tag_v2[_ORIENTATION]
+        kept = first.info if first is not None else {"xmp": found.first_exif.get(_XMP)}
         for name in ("xmp", "icc_profile"):
-            if name in first.info:
-                found.info.setdefault(name, first.info[name])
+            if kept.get(name) is not None:
+                found.info.setdefault(name, kept[name])
         return found
+    if first is None:  # nothing can be read: this says why
+        return TiffImagePlugin.TiffImageFile(file)
     raise OnlyPreviewError("TIFF", *first.size, reason=reason)
+
+
+def exif_of_first_directory(file: IO[bytes]) -> Image.Exif:
+    """Return the EXIF of a TIFF's first directory, whatever its image is like.
+
+    Raises many kinds of errors on malformed directories, as Pillow does.
+    """
+    exif = Image.Exif()
+    head = file.read(16)
+    exif.endian = "<" if head.startswith(b"II") else ">"
+    exif.bigtiff = 43 in head[2:4]
+    place, kind = (8, "Q") if exif.bigtiff else (4, "I")
+    exif.load_from_fp(file, struct.unpack_from(exif.endian + kind, head, place)[0])
+    return exif
+
+
+def _opened_first(file: BytesIO) -> TiffImagePlugin.TiffImageFile | None:
+    """Open the image of the first directory; None if Pillow does not know its mode or compression."""
+    try:
+        return TiffImagePlugin.TiffImageFile(file)
+    except _UNKNOWN_FORMS:
+        return None
 
 
 def _beginning_at(tiff: TiffFile, directory: Directory) -> bytes:

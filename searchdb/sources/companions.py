@@ -60,7 +60,7 @@ class FolderPairs:
         self._images: dict[str, list[str]] = defaultdict(list)
         self._beside: dict[str, list[tuple[int, int, str, CompanionKind]]] = defaultdict(list)
         names = list(names)
-        if not any(_split(name)[1] in _PAIRED for name in names):
+        if not any(name[name.rfind(".") :].lower() in _PAIRED for name in names):
             return  # most folders have nothing but images
         suffixes = {name: _split(name)[1] for name in names if not excluded(self._path(name))}
         self._named: dict[str, list[str]] = defaultdict(list)

@@ -10,7 +10,7 @@ import glob
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from searchdb.errors import FileUnreadableError, ImageError, InvalidReferenceError
@@ -253,17 +253,24 @@ def _item(path: str, *, below: str, companions: Sequence[Companion]) -> SourceIt
     if not os.access(path, os.R_OK):
         return _rejected(path, FileUnreadableError("the file cannot be read: permission denied"))
     relative = path.removeprefix(below).lstrip(os.sep)
-    folders = tuple(relative.split(os.sep)[:-1])
+    tags, folder = _place(relative.rpartition(os.sep)[0], below)
     return SourceItem(
         image=path,
         source=SOURCE,
         source_id=relative,
-        tags=folders,
-        folder=nfc("/".join(filter(None, (os.path.basename(below), *folders)))) or None,
+        tags=tags,
+        folder=folder,
         companions=companions,
         byte_size=status.st_size,
         modified_at=file_time(status.st_mtime_ns),
     )
+
+
+@lru_cache(maxsize=16)  # most files are in the folder of the one before
+def _place(relative: str, below: str) -> tuple[tuple[str, ...], str | None]:
+    """Return the tags and the folder of the files in a folder, given by its path below the named folder."""
+    names = tuple(relative.split(os.sep)) if relative else ()
+    return names, nfc("/".join(filter(None, (os.path.basename(below), *names)))) or None
 
 
 def _check_reference(path: str) -> None:

@@ -92,7 +92,8 @@ class VideoFrames:
         if -code == signal.SIGXCPU:
             return DecodeTooCostlyError(
                 f"reading a frame of the video takes more than {self._task.frame_cpu_s} seconds of processor time, "
-                "which is the limit"
+                "which is the limit",
+                kind="video",
             )
         if -code == signal.SIGKILL:
             return DecoderLostError("the process that read the video was killed: is the machine out of memory?")

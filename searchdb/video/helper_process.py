@@ -67,7 +67,7 @@ def main() -> None:
         _read(task, answers)
     except MemoryError:
         limit = f"{task.memory_bytes:,} bytes of memory"
-        error = DecodeTooCostlyError(f"reading the video takes more than {limit}, which is the limit")
+        error = DecodeTooCostlyError(f"reading the video takes more than {limit}, which is the limit", kind="video")
     except DecodeError as exc:
         error = exc
     write(answers, End(error=error))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 
 from searchdb.errors import NotAnImageError
-from searchdb.media.formats import format_of
+from searchdb.media.formats import HEIF_WITHOUT_HEVC, format_of
 
 CONTAINERS = "MP4, QuickTime, Matroska, WebM, AVI, MPEG and MPEG-TS"
 """The containers that are read. Each further demuxer is more code that hostile files reach."""
 
+_IMAGES = (b"hei|hev|mif1|msf1|avi[fs]|jxl |jp2 |crx ", *HEIF_WITHOUT_HEVC.values())
+"""Brands of images that are in the container of QuickTime and MP4: HEIC, AVIF, JPEG XL, Canon's CR3 and others."""
+
 _SIGNATURES = (
-    # HEIC, AVIF, JPEG XL and Canon's CR3 are in the same container, with other brands.
-    ("mov", re.compile(rb"(?s)....ftyp(?!hei|hev|mif1|msf1|avi[fs]|jxl |jp2 |crx )|....(moov|mdat|wide|pnot)")),
+    ("mov", re.compile(rb"(?s)....ftyp(?!%b)|....(moov|mdat|wide|pnot)" % b"|".join(_IMAGES))),
     ("matroska", re.compile(rb"\x1aE\xdf\xa3")),
     ("avi", re.compile(rb"(?s)RIFF....AVI[ X\x19]")),
     ("mpeg", re.compile(rb"\0\0\x01\xba")),

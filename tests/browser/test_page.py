@@ -213,6 +213,16 @@ def test_first_tab_skips_to_the_images(site: str, tabs: Tabs) -> None:
     assert page.locator("main, header, footer, search").count() == 4
 
 
+@pytest.mark.parametrize("width", [390, 660, 1000])
+def test_the_filters_fit_every_width(site: str, tabs: Tabs, width: int) -> None:
+    page = tabs.open()
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{site}/?q=a+boat")
+    page.get_by_text("Filters", exact=True).click()
+    expect(page.get_by_role("button", name="Show images")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_fits_every_screen(site: str, tabs: Tabs, artifacts: Path, size: str, scheme: str) -> None:
@@ -230,7 +240,7 @@ def test_fits_every_screen(site: str, tabs: Tabs, artifacts: Path, size: str, sc
         "nowhere": "/nowhere",
     }
     for name, path in paths.items():
-        page.goto(f"{site}{path}", wait_until="networkidle")
+        page.goto(f"{site}{path}")
         page.screenshot(path=artifacts / f"{name}-{size}-{scheme}.png")
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, f"{name} scrolls sideways by {overflow} pixels"

@@ -26,6 +26,16 @@ def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
+@pytest.mark.parametrize("group", [(), ("db",), ("failures",), ("index",), ("ingest",)])
+def test_the_help_of_a_group_has_whole_sentences(
+    demo_settings: Settings, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = output(run(demo_settings, *group, "--help")).partition("Commands:")[2]
+    assert said.strip()
+    assert "..." not in said
+
+
 def test_search_prints_a_ranked_list(demo_settings: Settings) -> None:
     lines = output(run(demo_settings, "search", "a red car", "--count", "3")).splitlines()
     assert lines[0] == "Ranked results for: a red car"

@@ -42,6 +42,13 @@ def test_links_have_the_order_of_a_search(demo_collection: SearchDB, tmp_path: P
     assert [link.name for link in links] == [f"{n:03} {Path(hit.image).name}" for n, hit in enumerate(hits, 1)]
 
 
+def test_images_of_a_folder_are_selected(demo_collection: SearchDB, tmp_path: Path) -> None:
+    [hit] = demo_collection.search("a boat", count=1)
+    assert hit.folder
+    assert demo_collection.export_folder(tmp_path / "x", folder=hit.folder, count=3).exported == 3
+    assert demo_collection.export_folder(tmp_path / "y", "a boat", folder=["nowhere"]).exported == 0
+
+
 @pytest.mark.parametrize("copy", [False, True])
 def test_a_second_run_completes_the_first(
     collection: SearchDB, stored: StoredImages, tmp_path: Path, copy: bool

@@ -113,8 +113,8 @@ LARGE_IMAGES: Mapping[str, Callable[[int, int], bytes]] = {
     "heic grid": lambda width, height: photo_files.grid_heic(
         _flat(512, 512), math.ceil(width / 512), math.ceil(height / 512)
     ),
-    "jpeg xl": lambda width, height: photo_files.jpeg_xl(_flat(width, height)),
-    "jpeg xl lossless": lambda width, height: photo_files.jpeg_xl(_flat(width, height), lossless=True),
+    "jpeg xl": lambda width, height: photo_files.jpeg_xl(_flat(width, height), effort=7),
+    "jpeg xl lossless": lambda width, height: photo_files.jpeg_xl(_flat(width, height), lossless=True, effort=7),
     "raw preview": lambda width, height: photo_files.raf(_flat(width, height), (width, height)),
     "raw sensor data": lambda width, height: photo_files.dng(_noise(width, height), preview=None),
 }

@@ -18,6 +18,8 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIPS, SAMPLES = 256, 257, 258, 
 ROWS, STRIP_SIZES, SUB_DIRECTORIES, EXIF, GPS, ORIENTATION, SUBFILE = 278, 279, 330, 0x8769, 0x8825, 0x112, 254
 REDUCED = {SUBFILE: (LONG, [1])}
 FULL = {SUBFILE: (LONG, [0])}
+_FAST = {"preset": "ultrafast"}
+"""Of x265, whose usual effort takes most of the time of the tests of HEIC."""
 
 Values = dict[int, tuple[int, Any]]
 
@@ -28,7 +30,7 @@ def heic(image: Image.Image, *, frames: Sequence[Image.Image] = (), primary: int
     for each in frames:
         file.add_from_pillow(each)
     written = BytesIO()
-    file.save(written, **({"quality": 90, "primary_index": primary} | options))
+    file.save(written, **({"quality": 90, "primary_index": primary, "enc_params": _FAST} | options))
     return written.getvalue()
 
 
@@ -39,7 +41,7 @@ def deep_heic(pixels: np.ndarray, *, twelve: bool = False) -> bytes:
     try:
         file = pillow_heif.from_bytes("RGB;16", size, pixels.astype(np.uint16).tobytes())
         written = BytesIO()
-        file.save(written, quality=90)
+        file.save(written, quality=90, enc_params=_FAST)
     finally:
         pillow_heif.options.SAVE_HDR_TO_12_BIT = usual
     return written.getvalue()
@@ -99,7 +101,7 @@ def jpeg_xl(image: Image.Image, **options: Any) -> bytes:
     import pillow_jxl  # noqa: F401 - registers the format with Pillow
 
     written = BytesIO()
-    image.save(written, "JXL", **options)
+    image.save(written, "JXL", **({"effort": 1} | options))
     return written.getvalue()
 
 

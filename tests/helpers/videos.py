@@ -77,6 +77,7 @@ def draw_video(
             stream.options = {"preset": "ultrafast", "crf": "18", "sc_threshold": "0"}
         elif name.startswith("libvpx"):
             stream.options = {"deadline": "realtime", "cpu-used": "8"}
+            stream.codec_context.thread_count = 1  # several wait for each other without sleeping
             stream.bit_rate = 1_000_000
         else:
             stream.bit_rate = 2_000_000

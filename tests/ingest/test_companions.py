@@ -260,6 +260,22 @@ def test_an_image_moved_with_its_companions_keeps_its_row(
     assert rows(collection)["renamed.jpg"]["description"] == "mine"
 
 
+def test_an_image_moved_without_its_sidecar_is_no_longer_described_by_it(collection: SearchDB, photos: Path) -> None:
+    write_xmp(photos / "a.xmp", rating=5)
+    write_xmp(photos / "b.xmp", text="of b")
+    collection.ingest_files(photos)
+    before = rows(collection)
+    (photos / "a.jpg").rename(photos / "c.jpg")
+    (photos / "b.jpg").rename(photos / "d.jpg")
+    write_xmp(photos / "d.xmp", text="of d")
+    collection.ingest_files(photos, prune=True)
+    after = rows(collection)
+    assert (after["c.jpg"]["id"], after["d.jpg"]["id"]) == (before["a.jpg"]["id"], before["b.jpg"]["id"])
+    assert (after["c.jpg"]["description"], after["c.jpg"]["rating"], after["c.jpg"]["tags"]) == (None, None, [])
+    assert after["d.jpg"]["description"] == "of d"
+    assert collection.ingest_files(photos).unchanged == 2
+
+
 def test_folders_are_filled_and_follow_the_outermost_named_folder(
     collection: SearchDB, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

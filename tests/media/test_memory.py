@@ -91,7 +91,7 @@ import json, os, resource, sys
 import numpy
 from PIL import Image, ImageCms
 from searchdb.media import pixels
-pixels.WHOLE_PIXELS, pixels.STRIP_PIXELS = 3_000_000, 100_000
+pixels.WHOLE_PIXELS, pixels.STRIP_PIXELS = 1_200_000, 50_000
 from searchdb.media.decode import decode
 from searchdb.media.memory import MemoryBudget
 from searchdb.records import FetchedImage, SourceItem
@@ -133,7 +133,7 @@ for kind in kinds:
 def test_what_decoding_takes_is_at_most_the_estimate() -> None:
     """Each format and mode, of more pixels than are kept whole. Most of the time goes into encoding."""
     kinds = list(LARGE_IMAGES)
-    run = [sys.executable, "-c", MEASURE, "2300", "2000", *kinds]
+    run = [sys.executable, "-c", MEASURE, "1500", "1300", *kinds]
     output = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True, timeout=10 * GIVE_UP_S).stdout
     measured = [json.loads(line) for line in output.splitlines()]
     assert [kind for kind, _, _ in measured] == kinds

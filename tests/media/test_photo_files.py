@@ -18,6 +18,7 @@ from searchdb.errors import (
     DecoderBusyError,
     ExtraMissingError,
     ImageError,
+    NotAnImageError,
     OnlyPreviewError,
 )
 from searchdb.media import decode as decoding
@@ -29,6 +30,7 @@ from searchdb.media.inspection import inspect
 from searchdb.media.inspection.raw import SMALLEST_PREVIEW
 from searchdb.media.inspection.tiff_directories import MAX_DIRECTORIES, TiffFile
 from searchdb.records import DecodedImage, FetchedImage, SourceItem
+from searchdb.video.recognition import is_video
 from tests.helpers import photo_files
 from tests.helpers.hostile_files import drawn, encoded, exif_bytes
 from tests.helpers.photo_files import (
@@ -218,6 +220,21 @@ def test_the_size_of_a_jpeg_xl_is_read_from_its_header(size: tuple[int, int], co
     assert (found.width, found.height) == size
 
 
+def test_a_damaged_jpeg_xl_is_named_without_advice_to_developers() -> None:
+    data = photo_files.jpeg_xl(upright())
+    for damaged in (data[:22], data[: len(data) // 2], data[:12] + bytes(30)):
+        with pytest.raises(DamagedImageError, match=r"^the image data ends early or is corrupt \(JPEG XL\)$"):
+            decoded(damaged)
+
+
+@pytest.mark.parametrize("brand", [b"jpeg", b"j2ki", b"j2is", b"avci", b"vvic", b"miaf", b"unif"])
+def test_heif_with_another_codec_is_named_and_is_no_video(brand: bytes) -> None:
+    head = box(b"ftyp", brand + b"\0\0\0\0mif1") + bytes(100)
+    with pytest.raises(NotAnImageError, match="the content looks like HEIF with "):
+        format_of(head)
+    assert not is_video(head)
+
+
 def test_without_its_extra_a_jpeg_xl_is_a_failure_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = photo_files.jpeg_xl(upright())
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
@@ -321,6 +338,19 @@ def test_a_raw_that_is_cut_anywhere_is_an_image_or_damaged() -> None:
             decoded(whole[:place])
 
 
+def test_a_raw_with_too_few_bytes_for_its_sensor_is_damaged() -> None:
+    sensor = photo_files.sensor_directory(upright((40, 30)), {256: (LONG, [3000]), 257: (LONG, [2000])})
+    first = pixels_directory(Image.new("RGB", (160, 120)), REDUCED | CAMERA | DNG, nested=[sensor])
+    with pytest.raises(DamagedImageError, match=r"ends early \(RAW: [\d,]+ bytes for 3,000 x 2,000 sensor pixels\)"):
+        decoded(tiff_of(first))
+
+
+def test_a_raw_that_libraw_reads_beyond_its_end_ends_early() -> None:
+    start = b"II\x1a\0\0\0HEAPCCDR" + bytes(40)  # a CRW without its directory
+    with pytest.raises(DamagedImageError, match="RAW"):
+        decoded(start)
+
+
 def test_a_raw_without_its_data_is_damaged() -> None:
     sensor = photo_files.sensor_directory(Image.new("RGB", (400, 300)))
     first = pixels_directory(Image.new("RGB", (160, 120)), REDUCED | CAMERA | DNG, nested=[sensor])
@@ -369,6 +399,20 @@ def test_if_the_largest_image_cannot_be_read_the_next_one_is() -> None:
     assert_upright(decoded(data))
 
 
+@pytest.mark.parametrize("compression", [34892, 34712, 65000])
+def test_a_thumbnail_that_cannot_be_read_does_not_hide_the_image(compression: int) -> None:
+    unknown = {**REDUCED, **CAMERA, COMPRESSION: (SHORT, [compression]), 700: (photo_files.BYTE, XMP)}
+    first = pixels_directory(Image.new("RGB", (16, 12)), unknown, nested=[pixels_directory(upright(), FULL)], exif=SHOT)
+    result = decoded(tiff_of(first))
+    assert_upright(result)
+    assert (result.written.camera, result.written.taken_at) == ("Maker Model 7", TAKEN)
+    with open_image("TIFF", tiff_of(first), max_pixels=MAX_PIXELS) as image:
+        assert image.info["xmp"] == XMP
+    full = pixels_directory(upright(), FULL | {COMPRESSION: (SHORT, [34712])})
+    with pytest.raises(DamagedImageError):
+        decoded(tiff_of(pixels_directory(Image.new("RGB", (16, 12)), unknown, nested=[full])))
+
+
 def test_a_thumbnail_is_not_stored_for_an_image_that_cannot_be_read() -> None:
     full = pixels_directory(upright(), FULL | {COMPRESSION: (SHORT, [34712])})
     with pytest.raises(OnlyPreviewError, match=r"only a preview of 16 x 12 .* cannot be read \(compression 34712\)"):
@@ -380,6 +424,12 @@ def test_a_thumbnail_is_not_stored_for_an_image_that_cannot_be_read() -> None:
 
 def test_the_only_image_is_read_even_if_it_is_marked_as_reduced() -> None:
     assert_upright(decoded(tiff_of(pixels_directory(upright(), REDUCED))))
+
+
+def test_a_message_is_more_than_the_key_that_is_missing() -> None:
+    without_palette = pixels_directory(Image.new("L", (16, 12)), {PHOTOMETRIC: (SHORT, [3])})
+    with pytest.raises(DamagedImageError, match=r"the image data is corrupt \(TIFF: KeyError 320\)"):
+        decoded(tiff_of(without_palette))
 
 
 def test_directories_that_loop_or_never_end_are_read_once() -> None:

@@ -391,6 +391,7 @@ def test_a_frame_that_takes_too_long_ends_it_and_keeps_those_before(tmp_path: Pa
             file.mux(packet)
     frames, found = read(path, frame_cpu_s=1)
     assert isinstance(found.error, DecodeTooCostlyError), (found.error, times(frames))
+    assert str(found.error).endswith("; open the video in another program and save a copy of it")
     assert times(frames) == [0]
 
 

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from searchdb.client import SearchDB
+from searchdb.ingest import run
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.watch import follow
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for what no event tells, and for the end of an ingest, more often: tests wait for both."""
+    monkeypatch.setattr(follow, "CHECK_S", 0.2)
+    monkeypatch.setattr(run, "PROGRESS_S", 0.05)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_new_changed_moved_and_deleted_files_are_followed(collection: SearchDB, 
 
 
 def test_a_renamed_folder_keeps_its_images(collection: SearchDB, photos: Path) -> None:
-    paths = draw(photos / "old", 300)
+    paths = draw(photos / "old", 150)  # more than one chunk
     with Watching(collection, photos):
         until_equal(collection, photos)
         before = ids(collection)
@@ -73,7 +73,7 @@ def test_a_renamed_folder_keeps_its_images(collection: SearchDB, photos: Path) -
     with collection.database.connect() as connection:
         tags = connection.exec_driver_sql("SELECT DISTINCT tags, source_id LIKE 'new/%%' FROM images").all()
     assert [tuple(row) for row in tags] == [(["new"], True)]
-    assert len(paths) == 300
+    assert len(paths) == 150
 
 
 def test_a_half_copied_file_waits_until_it_rests(
@@ -270,6 +270,17 @@ def test_a_folder_that_is_away_at_the_start_is_waited_for(collection: SearchDB, 
         draw(away, 1, first=20)
         away.rename(photos)
         until_equal(collection, photos)
+
+
+def test_what_an_earlier_version_stored_is_brought_up_to_date(collection: SearchDB, photos: Path) -> None:
+    draw(photos / "2024", 2)
+    collection.ingest_files(photos)
+    with collection.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE images SET folder = NULL")
+    with Watching(collection, photos), collection.database.connect() as connection:
+        folders = "SELECT array_agg(DISTINCT folder) FROM images"
+        until(lambda: connection.exec_driver_sql(folders).scalar() == ["photos/2024"], "the folders")
+    assert len(stored(collection)) == 2
 
 
 def test_lost_events_are_made_up_for(collection: SearchDB, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

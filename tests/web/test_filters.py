@@ -227,6 +227,7 @@ def test_the_image_page_shows_stars_and_links_the_folder(client: FlaskClient, ra
     assert link is not None
     found = client.get(html.unescape(link[1])).text
     assert re.findall(r'<li class="cell r\d+" id="image-(\d+)"', found) == []  # it is the only one in its folder
+    assert "No other image matches the filters." in found
     assert "<bdi>Pictures/2024/R&amp;ome</bdi>" in found
     assert "★★☆☆☆" in client.get(f"/images/{rated['top']}").text
     assert "<dt>Rating</dt><dd>rejected</dd>" in client.get(f"/images/{rated['other']}").text

@@ -12,14 +12,17 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
+from pydantic import SecretStr
 
 from searchdb.config import Settings
 from searchdb.media.formats import FORMATS
+from searchdb.media.thumbnails import LONGEST_SIDE
+from tests.helpers.apps import MakeApp
 from tests.helpers.photo_files import encoded_as
 from web import create_app
 from web.backend import EXTENSION
 from web.files.images import MIMETYPES
-from web.files.thumbnails import LONGEST_SIDE
+from web.files.thumbnails import PREVIEW_SIDE
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
@@ -116,7 +119,7 @@ def test_only_regular_files_are_opened(client: FlaskClient, stored_images: Store
     ]
     for place in places if sys.platform == "linux" else places[:2]:
         image_id = stored_images.add("a boat", image=place, sha256=os.urandom(32))
-        for part in ("file", "thumbnail"):
+        for part in ("file", "thumbnail", "preview"):
             response = client.get(f"/images/{image_id}/{part}")
             assert response.status_code == 404, place
             assert str(place) not in response.text
@@ -125,7 +128,7 @@ def test_only_regular_files_are_opened(client: FlaskClient, stored_images: Store
 @pytest.mark.parametrize("reference", ["boat.png", "../boat.png", "file:///etc/passwd", "ftp://example.org/a.png", ""])
 def test_a_relative_path_is_not_served(client: FlaskClient, stored_images: StoredImages, reference: str) -> None:
     image_id = stored_images.add("a boat", image=reference)
-    for part in ("file", "thumbnail"):
+    for part in ("file", "thumbnail", "preview"):
         assert client.get(f"/images/{image_id}/{part}").status_code == 404
     assert client.get(f"/images/{image_id}").status_code == 200
 
@@ -162,7 +165,7 @@ def test_an_image_with_a_rendition_is_shown_small_by_its_rendition(
 @pytest.mark.parametrize("url", ["http://[::1", "https://", "http://example.org/a\r\nSet-Cookie: x=1", "http://a b/"])
 def test_a_malformed_url_is_not_served(client: FlaskClient, stored_images: StoredImages, url: str) -> None:
     image_id = stored_images.add("a boat", image=url)
-    for part in ("file", "thumbnail"):
+    for part in ("file", "thumbnail", "preview"):
         assert client.get(f"/images/{image_id}/{part}").status_code == 404
     assert client.get(f"/images/{image_id}").status_code == 200
     assert client.get("/").status_code == 200
@@ -221,14 +224,14 @@ def test_a_changed_file_is_shown_as_it_is_and_not_cached(
 def test_limits_of_ingest_hold_for_thumbnails_too(
     stored_images: StoredImages, settings: Settings, embedder: CLIPEmbedder
 ) -> None:
-    image = stored_images.draw("boat.png", size=(300, 300))
+    image = stored_images.draw("boat.tif", size=(300, 300))
     image_id = stored_images.add("a boat", image=image)
     for limit in ({"max_image_pixels": 1000}, {"max_image_bytes": 10}):
         app = create_app(settings.model_copy(update=limit), embedder=embedder)
-        response = app.test_client().get(f"/images/{image_id}/thumbnail")
+        responses = [app.test_client().get(f"/images/{image_id}/{part}") for part in ("thumbnail", "preview")]
         app.extensions[EXTENSION].close()
-        assert response.status_code == 404
-        assert "limit" in response.text
+        assert [each.status_code for each in responses] == [404, 404]
+        assert all("limit" in each.text for each in responses)
 
 
 def test_damaged_file_has_no_thumbnail(client: FlaskClient, stored_images: StoredImages) -> None:
@@ -246,6 +249,53 @@ def test_folder_that_cannot_be_written_costs_no_thumbnail(
     settings: Settings = app.extensions[EXTENSION].settings
     (settings.home / "thumbnails").write_text("in the way")
     assert thumbnail_of(client, stored_images.add("a boat")).size == (60, 40)
+
+
+# --- Previews -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "HEIC", "JPEG XL", "RAW"])
+def test_what_browsers_do_not_show_has_a_large_preview(
+    client: FlaskClient, stored_images: StoredImages, settings: Settings, kind: str
+) -> None:
+    image = stored_images.draw("large.png", size=(2400, 1600))
+    image_id = stored_images.add("a boat", image=image)
+    image.write_bytes(encoded_as(Image.new("RGB", (2400, 1600), "teal"), kind))
+    response = client.get(f"/images/{image_id}/preview")
+    assert (response.status_code, response.mimetype) == (200, "image/webp")
+    assert Image.open(BytesIO(response.data)).size == (PREVIEW_SIDE, round(PREVIEW_SIDE * 2 / 3))
+    assert "immutable" not in response.headers["Cache-Control"]
+    assert not list((settings.home / "thumbnails").glob("*/*")), "the file has changed since it was stored"
+
+
+def test_preview_and_thumbnail_are_cached_apart_and_removed_together(
+    make_app: MakeApp, stored_images: StoredImages, settings: Settings
+) -> None:
+    client = make_app(api_token=SecretStr("secret")).test_client()
+    image = stored_images.draw("scan.tif", size=(900, 600))
+    image_id = stored_images.add("a boat", image=image)
+    parts = {part: client.get(f"/images/{image_id}/{part}") for part in ("thumbnail", "preview")}
+    sizes = {part: Image.open(BytesIO(response.data)).width for part, response in parts.items()}
+    assert sizes == {"thumbnail": LONGEST_SIDE, "preview": 900}
+    kept = list((settings.home / "thumbnails").glob("*/*"))
+    assert {each.read_bytes() for each in kept} == {response.data for response in parts.values()}
+    url = f"/images/{image_id}/preview?v={kept[0].name[:8]}"
+    assert "immutable" in client.get(url).headers["Cache-Control"]
+    head = {"If-None-Match": parts["preview"].headers["ETag"]}
+    assert client.get(url, headers=head).status_code == 304
+    assert client.delete(f"/api/images/{image_id}", headers={"Authorization": "Bearer secret"}).status_code == 204
+    assert not list((settings.home / "thumbnails").glob("*/*"))
+
+
+def test_of_what_browsers_show_no_preview_is_made(
+    client: FlaskClient, stored_images: StoredImages, settings: Settings
+) -> None:
+    image_id = stored_images.add("a boat")
+    response = client.get(f"/images/{image_id}/preview")
+    assert (response.status_code, response.headers["Location"]) == (302, f"/images/{image_id}/file")
+    remote = stored_images.add("a boat", image="https://joe:secret@example.org/boat.heic")
+    assert client.get(f"/images/{remote}/preview").headers["Location"] == "https://example.org/boat.heic"
+    assert not list((settings.home / "thumbnails").glob("*/*"))
 
 
 def test_every_format_that_is_read_has_a_type_to_be_served_as():

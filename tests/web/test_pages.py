@@ -358,15 +358,25 @@ def test_a_missing_file_is_reported(client: FlaskClient, stored_images: StoredIm
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "HEIC", "JPEG XL", "RAW"])
-def test_what_browsers_do_not_show_is_shown_by_its_thumbnail(
+def test_what_browsers_do_not_show_is_shown_by_its_preview(
     client: FlaskClient, stored_images: StoredImages, kind: str
 ) -> None:
     image = stored_images.draw("scan.png")
     image_id = stored_images.add("a boat", image=image)
     image.write_bytes(encoded_as(Image.new("RGB", (60, 40), "teal"), kind))
     html = page(client, f"/images/{image_id}")
-    assert re.search(rf'<img[^>]* src="/images/{image_id}/thumbnail\?v=\w{{8}}"', html)
+    assert re.search(rf'<img[^>]* src="/images/{image_id}/preview\?v=\w{{8}}"', html)
     assert f"/images/{image_id}/file" in links(html)
+    assert f"Original ({kind}, " in text(html)
+    assert "Full size" not in text(html)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("DSC_1.NEF", "NEF"), ("scan.tiff", "TIFF"), ("no suffix", "TIFF")])
+def test_a_raw_file_is_named_by_its_suffix(
+    client: FlaskClient, stored_images: StoredImages, name: str, shown: str
+) -> None:
+    image_id = stored_images.add("a boat", image=stored_images.draw(name, format="TIFF"))
+    assert f"Original ({shown}, " in text(page(client, f"/images/{image_id}"))
 
 
 def test_url_image_shows_its_host_and_no_password(client: FlaskClient, stored_images: StoredImages) -> None:
@@ -380,7 +390,7 @@ def test_url_image_shows_its_host_and_no_password(client: FlaskClient, stored_im
 @pytest.mark.parametrize(
     "number", ["999999", str(2**63 - 1), str(2**63), str(2**70), "0", "-1", "9" * 5000, "1.5", "x", "١"]
 )
-@pytest.mark.parametrize("part", ["", "/file", "/thumbnail"])
+@pytest.mark.parametrize("part", ["", "/file", "/thumbnail", "/preview"])
 def test_an_unknown_id_is_a_404(demo_client: FlaskClient, number: str, part: str) -> None:
     assert "There is no such" in page(demo_client, f"/images/{number}{part}", 404)
 

@@ -289,7 +289,7 @@ def test_few_searches_wait_while_the_model_is_loaded(
 def test_images_are_refused_while_others_are_decoded(
     site: Site, stored_images: StoredImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Except that an original takes the place of its thumbnail."""
+    """Except that an original takes the place of its thumbnail, and a thumbnail that of its preview."""
     photo = stored_images.add("a photo", image=stored_images.draw("photo.jpg", size=(60, 40)))
     scan = stored_images.add("a scan", image=stored_images.draw("scan.tif", size=(60, 40)))
     slots = site.backend.slots
@@ -305,8 +305,15 @@ def test_images_are_refused_while_others_are_decoded(
         check_refusal(site.get(f"/images/{scan}/thumbnail"))
         original = site.get(f"/images/{photo}/thumbnail")
         assert (original.status_code, original.headers["Location"]) == (302, f"/images/{photo}/file")
+        check_refusal(site.get(f"/images/{scan}/preview"))
+        site.backend.thumbnails.put(site.backend.get(scan).sha256, b"small")
+        small = site.get(f"/images/{scan}/preview")
+        assert (small.status_code, small.headers["Location"]) == (302, f"/images/{scan}/thumbnail")
+        assert small.headers["Cache-Control"] == "no-store"
+        site.backend.thumbnails.forget(site.backend.get(scan).sha256)
         assert site.get(CACHED).status_code == 200
     assert site.post("/api/search", **upload).status_code == 200
+    assert site.get(f"/images/{scan}/preview").status_code == 200
     assert [site.get(f"/images/{each}/thumbnail").status_code for each in (photo, scan)] == [200, 200]
 
 

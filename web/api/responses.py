@@ -12,6 +12,7 @@ from flask import Response
 from pydantic import BaseModel, Field
 
 from searchdb.ingest.adder import SOURCE as ADDED
+from searchdb.ingest.companions import PARTS
 from searchdb.records import EMBEDDING_DIMENSION, Hit, StoredImage
 
 from ..errors import without_paths
@@ -103,7 +104,7 @@ _COPIED_FIELDS = tuple(
     {f.name for f in fields(StoredImage)}
     & Image.model_fields.keys() - {"source_id", "tags", "metadata", "sha256", "video", "video_time"}
 )
-_PATHS = ("raw",)
+_PATHS = PARTS
 """Keys of metadata whose values are paths, besides `video`, which frames have."""
 
 

@@ -1,9 +1,10 @@
-"""Serves images and thumbnails by id: files from disk, URL images by a redirect to their host."""
+"""Serves images, thumbnails and previews by id: files from disk, URL images by a redirect to their host."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,19 +28,20 @@ from searchdb.errors import (
     TooMuchMemoryError,
 )
 from searchdb.media.formats import SNIFFED_BYTES, format_of
+from searchdb.media.thumbnails import LONGEST_SIDE, make_thumbnail
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 from searchdb.search.moments import frame_preview
 
 from ..backend import backend
 from .frames import is_frame, time_of, video_type_of
 from .links import frame_version, is_url, thumbnail_version
-from .thumbnails import LONGEST_SIDE, make_thumbnail
+from .thumbnails import PREVIEW_SIDE
 from .uploads import decode_for_visitor, hold_file
 
 blueprint = Blueprint("images", __name__)
 
 NOT_SHOWN_BY_BROWSERS = frozenset({"image/tiff", "image/heic", "image/jxl", "image/x-dcraw"})
-"""Formats that are served, but that most browsers cannot show: pages show the thumbnail instead."""
+"""Formats that are served, but that most browsers cannot show: pages show the preview instead."""
 
 MIMETYPES = {
     "JPEG": "image/jpeg",
@@ -54,6 +56,11 @@ MIMETYPES = {
     "RAW": "image/x-dcraw",  # what desktops call all of them; a RAW that is built like a TIFF may be served as that
 }
 """Media types of the served formats: raster only, as an SVG or HTML file would run with this site's permissions."""
+
+
+_NAMES = {mimetype: name for name, mimetype in MIMETYPES.items()}
+_RAW_SUFFIX = re.compile(r"(?i)\.(dng|cr[23w]|nef|nrw|arw|sr[2fw]|raf|orf|rw[2l]|pef|iiq|3fr|fff|x3f|gpr)$")
+"""By which a RAW is called by its own name, if it is one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +123,14 @@ def open_image_file(image: StoredImage) -> ImageFile:
             raise NotAnImageError(f"The file of this {what} no longer contains {article}.")
         stack.pop_all()
         return ImageFile(file=file, mimetype=mimetype, status=status)
+
+
+def format_shown(mimetype: str, name: str) -> str:
+    """Return how to call the format of an image that browsers do not show, such as HEIC; a RAW by its file's suffix."""
+    found = _NAMES[mimetype]
+    if found in ("RAW", "TIFF") and (suffix := _RAW_SUFFIX.search(name)):
+        return suffix[1].upper()
+    return found
 
 
 def _type_of(head: bytes) -> str | None:
@@ -185,6 +200,30 @@ def thumbnail(image_id: int) -> ResponseReturnValue:
     return _thumbnail_response(data, sha256, thumbnail_version(sha256))
 
 
+@blueprint.get("/images/<id:image_id>/preview")
+def preview(image_id: int) -> ResponseReturnValue:
+    """Serve a large version, as WebP, of an image that browsers do not show; of any other redirect to the original.
+
+    `?v=` works as for thumbnails. While too many others are being made, or if it takes too much memory, redirect to the
+    thumbnail instead, if there is one.
+    """
+    image = backend().get(image_id)
+    if is_frame(image):
+        return redirect(url_for(".thumbnail", image_id=image_id))
+    if is_url(image):
+        return _redirect_to_host(image.image)
+    with (original := open_image_file(image)).file:
+        if original.mimetype not in NOT_SHOWN_BY_BROWSERS:
+            return redirect(url_for(".file", image_id=image_id))
+    try:
+        sha256, data = _thumbnail_of(image, PREVIEW_SIDE)
+    except (ServiceUnavailable, BusyError, TooMuchMemoryError):
+        if backend().thumbnails.get(image.sha256) is None:
+            raise
+        return redirect(url_for(".thumbnail", image_id=image_id)), {"Cache-Control": "no-store"}
+    return _thumbnail_response(data, sha256, thumbnail_version(sha256))
+
+
 def _thumbnail_response(data: bytes, digest: bytes, version: str) -> ResponseReturnValue:
     response = Response(data, mimetype="image/webp")
     response.set_etag(digest.hex())
@@ -193,15 +232,18 @@ def _thumbnail_response(data: bytes, digest: bytes, version: str) -> ResponseRet
     return response.make_conditional(request.environ)
 
 
-def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
-    """Return the checksum and thumbnail of a stored image, or of its file's current content if that has changed."""
+def _thumbnail_of(image: StoredImage, side: int = LONGEST_SIDE) -> tuple[bytes, bytes]:
+    """Return the checksum and thumbnail of a stored image, or of its file's current content if that has changed.
+
+    `side` is the length of its longest side at most: that of a thumbnail or of a preview.
+    """
     cache = backend().thumbnails
-    data = cache.get(image.sha256)
+    data = cache.get(image.sha256, side)
     if data is not None:
         return image.sha256, data
     longest = backend().settings.max_image_bytes
     with backend().slots.thumbnails:
-        if (data := cache.get(image.sha256)) is not None:  # made meanwhile, for another request
+        if (data := cache.get(image.sha256, side)) is not None:  # made meanwhile, for another request
             return image.sha256, data
         image_file = open_image_file(image)
         with image_file.file, hold_file() as hold:
@@ -213,11 +255,19 @@ def _thumbnail_of(image: StoredImage) -> tuple[bytes, bytes]:
             except OSError as exc:
                 raise FileUnreadableError("The file of this image can no longer be read.") from exc
             fetched = FetchedImage(item=SourceItem(image=image.image, source=image.source), data=content)
-            decoded = decode_for_visitor(fetched, needed=LONGEST_SIDE)
-        data = make_thumbnail(decoded.pixels)
+            decoded = decode_for_visitor(fetched, needed=_needed(image, side))
+        data = make_thumbnail(decoded.pixels, side)
     if decoded.sha256 == image.sha256:
-        cache.put(image.sha256, data)
+        cache.put(image.sha256, data, side)
     return decoded.sha256, data
+
+
+def _needed(image: StoredImage, side: int) -> int:
+    """Return the length of the shorter side from which a thumbnail or a preview is made."""
+    if side == LONGEST_SIDE:
+        return side  # it is small: more pixels than needed make it sharper
+    shorter, longer = sorted((max(image.width, 1), max(image.height, 1)))
+    return max(-(-side * shorter // longer), LONGEST_SIDE)
 
 
 def _redirect_to_host(url: str) -> ResponseReturnValue:

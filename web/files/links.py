@@ -29,6 +29,7 @@ class Links:
         self._page = url_for("pages.image", image_id=LARGEST_ID)
         self._file = url_for("images.file", image_id=LARGEST_ID)
         self._thumbnail = url_for("images.thumbnail", image_id=LARGEST_ID)
+        self._preview = url_for("images.preview", image_id=LARGEST_ID)
 
     def page(self, image: StoredImage) -> str:
         """Return the URL of the image's HTML page."""
@@ -48,6 +49,10 @@ class Links:
             return self.frame_thumbnail(image.id, image.sha256, time_of(image))
         version = "" if is_url(image) else f"?v={thumbnail_version(image.sha256)}"
         return _with_id(self._thumbnail, image.id) + version
+
+    def preview(self, image: StoredImage) -> str:
+        """Return the URL of the large version of an image file that browsers do not show."""
+        return f"{_with_id(self._preview, image.id)}?v={thumbnail_version(image.sha256)}"
 
     def frame_thumbnail(self, image_id: int, sha256: bytes, seconds: float) -> str:
         """Return the URL of the thumbnail of a frame, given by its id, its video's checksum and its time."""

@@ -17,7 +17,7 @@ from searchdb.search.filters import Filters
 from searchdb.search.searcher import Searcher
 
 from ..backend import backend
-from ..files.images import NOT_SHOWN_BY_BROWSERS, open_image_file
+from ..files.images import NOT_SHOWN_BY_BROWSERS, format_shown, open_image_file
 from ..files.links import Links, host_of, is_url, name_of
 from ..files.uploads import embed_query_image, fetch_query_image, read_upload
 from ..problems import image_field
@@ -120,17 +120,19 @@ def image(image_id: int) -> ResponseReturnValue:
                 mimetype = opened.mimetype
         except (FileUnreadableError, NotAnImageError) as exc:
             gone = str(exc)
+    name, file_url, unshown = name_of(image), _file_url(image), mimetype in NOT_SHOWN_BY_BROWSERS
     trail = search_trail(searcher, search_request, image) if usable else None
     return render_template(
         "image.html",
         search=search_request,
         image=image,
-        name=name_of(image),
+        name=name,
         alt=alt_of(image),
         shape=shape_of(image.width, image.height),
         gone=gone,
-        shown_url=Links().thumbnail(image) if mimetype in NOT_SHOWN_BY_BROWSERS else _file_url(image),
-        file_url=_file_url(image),
+        shown_url=Links().preview(image) if unshown else file_url,
+        file_url=file_url,
+        unshown=format_shown(mimetype, name) if unshown and mimetype else None,
         host=host_of(image),
         folder_url=_folder_url(image),
         format_datetime=format_datetime,

@@ -34,7 +34,7 @@ _MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _START_OF_SCAN, _END_OF_IMAGE, _QUANTIZATION, _PHOTOSHOP, _EXIF = 0xDA, 0xD9, 0xDB, 0xED, 0xE1
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-_WITHOUT_LENGTH = {0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}
+WITHOUT_LENGTH = {0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}
 
 
 def inspect_jpeg(data: bytes) -> Inspection:
@@ -51,7 +51,7 @@ def inspect_jpeg(data: bytes) -> Inspection:
         segments += 1
         refuse_beyond(MAX_STRAY_BYTES, stray, "JPEG", "bytes between the segments of its header")
         refuse_beyond(MAX_SEGMENTS, segments, "JPEG", "segments in its header")
-        if marker in _WITHOUT_LENGTH:
+        if marker in WITHOUT_LENGTH:
             continue
         end = _end_of_segment(data, position)
         if marker == _START_OF_SCAN:
@@ -96,7 +96,7 @@ def frame_of(data: bytes, position: int, end: int) -> tuple[int, int, int]:
         if marker in _FRAMES:
             height, width = (int.from_bytes(data[position + at : position + at + 2]) for at in (3, 5))
             return marker, width, height
-        if marker not in _WITHOUT_LENGTH:
+        if marker not in WITHOUT_LENGTH:
             position = _end_of_segment(data, position)
     return 0, 0, 0
 
@@ -110,7 +110,7 @@ def _count_scans(data: bytes, position: int, enough: int) -> int:
         refuse_beyond(MAX_SEGMENTS_BETWEEN, segments, "JPEG", "segments between its scans")
         if marker == _END_OF_IMAGE:
             break
-        if marker not in _WITHOUT_LENGTH:
+        if marker not in WITHOUT_LENGTH:
             scans += marker == _START_OF_SCAN
             position = _end_of_segment(data, position)
     return scans

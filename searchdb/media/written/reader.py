@@ -14,8 +14,14 @@ from PIL import Image
 from searchdb.errors import DamagedImageError
 from searchdb.media.formats import SNIFFED_BYTES, format_of
 from searchdb.media.image_reader import open_image, prepare_pillow
+from searchdb.media.inspection import inspect
+from searchdb.media.inspection.jpeg import WITHOUT_LENGTH
+from searchdb.media.inspection.raw import find_raw
+from searchdb.media.raw_reader import exif_of_raw
 from searchdb.media.regular_file import open_regular
+from searchdb.media.tiff_reader import exif_of_first_directory
 from searchdb.media.written.file_metadata import read_file_metadata
+from searchdb.media.written.heif import read_heif_blocks
 from searchdb.records import WrittenMetadata
 
 _SILENT = frozenset({"GIF", "BMP"})
@@ -52,6 +58,8 @@ def read_written(file: bytes | Path, *, max_pixels: int) -> WrittenMetadata | No
         if name == "TIFF":
             prepare_pillow(max_pixels)
             return read_file_metadata(_tiff_metadata(opened)).written
+        if name in ("HEIC", "RAW"):
+            return _of_photograph(name, opened.read(), max_pixels)
         if name == "WEBP":  # opening it takes memory for its pixels
             return read_file_metadata(_Carrier(dict(_riff_chunks(opened)))).written
         read = {"JPEG": _jpeg_head, "PNG": _without_pixels, "AVIF": _whole}.get(name)
@@ -73,20 +81,43 @@ class _Carrier(Image.Image):
         return super().getexif() if self._own_exif is None else self._own_exif
 
 
+def _of_photograph(name: str, data: bytes, max_pixels: int) -> WrittenMetadata | None:
+    """Return what is written in a HEIC or RAW; neither libheif nor LibRaw, which odd files may crash, reads it."""
+    inspection = inspect(name, data)
+    if name == "HEIC":
+        blocks = read_heif_blocks(data) if inspection.is_opened_here else None
+        return None if blocks is None else read_file_metadata(_Carrier(blocks)).written
+    raw = find_raw(data)
+    if raw.preview is not None:
+        with open_image(name, data, max_pixels=max_pixels) as image:
+            return read_file_metadata(image).written
+    exif = exif_of_raw(data, raw)
+    if exif is None:
+        return None
+    xmp = exif.get(_TIFF_XMP)
+    return read_file_metadata(_Carrier({"xmp": xmp} if isinstance(xmp, bytes) else {}, exif)).written
+
+
 def _whole(file: IO[bytes]) -> bytes:
     return file.read()
 
 
 def _jpeg_head(file: IO[bytes]) -> bytes:
-    """Return a JPEG up to its pixels, which Pillow can open, as it reads no further to open one."""
+    """Return a JPEG up to its pixels, which Pillow can open, as it reads no further to open one.
+
+    One with anything but segments in its header is returned with its pixels: Pillow skips that in ways of its own.
+    """
     kept = [file.read(len(_SOI))]
     size = 0
     for _ in range(MAX_PARTS):
         marker = file.read(2)
         while marker == b"\xff\xff":  # padding
             marker = b"\xff" + file.read(1)
-        if len(marker) < 2 or marker[0] != 0xFF:
-            break
+        if len(marker) < 2 or marker[0] != 0xFF or marker[1] in WITHOUT_LENGTH:
+            file.seek(0)
+            whole = file.read(MAX_METADATA_BYTES)
+            inspect("JPEG", whole)  # it limits what is skipped
+            return whole
         length = file.read(2)
         body = file.read(max(0, int.from_bytes(length) - 2)) if len(length) == 2 else b""
         size += len(body)
@@ -137,13 +168,8 @@ def _riff_chunks(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 
 def _tiff_metadata(file: IO[bytes]) -> _Carrier:
     """Return the metadata of a TIFF's first directory, which also holds for an image in another one."""
-    exif = Image.Exif()
     try:
-        head = file.read(16)
-        exif.endian = "<" if head.startswith(b"II") else ">"
-        exif.bigtiff = 43 in head[2:4]
-        place, kind = (8, "Q") if exif.bigtiff else (4, "I")
-        exif.load_from_fp(file, struct.unpack_from(exif.endian + kind, head, place)[0])
+        exif = exif_of_first_directory(file)
         xmp = exif.get(_TIFF_XMP)
     except Exception as exc:  # Pillow raises many kinds of errors on malformed directories
         raise DamagedImageError("the image data is corrupt (TIFF: its first directory cannot be read)") from exc

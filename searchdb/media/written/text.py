@@ -29,12 +29,14 @@ _UNREADABLE_SHARE = 0.25
 
 _BY_DEVICES = re.compile(
     r"""
-    (konica\ )?minolta\ digital\ camera | olympus\ digital\ camera | kodak\ digital\ still\ camera | digital\ camera
-    | sony\ dsc | exif[ _]jpeg([ _].*)? | jpeg\ encoded\ by\ .* | samsung\ .*camera.* | <\ ?kenox\ .*> | maker:.*
+    (konica\ )?([\w-]+\ )?digital\ (still\ )?camera | \w+\ [cd]sc | dcf\ \d\.\d | \w+-\w*\d\w*\ image
+    | exif[ _]jpeg([ _].*)? | jpeg\ encoded\ by\ .* | samsung\ .*camera.* | <\ ?kenox\ .*> | maker:.*
     | dcim.* | default | (no\ )?comments? | (no\ )?(image\ )?description | user\ ?comments? | untitled | none | null
-    | n/a | unknown | charset=.{0,40} | binary\ comment | \d
+    | n/a | unknown | charset=.{0,40} | binary\ comment | \d | \d{5,} | \d[\d-]*[_~][\d_~-]*
     | (created|processed|edited|generated|file\ (source|written)|optimized)\ (with|by|in|using)\b.{0,80}
     | (dsc[fn]?|img|imgp|image|pict|p|dcp|cimg|mvi|gopr|pxl|dji|vid)[ _-]?\d{3,}[\d_-]*(\.\w{2,4})?
+    | (<\?xml | <metadata | \{\s*" | \[\{ | \[\w+\]\s[\w\ ]+= | imagej= | oiio:sha-1= | software: | kofax\ pdf\ filter
+       | aperio\ image\ library) (?s:.*)
     """,
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from searchdb.media.written.reader import read_written
 from searchdb.records import Companion, CompanionKind, FetchedImage, SourceItem, WrittenMetadata
 from tests.helpers.hostile_files import encoded, exif_bytes, png_chunk
 from tests.helpers.metadata_blocks import UTF_8, array, iptc, languages, with_iptc, xmp
+from tests.helpers.photo_files import box, cr2, cr3, dng, heic, raf
 
 MAX_PIXELS = 1_000_000
 EXIF = exif_bytes(tags={0x010E: "of EXIF", 0x013B: "Ann", 0x4746: 2}, orientation=6)
@@ -58,6 +60,62 @@ def test_exif_and_xmp_in_each_format(kind: str, tmp_path: Path) -> None:
     if kind != "TIFF":
         assert (found.rating, found.camera) == (2, "Canon EOS R5")
         assert found.latitude == pytest.approx(48.858333)
+
+
+def test_exif_and_xmp_of_heic(tmp_path: Path) -> None:
+    data = heic(IMAGE, exif=EXIF, xmp=XMP)
+    found = said(data, tmp_path)
+    assert (found.description, found.keywords, found.label, found.creator) == ("of XMP", ("lion",), "Red", "Ann")
+    assert (found.rating, found.camera) == (2, "Canon EOS R5")
+    assert found.latitude == pytest.approx(48.858333)
+    assert said(heic(IMAGE), tmp_path) == WrittenMetadata()
+    latin = XMP.replace(b"of XMP", "Löwe".encode("latin-1"))
+    assert said(heic(IMAGE, xmp=latin), tmp_path).description == "Löwe"
+
+
+def test_only_what_describes_the_primary_image_of_a_heic_counts(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    data = heic(images[0], exif=EXIF, frames=images[1:])
+    assert said(data, tmp_path).creator == "Ann"
+    primary = b"pitm" + bytes(4) + b"\0"
+    assert data.count(primary + b"\1") == 1
+    assert said(data.replace(primary + b"\1", primary + b"\3"), tmp_path) == WrittenMetadata()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b"pitm", b"free"),
+        (b"Exif\0", b"E\xeaif\0"),  # on which libheif crashes
+        (b"application/rdf+xml\0", b"application/rdf\0br\0\0"),
+    ],
+)
+def test_an_unusual_heic_is_not_read_without_decoding(change: tuple[bytes, bytes]) -> None:
+    data = heic(IMAGE, exif=EXIF, xmp=XMP)
+    assert data.count(change[0]) >= 1
+    assert read_written(data.replace(*change, 1), max_pixels=MAX_PIXELS) is None
+    assert read_written(data + box(b"moov", bytes(8)), max_pixels=MAX_PIXELS) is None
+
+
+def test_metadata_of_raw_is_read_without_its_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a preview or without one; where only LibRaw knows, the image is decoded."""
+    photograph, preview = Image.new("RGB", (1000, 800), "red"), Image.new("RGB", (700, 500), "red")
+    files = [dng(photograph, preview=each) for each in (preview, None)]
+    files += [cr2(preview), cr3(preview, (1200, 800)), raf(preview, (1200, 800))]
+    expected = [said(data, tmp_path) for data in files]
+    assert [each.camera for each in expected] == ["Maker Model 7"] * 4 + ["X-T9"]
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    assert [read_written(data, max_pixels=MAX_PIXELS) for data in files] == expected
+    assert read_written(b"IIU\0" + bytes(1000), max_pixels=MAX_PIXELS) is not None
+    assert read_written(b"FOVb" + bytes(1000), max_pixels=MAX_PIXELS) is None
+
+
+@pytest.mark.parametrize("junk", [b"\0\0junk", b"\xff\xd0", b"\xff\xff\xff", b"\xff\0"])
+def test_what_is_between_the_segments_of_a_jpeg_is_skipped(junk: bytes, tmp_path: Path) -> None:
+    data = encoded(IMAGE, "JPEG", exif=EXIF)
+    end = 4 + int.from_bytes(data[4:6])
+    assert said(data[:end] + junk + data[end:], tmp_path).creator == "Ann"
 
 
 def test_iptc_in_jpeg_between_xmp_and_exif(tmp_path: Path) -> None:
@@ -125,10 +183,11 @@ _FILES = [
     encoded(IMAGE, "WEBP", exif=EXIF, xmp=XMP),
     encoded(IMAGE, "TIFF", exif=EXIF, tiffinfo={700: XMP}),
     encoded(IMAGE, "AVIF", exif=EXIF, xmp=XMP),
+    heic(IMAGE, exif=EXIF, xmp=XMP),
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     whole=st.sampled_from(_FILES),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=10),

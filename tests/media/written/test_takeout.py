@@ -102,7 +102,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(fields=st.dictionaries(st.sampled_from(sorted(PHOTO)), _VALUES))
 def test_any_values_are_read_or_refused(fields: dict[str, Any]) -> None:
     try:
