@@ -97,7 +97,7 @@ class Originals:
                 fetched = self._fetcher.fetch(item, hold)
             decoded = decode(fetched, max_pixels=self._max_pixels, needed=THUMBNAIL_SIDE, memory=self._memory)
         pixels = decoded.pixels
-        data = make_thumbnail(pixels, longest_side=THUMBNAIL_SIDE, quality=THUMBNAIL_QUALITY)
+        data = make_thumbnail(pixels, THUMBNAIL_SIDE, quality=THUMBNAIL_QUALITY)
         return Thumbnail(data=data, width=pixels.width, height=pixels.height)
 
 

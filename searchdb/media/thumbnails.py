@@ -11,9 +11,9 @@ LONGEST_SIDE = 512
 QUALITY = 80
 
 
-def make_thumbnail(pixels: Image.Image, *, longest_side: int = LONGEST_SIDE, quality: int = QUALITY) -> bytes:
-    """Return an RGB image as a WebP file whose longer side is at most `longest_side`; `pixels` is resized in place."""
-    pixels.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+def make_thumbnail(pixels: Image.Image, side: int = LONGEST_SIDE, *, quality: int = QUALITY) -> bytes:
+    """Return an RGB image as a WebP file whose longer side is at most `side`; `pixels` is resized in place."""
+    pixels.thumbnail((side, side), Image.Resampling.LANCZOS)
     encoded = BytesIO()
     pixels.save(encoded, "WEBP", quality=quality)
     return encoded.getvalue()

@@ -16,12 +16,13 @@ from pydantic import SecretStr
 
 from searchdb.config import Settings
 from searchdb.media.formats import FORMATS
+from searchdb.media.thumbnails import LONGEST_SIDE
 from tests.helpers.apps import MakeApp
 from tests.helpers.photo_files import encoded_as
 from web import create_app
 from web.backend import EXTENSION
 from web.files.images import MIMETYPES
-from web.files.thumbnails import LONGEST_SIDE, PREVIEW_SIDE
+from web.files.thumbnails import PREVIEW_SIDE
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder

@@ -28,13 +28,14 @@ from searchdb.errors import (
     TooMuchMemoryError,
 )
 from searchdb.media.formats import SNIFFED_BYTES, format_of
+from searchdb.media.thumbnails import LONGEST_SIDE, make_thumbnail
 from searchdb.records import FetchedImage, SourceItem, StoredImage, clean_url
 from searchdb.search.moments import frame_preview
 
 from ..backend import backend
 from .frames import is_frame, time_of, video_type_of
 from .links import frame_version, is_url, thumbnail_version
-from .thumbnails import LONGEST_SIDE, PREVIEW_SIDE, make_thumbnail
+from .thumbnails import PREVIEW_SIDE
 from .uploads import decode_for_visitor, hold_file
 
 blueprint = Blueprint("images", __name__)

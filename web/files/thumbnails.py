@@ -1,34 +1,21 @@
-"""Makes WebP thumbnails and previews, and caches them on disk by the SHA-256 of the image."""
+"""Caches thumbnails and large previews on disk by the SHA-256 of the image."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
-
-from PIL import Image
 
 from searchdb.errors import UnsafeFolderError
 from searchdb.media.bounded_folder import BoundedFolder
+from searchdb.media.thumbnails import LONGEST_SIDE
 
-LONGEST_SIDE = 512
-"""Pixels: about twice the height of the grid's cells, because many screens have two pixels per CSS pixel."""
 PREVIEW_SIDE = 2048
 """Pixels: fills a screen. One of a photograph takes half a second of processor time and 600 KB, one of noise 2 MB."""
-QUALITY = 80
 SUFFIXES = {LONGEST_SIDE: ".webp", PREVIEW_SIDE: "-large.webp"}
 """Ends of the file names, by the length of the longest side."""
 
 log = logging.getLogger(__name__)
-
-
-def make_thumbnail(pixels: Image.Image, side: int = LONGEST_SIDE) -> bytes:
-    """Return an RGB image as a WebP file whose longer side is at most `side`; `pixels` is resized in place."""
-    pixels.thumbnail((side, side), Image.Resampling.LANCZOS)
-    encoded = BytesIO()
-    pixels.save(encoded, "WEBP", quality=QUALITY)
-    return encoded.getvalue()
 
 
 class ThumbnailCache:
