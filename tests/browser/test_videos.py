@@ -87,7 +87,7 @@ def test_a_video_opens_at_its_moment_and_stops_when_it_is_left(films: str, tabs:
     ready(page, 1.5)
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_be_hidden()
-    assert page.url == films + QUERY
+    expect(page).to_have_url(films + QUERY)
     assert page.locator("video").evaluate_all("videos => videos.every(video => video.paused && !video.src)")
 
 
