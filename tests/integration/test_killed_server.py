@@ -119,7 +119,7 @@ def test_a_server_that_another_process_has_just_started_is_used(
 def test_the_page_starts_it(settings: Settings, embedder: CLIPEmbedder) -> None:
     app = create_app(settings, embedder=embedder)
     client = app.test_client()
-    assert client.get("/readyz").status_code == 200
+    until(lambda: client.get("/readyz").status_code == 200, "the page")
     kill_server(settings.home)
     until(lambda: client.get("/readyz").status_code == 200, "the page to recover")
     app.extensions[EXTENSION].close()
