@@ -293,6 +293,11 @@ class FailedImage:
     error: ImageError
     item: SourceItem | None = None
 
+    @classmethod
+    def of(cls, item: SourceItem, error: ImageError) -> FailedImage:
+        """Return the failure of an item."""
+        return cls(image=item.image, source=item.source, error=error, item=item)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MovedImage:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import TypeVar
 from uuid import UUID
 
+from searchdb.batches import batched
 from searchdb.db.retry import OutageLog, retry_until_available
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.queue import Queue
@@ -48,7 +48,7 @@ def enqueue(
         return retry_until_available(call, outage_log=outage_log, cancel=cancel)
 
     report = IngestReport()
-    for batch in _batched(items, chunk_size):
+    for batch in batched(items, chunk_size):
         chunk = {item.image: item for item in reversed(batch)}  # the first of duplicates counts
         stored = retry(lambda known=list(chunk): store.stored(known))
         failed = {} if retry_failed else retry(lambda known=list(chunk): store.failed(known))
@@ -72,7 +72,7 @@ def enqueue(
             else:
                 wanted.append(item)
         items = [item for item in chunk.values() if isinstance(item, SourceItem)]
-        retry(lambda items=items, stored=stored: store.settle(items, stored))
+        retry(lambda items=items, stored=stored: store.update_without_reading(items, stored))
         retry(lambda failures=rejected: store.record_failures(failures))
         report.failed.update(type(failure.error).__name__ for failure in rejected)
         report.queued += retry(lambda queued=wanted: queue.put(queued, run_id, urgent=urgent))
@@ -88,10 +88,3 @@ def _again(
     """Whether to read a stored video again of which only a part could be read; `failed` is empty to retry failures."""
     partial = stored[item.image].partial
     return partial and (item.image not in failed or not failed[item.image].fails_again(item, limits))
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    """Yield the items in tuples of `size`, the last one shorter."""
-    iterator = iter(items)
-    while batch := tuple(islice(iterator, size)):
-        yield batch

@@ -166,7 +166,7 @@ class Ingest:
 
     def _prepare_isolated(self, item: SourceItem) -> Prepared | None:
         attempt = self._retry(lambda: self._queue.count_attempt(item.image))
-        return _failed(item, WorkerLostError(attempt - 1)) if attempt > MAX_ATTEMPTS else self._prepare(item)
+        return FailedImage.of(item, WorkerLostError(attempt - 1)) if attempt > MAX_ATTEMPTS else self._prepare(item)
 
     def _with_raw_files(self, prepared: Iterable[Prepared | None], stored: Container[str]) -> Iterator[Prepared | None]:
         """Yield them; after an image that cannot be decoded and is not stored, yield the RAW file beside it, too.
@@ -234,7 +234,7 @@ class Ingest:
         except DecodeInterruptedError:
             return None
         except ImageError as exc:
-            return _failed(item, exc)
+            return FailedImage.of(item, exc)
 
     def _refresh(self, item: SourceItem) -> Prepared | None:
         """Read what is written in a stored file and beside it, or prepare it again where that takes decoding."""
@@ -243,7 +243,7 @@ class Ingest:
         try:
             of_file = read_written(Path(item.image), max_pixels=self._max_pixels)
         except FileUnreadableError as exc:
-            return _failed(item, exc)
+            return FailedImage.of(item, exc)
         except ImageError:  # it is no image, such as a video, or has changed meanwhile
             of_file = None
         if of_file is None:
@@ -288,7 +288,3 @@ class Ingest:
             self.report.copied += len(outcome.copied)
             self.report.unchanged += len(outcome.unchanged)
             self.report.failed.update(type(failure.error).__name__ for failure in outcome.failed)
-
-
-def _failed(item: SourceItem, error: ImageError) -> FailedImage:
-    return FailedImage(image=item.image, source=item.source, error=error, item=item)

@@ -22,7 +22,7 @@ def refresh_images(connection: Connection, refreshed: Sequence[RefreshedImage]) 
         connection.execute(sa.update(images).where(images.c.image == each.item.image).values(**row, folder=folder))
 
 
-def absorb_parts(connection: Connection, items: Sequence[SourceItem]) -> None:
+def merge_parts(connection: Connection, items: Sequence[SourceItem]) -> None:
     """Make the files that belong to these items no images of their own, in the caller's transaction.
 
     A RAW file that was alone when it was stored gives its row, and so its id, to its JPEG, unless that is stored

@@ -19,7 +19,7 @@ from searchdb.ingest.counts import COUNT_FAILED, COUNT_PENDING
 from searchdb.ingest.folders import keeps_folder, kept_folder, set_folders
 from searchdb.ingest.frames import FILE, FIRST_OF_FILE, StoredFile, from_files
 from searchdb.ingest.moves import apply_moves, with_other_companions
-from searchdb.ingest.refresh import absorb_parts, refresh_images
+from searchdb.ingest.refresh import merge_parts, refresh_images
 from searchdb.ingest.rows import UNSTORABLE, failure_row, image_row
 from searchdb.ingest.states import FailedState, StoredState
 from searchdb.records import (
@@ -123,7 +123,7 @@ class Store:
             moved = {move.item.image for move in moves}
             delete_failures(connection, [*moved, *(move.image for move in moves)])
             items = [*(each.decoded.item for each in outcome.embedded), *(each.item for each in outcome.refreshed)]
-            absorb_parts(connection, items)
+            merge_parts(connection, items)
             upsert_images(connection, [e for e in outcome.embedded if e.decoded.item.image not in moved], model)
             beside = with_other_companions(connection, [move.item for move in moves])
             moved_without = [each.decoded for each in outcome.embedded if each.decoded.item.image in beside]
@@ -134,7 +134,7 @@ class Store:
             if runs:
                 connection.execute(sa.insert(ingest_chunks), _tallies(outcome, runs, worker))
 
-    def settle(self, items: Sequence[SourceItem], stored: Mapping[str, StoredState]) -> None:
+    def update_without_reading(self, items: Sequence[SourceItem], stored: Mapping[str, StoredState]) -> None:
         """Bring what needs no reading up to date in the rows of these items that are `stored`.
 
         They get their folder. The files that belong to them are no images and no failures any longer.
@@ -151,7 +151,7 @@ class Store:
             with self._engine.begin() as connection:
                 if folders:
                     set_folders(connection, folders)
-                absorb_parts(connection, owners)
+                merge_parts(connection, owners)
                 delete_failures(connection, [each.path for item in owners for each in item.companions])
 
     def images_under(self, path: str) -> Iterator[StoredFile]:

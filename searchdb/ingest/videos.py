@@ -123,7 +123,7 @@ class VideoReading:
         except DecodeInterruptedError:
             return None
         except ImageError as exc:
-            return VideoOutcome(item=item, failure=_failed(item, exc))
+            return VideoOutcome(item=item, failure=FailedImage.of(item, exc))
 
     def _open(self, item: SourceItem) -> AbstractContextManager[IO[bytes]]:
         if not item.is_url:
@@ -195,7 +195,7 @@ class VideoReading:
             error = FileUnreadableError("the file changed while it was read: ingest it again when it is complete")
         if header is None or not kept:
             error = error or DamagedVideoError("the video holds no pictures that can be decoded")
-            return VideoOutcome(item=item, failure=_failed(item, error))
+            return VideoOutcome(item=item, failure=FailedImage.of(item, error))
         facts = VideoFacts(
             sha256=hashed.sha256,
             byte_size=task.byte_size,
@@ -207,7 +207,7 @@ class VideoReading:
             written=written_in(header.tags),
         )
         return VideoOutcome(
-            item=item, facts=facts, frames=kept, failure=None if error is None else _failed(item, error)
+            item=item, facts=facts, frames=kept, failure=None if error is None else FailedImage.of(item, error)
         )
 
     def _new_ones(self, frames: Sequence[RawFrame], last: StoredFrame | None) -> list[StoredFrame]:
@@ -247,7 +247,3 @@ def _with_companions(outcome: VideoOutcome) -> VideoOutcome:
         return outcome
     item, written = read_companions(outcome.item, outcome.facts.written)
     return replace(outcome, item=item, facts=replace(outcome.facts, written=written))
-
-
-def _failed(item: SourceItem, error: ImageError) -> FailedImage:
-    return FailedImage(image=item.image, source=item.source, error=error, item=item)

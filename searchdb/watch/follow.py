@@ -268,7 +268,7 @@ class Watch:
                     return
                 references = [item.image for item in batch]
                 stored, failed = self._store.stored(references), self._store.failed(references)
-                self._store.settle([item for item in batch if isinstance(item, SourceItem)], stored)
+                self._store.update_without_reading([item for item in batch if isinstance(item, SourceItem)], stored)
                 for item in batch:
                     if item.image in stored and stored[item.image].matches(item):
                         continue
