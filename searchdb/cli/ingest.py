@@ -28,7 +28,7 @@ def _default_chunk_size(_ctx: click.Context, _parameter: click.Parameter, value:
     return value or DEFAULT_CHUNK_SIZE
 
 
-def exclude_patterns(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def _patterns(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """Check the patterns of --exclude."""
     from searchdb.sources.exclusion import Exclusion
 
@@ -37,6 +37,15 @@ def exclude_patterns(_ctx: click.Context, _parameter: click.Parameter, value: tu
     except SourceError as exc:
         raise click.BadParameter(str(exc)) from exc
     return value
+
+
+exclude_option = click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    callback=_patterns,
+    help="leave out what matches, as a line of .gitignore does; may be repeated",
+)
 
 
 def _every(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> float | Literal["key"] | None:
@@ -84,13 +93,7 @@ def ingest_command() -> None:
 
 @ingest_command.command("files")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    callback=exclude_patterns,
-    help="leave out what matches, as a line of .gitignore does; may be repeated",
-)
+@exclude_option
 @click.option("--prune", is_flag=True, help="remove images of these folders whose files no longer exist")
 @click.option("--yes", is_flag=True, help="with --prune: even if most of a folder, or the folder itself, is gone")
 @every_option

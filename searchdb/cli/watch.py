@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from searchdb.cli import open_collection
-from searchdb.cli.ingest import exclude_patterns
+from searchdb.cli.ingest import exclude_option
 from searchdb.cli.output import print_json, printable
 from searchdb.cli.prose import describe_step
 from searchdb.cli.worker import stop_on_signals
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("watch")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    callback=exclude_patterns,
-    help="leave out what matches, as a line of .gitignore does; may be repeated",
-)
+@exclude_option
 @click.option(
     "--prune/--no-prune", default=True, help="remove images whose files no longer exist, or keep them [default: prune]"
 )
