@@ -29,8 +29,8 @@ def describe_ingest(report: IngestReport) -> str:
         sidecars = "sidecar" if report.sidecars == 1 else "sidecars"
         parts = "RAW file or video" if report.parts == 1 else "RAW files and videos"
         counts = ((report.sidecars, sidecars), (report.parts, parts))
-        beside = " and ".join(f"{count:,} {what}" for count, what in counts if count)
-        lines.append(f"{beside} belong to images beside them")
+        beside = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+        lines.append(f"files that belong to an image beside them: {beside}")
     if report.excluded:
         lines.append(
             f"{report.excluded:,} files and folders were left out: clutter, sidecars without an image, or excluded by "

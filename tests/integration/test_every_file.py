@@ -218,6 +218,6 @@ def test_the_command_line_tells_all_of_them(settings: Settings, folder: Path) ->
     assert (report["stored"], report["sidecars"], report["parts"], report["excluded"]) == (
         outcomes[IMAGE], outcomes[SIDECAR], outcomes[PART], outcomes[LEFT_OUT],
     )  # fmt: skip
-    beside = f"{outcomes[SIDECAR]} sidecars and {outcomes[PART]} RAW files and videos"
-    assert f"{beside} belong to images beside them" in result.stderr
+    beside = f"{outcomes[SIDECAR]} sidecars, {outcomes[PART]} RAW files and videos"
+    assert f"files that belong to an image beside them: {beside}" in result.stderr
     assert "left out: clutter, sidecars without an image, or excluded by patterns" in result.stderr
