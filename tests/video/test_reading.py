@@ -404,6 +404,7 @@ def test_it_stops_when_cancelled(tmp_path: Path) -> None:
 
 def test_a_silent_process_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helper, "SILENT_S", 0.0)
+    monkeypatch.setattr(helper, "POLL_S", 0.001)  # no process starts in so short a time
     _, found = read(draw_video(tmp_path / "v.mp4", TWO))
     assert isinstance(found.error, DecoderLostError)
 
