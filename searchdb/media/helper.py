@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator
@@ -27,7 +26,7 @@ from searchdb.errors import (
     DecodeTooCostlyError,
 )
 from searchdb.media.error_transfer import error_from_json, error_to_json
-from searchdb.media.sandbox import NICENESS, helper_environment
+from searchdb.media.sandbox import NICENESS, start_helper
 from searchdb.media.written.exif import Exif
 from searchdb.records import WrittenMetadata
 
@@ -96,18 +95,9 @@ def load_in_helper(
     """
     limit_s = cpu_s or CPU_S * max(1, math.ceil(task.max_pixels / BUDGETED_PIXELS))
     settings = json.dumps({**asdict(task), "cpu_s": limit_s, "parent": os.getpid(), "niceness": NICENESS})
-    try:
-        # -P: modules are not taken from the current folder. A session of its own: Ctrl-C is for this process only.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "searchdb.media.helper_process", settings],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=helper_environment(),
-            start_new_session=True,
-        )
-    except OSError as exc:  # too many processes, or no memory for one
-        raise DecoderLostError(f"no process can be started now to decode the {task.name} ({exc.strerror})") from exc
+    process = start_helper(
+        "searchdb.media.helper_process", settings, stdin=subprocess.PIPE, purpose=f"decode the {task.name}"
+    )
     with process:
         # Not by `communicate`, which cannot go on with its input after a timeout.
         feeding = threading.Thread(target=_feed, args=(process.stdin, data), daemon=True)

@@ -6,8 +6,11 @@ import ctypes
 import os
 import resource
 import signal
+import subprocess
 import sys
 from pathlib import Path
+
+from searchdb.errors import DecoderLostError
 
 NICENESS = 10
 """Helpers give way to searches: they get a tenth of a processor that others want."""
@@ -15,6 +18,28 @@ NICENESS = 10
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
 """The rest of the environment, with passwords and tokens, is not for a process that reads hostile files."""
 _PR_SET_PDEATHSIG = 1
+
+
+def start_helper(module: str, task: str, *, stdin: int, purpose: str) -> subprocess.Popen[bytes]:
+    """Start a module as a helper process, with pipes for what it writes.
+
+    `task` is its argument, `stdin` a descriptor or `subprocess.PIPE`, and `purpose` ends the message of the error.
+
+    Raises:
+        DecoderLostError: it cannot be started.
+    """
+    try:
+        # -P: modules are not taken from the current folder. A session of its own: Ctrl-C is for this process only.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", module, task],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=helper_environment(),
+            start_new_session=True,
+        )
+    except OSError as exc:  # too many processes, or no memory for one
+        raise DecoderLostError(f"no process can be started now to {purpose} ({exc.strerror})") from exc
 
 
 def helper_environment() -> dict[str, str]:

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -22,7 +21,7 @@ from searchdb.errors import (
     DecoderLostError,
     DecodeTooCostlyError,
 )
-from searchdb.media.sandbox import helper_environment
+from searchdb.media.sandbox import start_helper
 from searchdb.video.messages import Alive, End, Message, RawFrame, Task, VideoHeader, read
 
 FRAME_CPU_S = 60
@@ -112,18 +111,7 @@ def open_frames(descriptor: int, task: Task, *, cancel: threading.Event | None =
         DecodeInterruptedError: while frames are read: `cancel` was set.
         DecoderLostError: the process could not be started.
     """
-    try:
-        # -P: modules are not taken from the current folder. A session of its own: Ctrl-C is for this process only.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "searchdb.video.helper_process", task.to_json()],
-            stdin=descriptor,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=helper_environment(),
-            start_new_session=True,
-        )
-    except OSError as exc:  # too many processes, or no memory for one
-        raise DecoderLostError(f"no process can be started now to read the video ({exc.strerror})") from exc
+    process = start_helper("searchdb.video.helper_process", task.to_json(), stdin=descriptor, purpose="read the video")
     with process:
         assert process.stdout is not None and process.stderr is not None  # noqa: PT018, S101 - pipes
         pipe: Any = _Pipe(process.stdout.fileno(), cancel)
