@@ -16,7 +16,12 @@ class Embedder(Protocol):
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model's name and the SHA-256 of its weights; known without loading it."""
+        """The model's name, the SHA-256 of its weights and its dimension; known without loading it."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector; known without loading the model."""
         ...
 
     @property
@@ -29,9 +34,9 @@ class Embedder(Protocol):
         ...
 
     def embed_texts(self, texts: Sequence[str], /) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(texts), 512)."""
+        """Return unit vectors, float32 of shape (len(texts), dimension)."""
         ...
 
     def embed_images(self, images: Sequence[Image.Image], /) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(images), 512)."""
+        """Return unit vectors, float32 of shape (len(images), dimension)."""
         ...

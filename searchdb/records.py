@@ -28,6 +28,9 @@ DEMO_MODEL = "demo"
 EMBEDDING_DIMENSION = 512
 """Length of an embedding; the width of `images.embedding`."""
 
+MIN_DIMENSION, MAX_DIMENSION = 64, 2_000
+"""Fewest and most numbers of an embedding: fewer tell few images apart, and pgvector's indexes take no more."""
+
 TAKEN_AT_FROM = "taken_at_from"
 """Key in `metadata` of what `taken_at` comes from, if neither from the source nor from EXIF's DateTimeOriginal."""
 
