@@ -161,6 +161,14 @@ FILES: dict[str, set[str]] = {
     "media.models.preprocessing": {"media.model_files", "media.models.geometry"},
     "media.models.devices": set(),
     "media.models.loading": {"media.model_files", "media.models.devices", "media.models.families"},
+    "media.models.description": {
+        "media.model_files",
+        "media.models.families",
+        "media.models.folders",
+        "media.models.loading",
+        "media.models.preprocessing",
+    },
+    "media.models.recommended": set(),
     "media.models.forward": {
         "media.models.families",
         "media.models.geometry",
