@@ -15,7 +15,7 @@ from searchdb.media.models.families import dimension_of
 
 log = logging.getLogger(__name__)
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "vocab.bpe")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 """Files that a tokenizer is made of without further packages; without any, transformers silently makes an empty one."""
 SENTENCEPIECE_PACKAGES = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
 """What reads a tokenizer in sentencepiece's format (*.model): the modules, and the packages that they are in."""
@@ -72,7 +72,7 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     own_file = declared == "SiglipTokenizer" and (folder / "tokenizer.json").exists()
     load = cast("Any", PreTrainedTokenizerFast if own_file else AutoTokenizer).from_pretrained
     try:
-        return load(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = load(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as exc:
         raise ModelUnavailableError(
             name, f"its tokenizer needs a package that is not installed ({first_line(exc)}): install it with pip"
@@ -80,6 +80,11 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     # tokenizers raises a bare Exception for a malformed tokenizer.json.
     except Exception as exc:
         raise ModelUnavailableError(name, f"its tokenizer cannot be loaded ({first_line(exc)})") from exc
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelUnavailableError(name, f"its tokenizer knows no words: a file of it is missing in {folder}")
+    if tokenizer.pad_token_id is None:
+        raise ModelUnavailableError(name, "its tokenizer has no padding token: name one in tokenizer_config.json")
+    return tokenizer
 
 
 def tokenizer_config(name: str, folder: Path) -> dict[str, Any]:

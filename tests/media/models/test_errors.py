@@ -139,6 +139,22 @@ def test_a_tokenizer_that_needs_a_package(copy: Callable[[str], Path], file: str
     refused(folder, f"its tokenizer {re.escape(file)} is read by sentencepiece.*pip install sentencepiece")
 
 
+def test_a_tokenizer_of_another_familys_files(copy: Callable[[str], Path]) -> None:
+    """transformers makes a tokenizer of special tokens only."""
+    folder = copy("chinese-clip")
+    (folder / "tokenizer.json").rename(folder / "vocab.json")
+    refused(folder, "its tokenizer knows no words|its tokenizer cannot be loaded")
+
+
+def test_a_tokenizer_without_padding(copy: Callable[[str], Path]) -> None:
+    folder = copy("siglip")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["pad_token"]
+    path.write_text(json.dumps(config))
+    refused(folder, "its tokenizer has no padding token")
+
+
 def test_a_damaged_tokenizer(copy: Callable[[str], Path]) -> None:
     folder = copy("siglip2")
     (folder / "tokenizer.json").write_text('{"version": "1.0", "model": 3}')
