@@ -16,12 +16,13 @@ from searchdb.errors import CompareError
 from searchdb.export.destination import file_sink
 from searchdb.exporting import ExportingCollection
 from searchdb.media.embed import CLIPEmbedder
-from searchdb.search.ranking import MAX_COUNT
 
 DEFAULT_SAMPLE = 1000
 """Images that models are compared on: CLIP ViT-B/32 embeds them in a minute on two cores."""
 DEFAULT_COUNT = 10
 """Length of the lists: what people look at first."""
+MAX_COUNT = 100
+"""Longest lists: two of them, with thumbnails, fill several screens."""
 
 
 def no_progress(progress: CompareProgress) -> None:
@@ -65,10 +66,10 @@ class ComparingCollection(ExportingCollection):
             ModelError: a model cannot be loaded.
             StorageError: `output` cannot be written.
         """
-        for name, value, most in (("sample", sample, None), ("count", count, MAX_COUNT)):
-            if value < 1 or (most is not None and value > most):
-                limit = "" if most is None else f" to {most:,}"
-                raise CompareError(f"{name} is {value:,}: it is a number from 1{limit}", field=name)
+        if sample < 1:
+            raise CompareError(f"the sample is {sample:,} images: it starts at 1", field="sample")
+        if not 1 <= count <= MAX_COUNT:
+            raise CompareError(f"the count is {count:,}: lists have 1 to {MAX_COUNT} images", field="count")
         path = None if output is None else Path(output).expanduser()
         if path is not None:
             check_output(path)

@@ -1,4 +1,4 @@
-"""Makes the page of a comparison: one HTML file with both models' lists side by side, which needs no server or script."""
+"""Makes the page of a comparison: one HTML file with both models' lists, which needs no server and no script."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from searchdb.clock import clock
 from searchdb.compare.embedding import RankableImage
-from searchdb.compare.quality import FEWEST_DIFFERENT, FIGURES
+from searchdb.compare.quality import FEWEST_DIFFERENT
 from searchdb.compare.records import Difference, ModelComparison, QueryResult, RankedImage
-from searchdb.compare.verdict import HEADLINE, duration, rate, short_name, significance, size, verdict
+from searchdb.compare.verdict import HEADLINE, duration, rate, short_name, signed, significance, size, verdict
 from searchdb.errors import CompareError, StorageError
 from searchdb.export.destination import Sink
 from searchdb.export.links import MAX_TEXT_CHARACTERS, link_to, shortened, shown_name
@@ -122,6 +122,7 @@ def write_page(
     sections = [_section(number, result, shown, place) for number, result in numbered]
     used = dict.fromkeys(cell.thumbnail for section in sections for side in section.sides for cell in side.cells)
     thumbnails = ((key, _data_uri(shown[key])) for key in used if key is not None)
+    left_out = comparison.left_out[:MAX_SHOWN_LEFT_OUT]
     models = [("A", comparison.first), ("B", comparison.second)]
     parts = _template().generate(
         comparison=comparison,
@@ -131,9 +132,7 @@ def write_page(
         shown_numbers={section.number for section in sections},
         thumbnails=thumbnails,
         intervals=_intervals(comparison.differences),
-        left_out=[
-            (shortened(each.image), shortened(each.message)) for each in comparison.left_out[:MAX_SHOWN_LEFT_OUT]
-        ],
+        left_out=[(shortened(each.image), shortened(each.message)) for each in left_out],
         columns=min(comparison.count, comparison.compared, 10),
         made_on=datetime.now(UTC).date().isoformat(),
         headline=HEADLINE,
@@ -154,8 +153,8 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rate": rate, "duration": duration, "size": size, "significance": significance}
-    environment.globals["figures"] = FIGURES
+    filters = cast("dict[str, Any]", environment.filters)  # pyright: ignore[reportUnknownMemberType] - untyped
+    filters |= {"rate": rate, "duration": duration, "size": size, "significance": significance, "signed": signed}
     return environment.get_template("page.html")
 
 

@@ -69,9 +69,10 @@ def _result(
     ranks = [np.empty_like(order) for order in orders]
     for of_model, order in zip(ranks, orders, strict=True):
         of_model[order] = np.arange(1, len(order) + 1)
-    relevant = [places[image] for image in query.relevant if image in places]
+    relevant = {places[image] for image in query.relevant if image in places}
 
     def listed(model: int) -> list[RankedImage]:
+        first: list[int] = orders[model][:count].tolist()
         return [
             RankedImage(
                 id=sample.images[place].id,
@@ -81,7 +82,7 @@ def _result(
                 other_rank=int(ranks[1 - model][place]),
                 relevant=place in relevant if query.relevant else None,
             )
-            for position, place in enumerate(orders[model][:count].tolist(), 1)
+            for position, place in enumerate(first, 1)
         ]
 
     def measured(model: int) -> Figures | None:

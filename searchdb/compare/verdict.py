@@ -10,6 +10,7 @@ from searchdb.compare.records import Difference, ModelComparison, ModelSummary
 
 HEADLINE = "nDCG@10"
 """The measure of quality that the sentences quote: it counts all right images among the first ten, and their order."""
+SIGNIFICANT, EQUAL, TOO_FEW = "significant", "equal", "too few queries"
 _SHIFTED = 0.02
 """Difference of similarities from which on thresholds have to be chosen anew."""
 
@@ -20,8 +21,8 @@ def verdict(comparison: ModelComparison) -> Iterator[str]:
     listed = min(comparison.count, comparison.compared)
     queries = _count(len(comparison.queries), "query", "queries")
     yield (
-        f"The first {listed:,} images of both models have {100 * comparison.overlap:.0f} % in common, the mean of "
-        f"{queries} on {_count(comparison.compared, 'image')} of {comparison.images:,} "
+        f"The first {listed:,} images of both models have {100 * comparison.overlap:.0f}% in common, the mean of "
+        f"{queries} on {comparison.compared:,} of {_count(comparison.images, 'image')} "
         f"(rank-biased overlap {comparison.rank_biased_overlap:.2f})."
     )
     yield _quality(comparison)
@@ -52,20 +53,30 @@ def _quality(comparison: ModelComparison) -> str:
             "`relevant`, the quality is measured."
         )
     judged = _count(comparison.judged, "query names", "queries name")
+    better = "B" if found.difference > 0 else "A"
+    meaning = {
+        SIGNIFICANT: f"a significant difference: {better} is better",
+        EQUAL: "no difference",
+        TOO_FEW: "too few queries to tell the models apart",
+    }.get(significance(found, comparison.judged), "not significant, it may be chance")
     return (
-        f"{judged} images that are right. Their {HEADLINE} is {found.first:.3f} with A and {found.second:.3f} with B, a "
-        f"difference of {found.difference:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}): "
-        f"{significance(found, comparison.judged)}."
+        f"{judged} images that are right. {HEADLINE} is {found.first:.3f} with A and {found.second:.3f} with B, a "
+        f"difference of {signed(found.difference)} (95% interval {signed(found.low)} to {signed(found.high)}): {meaning}."
     )
 
 
 def significance(found: Difference, judged: int) -> str:
-    """Return whether a difference tells the models apart."""
+    """Return in a word or three whether a difference between the models tells them apart."""
     if found.significant:
-        return f"{'B' if found.difference > 0 else 'A'} is better, and not by chance"
-    if judged < FEWEST_DIFFERENT:
-        return "too few queries to tell the models apart"
-    return "not significant, it may be chance"
+        return SIGNIFICANT
+    if found.low == found.high == 0:
+        return EQUAL
+    return TOO_FEW if judged < FEWEST_DIFFERENT else "not significant"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.3f}".replace("-", "−") if abs(value) >= 0.0005 else "0.000"
 
 
 def rate(per_second: float) -> str:
