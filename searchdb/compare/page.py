@@ -95,8 +95,6 @@ def check_output(path: Path) -> None:
             head = file.read(_HEAD_BYTES)
     except OSError as exc:
         raise StorageError(str(path), exc.strerror or str(exc), full=False) from exc
-    except ValueError as exc:  # a NUL in the name
-        raise StorageError(str(path), str(exc), full=False) from exc
     if head and GENERATOR not in head:
         raise CompareError(
             f"{path} exists and is not a comparison of models: name another file, or remove it", field="output"

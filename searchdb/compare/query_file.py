@@ -63,9 +63,8 @@ def checked_queries(queries: Iterable[ModelQuery], name: str) -> list[ModelQuery
         except QueryError as exc:
             raise QueriesError(f"{name}: {exc}") from exc
         former = found.get(text, ModelQuery(text=text))
-        found[text] = ModelQuery(
-            text=text, relevant=[*former.relevant, *query.relevant], lines=[*former.lines, *query.lines]
-        )
+        lines = query.lines or (0,) * len(query.relevant)
+        found[text] = ModelQuery(text=text, relevant=(*former.relevant, *query.relevant), lines=(*former.lines, *lines))
     if not found:
         raise QueriesError(f"{name} has no query: write a text on each line, or CSV, TSV or JSON lines with `{QUERY}`")
     if len(found) > MAX_QUERIES:
@@ -74,7 +73,7 @@ def checked_queries(queries: Iterable[ModelQuery], name: str) -> list[ModelQuery
 
 
 def _queries(rows: Iterator[_Row], name: str) -> Iterator[ModelQuery]:
-    wrong: list[tuple[int | None, str]] = []
+    wrong: list[tuple[int, str]] = []
     for line, row in rows:
         try:
             if isinstance(row, str):
@@ -92,8 +91,8 @@ def _queries(rows: Iterator[_Row], name: str) -> Iterator[ModelQuery]:
         raise wrong_lines(name, wrong)
 
 
-def wrong_lines(name: str, problems: Sequence[tuple[int | None, str]]) -> QueriesError:
-    """Return the error for what is wrong with queries, which have lines if they are from a file."""
+def wrong_lines(name: str, problems: Sequence[tuple[int, str]]) -> QueriesError:
+    """Return the error for what is wrong with queries, by line; line 0 is that of no file."""
     shown = "; ".join(f"line {line:,}: {what}" if line else what for line, what in problems[:_SHOWN_PROBLEMS])
     more = f"; and {len(problems) - _SHOWN_PROBLEMS:,} more" if len(problems) > _SHOWN_PROBLEMS else ""
     return QueriesError(f"{name}, {shown}{more}", lines=tuple(line for line, _ in problems if line))
@@ -165,7 +164,7 @@ def _rows(lines: Sequence[str], suffix: str, name: str) -> Iterator[_Row]:
             f"{name} has no column `{QUERY}`: its first line must name the columns. For a text on each line, without "
             "names, give the file another extension, such as .txt"
         )
-    return ((number, {QUERY: line}) for number, line in enumerate(lines, 1) if line.strip())
+    return ((number, {QUERY: line.strip()}) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def _columns(line: str, delimiter: str) -> set[str]:

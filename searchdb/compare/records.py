@@ -14,7 +14,7 @@ Figures = Mapping[str, float]
 class ModelQuery:
     """A text to compare models by, and the stored images that are right for it, by id, path or URL; none: no truth.
 
-    `lines` are the lines of the file that the references come from, one each, for messages.
+    `lines` are the lines of a file that the references come from, one each, for messages.
     """
 
     text: str

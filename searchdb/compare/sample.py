@@ -78,10 +78,9 @@ def judged_queries(connection: Connection, queries: Sequence[ModelQuery]) -> lis
             known = number
         if known is not None:
             found[each] = known
-    wrong: list[tuple[int | None, str]] = []
+    wrong: list[tuple[int, str]] = []
     for query in queries:
-        lines = query.lines or [None] * len(query.relevant)
-        for each, line in zip(query.relevant, lines, strict=True):
+        for each, line in zip(query.relevant, query.lines, strict=True):
             if each not in found:
                 named_as = f"no image has the id {each}" if isinstance(each, int) else f"{_shown(each)} is not stored"
                 wrong.append((line, f"{named_as}: ingest it, or leave it out"))

@@ -55,13 +55,13 @@ def _quality(comparison: ModelComparison) -> str:
     judged = _count(comparison.judged, "query names", "queries name")
     better = "B" if found.difference > 0 else "A"
     meaning = {
-        SIGNIFICANT: f"a significant difference: {better} is better",
+        SIGNIFICANT: f"{better} is significantly better",
         EQUAL: "no difference",
         TOO_FEW: "too few queries to tell the models apart",
-    }.get(significance(found, comparison.judged), "not significant, it may be chance")
+    }.get(significance(found, comparison.judged), "the difference is not significant, it may be chance")
     return (
-        f"{judged} images that are right. {HEADLINE} is {found.first:.3f} with A and {found.second:.3f} with B, a "
-        f"difference of {signed(found.difference)} (95% interval {signed(found.low)} to {signed(found.high)}): {meaning}."
+        f"{judged} images that are right. {HEADLINE} is {found.first:.3f} with A and {found.second:.3f} with B: "
+        f"{meaning} (difference {signed(found.difference)}, 95% interval {signed(found.low)} to {signed(found.high)})."
     )
 
 
