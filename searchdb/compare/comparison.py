@@ -73,7 +73,7 @@ def compare(
 
     Args:
         engine: the database.
-        embedders: both models; the collection's vectors are used for the one that they come from.
+        embedders: both models; what the collection has of their vectors is used.
         queries: at least one.
         options: how to compare.
         reader: reads the images for both models.
@@ -102,7 +102,8 @@ def compare(
         progress(CompareProgress(step=READING, done=done, total=len(ids)))
 
     embedded(0)
-    with closing(reader.read(sampled_images(engine, sorted(ids)))) as read:
+    models = {embedder.identity.weights_sha256 for embedder in embedders}
+    with closing(reader.read(sampled_images(engine, sorted(ids), models))) as read:
         sample = embed_sample(read, embedders, embedded)
     if not sample.images:
         raise _unreadable(sample, len(ids))

@@ -91,9 +91,9 @@ def embed_sample(
 
 def _stored_vector(read: ReadImage, embedder: Embedder) -> np.ndarray | None:
     """Return the collection's vector, of length 1, if it is by this model and of the content that was read."""
-    image = read.image
-    if not read.unchanged or image.model_sha256 != embedder.identity.weights_sha256:
+    vector = read.image.vectors.get(embedder.identity.weights_sha256) if read.unchanged else None
+    if vector is None:
         return None
-    length = float(np.linalg.norm(image.embedding))
+    length = float(np.linalg.norm(vector))
     # SQL may have stored vectors of any length; earlier versions of the schema let even 0 pass.
-    return (image.embedding / length).astype(np.float32) if np.isfinite(length) and length > 0 else None
+    return (vector / length).astype(np.float32) if np.isfinite(length) and length > 0 else None

@@ -9,7 +9,7 @@ import numpy as np
 from searchdb.compare.records import Difference, Figures
 
 CUTOFFS = (1, 5, 10)
-FIGURES = ("recall@1", "recall@5", "recall@10", "MRR", "nDCG@10")
+FIGURES: tuple[str, ...] = ("recall@1", "recall@5", "recall@10", "MRR", "nDCG@10")
 """Measures of quality, in the order in which they are shown. Of one query, MRR is the reciprocal rank."""
 RESAMPLES = 10_000
 """Resamples of a bootstrap: the bounds of its interval then vary by a few per cent of its width from seed to seed."""

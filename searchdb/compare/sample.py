@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -13,21 +14,24 @@ from sqlalchemy import Connection, Engine
 from searchdb.batches import batched
 from searchdb.compare.query_file import wrong_lines
 from searchdb.compare.records import ModelQuery
-from searchdb.db.tables import Embedding, embedding_models, frame_previews, images
+from searchdb.db.tables import as_vector, embedding_models, frame_previews, images
+from searchdb.db.vectors import CURRENT, current_column, images_with, other_columns
 from searchdb.records import LARGEST_ID, is_url, mask_credentials
 
 ROWS_AT_ONCE = 1000
 """Images in one statement: 3 MB with their vectors, or 20 with previews of frames."""
 
 _COLUMNS = ("id", "image", "rendition", "source", "description", "video", "video_time", "sha256")
+_NO_CHANGE_OVER = sa.text("LOCK TABLE images IN ACCESS SHARE MODE")
+"""Until the transaction ends, the columns with vectors keep their names and models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampledImage:
     """One image to compare models on: what it takes to read it again.
 
-    `embedding` is the collection's vector, float32 of shape (numbers of the model,), by the model whose SHA-256 is
-    `model_sha256`. `preview` is the small image of a frame of a video.
+    `vectors` are those that the collection has by the models to compare, by their SHA-256: float32 of shape (numbers of
+    the model,). `preview` is the small image of a frame of a video.
     """
 
     id: int
@@ -38,8 +42,7 @@ class SampledImage:
     video: str | None
     video_time: float | None
     sha256: bytes
-    embedding: np.ndarray
-    model_sha256: bytes
+    vectors: Mapping[bytes, np.ndarray]
     preview: bytes | None
 
 
@@ -91,30 +94,42 @@ def judged_queries(connection: Connection, queries: Sequence[ModelQuery]) -> lis
     ]
 
 
-def sampled_images(engine: Engine, ids: Sequence[int]) -> Iterator[SampledImage]:
-    """Yield the images by ascending id; those that were removed meanwhile are left out.
+def sampled_images(engine: Engine, ids: Sequence[int], models: Collection[bytes]) -> Iterator[SampledImage]:
+    """Yield the images by ascending id, with their vectors by these models, which are given by their SHA-256.
 
-    No transaction is open while the caller works.
+    Images that were removed meanwhile are left out. No transaction is open while the caller works.
     """
-    # Without its number: a prepared statement whose column changes its type is refused.
-    embedding = sa.cast(images.c.embedding, Embedding()).label("embedding")
-    columns = [images.c[name] for name in _COLUMNS]
-    statement = (
-        sa.select(*columns, embedding, embedding_models.c.weights_sha256, frame_previews.c.webp)
-        .join_from(images, embedding_models, images.c.embedding_model_id == embedding_models.c.id)
-        .join(frame_previews, frame_previews.c.image_id == images.c.id, isouter=True)
-        .order_by(images.c.id)
-    )
     for batch in batched(sorted(ids), ROWS_AT_ONCE):
         with engine.begin() as connection:
-            rows = connection.execute(statement.where(images.c.id.in_(batch))).mappings().all()
+            connection.execute(_NO_CHANGE_OVER)
+            names = _vector_columns(connection, models)
+            rows = connection.execute(_rows(tuple(names.values()), batch)).mappings().all()
         for row in rows:
             yield SampledImage(
                 **{name: row[name] for name in _COLUMNS},
-                embedding=row["embedding"],
-                model_sha256=row["weights_sha256"],
+                vectors={model: row[name] for model, name in names.items() if row[name] is not None},
                 preview=row["webp"],
             )
+
+
+def _vector_columns(connection: Connection, models: Collection[bytes]) -> dict[bytes, str]:
+    """Return the names of the columns with vectors by these models; of those that have one."""
+    known = sa.select(embedding_models.c.id, embedding_models.c.weights_sha256)
+    digests = {row.id: row.weights_sha256 for row in connection.execute(known)}
+    columns = [current_column(connection), *other_columns(connection)]
+    found = {digests[column.model_id]: column.name for column in columns if column.model_id in digests}
+    return {model: name for model, name in found.items() if model in models}
+
+
+def _rows(names: Sequence[str], ids: Sequence[int]) -> sa.Select[Any]:
+    table = images_with(*(name for name in names if name != CURRENT))
+    return (
+        sa.select(*(table.c[name] for name in _COLUMNS), *(as_vector(table.c[name]).label(name) for name in names))
+        .add_columns(frame_previews.c.webp)
+        .join_from(table, frame_previews, frame_previews.c.image_id == table.c.id, isouter=True)
+        .where(table.c.id.in_(ids))
+        .order_by(table.c.id)
+    )
 
 
 def _known_ids(connection: Connection, ids: set[int]) -> set[int]:

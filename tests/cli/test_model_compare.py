@@ -32,7 +32,7 @@ def test_a_table_and_a_page(
     demo_settings: Settings, twin: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run(demo_settings, "model", "compare", twin, "--queries", queries, "--sample", 40, "--count", 5)
+    result = run(demo_settings, "model", "compare", twin, "--queries", queries, "--sample", "40", "--count", "5")
     printed = output(result)
     assert printed.startswith(f"A  demo  (weights 7510f130f612)\nB  {twin}  (weights ")
     assert "The first 5 images of both models have 100% in common, the mean of 3 queries on 4" in printed

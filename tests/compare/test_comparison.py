@@ -17,6 +17,7 @@ from searchdb.compare.records import CompareProgress, ModelComparison, ModelQuer
 from searchdb.compare.sample import draw
 from searchdb.config import Settings
 from searchdb.db.tables import embedding_models, images, query_embeddings
+from searchdb.db.vectors import images_with
 from searchdb.errors import CompareError, ModelUnavailableError, QueriesError, StorageError
 from searchdb.media.embed import CLIPEmbedder
 from tests.compare.conftest import TWIN_NUMBERS
@@ -198,6 +199,31 @@ def test_vectors_of_any_length(few: tuple[SearchDB, list[Path]], twin: Path) -> 
     found = collection.compare_models(str(twin), queries=TEXTS)
     assert found.overlap == 1
     assert max(each.similarity for result in found.queries for each in result.first) < 1
+
+
+def test_vectors_of_both_models_that_the_collection_has(few: tuple[SearchDB, list[Path]], twin: Path) -> None:
+    """As in a switch, before or after the change-over: only images without a vector are embedded again."""
+    collection, paths = few
+    other = CLIPEmbedder(str(twin))
+    # The vectors are those of texts, which tells whether they are used.
+    vectors = other.embed_texts([f"a {colour} boat" for colour in ("red", "blue", "green")])
+    with collection.database.begin() as connection:
+        row = {
+            "name": other.identity.name,
+            "weights_sha256": other.identity.weights_sha256,
+            "dimension": other.identity.dimension,
+        }
+        statement = sa.insert(embedding_models).values(row).returning(embedding_models.c.id)
+        name = f"embedding_{connection.scalar(statement)}"
+        connection.execute(sa.text(f"ALTER TABLE images ADD COLUMN {name} vector({TWIN_NUMBERS})"))
+        for path, vector in zip(paths, vectors, strict=False):
+            table = images_with(name)
+            connection.execute(sa.update(table).where(table.c.image == str(path)).values({name: vector}))
+    found = collection.compare_models(str(twin), queries=["a red boat"], count=12)
+    assert [model.stored for model in _models(found)] == [True, True]
+    similarities = {each.image: each.similarity for each in found.queries[0].second}
+    for path, vector in zip(paths, vectors, strict=False):
+        assert similarities[str(path)] == pytest.approx(float(vector @ vectors[0]), abs=1e-4)
 
 
 def test_frames_are_read_from_their_previews(

@@ -21,7 +21,7 @@ def headline(found: list[Difference]) -> Difference:
 
 def test_figures_by_hand() -> None:
     assert figures([1]) == pytest.approx(same(1))
-    assert figures([11]) == pytest.approx(same(0) | {"MRR": 1 / 11})
+    assert figures([11]) == pytest.approx({**same(0), "MRR": 1 / 11})
     found = figures([7, 2, 30])
     gained = 1 / math.log2(3) + 1 / math.log2(8)
     assert found == pytest.approx(
