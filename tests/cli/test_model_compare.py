@@ -18,7 +18,7 @@ from tests.helpers.tiny_models import demo_twin
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return demo_twin(tmp_path_factory.mktemp("models") / "twin", 512)
+    return demo_twin(tmp_path_factory.mktemp("models") / "twin", 768)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from searchdb.compare.records import ModelComparison, ModelQuery
 from searchdb.db.tables import images
 from tests.helpers.tiny_models import demo_twin
 
-TWIN_NUMBERS = 512
+TWIN_NUMBERS = 768
 WEIGHTS = "model.safetensors"
 
 
