@@ -40,8 +40,8 @@ PACKAGES: dict[str, set[str]] = {
     "demo": set(),
     "web": {"db", "media", "search", "index", "ingest", "status", "video", "watch"},
 }
-"""Which other packages each may import. What is not named (client, exporting, ingesting, parts, status, cli) composes
-them."""
+"""Which other packages each may import. What is not named (client, comparing, exporting, ingesting, parts, status, cli)
+composes them."""
 FILES: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
