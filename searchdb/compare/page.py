@@ -89,6 +89,8 @@ def check_output(path: Path) -> None:
             raise CompareError(f"{path} is a folder: name a file in it, such as {path / 'a.html'}", field="output")
         if not path.parent.is_dir():
             raise StorageError(str(path), f"the folder {path.parent} does not exist", full=False)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise StorageError(str(path), "permission denied", full=False)
         if not path.is_file():
             return
         with path.open("rb") as file:
