@@ -24,6 +24,7 @@ from tests.compare.conftest import TWIN_NUMBERS
 from tests.conftest import DEMO_IMAGES
 from tests.helpers.image_server import ImageServer
 from tests.helpers.stored_videos import StoredVideos
+from tests.helpers.tiny_models import TINY_FAMILIES, save_tiny_model
 
 TEXTS = ("a boat", "a dog", "a red house")
 
@@ -106,6 +107,15 @@ def test_the_same_seed_draws_the_same_images(demo_collection: SearchDB) -> None:
         assert drawn[1][:10] == draw(connection, 10, 1)
         assert set(drawn[1]) != set(drawn[2])
         assert len(draw(connection, 1000, 1)) == DEMO_IMAGES
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2-naflex", "chinese-clip"])
+def test_a_model_of_another_family(demo_collection: SearchDB, tmp_path: Path, family: str) -> None:
+    folder = save_tiny_model(family, tmp_path / family)
+    found = demo_collection.compare_models(str(folder), queries=TEXTS, sample=20, output=tmp_path / "page.html")
+    assert (found.compared, found.second.dimension) == (20, TINY_FAMILIES[family].dimension)
+    assert 0 <= found.overlap < 1
+    assert found.rank_biased_overlap < 1
 
 
 def test_right_images_are_always_in_the_sample(demo_collection: SearchDB, twin: Path) -> None:
