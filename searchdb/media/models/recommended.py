@@ -23,11 +23,12 @@ RECOMMENDED: tuple[Recommendation, ...] = (
     Recommendation(
         name="laion/CLIP-ViT-B-32-laion2B-s34B-b79K", needs=("fast", "small"), dimension=512, languages="English"
     ),
-    Recommendation(name="google/siglip-base-patch16-224", needs=("small",), dimension=768, languages="English"),
-    Recommendation(name="openai/clip-vit-large-patch14", needs=("best",), dimension=768, languages="English"),
-    Recommendation(name="google/siglip-so400m-patch14-384", needs=("best",), dimension=1152, languages="English"),
     Recommendation(
-        name="google/siglip2-base-patch16-224", needs=("multilingual", "small"), dimension=768, languages="many"
+        name="google/siglip2-base-patch32-256", needs=("fast", "multilingual"), dimension=768, languages="many"
+    ),
+    Recommendation(name="openai/clip-vit-large-patch14", needs=("best",), dimension=768, languages="English"),
+    Recommendation(
+        name="google/siglip2-base-patch16-224", needs=("best", "multilingual"), dimension=768, languages="many"
     ),
     Recommendation(
         name="google/siglip2-so400m-patch14-384", needs=("best", "multilingual"), dimension=1152, languages="many"
@@ -39,7 +40,10 @@ RECOMMENDED: tuple[Recommendation, ...] = (
         languages="over 300",
     ),
     Recommendation(
-        name="OFA-Sys/chinese-clip-vit-base-patch16", needs=("multilingual",), dimension=512, languages="Chinese"
+        name="OFA-Sys/chinese-clip-vit-base-patch16",
+        needs=("small", "multilingual"),
+        dimension=512,
+        languages="Chinese",
     ),
 )
 """In the order of `searchdb model list`."""

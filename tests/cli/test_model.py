@@ -1,0 +1,76 @@
+"""`searchdb model list` and `model show`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from searchdb.config import Settings
+from tests.helpers.cli import output, run
+from tests.helpers.tiny_models import save_tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _columns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def test_the_list_tells_the_collections_models_from_others(demo_settings: Settings) -> None:
+    collection, here, recommended = output(run(demo_settings, "model", "list")).split("\n\n")
+    lines = collection.splitlines()
+    assert lines[0] == "Models of this collection:"
+    assert lines[2].split()[:3] == ["current", "demo", "512"]
+    assert here.startswith("Models on this machine:")
+    assert "demo" in here
+    assert recommended.startswith("Recommended models (docs/models.md has their figures):")
+    assert "google/siglip2-base-patch16-224" in recommended
+
+
+def test_the_list_of_an_empty_collection(settings: Settings) -> None:
+    assert "Models of this collection: none yet" in output(run(settings, "model", "list"))
+    document = json.loads(output(run(settings, "model", "list", "--json")))
+    assert document["collection"] == []
+
+
+def test_the_list_as_json(demo_settings: Settings) -> None:
+    document = json.loads(output(run(demo_settings, "model", "list", "--json")))
+    assert list(document) == ["collection", "this_machine", "recommended"]
+    (model,) = document["collection"]
+    assert (model["name"], model["dimension"], model["current"]) == ("demo", 512, True)
+    assert (model["retired_at"], model["verified"]) == (None, True)
+    assert document["this_machine"][0]["name"] == "demo"
+    assert {"name", "needs", "dimension", "languages"} <= document["recommended"][0].keys()
+
+
+def test_show_says_what_a_model_is(settings: Settings, tmp_path: Path) -> None:
+    folder = save_tiny_model("siglip2-naflex", tmp_path / "model")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [en, de, fr, it, es, pt, zh]\n---\n")
+    lines = dict(
+        line.split(maxsplit=1) for line in output(run(settings, "model", "show", str(folder))).splitlines() if line
+    )
+    assert lines["family"] == "SigLIP 2 NaFlex"
+    assert lines["numbers"] == "72"
+    assert lines["context"] == "16 tokens"
+    assert lines["image"] == "32 x 32 pixels"
+    assert lines["languages"] == "en, de, fr, it, es, pt and 1 more"
+    assert lines["licence"] == "apache-2.0"
+    assert lines["folder"] == str(folder)
+
+
+def test_show_as_json(settings: Settings) -> None:
+    document = json.loads(output(run(settings, "model", "show", "demo", "--json")))
+    assert (document["family"], document["dimension"], document["usable"]) == ("CLIP", 512, True)
+
+
+def test_show_says_that_a_model_cannot_be_stored(settings: Settings, tmp_path: Path) -> None:
+    folder = save_tiny_model("clip", tmp_path / "model", dimension=2008)
+    assert "2,008, which searchdb cannot store" in output(run(settings, "model", "show", str(folder)))
+
+
+def test_an_unknown_model_is_one_line(settings: Settings) -> None:
+    result = run(settings, "model", "show", "/no/such/folder")
+    assert result.exit_code == 1
+    assert "there is no such folder" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
