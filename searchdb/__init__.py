@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from searchdb.errors import (
+    CompareError,
     ConfigError,
     DatabaseError,
     ImageError,
@@ -24,6 +25,7 @@ from searchdb.errors import (
 
 if TYPE_CHECKING:
     from searchdb.client import SearchDB
+    from searchdb.compare.records import ModelQuery
     from searchdb.config import Settings
     from searchdb.records import Hit
     from searchdb.search.filters import Filters
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "CompareError",
     "ConfigError",
     "DatabaseError",
     "Filters",
@@ -38,6 +41,7 @@ __all__ = [
     "ImageError",
     "ImageNotFoundError",
     "ModelError",
+    "ModelQuery",
     "QueryError",
     "SearchDB",
     "SearchDBError",
@@ -49,6 +53,7 @@ __all__ = [
 _MODULES = {
     "Filters": "searchdb.search.filters",
     "Hit": "searchdb.records",
+    "ModelQuery": "searchdb.compare.records",
     "SearchDB": "searchdb.client",
     "Settings": "searchdb.config",
 }

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from searchdb.comparing import ComparingCollection
 from searchdb.config import Settings
 from searchdb.errors import ImageError, QueryError
-from searchdb.exporting import ExportingCollection
 from searchdb.index.build import build_index
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.index.status import IndexStatus
@@ -37,7 +37,7 @@ LONG_LIVED_S = 60.0
 `searchdb search`, would end during the build."""
 
 
-class SearchDB(ExportingCollection):
+class SearchDB(ComparingCollection):
     """One collection of images: a database and the model that its vectors come from.
 
     Settings come from the environment unless given: `SearchDB()`, `SearchDB(model="demo")`. The model is loaded when

@@ -21,6 +21,8 @@ SearchDBError
 ├── SourceError                  a folder or list cannot be read at all
 ├── MetadataError                what is written in a file about an image cannot be read
 ├── ExportError                  an export is invalid
+├── CompareError                 models cannot be compared as requested
+│   └── QueriesError                 the queries to compare them by are wrong
 ├── WatchError                   the system does not report changes in folders
 ├── QueryError                   a search is invalid
 │   └── ImageNotFoundError           no image has that id
@@ -231,6 +233,25 @@ class ExportError(SearchDBError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class CompareError(SearchDBError):
+    """Models cannot be compared as requested.
+
+    `field` is the parameter of `SearchDB.compare_models` that is wrong; None if the error is not about a single one.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class QueriesError(CompareError):
+    """Queries to compare models by cannot be used. `lines` are the numbers of the wrong lines, if it is about lines."""
+
+    def __init__(self, message: str, *, lines: tuple[int, ...] = ()) -> None:
+        super().__init__(message, field="queries")
+        self.lines = lines
 
 
 class WatchError(SearchDBError):

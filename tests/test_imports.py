@@ -35,12 +35,13 @@ PACKAGES: dict[str, set[str]] = {
     "index": {"db", "search"},
     "ingest": {"db", "media", "index", "video"},
     "export": {"db", "media", "search"},
+    "compare": {"db", "export", "media", "search", "sources", "video"},
     "watch": {"sources", "ingest", "db"},
     "demo": set(),
     "web": {"db", "media", "search", "index", "ingest", "status", "video", "watch"},
 }
-"""Which other packages each may import. What is not named (client, exporting, ingesting, parts, status, cli) composes
-them."""
+"""Which other packages each may import. What is not named (client, comparing, exporting, ingesting, parts, status, cli)
+composes them."""
 FILES: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
@@ -261,7 +262,8 @@ FILES: dict[str, set[str]] = {
     "export.rows": {"db.tables", "export.columns", "search.filters", "search.guarded"},
     "export.text_formats": {"export.columns", "export.destination", "export.rows"},
     "export.parquet": {"db.tables", "export.columns", "export.destination", "export.rows"},
-    "export.contact_sheet": {"export.destination", "export.originals", "export.report", "export.rows"},
+    "export.links": set(),
+    "export.contact_sheet": {"export.destination", "export.links", "export.originals", "export.report", "export.rows"},
     "index.records": set(),
     "index.policy": {"index.records"},
     "index.status": {"db.counts", "db.tables", "index.policy", "index.records"},

@@ -10,17 +10,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from searchdb.clock import clock, time_fragment
+from searchdb.clock import clock
 from searchdb.errors import ImageError
 from searchdb.export.destination import Sink
+from searchdb.export.links import MAX_TEXT_CHARACTERS, link_to, shortened, shown_name, web_link
 from searchdb.export.originals import Originals, Thumbnail, in_order
 from searchdb.export.report import ExportFailure, ExportReport
 from searchdb.export.rows import Row
-from searchdb.records import clean_url, is_url
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -32,8 +31,6 @@ SHEET_COLUMNS = (
 """What a sheet shows of each image, beside its similarity and relevance."""
 MAX_SHEET_IMAGES = 1000
 """Most images of one sheet: about 20 MB with their thumbnails, which a browser still scrolls and prints well."""
-MAX_TEXT_CHARACTERS = 400
-"""Longest text of an image that is shown: a caption of a few lines."""
 
 _COLOUR = re.compile("#[0-9a-f]{6}")
 
@@ -148,59 +145,19 @@ def _cell(rank: int, row: Row, made: Thumbnail | ExportFailure, folder: str | No
     facts = (taken_at.date().isoformat() if isinstance(taken_at, datetime) else None, place, row["camera"])
     return _Cell(
         rank=rank,
-        name=_shortened(_name(reference)) or reference[:MAX_TEXT_CHARACTERS],
-        link=_link(reference, folder, row["video_time"]),
+        name=shortened(shown_name(reference)) or reference[:MAX_TEXT_CHARACTERS],
+        link=link_to(reference, folder, row["video_time"]),
         thumbnail=data,
         width=row["width"] if failed else made.width,
         height=row["height"] if failed else made.height,
-        missing=_shortened(made.message) if failed else None,
+        missing=shortened(made.message) if failed else None,
         colour=row["colour"] if _COLOUR.fullmatch(row["colour"] or "") else "#808080",
         time=None if row["video_time"] is None else clock(row["video_time"], whole=True),
         similarity=None if similarity is None else f"{similarity:.3f}",
         relevance=None if relevance is None else f"{100 * relevance:.0f} %",
-        description=_shortened(row["description"]),
+        description=shortened(row["description"]),
         stars=max(0, row["rating"] or 0),
-        facts=[shown for fact in facts if fact and (shown := _shortened(fact))],
-        credit=_shortened(row["credit"]),
-        credit_link=_web_link(row["credit_url"] or row["page_url"]),
+        facts=[shown for fact in facts if fact and (shown := shortened(fact))],
+        credit=shortened(row["credit"]),
+        credit_link=web_link(row["credit_url"] or row["page_url"]),
     )
-
-
-def _shortened(text: str | None) -> str | None:
-    if not text or not text.strip():
-        return None
-    text = text.strip()
-    return text if len(text) <= MAX_TEXT_CHARACTERS else f"{text[:MAX_TEXT_CHARACTERS]}…"
-
-
-def _name(reference: str) -> str:
-    """Return the last part of a path or URL, for people to read."""
-    if not is_url(reference):
-        return PurePosixPath(reference).name
-    link = _web_link(reference)
-    parts = urlsplit(link or "")
-    return unquote(PurePosixPath(parts.path).name) or parts.hostname or ""
-
-
-def _link(reference: str, folder: str | None, time: float | None) -> str | None:
-    """Return the URL of the original; with the fragment at which browsers open a video there."""
-    moment = "" if time is None else time_fragment(time)
-    if is_url(reference):
-        link = _web_link(reference)
-    elif not os.path.isabs(reference):  # noqa: PTH117 - a path of the database, which need not be one
-        link = None
-    elif folder is None:
-        link = f"file://{quote(reference)}"
-    else:
-        # Quoting also makes a colon harmless, with which a relative URL would have a scheme.
-        link = quote(os.path.relpath(reference, folder))
-    return link and link + moment
-
-
-def _web_link(url: str | None) -> str | None:
-    """Return an http or https URL without its user and password; None for any other text."""
-    try:
-        parts = urlsplit(clean_url(url or ""))
-    except ValueError:
-        return None
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

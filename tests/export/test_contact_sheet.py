@@ -18,7 +18,7 @@ from PIL import Image
 from searchdb.client import SearchDB
 from searchdb.db.tables import frame_previews
 from searchdb.errors import ExportError, StorageError
-from searchdb.export.contact_sheet import MAX_TEXT_CHARACTERS
+from searchdb.export.links import MAX_TEXT_CHARACTERS
 from searchdb.export.originals import THUMBNAIL_SIDE
 from tests.helpers.full_disk import fill, small_disk
 from tests.helpers.image_server import ImageServer, make_image

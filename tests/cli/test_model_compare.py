@@ -1,0 +1,110 @@
+"""`searchdb model compare`: its table, its JSON, its errors, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from searchdb.config import Settings
+from tests.helpers.cli import output, run
+from tests.helpers.tiny_models import demo_twin
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return demo_twin(tmp_path_factory.mktemp("models") / "twin", 768)
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> Path:
+    path = tmp_path / "queries.csv"
+    path.write_text("query,relevant\na boat,1\na boat,2\na dog,\na very long text about \x1b[31mred\x1b[0m boats,3\n")
+    return path
+
+
+def test_a_table_and_a_page(
+    demo_settings: Settings, twin: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(demo_settings, "model", "compare", twin, "--queries", queries, "--sample", "40", "--count", "5")
+    printed = output(result)
+    assert printed.startswith(f"A  demo  (weights 7510f130f612)\nB  {twin}  (weights ")
+    assert "The first 5 images of both models have 100% in common, the mean of 3 queries on 4" in printed
+    assert "2 queries name images that are right." in printed
+    assert "\x1b" not in printed
+    for row in ("numbers of a vector", "vectors of all images", "texts embedded a second", "nDCG@10", "a boat"):
+        assert row in printed
+    assert result.stderr == "the lists side by side: model-comparison.html\n"
+    assert (tmp_path / "model-comparison.html").read_text().startswith("<!doctype html>")
+
+
+def test_json(demo_settings: Settings, twin: Path, queries: Path, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    arguments = ("model", "compare", "demo", twin, "--queries", queries, "--sample", 10, "--output", target, "--json")
+    document = json.loads(output(run(demo_settings, *map(str, arguments))))
+    assert (document["first"]["name"], document["second"]["name"]) == ("demo", str(twin))
+    assert (document["judged"], len(document["queries"]), document["output"]) == (2, 3, str(target))
+    assert {each["figure"] for each in document["differences"]} >= {"recall@10", "MRR", "nDCG@10"}
+    assert 10 <= document["compared"] <= 13
+
+
+def test_queries_from_standard_input(demo_settings: Settings, twin: Path, tmp_path: Path) -> None:
+    arguments = ("model", "compare", twin, "--queries", "-", "--sample", "5", "--output", tmp_path / "x.html")
+    assert "the mean of 2 queries on 5 of 300 images" in output(run(demo_settings, *arguments, stdin="a dog\na cat\n"))
+
+
+def test_errors_are_one_line(demo_settings: Settings, twin: Path, queries: Path, tmp_path: Path) -> None:
+    def fails(*arguments: str | Path, status: int = 1) -> str:
+        result = run(demo_settings, "model", "compare", *arguments, "--output", tmp_path / "page.html")
+        assert result.exit_code == status, result.output
+        assert result.stdout == ""
+        assert list(tmp_path.glob("*.html")) == []
+        return result.stderr
+
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("query,relevant\na dog,/none.jpg\n")
+    assert fails(twin, "--queries", wrong) == (
+        "Error: the queries, line 2: '/none.jpg' is not stored: ingest it, or leave it out\n"
+    )
+    assert "cannot load the model" in fails(tmp_path / "none", "--queries", queries)
+    assert "are the same model" in fails("demo", "demo", "--queries", queries)
+    assert "'/none/queries.txt' cannot be read" in fails(twin, "--queries", "/none/queries.txt")
+    assert "3 models are named" in fails("a", "b", "c", "--queries", queries, status=2)
+    assert "Missing option '--queries'" in fails(twin, status=2)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing(demo_settings: Settings, twin: Path, queries: Path, tmp_path: Path) -> None:
+    assert demo_settings.database_url is not None
+    variables = {
+        "DATABASE_URL": demo_settings.database_url.get_secret_value(),
+        "SEARCHDB_HOME": str(demo_settings.home),
+    }
+    folder = tmp_path / "here"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "searchdb", "-v", "model", "compare", twin, "--queries", queries],
+        env=os.environ | variables,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "model" in line and "twin" in line:  # it has been loaded, and 300 images are about to be embedded
+                break
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate()
+    assert process.returncode == 1, errors
+    assert printed == ""
+    assert errors.splitlines()[-1] == "Aborted!"
+    assert "Traceback" not in errors
+    assert list(folder.iterdir()) == []
