@@ -15,6 +15,7 @@ SearchDBError
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
 │   └── ModelMismatchError           it is not the collection's model
+├── SwitchError                  the collection cannot be switched to another model now
 ├── BusyError                    others have to end first
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
@@ -187,6 +188,10 @@ class ModelMismatchError(ModelError):
         self.given = given
         self.given_weights = given_weights
         self.stored_is_demo = stored_is_demo
+
+
+class SwitchError(SearchDBError):
+    """The collection cannot be switched to another model now."""
 
 
 # --- Memory ---------------------------------------------------------------------------------------

@@ -300,6 +300,8 @@ procrastinate_jobs = Table(
     procrastinate,
     Column("id", BigInteger, primary_key=True),
     Column("queue_name", Text),
+    Column("task_name", Text),
+    Column("args", JSONB),
     Column("priority", Integer),
     Column[str]("status", ENUM("todo", "doing", name="procrastinate_job_status", create_type=False)),
     Column("attempts", Integer),
