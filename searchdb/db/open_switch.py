@@ -59,7 +59,14 @@ def open_switch(connection: Connection) -> OpenSwitch | None:
         **{
             name: row[name]
             for name in (
-                "from_model_id", "phase", "host", "pid", "row_count", "started_at", "seen_at", "changed_at",
+                "from_model_id",
+                "phase",
+                "host",
+                "pid",
+                "row_count",
+                "started_at",
+                "seen_at",
+                "changed_at",
             )
         },
     )

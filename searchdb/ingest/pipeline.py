@@ -101,9 +101,7 @@ class Ingest:
         self._embedding = threading.Lock()
         self._recent: LRUCache[tuple[bytes, bytes], np.ndarray] = LRUCache(REMEMBERED_VECTORS)
         self._stopping = threading.Event()
-        self._preparation = Preparation(
-            fetcher=fetcher, max_pixels=max_pixels, memory=memory, stopping=self._stopping
-        )
+        self._preparation = Preparation(fetcher=fetcher, max_pixels=max_pixels, memory=memory, stopping=self._stopping)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._reporting = threading.Lock()
         self._video_executor = ThreadPoolExecutor(VIDEOS_AT_ONCE, thread_name_prefix="video")

@@ -25,9 +25,7 @@ class Preparation:
         stopping: ends what takes long when it is set.
     """
 
-    def __init__(
-        self, *, fetcher: Fetcher, max_pixels: int, memory: MemoryBudget, stopping: threading.Event
-    ) -> None:
+    def __init__(self, *, fetcher: Fetcher, max_pixels: int, memory: MemoryBudget, stopping: threading.Event) -> None:
         self._fetcher = fetcher
         self._max_pixels = max_pixels
         self._memory = memory

@@ -24,7 +24,7 @@ class SecondModel:
 
 
 FindSecondModel = Callable[[], SecondModel | None]
-"""Returns the model that the collection is being switched to now; None if there is none, or it cannot be loaded here."""
+"""Returns the model that the collection is being switched to; None if there is none, or it cannot be loaded here."""
 
 
 def no_second_model() -> None:

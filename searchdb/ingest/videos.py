@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import threading
@@ -32,6 +31,7 @@ from searchdb.ingest.second_model import SecondModel
 from searchdb.ingest.video_store import StoredFrame, VideoFacts, VideoOutcome, frames_with_content
 from searchdb.media.fetch import Fetcher
 from searchdb.media.formats import SNIFFED_BYTES, is_extra_installed
+from searchdb.media.hashing import descriptor_sha256
 from searchdb.media.pixels import mean_colour
 from searchdb.media.regular_file import open_regular, unreadable
 from searchdb.media.thumbnails import LONGEST_SIDE, make_thumbnail
@@ -50,8 +50,6 @@ BATCH = 16
 """Frames embedded at a time: other chunks wait no longer than that for the model."""
 SHARPNESS = 2
 """Shorter side of a frame, as a multiple of what the model needs: it scales the frame itself then."""
-HASH_BYTES = 1 << 20
-"""Bytes read between two checks whether to stop."""
 SUFFIX_BYTES = 16
 """Longest ending of a frame's reference, like `#t=86400.125`."""
 
@@ -138,7 +136,7 @@ class VideoReading:
         try:
             size = os.fstat(file.fileno()).st_size
             demuxer = demuxer_of(os.pread(file.fileno(), SNIFFED_BYTES, 0))
-            sha256 = self._hash(file, size)
+            sha256 = descriptor_sha256(file.fileno(), size, self._stopping)
         except OSError as exc:
             raise unreadable(exc) from exc
         if demuxer is None:  # the server sends something else now, or the file was replaced
@@ -166,16 +164,6 @@ class VideoReading:
             outcome = VideoOutcome(item=item, facts=facts, frames=known.frames, copied=True)
         return _with_companions(replace(outcome, move=moves[0] if moves else None))
 
-    def _hash(self, file: IO[bytes], size: int) -> bytes:
-        """Return the SHA-256 of the first `size` bytes."""
-        digest, position = hashlib.sha256(), 0
-        while data := os.pread(file.fileno(), min(HASH_BYTES, size - position), position):
-            if self._stopping.is_set():
-                raise DecodeInterruptedError
-            digest.update(data)
-            position += len(data)
-        return digest.digest()
-
     def _written(self, file: IO[bytes], task: Task) -> WrittenMetadata:
         """Return what the container says, without decoding.
 
@@ -188,9 +176,7 @@ class VideoReading:
             raise frames.error or DamagedVideoError("what the video says of itself cannot be read")
         return written_in(header.tags)
 
-    def _decode(
-        self, hashed: _HashedFile, file: IO[bytes], task: Task, second: SecondModel | None
-    ) -> VideoOutcome:
+    def _decode(self, hashed: _HashedFile, file: IO[bytes], task: Task, second: SecondModel | None) -> VideoOutcome:
         item = hashed.item
         kept: list[StoredFrame] = []
         with open_frames(file.fileno(), task, cancel=self._stopping) as frames:

@@ -354,6 +354,23 @@ def calibrate(connection: Connection, cache: QueryCache) -> None:
     RelevanceJudge(cache, cache.writer).calibrate(connection)
 
 
+def measure_scale(
+    connection: Connection, model: ModelIdentity, sample: Sequence[np.ndarray], everyday: Sequence[np.ndarray]
+) -> None:
+    """Measure and store the scale of relevance of a model that is not the current one.
+
+    Args:
+        connection: in a transaction.
+        model: is in `embedding_models`.
+        sample: unit vectors of images by the model; less than MIN_SAMPLE give no scale.
+        everyday: its unit vectors of EVERYDAY_TEXTS.
+    """
+    if len(sample) >= MIN_SAMPLE and len(everyday):
+        texts = np.stack(everyday)
+        scale = Scale.measure(texts @ np.stack(sample).T, count_rows(connection, images).rows)
+        _store_scale(connection, model, scale, texts.mean(axis=0))
+
+
 def refresh_sample(connection: Connection, column: VectorColumn | None = None) -> None:
     """Draw a new sample in one statement: SAMPLE_SIZE random images, or all there are.
 

@@ -20,7 +20,8 @@ _DEPENDENT = text(
     WHERE dependent.refclassid = 'pg_class'::regclass AND dependent.refobjid = to_regclass('images')
     AND att.attname IN ('embedding', 'embedding_model_id')
     AND (
-        dependent.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
+        dependent.classid
+            IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
         AND dependent.deptype = 'n'
         OR dependent.classid = 'pg_attrdef'::regclass
         OR dependent.classid = 'pg_class'::regclass AND dependent.objid = dependent.refobjid  -- a generated column

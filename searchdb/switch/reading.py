@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from searchdb.ingest.preparation import Preparation
 from searchdb.ingest.videos import BATCH, SHARPNESS, VideoLimits
 from searchdb.media.fetch import Fetcher
 from searchdb.media.formats import SNIFFED_BYTES
-from searchdb.media.hashing import file_sha256
+from searchdb.media.hashing import descriptor_sha256
 from searchdb.media.local_files import UnwantedContentError
 from searchdb.media.regular_file import open_regular
 from searchdb.media.thumbnails import LONGEST_SIDE
@@ -210,7 +211,7 @@ class Reading:
             demuxer = demuxer_of(os.pread(file.fileno(), SNIFFED_BYTES, 0))
             if demuxer is None:
                 raise NotAnImageError("the video is no video any more")
-            if first.sha256 is not None and _sha256(file) != first.sha256:
+            if first.sha256 is not None and descriptor_sha256(file.fileno(), size, self._stopping) != first.sha256:
                 yield [ChangedImage(row=row) for row in rows]
                 return
             task = Task(
@@ -240,12 +241,10 @@ class Reading:
                 if wanted and frames.error is not None:
                     raise frames.error
 
-    def _open(self, row: StoredRow) -> IO[bytes]:
+    def _open(self, row: StoredRow) -> AbstractContextManager[IO[bytes]]:
         if not is_url(row.file):
             return open_regular(row.file)
-        return self._fetcher.download(
-            row.item, self._downloads, max_bytes=self._limits.bytes, cancel=self._stopping
-        )
+        return self._fetcher.download(row.item, self._downloads, max_bytes=self._limits.bytes, cancel=self._stopping)
 
     def _from_preview(self, row: StoredRow, preview: bytes | None, error: ImageError) -> ReadResult:
         if preview is None:
@@ -258,7 +257,3 @@ def previews_of(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
     """Return the stored previews of frames, as WebP, by the frame's id."""
     statement = sa.select(frame_previews).where(frame_previews.c.image_id.in_(ids))
     return {row.image_id: bytes(row.webp) for row in connection.execute(statement)}
-
-
-def _sha256(file: IO[bytes]) -> bytes:
-    return file_sha256(f"/proc/self/fd/{file.fileno()}")

@@ -65,7 +65,7 @@ def space_needed(database: Database, settings: Settings, dimension: int, *, miss
 
 
 def storage_beside(connection: Connection, columns: Sequence[VectorColumn], dimension: int) -> str:
-    """Return PostgreSQL's storage for one more vector in rows with these: in the row, if all fit there, or out of it."""
+    """Return PostgreSQL's storage for one more vector in rows with these: in the row if all fit there."""
     query = text("SELECT attstorage = 'p' FROM pg_attribute WHERE attrelid = 'images'::regclass AND attname = :name")
     plain = [each.dimension for each in columns if connection.scalar(query, {"name": each.name})]
     size = sum(VECTOR_HEADER + NUMBER_BYTES * each for each in (*plain, dimension))

@@ -162,8 +162,9 @@ def _make_column(database: Database, column: VectorColumn) -> None:
     with database.connect() as connection:
         state = connection.execute(
             text(
-                "SELECT (SELECT convalidated FROM pg_constraint WHERE conrelid = 'images'::regclass AND conname = :check)"
-                " AS checked, (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:index)) AS indexed"
+                "SELECT (SELECT convalidated FROM pg_constraint "
+                "WHERE conrelid = 'images'::regclass AND conname = :check) AS checked, "
+                "(SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:index)) AS indexed"
             ),
             {"check": column.norm_check, "index": column.missing_index},
         ).one()
@@ -175,7 +176,5 @@ def _make_column(database: Database, column: VectorColumn) -> None:
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {column.missing_index}"))
             connection.execute(
-                text(
-                    f"CREATE INDEX CONCURRENTLY {column.missing_index} ON images (id) WHERE {column.name} IS NULL"
-                )
+                text(f"CREATE INDEX CONCURRENTLY {column.missing_index} ON images (id) WHERE {column.name} IS NULL")
             )
