@@ -11,9 +11,9 @@ SearchDBError
 │   ├── UnsafeFolderError            others can write into its folder
 │   └── UploadsFullError             uploads have the size that they may have
 ├── DecodeInterruptedError       decoding was stopped by the process itself
-├── ModelError                   anything about CLIP
+├── ModelError                   anything about the model
 │   ├── ModelUnavailableError        it cannot be loaded
-│   ├── ModelShapeError              its vectors do not have 512 numbers
+│   ├── ModelShapeError              its vectors have too few or too many numbers
 │   └── ModelMismatchError           it is not the collection's model
 ├── SwitchError                  the collection cannot be switched to another model now
 │   └── SwitchIncompleteError        images or texts have no vector by that model yet
@@ -157,16 +157,17 @@ class ModelUnavailableError(ModelError):
 
 
 class ModelShapeError(ModelError):
-    """The model's projection has a different dimension from the `embedding` column."""
+    """The model's vectors have too few or too many numbers to be stored and indexed."""
 
-    def __init__(self, name: str, dimension: int, expected: int) -> None:
+    def __init__(self, name: str, dimension: int, *, least: int, most: int) -> None:
         super().__init__(
-            f"the model {name!r} gives {dimension} numbers, the database stores {expected}: "
-            f"choose a CLIP model with projection_dim {expected}, such as openai/clip-vit-base-patch32"
+            f"the model {name!r} gives vectors of {dimension:,} numbers: searchdb stores {least} to {most:,}. "
+            "Choose another model; `searchdb model list` recommends some"
         )
         self.name = name
         self.dimension = dimension
-        self.expected = expected
+        self.least = least
+        self.most = most
 
 
 class ModelMismatchError(ModelError):
