@@ -15,6 +15,8 @@ SearchDBError
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
 │   └── ModelMismatchError           it is not the collection's model
+├── SwitchError                  the collection cannot be switched to another model now
+│   └── SwitchIncompleteError        images or texts have no vector by that model yet
 ├── BusyError                    others have to end first
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
@@ -187,6 +189,22 @@ class ModelMismatchError(ModelError):
         self.given = given
         self.given_weights = given_weights
         self.stored_is_demo = stored_is_demo
+
+
+class SwitchError(SearchDBError):
+    """The collection cannot be switched to another model now."""
+
+
+class SwitchIncompleteError(SwitchError):
+    """Images, or stored texts, have no vector by the model that the collection is being switched to, and no failure."""
+
+    def __init__(self, *, images: int, texts: int) -> None:
+        super().__init__(
+            f"{images:,} images and {texts:,} texts have no vector by the new model yet: continue the switch with "
+            "`searchdb model switch`"
+        )
+        self.images = images
+        self.texts = texts
 
 
 # --- Memory ---------------------------------------------------------------------------------------
