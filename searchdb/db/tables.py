@@ -129,7 +129,7 @@ images = Table(
         nullable=False,
         comment="unit vector by the current model, STORAGE PLAIN",
     ),
-    Column("embedding_model_id", Integer, ForeignKey(embedding_models.c.id), nullable=False),
+    Column("embedding_model_id", Integer, nullable=False, comment="the current model, of embedding_models"),
     Column("sha256", LargeBinary, comment="of the encoded file; NULL: unknown, as of a vector from elsewhere"),
     Column("width", Integer, comment="pixels, upright; NULL: unknown"),
     Column("height", Integer, comment="pixels, upright; NULL: unknown"),
