@@ -10,11 +10,13 @@ from itertools import groupby
 from typing import TypeVar
 from uuid import uuid4
 
+import sqlalchemy as sa
+
 from searchdb.batches import batched
 from searchdb.db.database import Database
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.retry import retry_until_available
-from searchdb.db.vectors import VectorColumn, column_of, images_with
+from searchdb.db.vectors import VectorColumn, column_of
 from searchdb.embedder import Embedder
 from searchdb.errors import (
     ContentChangedError,
@@ -197,7 +199,7 @@ class Again:
 
     def _missing(self, column: VectorColumn, ids: Sequence[int]) -> list[StoredRow]:
         with self._database.connect() as connection:
-            return rows_to_read(connection, ids, images_with(column.name).c[column.name].is_(None))
+            return rows_to_read(connection, ids, sa.literal_column(f"images.{column.name}").is_(None))
 
     def _previews(self, rows: Sequence[StoredRow]) -> dict[int, bytes]:
         with self._database.connect() as connection:
