@@ -14,6 +14,7 @@ from searchdb.switch.abort import abort_switch
 from searchdb.switch.plan import SwitchPlan, plan_switch
 from searchdb.switch.run import SwitchReport, run_switch
 from searchdb.switch.state import SwitchStatus, switch_status
+from searchdb.switch.unembedded import RetryReport, retry_unembedded
 
 
 class SwitchingCollection(IngestingCollection):
@@ -91,6 +92,16 @@ class SwitchingCollection(IngestingCollection):
             SwitchError: none is open, or the model has become the current one.
         """
         return abort_switch(self.database).model.name
+
+    def retry_unembedded(self, *, source: str | None = None, error: str | None = None) -> RetryReport:
+        """Try again to embed the images that the current model could not, optionally of one source or error class.
+
+        Raises:
+            ModelError: the model cannot be loaded, or is not the collection's.
+        """
+        self.store.check_model(self.embedder.identity)
+        reading = self._make_reading(self.embedder, threading.Event())
+        return retry_unembedded(self.database, self.embedder, reading, source=source, error=error)
 
     def _other_model(self, name: str) -> CLIPEmbedder:
         if not name.strip():

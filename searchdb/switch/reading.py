@@ -21,7 +21,6 @@ from searchdb.batches import batched
 from searchdb.db.tables import frame_previews, images
 from searchdb.embedder import Embedder
 from searchdb.errors import DamagedVideoError, FileUnreadableError, ImageError, NotAnImageError
-from searchdb.ingest.frames import FILE
 from searchdb.ingest.preparation import Preparation
 from searchdb.ingest.videos import BATCH, SHARPNESS, VideoLimits
 from searchdb.media.fetch import Fetcher
@@ -35,6 +34,7 @@ from searchdb.video.helper import FRAME_CPU_S, open_frames
 from searchdb.video.messages import Task
 from searchdb.video.recognition import demuxer_of
 
+_COLUMNS = ("id", "rendition", "sha256", "video_time", "ingested_at")
 _ITEM_COLUMNS = (
     "source", "source_id", "description", "credit", "credit_url", "page_url", "taken_at", "camera", "country", "city",
     "latitude", "longitude", "tags", "metadata", "rating", "folder",
@@ -120,20 +120,25 @@ ReadResult = ReadImage | Unreadable | ChangedImage
 
 def rows_to_read(connection: Connection, ids: Sequence[int], condition: sa.ColumnElement[bool]) -> list[StoredRow]:
     """Return those of the images that a condition selects, in the order of their files."""
-    every = sa.case((images.c.video.is_not(None), sa.cast(images.c.metadata["every"].astext, sa.Double)))
-    columns = [images.c[name] for name in ("id", "rendition", "sha256", "video_time", "ingested_at", *_ITEM_COLUMNS)]
+    return stored_rows(connection, images, ids, condition)
+
+
+def stored_rows(
+    connection: Connection, table: sa.Table, ids: Sequence[int], *conditions: sa.ColumnElement[bool]
+) -> list[StoredRow]:
+    """Return rows of `images`, or of `unembedded_images`, in the order of their files."""
+    file = sa.func.coalesce(table.c.video, table.c.image)
+    every = sa.case((table.c.video.is_not(None), sa.cast(table.c.metadata["every"].astext, sa.Double)))
+    columns = [table.c[name] for name in (*_COLUMNS, *_ITEM_COLUMNS)]
     statement = (
-        sa.select(FILE.label("file"), every.label("every_s"), *columns)
-        .where(images.c.id.in_(ids), condition)
-        .order_by(FILE, images.c.video_time, images.c.id)
+        sa.select(file.label("file"), every.label("every_s"), *columns)
+        .where(table.c.id.in_(ids), *conditions)
+        .order_by(file, table.c.video_time, table.c.id)
     )
     return [
         StoredRow(
             values={name: row[name] for name in _ITEM_COLUMNS},
-            **{
-                name: row[name]
-                for name in ("id", "file", "rendition", "sha256", "video_time", "every_s", "ingested_at")
-            },
+            **{name: row[name] for name in ("file", "every_s", *_COLUMNS)},
         )
         for row in connection.execute(statement).mappings()
     ]

@@ -19,7 +19,7 @@ from procrastinate.manager import JobManager
 from searchdb.client import SearchDB
 from searchdb.db.tables import ingest_workers
 from searchdb.errors import DatabaseError, ModelMismatchError
-from searchdb.ingest import pipeline, preparation
+from searchdb.ingest import preparation
 from searchdb.ingest import worker as worker_module
 from searchdb.ingest.pipeline import MAX_ATTEMPTS, Ingest
 from searchdb.ingest.worker import Worker

@@ -46,7 +46,8 @@ def test_a_switch_gives_every_image_a_vector_by_the_new_model(filled: SearchDB, 
         assert current_column(connection).dimension == 768
         assert [column.dimension for column in other_columns(connection)] == [512]
         model = current_model(connection)
-        assert model is not None and model.name == str(twin)
+        assert model is not None
+        assert model.name == str(twin)
         assert connection.scalar(sa.text("SELECT count(*) FROM procrastinate_jobs")) == 0
     assert filled.switch_status() is None
     with SearchDB(filled.settings.model_copy(update={"model": str(twin)})) as again:

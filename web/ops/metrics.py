@@ -51,7 +51,7 @@ _HELP = {
     "unembedded": "Images that the current model could not embed",
 }
 _SWITCH_HELP = {
-    "missing": "Images without a vector by the model that the collection is being switched to; absent if there is none.",
+    "missing": "Images without a vector by the model that the collection is switched to; absent if there is none.",
     "failed": "Images that this model could not embed; absent if there is none.",
 }
 
