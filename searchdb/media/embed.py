@@ -69,7 +69,8 @@ class CLIPEmbedder:
     def _identity(self) -> ModelIdentity:
         is_folder = self.name != DEMO_MODEL and Path(self.name).expanduser().is_dir()
         name = str(self.folder) if is_folder else self.name
-        return ModelIdentity(name=name, weights_sha256=weights_sha256(self.name, self.folder), dimension=self.dimension)
+        dimension = self.dimension
+        return ModelIdentity(name=name, weights_sha256=weights_sha256(self.name, self.folder), dimension=dimension)
 
     @property
     def dimension(self) -> int:
