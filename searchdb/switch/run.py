@@ -20,7 +20,7 @@ from searchdb.db.retry import retry_until_available
 from searchdb.db.switch_tables import switch_failures
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import SwitchError, SwitchIncompleteError
+from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError
 from searchdb.index.build import build_index
 from searchdb.switch.change_over import change_over
 from searchdb.switch.feed import Feeder
@@ -176,8 +176,13 @@ class _Run:
                 return self._stopped(switch)
             if not self._report(switch):
                 return self._ended_by_another(switch)
-        with Heartbeat(self._database.engine, switch.id) as heartbeat:
-            return self._drive(switch, heartbeat)
+        try:
+            with Heartbeat(self._database.engine, switch.id) as heartbeat:
+                return self._drive(switch, heartbeat)
+        except DatabaseError as exc:  # such as a column that an abort has dropped
+            if exc.sqlstate is None or self._retry(lambda: self._is_open(switch)):
+                raise
+            raise _aborted(switch) from exc
 
     def _drive(self, switch: OpenSwitch, heartbeat: Heartbeat) -> SwitchReport:
         engine = self._database.engine
@@ -259,10 +264,7 @@ class _Run:
 
     def _require_ours(self, switch: OpenSwitch, heartbeat: Heartbeat) -> None:
         if heartbeat.lost.is_set() or not self._retry(lambda: self._is_open(switch)):
-            raise SwitchError(
-                f"the switch to {switch.model} was aborted, or another command runs it by now: see "
-                "`searchdb model status`"
-            )
+            raise _aborted(switch)
 
     def _require_few(self, failed: Sequence[UnembeddedImage]) -> None:
         total = self._retry(self._count_images)
@@ -317,6 +319,12 @@ class _Run:
 
     def _retry(self, call: Callable[[], T]) -> T:
         return retry_until_available(call, outage_log=self._database.outage_log, cancel=self._stop)
+
+
+def _aborted(switch: OpenSwitch) -> SwitchError:
+    return SwitchError(
+        f"the switch to {switch.model} was aborted, or another command runs it by now: see `searchdb model status`"
+    )
 
 
 def unembedded(database: Database, switch: OpenSwitch) -> list[UnembeddedImage]:

@@ -11,7 +11,6 @@ from sqlalchemy import Connection, text
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.vectors import VectorColumn
-from searchdb.db.width import storage
 
 NUMBER_BYTES, VECTOR_HEADER = 4, 8
 """Bytes of a number of a vector, and of what precedes them."""
@@ -69,4 +68,4 @@ def storage_beside(connection: Connection, columns: Sequence[VectorColumn], dime
     query = text("SELECT attstorage = 'p' FROM pg_attribute WHERE attrelid = 'images'::regclass AND attname = :name")
     plain = [each.dimension for each in columns if connection.scalar(query, {"name": each.name})]
     size = sum(VECTOR_HEADER + NUMBER_BYTES * each for each in (*plain, dimension))
-    return "EXTERNAL" if size > MAX_PLAIN_BYTES else storage(dimension)
+    return "PLAIN" if size <= MAX_PLAIN_BYTES else "EXTERNAL"
