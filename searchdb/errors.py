@@ -15,6 +15,8 @@ SearchDBError
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors have too few or too many numbers
 │   └── ModelMismatchError           it is not the collection's model
+├── SwitchError                  the collection cannot be switched to another model now
+│   └── SwitchIncompleteError        images or texts have no vector by that model yet
 ├── BusyError                    others have to end first
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
@@ -35,6 +37,7 @@ SearchDBError
     │   ├── TransferError
     │   ├── FetchTimeoutError
     │   ├── TooManyRedirectsError
+    │   ├── ContentChangedError          what is read is another image each time
     │   └── TooManyBytesError
     ├── DecodeError                  its bytes cannot be decoded
     │   ├── EmptyFileError
@@ -192,6 +195,22 @@ class ModelMismatchError(ModelError):
         self.stored_is_demo = stored_is_demo
 
 
+class SwitchError(SearchDBError):
+    """The collection cannot be switched to another model now."""
+
+
+class SwitchIncompleteError(SwitchError):
+    """Images, or stored texts, have no vector by the model that the collection is being switched to, and no failure."""
+
+    def __init__(self, *, images: int, texts: int) -> None:
+        super().__init__(
+            f"{images:,} images and {texts:,} texts have no vector by the new model yet: continue the switch with "
+            "`searchdb model switch`"
+        )
+        self.images = images
+        self.texts = texts
+
+
 # --- Memory ---------------------------------------------------------------------------------------
 
 
@@ -341,6 +360,15 @@ class FetchTimeoutError(FetchError):
 
 class TooManyRedirectsError(FetchError):
     """The server redirected more often than allowed."""
+
+
+class ContentChangedError(FetchError):
+    """The reference leads to other bytes each time that it is read: two models would not embed the same image."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "what is read is another image each time, so that the models cannot embed the same one: store a copy of it"
+        )
 
 
 class TooManyBytesError(FetchError):

@@ -37,8 +37,9 @@ PACKAGES: dict[str, set[str]] = {
     "export": {"db", "media", "search"},
     "compare": {"db", "export", "media", "search", "sources", "video"},
     "watch": {"sources", "ingest", "db"},
+    "switch": {"db", "media", "search", "index", "ingest", "video"},
     "demo": set(),
-    "web": {"db", "media", "search", "index", "ingest", "status", "video", "watch"},
+    "web": {"db", "media", "search", "index", "ingest", "status", "switch", "video", "watch"},
 }
 """Which other packages each may import. What is not named (client, comparing, exporting, ingesting, parts, status, cli)
 composes them."""

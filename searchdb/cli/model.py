@@ -14,7 +14,14 @@ from searchdb.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from searchdb.media.models.description import ModelDescription
 
-SUBCOMMANDS: dict[str, str] = {"list": "model", "show": "model", "compare": "model_compare"}
+SUBCOMMANDS: dict[str, str] = {
+    "list": "model",
+    "show": "model",
+    "compare": "model_compare",
+    "switch": "model_switch",
+    "status": "model_switch",
+    "forget": "model_switch",
+}
 """Subcommands in the order of the help, and the modules of this package that define them as `<name>_command`."""
 
 

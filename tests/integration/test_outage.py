@@ -21,8 +21,10 @@ from searchdb.db import embedded_start
 from searchdb.db.database import Database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.schema import migrate
+from searchdb.db.vectors import current_column
 from tests.helpers.image_server import ImageServer
 from tests.helpers.runs import IMAGES, Runs, assert_complete, enqueue, workers, write_list
+from tests.helpers.tiny_models import demo_twin
 from tests.helpers.waiting import until
 from tests.helpers.watching import draw, ids, until_equal
 
@@ -105,6 +107,29 @@ def test_an_ingest_outlasts_a_restart_and_a_crash_of_the_database(
         assert len(server.hits) == IMAGES
         assert max(server.hits.values()) == 1
     assert collection.store.counts() == {"images": IMAGES, "failed": 0, "pending": 0}
+
+
+def test_a_switch_to_another_model_outlasts_a_restart_and_a_crash_of_the_database(
+    restartable: Restartable, collection: SearchDB, runs: Runs, tmp_path: Path
+) -> None:
+    twin = demo_twin(tmp_path / "twin", 768)
+
+    def embedded() -> int:
+        status = collection.switch_status()
+        return 0 if status is None else status.done
+
+    with ImageServer() as server:
+        count = 48
+        assert collection.ingest_urls(str(write_list(tmp_path, server, count))).stored == count
+        server.delay_s = 0.5
+        small = "import searchdb.switch.feed, searchdb.switch.again\nsearchdb.switch.feed.JOB_IMAGES = 8\n"
+        switch = runs.start("model", "switch", str(twin), "--json", before=f"{small}searchdb.switch.again.BATCH = 4")
+        for least, how in ((4, "fast"), (16, "immediate")):
+            until(functools.partial(lambda least: embedded() >= least, least), "some images")
+            restartable.restart(how)
+        assert switch.report()["images"] == count
+    with collection.database.connect() as connection:
+        assert current_column(connection).dimension == 768
 
 
 def test_a_worker_outlasts_a_database_that_is_away_for_a_while(
