@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from searchdb.errors import SwitchError
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY
@@ -55,7 +56,7 @@ class SwitchingCollection(IngestingCollection):
         embedder.load()
         self.other_models.add(embedder)
 
-        def working() -> object:
+        def working() -> AbstractContextManager[object]:
             return running_worker(
                 self.database, self._make_ingest, DEFAULT_CONCURRENCY, self._rebuild_index, self._make_again
             )

@@ -246,7 +246,9 @@ def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], mod
     model_id = claim_model(connection, model)
     columns = columns_to_write(connection)
     # All writers take row locks in this order (collation "C" in SQL), which rules out deadlocks.
-    rows = [image_row(image, model_id) | other_vectors(image.others, columns) for image in embedded]
+    rows: list[dict[str, Any]] = [
+        image_row(image, model_id) | other_vectors(image.others, columns) for image in embedded
+    ]
     rows.sort(key=lambda row: row["image"])
     # A file that was a video when it was stored.
     connection.execute(sa.delete(images).where(images.c.video.in_([row["image"] for row in rows])))

@@ -122,6 +122,6 @@ def _measure(database: Database, embedder: Embedder, reading: Reading) -> tuple[
 
 def _missing_files(connection: Connection) -> int:
     """Return the number of images whose file does not exist; frames of a video count each."""
-    statement = sa.select(FILE.label("file"), sa.func.count().label("count")).where(FILE.like("/%")).group_by(FILE)
+    statement = sa.select(FILE.label("file"), sa.func.count().label("rows")).where(FILE.like("/%")).group_by(FILE)
     rows = connection.execution_options(yield_per=SCAN_ROWS).execute(statement)
-    return sum(row.count for row in rows if not Path(row.file).exists())
+    return sum(row.rows for row in rows if not Path(row.file).exists())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.postgresql import insert
@@ -69,7 +71,7 @@ def measure_relevance(engine: Engine, switch: OpenSwitch, embedder: Embedder) ->
 
 
 def _embed(
-    connection: Connection, switch: OpenSwitch, embedder: Embedder, texts: tuple[str, ...] | list[str], *, commit: bool
+    connection: Connection, switch: OpenSwitch, embedder: Embedder, texts: Sequence[str], *, commit: bool
 ) -> int:
     if commit:
         connection.commit()  # the model may take a while: hold no snapshot meanwhile

@@ -113,7 +113,7 @@ def retry_unembedded(
             read = [each for each in results if isinstance(each, ReadImage)]
             errors = [(each.row.id, each.error) for each in results if isinstance(each, Unreadable)]
             changed = [each.row for each in results if not isinstance(each, ReadImage | Unreadable)]
-            vectors = embedder.embed_images([each.pixels for each in read]) if read else []
+            vectors = embedder.embed_images([each.pixels for each in read])
             _move_back(database, embedder, [(each.row, vector) for each, vector in zip(read, vectors, strict=True)])
             requeued, unreadable = _ingest(database, changed)
             _record(database, [*errors, *unreadable])
