@@ -18,11 +18,11 @@ from searchdb.db.database import Database
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.retry import retry_until_available
 from searchdb.db.switch_tables import switch_failures
-from searchdb.db.tables import images, index_builds
+from searchdb.db.tables import images
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError
 from searchdb.index.build import build_index
-from searchdb.index.status import has_index
+from searchdb.index.status import has_index, index_status
 from searchdb.switch.change_over import change_over
 from searchdb.switch.feed import Feeder
 from searchdb.switch.finish import finish
@@ -38,8 +38,6 @@ POLL_S = 0.5
 MOST_MISSING = 0.1
 """Share of the images that may fail before the switch asks for `--accept-missing`: more looks like a disk that is not
 mounted."""
-GROWN = 2
-"""Times as many images as when an index was built, from which on it is built anew, as an ingest does."""
 BUILD_WAIT_S = 2.0
 """Seconds between two attempts to build the index, while another process builds or tunes one."""
 
@@ -264,15 +262,9 @@ class _Run:
 
     def _has_index(self, switch: OpenSwitch) -> bool:
         """Whether the column has an index that it has not outgrown, as when the collection is switched back."""
-        built = (
-            sa.select(index_builds.c.row_count)
-            .where(index_builds.c.embedding_model_id == switch.model_id)
-            .order_by(index_builds.c.id.desc())
-            .limit(1)
-        )
         with self._database.connect() as connection:
-            rows = connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
-            return has_index(connection, switch.column) and rows < GROWN * (connection.scalar(built) or 0)
+            column = switch.column
+            return has_index(connection, column) and not index_status(connection, column).stale
 
     def _phase(self, switch: OpenSwitch, phase: str, heartbeat: Heartbeat) -> None:
         self._require_ours(switch, heartbeat)
