@@ -9,12 +9,15 @@ from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.embedded_reader import READER, ensure_reader
 from searchdb.db.norms import InvalidVectors, validate_norms
+from searchdb.db.open_switch import open_switch
 from searchdb.db.restoration import restore_objects
 from searchdb.db.schema import SCHEMA_REVISION, schema_advice
+from searchdb.db.vectors import CURRENT, VectorColumn, current_column, other_columns
 from searchdb.db.version_table import find_collection
 from searchdb.errors import DatabaseError, SchemaError
 from searchdb.index.build import build_index
-from searchdb.index.status import index_status
+from searchdb.index.status import has_index
+from searchdb.switch.finish import finish
 from searchdb.unsplash.tables import metadata  # the same one, with the dataset's tables in it
 
 
@@ -48,13 +51,24 @@ def repair(settings: Settings) -> RepairReport:
                 restored += [f"role {READER}"] if ensure_reader(connection) else []
         with database.connect() as connection:
             invalid = validate_norms(connection, collection.schema)
-            status = index_status(connection)
-        if status.method is None or not status.valid:
+        if finish(database):
+            restored.append("the end of the switch to another model")
+        for column in _without_index(database):
             try:
-                build_index(database.engine)
+                build_index(database.engine, column=column)
             except DatabaseError:
                 if invalid is None:  # otherwise these rows are the cause, or are to be mended first in any case
                     raise
             else:
-                restored.append("the vector index")
+                beside = "" if column.name == CURRENT else f" of the model {column.model_id}"
+                restored.append(f"the vector index{beside}")
         return RepairReport(restored=restored, invalid=invalid)
+
+
+def _without_index(database: Database) -> Sequence[VectorColumn]:
+    """Return the columns of vectors without a valid index; an open switch builds that of its own."""
+    with database.connect() as connection:
+        switch = open_switch(connection)
+        columns = [current_column(connection), *other_columns(connection)]
+        built = [column for column in columns if switch is None or column.model_id != switch.model_id]
+        return [column for column in built if not has_index(connection, column)]

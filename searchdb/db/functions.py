@@ -70,6 +70,19 @@ _INSTALLED = text(
     WHERE n.nspname = :schema AND proname = ANY (:names)
     """  # noqa: S608 - our own SQL
 )
+# Those of models beside the current one, with the id and whether the function or a valid index is there.
+_COLUMNS_BESIDE = text(
+    r"""
+    SELECT a.atttypmod AS dimension, substring(a.attname FROM '[0-9]+')::integer AS model_id,
+        EXISTS (
+            SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+            WHERE i.indrelid = c.oid AND i.indisvalid AND x.relname = 'images_' || a.attname || '_idx'
+        ) AS indexed
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = :schema AND c.relname = 'images' AND NOT a.attisdropped AND a.attname ~ '^embedding_[0-9]+$'
+    ORDER BY a.attnum
+    """
+)
 
 
 def installation(name: str, column: VectorColumn = CURRENT_COLUMN, *, pinned: int | None = None) -> str:
@@ -87,18 +100,32 @@ def installation(name: str, column: VectorColumn = CURRENT_COLUMN, *, pinned: in
 
 def outdated_functions(connection: Connection, schema: str) -> Sequence[str]:
     """Return the names of the functions that a schema lacks, or has with another definition."""
-    rows = connection.execute(_INSTALLED, {"schema": schema, "names": list(FUNCTIONS)}).all()
+    wanted = {name: _definition(file) for name, file in FUNCTIONS.items()}
+    beside = connection.execute(_COLUMNS_BESIDE, {"schema": schema}).all()
+    for row in beside:
+        column = VectorColumn.beside(row.model_id, row.dimension)
+        definition = _definition(FUNCTIONS["match_images"], column).replace("{dimension}", str(row.dimension))
+        wanted[column.function] = definition
+    rows = connection.execute(_INSTALLED, {"schema": schema, "names": list(wanted)}).all()
+    installed = {row.proname for row in rows}
+    # A column that is being filled gets its function with its index.
+    pending = {VectorColumn.beside(row.model_id, row.dimension).function for row in beside if not row.indexed}
     return [
         name
-        for name, file in FUNCTIONS.items()
-        if not any(row.proname == name and _is_current(row, _definition(file)) for row in rows)
+        for name, definition in wanted.items()
+        if not any(row.proname == name and _is_current(row, definition) for row in rows)
+        and not (name in pending and name not in installed)
     ]
 
 
 def install_functions(connection: Connection, names: Sequence[str]) -> None:
-    """Create or replace functions in the first schema of the search_path."""
+    """Create or replace functions in the first schema of the search_path, given by the names in the database."""
     for name in names:
-        connection.execute(text(installation(FUNCTIONS[name])))
+        if name in FUNCTIONS:
+            connection.execute(text(installation(FUNCTIONS[name])))
+        else:
+            column = VectorColumn.beside(int(name.rsplit("_", 1)[1]), 0)  # which the statement reads itself
+            connection.execute(text(installation(FUNCTIONS["match_images"], column)))
 
 
 def install_match(connection: Connection, column: VectorColumn, settings: Sequence[str]) -> None:

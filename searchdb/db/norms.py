@@ -8,16 +8,27 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from searchdb.db.tables import NORM_IN_RANGE
+from searchdb.db.tables import norm_in_range
+from searchdb.db.vectors import CURRENT_COLUMN
 from searchdb.db.version_table import quoted
 from searchdb.errors import DatabaseError
 
-CONSTRAINT = "images_embedding_norm_check"
+CONSTRAINT = CURRENT_COLUMN.norm_check
 SHOWN_IDS = 5
 """Ids that a message names."""
 CHECK_VIOLATION = "23514"
 
 logger = logging.getLogger(__name__)
+
+
+# The current model's comes last.
+_OPEN = text(
+    r"""
+    SELECT conname, a.attname AS columns FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid
+    AND k.conname = 'images_' || a.attname || '_norm_check' AND a.attname ~ '^embedding(_[0-9]+)?$'
+    WHERE NOT convalidated AND conrelid = to_regclass(:table) ORDER BY a.attname DESC
+    """
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +48,29 @@ class InvalidVectors:
 
 
 def validate_norms(connection: Connection, schema: str) -> InvalidVectors | None:
-    """Validate the CHECK if that is still to do, in a transaction of its own; return the rows that break it.
+    """Validate the CHECKs if that is still to do, each in a transaction of its own; return the rows that break one.
 
-    Searches and writes continue meanwhile.
+    Searches and writes continue meanwhile. Those of the current model's vectors are returned if these break it, too.
     """
     table = f"{quoted(connection, schema)}.images"
-    open_ = text(
-        "SELECT EXISTS (SELECT FROM pg_constraint WHERE conname = :name AND NOT convalidated "
-        "AND conrelid = to_regclass(:table))"
-    )
+    with connection.begin():
+        open_ = {row.conname: row.columns for row in connection.execute(_OPEN, {"table": table})}
+    invalid: InvalidVectors | None = None
+    for constraint, column in open_.items():
+        invalid = _validate(connection, table, constraint, column) or invalid
+    return invalid
+
+
+def _validate(connection: Connection, table: str, constraint: str, column: str) -> InvalidVectors | None:
     try:
         with connection.begin():
-            if not connection.scalar(open_, {"name": CONSTRAINT, "table": table}):
-                return None
-            connection.execute(text(f"ALTER TABLE {table} VALIDATE CONSTRAINT {CONSTRAINT}"))
+            connection.execute(text(f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}"))
             return None
     except DatabaseError as exc:
         if exc.sqlstate != CHECK_VIOLATION:
             raise
     with connection.begin():
-        select = f"FROM {table} WHERE NOT ({NORM_IN_RANGE})"
+        select = f"FROM {table} WHERE NOT ({norm_in_range(column)})"
         count = connection.scalar(text(f"SELECT count(*) {select}")) or 0
         ids = connection.scalars(text(f"SELECT id {select} ORDER BY id LIMIT {SHOWN_IDS}")).all()
     return InvalidVectors(count=count, ids=ids)

@@ -42,7 +42,8 @@ _GRANTS = text(
     UNION ALL
     SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, CAST(:name AS text))
     FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
-    WHERE nspname = :schema AND proname = ANY (:functions) AND NOT has_function_privilege(:name, p.oid, 'EXECUTE')
+    WHERE nspname = :schema AND (proname = ANY (:functions) OR proname ~ '^match_images_[0-9]+$')
+    AND NOT has_function_privilege(:name, p.oid, 'EXECUTE')
     UNION ALL
     SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), CAST(:name AS text))
     WHERE NOT has_database_privilege(:name, current_database(), 'CONNECT')

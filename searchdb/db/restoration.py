@@ -11,14 +11,15 @@ from searchdb.db.functions import install_functions, outdated_functions
 from searchdb.db.keys import ROW_KEYS, add_keys, missing_keys
 from searchdb.db.schema import EXTENSION_DROPPED, missing_objects, use_schema
 from searchdb.db.tables import (
-    NORM_IN_RANGE,
     VECTOR_INDEX,
     image_sample,
     images,
+    norm_in_range,
     procrastinate,
     query_embeddings,
     relevance_scale,
 )
+from searchdb.db.vectors import current_column, other_columns
 from searchdb.db.views import VIEWS, install_views
 from searchdb.errors import SchemaError
 
@@ -93,14 +94,17 @@ def _restore_indexes(connection: Connection, schema: str, metadata: sa.MetaData)
 def _restore_norm_checks(connection: Connection) -> Sequence[str]:
     """Add the CHECKs on vectors where they are missing: on images not valid yet, which takes no long lock."""
     exists = text("SELECT EXISTS (SELECT FROM pg_constraint WHERE conname = :name AND conrelid = to_regclass(:table))")
+    columns = [current_column(connection), *other_columns(connection)]
+    checks = [(query_embeddings, f"{query_embeddings.name}_embedding_norm_check", "embedding")]
+    checks += [(images, column.norm_check, column.name) for column in columns]
     restored: list[str] = []
-    for table in (query_embeddings, images):
-        name = f"{table.name}_embedding_norm_check"
+    for table, name, column in checks:
         if connection.scalar(exists, {"name": name, "table": table.name}):
             continue
+        check = norm_in_range(column)
         if table is query_embeddings:
-            connection.execute(sa.delete(table).where(~sa.literal_column(f"({NORM_IN_RANGE})", sa.Boolean)))  # a cache
+            connection.execute(sa.delete(table).where(~sa.literal_column(f"({check})", sa.Boolean)))  # a cache
         valid = " NOT VALID" if table is images else ""
-        connection.execute(text(f"ALTER TABLE {table.name} ADD CONSTRAINT {name} CHECK ({NORM_IN_RANGE}){valid}"))
+        connection.execute(text(f"ALTER TABLE {table.name} ADD CONSTRAINT {name} CHECK ({check}){valid}"))
         restored.append(f"constraint {name}")
     return restored

@@ -117,6 +117,8 @@ def measure_recall(
 def snapshot(engine: Engine) -> Generator[Connection]:
     """Yield a connection in a transaction that sees a fixed set of images, even during an ingest."""
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
+        # Before the snapshot is taken: it must not be from before a change of the model.
+        connection.execute(text("LOCK TABLE images IN ACCESS SHARE MODE"))
         # Plans must not depend on how often a statement has been executed.
         connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
         # Compilation takes longer than many an exact scan, with which match_images is compared.

@@ -181,6 +181,15 @@ def index_status(connection: Connection, column: VectorColumn | None = None) -> 
     )
 
 
+def has_index(connection: Connection, column: VectorColumn) -> bool:
+    """Whether a column of vectors has a valid index."""
+    valid = text(
+        "SELECT EXISTS (SELECT FROM pg_index WHERE indisvalid AND indexrelid = to_regclass(:name) "
+        "AND indrelid = to_regclass('images'))"
+    )
+    return bool(connection.scalar(valid, {"name": column.index}))
+
+
 def build_progress(connection: Connection, column: VectorColumn | None = None) -> BuildProgress | None:
     """Return the progress of a build that another connection runs; None if there is none."""
     column = column or current_column(connection)

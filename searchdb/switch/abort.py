@@ -11,20 +11,12 @@ from searchdb.db.database import Database
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.short_locks import with_short_locks
 from searchdb.db.switch_tables import model_switches, switch_failures
-from searchdb.db.tables import (
-    image_sample,
-    index_builds,
-    index_recalls,
-    query_embeddings,
-    relevance_scale,
-)
-from searchdb.db.vectors import SIGNATURE
+from searchdb.db.tables import embedding_models
+from searchdb.db.width import drop_column
 from searchdb.errors import DatabaseError, SwitchError
+from searchdb.switch.forget import OF_A_MODEL
 from searchdb.switch.jobs import cancel_jobs
 from searchdb.switch.start import require_owner
-
-OF_A_MODEL = (query_embeddings, image_sample, relevance_scale, index_builds, index_recalls, switch_failures)
-"""The tables with what is made with one model."""
 
 # The build of an index would hold the table until it ends, and be for nothing.
 _STOP_BUILDS = text(
@@ -38,6 +30,8 @@ _STOP_BUILDS = text(
 
 def abort_switch(database: Database) -> OpenSwitch:
     """Drop what the open change has made: column, index, function, texts and jobs; return what was ended.
+
+    Vectors of a model that was the current one before are kept, with those that were added.
 
     Workers that are at it find no column and leave their jobs. It may be called at any moment before the change-over.
 
@@ -69,10 +63,20 @@ def abort_switch(database: Database) -> OpenSwitch:
             return
         _require_unchanged(found)
         connection.execute(text("LOCK TABLE images IN ACCESS EXCLUSIVE MODE"))
-        connection.execute(text(f"DROP FUNCTION IF EXISTS {switch.column.function}{SIGNATURE}"))
-        connection.execute(text(f"ALTER TABLE images DROP COLUMN IF EXISTS {switch.column.name}"))
-        for table in OF_A_MODEL:
-            connection.execute(sa.delete(table).where(table.c.embedding_model_id == switch.model_id))
+        model = embedding_models.c
+        # The vectors of a model that was the current one before are kept until `searchdb model forget`.
+        if connection.scalar(sa.select(model.retired_at).where(model.id == switch.model_id)) is not None:
+            schema = connection.scalar(
+                text("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = 'images'::regclass")
+            )
+            connection.execute(text(f"DROP INDEX IF EXISTS {schema}.{switch.column.missing_index}"))
+            connection.execute(
+                sa.delete(switch_failures).where(switch_failures.c.embedding_model_id == switch.model_id)
+            )
+        else:
+            drop_column(connection, switch.column)
+            for table in OF_A_MODEL:
+                connection.execute(sa.delete(table).where(table.c.embedding_model_id == switch.model_id))
         cancel_jobs(connection)
         connection.execute(
             sa.update(model_switches)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
+from searchdb.db.connections import LOCKED
 from searchdb.db.database import Database
 from searchdb.db.driver_errors import require_writable
 from searchdb.db.functions import install_match, pin_model, tuned_settings
@@ -21,7 +22,7 @@ from searchdb.db.switch_tables import model_switches, switch_failures
 from searchdb.db.tables import embedding_models, images
 from searchdb.db.vectors import SIGNATURE, VectorColumn, column_of, current_column
 from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError
-from searchdb.index.status import BUILD_LOCK_KEY, drop_leftovers, index_status
+from searchdb.index.status import BUILD_LOCK_KEY, drop_leftovers, has_index
 from searchdb.switch.obstacles import obstacles
 
 NOT_NULL_CHECK = "images_embedding_filled_check"
@@ -93,7 +94,9 @@ def change_over(
         nonlocal attempts, locked
         attempts += 1
         if not connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(BUILD_LOCK_KEY))):
-            raise SwitchError("an index of the collection is being built or tuned: change over when that has ended")
+            error = DatabaseError("an index of the collection is being built or tuned: try again when that has ended")
+            error.sqlstate = LOCKED
+            raise error
         # In the order in which writers lock: they share the row of the current model, then write images. It does not
         # stop readers.
         connection.execute(text("LOCK TABLE embedding_models IN EXCLUSIVE MODE"))
@@ -128,11 +131,7 @@ def _check(connection: Connection, column: VectorColumn) -> None:
     assert column.model_id is not None  # noqa: S101 - of an open switch
     if column_of(connection, column.model_id) is None:
         raise SwitchError(f"images has no column {column.name}: begin the switch again with `searchdb model switch`")
-    try:
-        state = index_status(connection, column)
-    except DatabaseError as exc:
-        raise SwitchError(f"there is no function {column.function}: build the index before the change-over") from exc
-    if state.method is None or not state.valid:
+    if not has_index(connection, column):
         raise SwitchError(f"there is no valid index {column.index}: build it before the change-over")
 
 

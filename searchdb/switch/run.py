@@ -22,6 +22,7 @@ from searchdb.db.tables import images
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError
 from searchdb.index.build import build_index
+from searchdb.index.status import has_index, index_status
 from searchdb.switch.change_over import change_over
 from searchdb.switch.feed import Feeder
 from searchdb.switch.finish import finish
@@ -250,12 +251,20 @@ class _Run:
 
     def _build(self, switch: OpenSwitch, heartbeat: Heartbeat) -> None:
         engine, target = self._database.engine, self._settings.recall
+        if self._retry(lambda: self._has_index(switch)):
+            return
         while not self._stop.is_set():
             built = self._retry(lambda: build_index(engine, target=target, column=switch.column))
             if built is not None:
                 return
             self._require_ours(switch, heartbeat)
             self._stop.wait(BUILD_WAIT_S)
+
+    def _has_index(self, switch: OpenSwitch) -> bool:
+        """Whether the column has an index that it has not outgrown, as when the collection is switched back."""
+        with self._database.connect() as connection:
+            column = switch.column
+            return has_index(connection, column) and not index_status(connection, column).stale
 
     def _phase(self, switch: OpenSwitch, phase: str, heartbeat: Heartbeat) -> None:
         self._require_ours(switch, heartbeat)

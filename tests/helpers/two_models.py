@@ -1,4 +1,4 @@
-"""Fills a collection with the vectors of two models, without any model: those of the second are a function's of the first."""
+"""Fills a collection with the vectors of two models, without any model."""
 
 from __future__ import annotations
 

@@ -21,10 +21,11 @@ from searchdb.cli.index_prose import index_details, index_summary
 from searchdb.db.database import Database
 from searchdb.db.embedded_programs import program_path
 from searchdb.db.tables import VECTOR_INDEX, index_builds
+from searchdb.db.vectors import SIGNATURE
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.build import build_index
 from searchdb.index.rebuild import rebuild_if_stale
-from searchdb.index.status import MATCH_IMAGES, IndexStatus, index_status
+from searchdb.index.status import IndexStatus, index_status
 from tests.helpers.sql_calls import CALLS
 from tests.helpers.vectors import cache_texts, clustered, fill, real_like, real_like_texts, recall
 from tests.helpers.waiting import GIVE_UP_S
@@ -262,7 +263,7 @@ def test_pages_are_full_and_thresholds_exact(database: Database, method: str) ->
     statement = sa.text("SELECT similarity FROM match_images(:query, :threshold, :count)")
     with database.begin() as connection:
         for setting in ("ivfflat.probes", "hnsw.ef_search"):
-            connection.execute(sa.text(f"ALTER FUNCTION {MATCH_IMAGES} SET {setting} = 1"))
+            connection.execute(sa.text(f"ALTER FUNCTION match_images{SIGNATURE} SET {setting} = 1"))
         for count in (1, 10, 100, 500, 1000):
             found = connection.scalars(statement, {"query": query, "threshold": -1, "count": count}).all()
             assert len(found) == count

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.tables import images
+from searchdb.db.vectors import CURRENT_COLUMN, current_column
 from searchdb.index import build
-from searchdb.index.status import NEW_INDEX, build_progress, leftovers
+from searchdb.index.status import build_progress, leftovers, new_index
 from tests.helpers.vectors import clustered, fill, recall
 from tests.helpers.waiting import GIVE_UP_S, until
 
@@ -46,7 +47,7 @@ def start_build(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
 
 def left(database: Database) -> list[str]:
     with database.connect() as connection:
-        return list(leftovers(connection))
+        return list(leftovers(connection, current_column(connection)))
 
 
 @pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
@@ -115,7 +116,7 @@ def test_a_killed_build_leaves_a_working_index(
         # A build waits for those who write when it begins: here, for as long as we like.
         writer.execute(sa.text("UPDATE images SET description = 'held' WHERE image = '/0'"))
         process = start_build(settings, "--method", "hnsw")
-        until(lambda: NEW_INDEX in left(database), "the build to begin")
+        until(lambda: new_index(CURRENT_COLUMN) in left(database), "the build to begin")
         with database.connect() as connection:
             assert build.index_status(connection).building is not None
             builder = connection.scalar(sa.text("SELECT pid FROM pg_stat_progress_create_index"))
@@ -136,7 +137,7 @@ def test_a_killed_build_leaves_a_working_index(
     _, stderr = process.communicate(timeout=GIVE_UP_S)
     assert process.returncode != 0
     assert "Traceback" not in stderr
-    assert left(database) == ([NEW_INDEX] if how == "kill -9" else [])
+    assert left(database) == ([new_index(CURRENT_COLUMN)] if how == "kill -9" else [])
 
     with database.connect() as connection:
         state = build.index_status(connection)

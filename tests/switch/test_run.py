@@ -58,8 +58,12 @@ def test_switching_back_embeds_only_what_came_meanwhile(filled: SearchDB, twin: 
     before = vectors(filled)
     filled.switch_model(str(twin))
     with SearchDB(filled.settings.model_copy(update={"model": str(twin)})) as again:
+        with again.database.connect() as connection:
+            builds = connection.scalar(sa.text("SELECT count(*) FROM index_builds"))
         report = again.switch_model("demo")
         assert report.changed
+        with again.database.connect() as connection:
+            assert connection.scalar(sa.text("SELECT count(*) FROM index_builds")) == builds
         after = vectors(again)
         assert all(np.array_equal(after[image], before[image]) for image in before)
 

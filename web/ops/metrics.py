@@ -51,8 +51,8 @@ _HELP = {
     "unembedded": "Images that the current model could not embed",
 }
 _SWITCH_HELP = {
-    "missing": "Images without a vector by the model that the collection is switched to; absent if there is none.",
-    "failed": "Images that this model could not embed; absent if there is none.",
+    "missing": "Images without a vector by the model that the collection is switched to; 0 if there is none.",
+    "failed": "Images that this model could not embed; 0 if there is none.",
 }
 
 
@@ -221,9 +221,9 @@ class CollectionState(Collector):
             for name, description in _HELP.items():
                 estimated = f"{description}; above {EXACT_UP_TO} an estimate."
                 yield GaugeMetricFamily(f"searchdb_{name}", estimated, value=counts[name])
-        if switch is not None:
-            for name, value in (("missing", switch.missing), ("failed", switch.failed)):
-                yield GaugeMetricFamily(f"searchdb_switch_{name}", _SWITCH_HELP[name], value=value)
+            for name, description in _SWITCH_HELP.items():
+                value = 0 if switch is None else getattr(switch, name)
+                yield GaugeMetricFamily(f"searchdb_switch_{name}", description, value=value)
 
 
 def blueprint(metrics: Metrics) -> Blueprint:
