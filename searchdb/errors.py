@@ -23,6 +23,8 @@ SearchDBError
 ├── ExportError                  an export is invalid
 ├── WatchError                   the system does not report changes in folders
 ├── QueryError                   a search is invalid
+│   ├── SQLTooComplexError           SQL cannot be parsed
+│   ├── OtherModelError              an image's vector is from another model than the collection's
 │   └── ImageNotFoundError           no image has that id
 └── ImageError                   one image failed; recorded in ingest_failures, and ingest continues
     ├── FetchError                   its bytes could not be fetched
@@ -275,6 +277,22 @@ class QueryError(SearchDBError):
 
 class SQLTooComplexError(QueryError):
     """SQL is too long, or nested too deeply, to be parsed; the message says which, and the limit."""
+
+
+class OtherModelError(QueryError):
+    """The vector of an image is from another model than the collection's, such as the one before a switch.
+
+    `given` and `expected` are the numbers of the vector and of the collection's.
+    """
+
+    def __init__(self, given: int, expected: int) -> None:
+        widths = "" if given == expected else f" ({given:,} numbers instead of {expected:,})"
+        super().__init__(
+            f"the vector is from another model than the collection's{widths}: search by the image again",
+            field="vector",
+        )
+        self.given = given
+        self.expected = expected
 
 
 class ImageNotFoundError(QueryError):

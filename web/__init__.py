@@ -10,16 +10,18 @@ import threading
 from importlib.metadata import version
 
 from flask import Flask, Response
+from flask.typing import ResponseReturnValue
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from werkzeug.routing import IntegerConverter
 
 from searchdb.config import Settings
 from searchdb.embedder import Embedder
+from searchdb.errors import ModelMismatchError
 from searchdb.records import LARGEST_ID
 
 from . import api, errors
-from .backend import EXTENSION, Backend
+from .backend import EXTENSION, Backend, backend
 from .files import images
 from .ops import health
 from .ops import middleware as operations
@@ -51,6 +53,19 @@ class IdConverter(IntegerConverter):
         super().__init__(*args, max=LARGEST_ID, **options)  # type: ignore[arg-type]
 
 
+class _Application(OpenAPI):
+    """The application, whose requests go on when the collection is switched to another model meanwhile."""
+
+    def dispatch_request(self) -> ResponseReturnValue:
+        """Run the view; once more, if the collection was switched from the model that it used to another."""
+        try:
+            return super().dispatch_request()
+        except ModelMismatchError as exc:
+            if not (exc.switched and backend().follow()):
+                raise
+        return super().dispatch_request()
+
+
 def create_app(settings: Settings | None = None, *, embedder: Embedder | None = None, warm_up: bool = True) -> Flask:
     """Return the application.
 
@@ -65,29 +80,29 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
     """
     settings = Settings() if settings is None else settings
 
-    if embedder is None:
+    def is_given(name: str) -> bool:
+        return embedder is not None and name in (settings.model, embedder.identity.name)
+
+    def make_embedder(name: str) -> Embedder:
+        if embedder is not None and is_given(name):
+            return embedder
         from searchdb.media.embed import CLIPEmbedder
 
-        def make_embedder(name: str) -> Embedder:
-            return CLIPEmbedder(name, device=settings.device, dtype=settings.dtype)
-    else:
+        return CLIPEmbedder(name, device=settings.device, dtype=settings.dtype)
 
-        def make_embedder(name: str) -> Embedder:
-            return embedder
-
-    app = OpenAPI(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
+    app = _Application(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
     app.url_map.converters["id"] = IdConverter
-    backend = Backend(settings, make_embedder, loaded=embedder is not None)
-    app.extensions[EXTENSION] = backend
+    opened = Backend(settings, make_embedder, loaded=is_given)
+    app.extensions[EXTENSION] = opened
     if embedder is None and warm_up:
-        backend.warm_up()
-    atexit.register(backend.close)
+        opened.warm_up()
+    atexit.register(opened.close)
     _exit_on_signals()
 
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(images.blueprint)
-    health.register(app, backend)
-    status.register(app, backend)
+    health.register(app, opened)
+    status.register(app, opened)
     api.register(app)
     operations.register(app, settings)
     errors.register(app)

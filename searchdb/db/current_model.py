@@ -83,8 +83,10 @@ def model_to_use(connection: Connection, wanted: str | None, default: str) -> st
     stored = current_model(connection)
     if stored is None or not has_images(connection):
         return wanted or default
-    if wanted is None or stored.name in _names(wanted) or not _is_followed(connection, wanted):
-        return wanted or stored.name
+    if wanted is None or stored.name in _names(wanted):
+        return stored.name
+    if not _is_followed(connection, wanted):
+        return wanted
     _log_once(wanted, stored.name)
     return stored.name
 
