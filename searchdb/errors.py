@@ -11,10 +11,12 @@ SearchDBError
 │   ├── UnsafeFolderError            others can write into its folder
 │   └── UploadsFullError             uploads have the size that they may have
 ├── DecodeInterruptedError       decoding was stopped by the process itself
-├── ModelError                   anything about CLIP
+├── ModelError                   anything about the model
 │   ├── ModelUnavailableError        it cannot be loaded
-│   ├── ModelShapeError              its vectors do not have 512 numbers
+│   ├── ModelShapeError              its vectors have too few or too many numbers
 │   └── ModelMismatchError           it is not the collection's model
+├── SwitchError                  the collection cannot be switched to another model now
+│   └── SwitchIncompleteError        images or texts have no vector by that model yet
 ├── BusyError                    others have to end first
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
@@ -35,6 +37,7 @@ SearchDBError
     │   ├── TransferError
     │   ├── FetchTimeoutError
     │   ├── TooManyRedirectsError
+    │   ├── ContentChangedError          what is read is another image each time
     │   └── TooManyBytesError
     ├── DecodeError                  its bytes cannot be decoded
     │   ├── EmptyFileError
@@ -157,16 +160,17 @@ class ModelUnavailableError(ModelError):
 
 
 class ModelShapeError(ModelError):
-    """The model's projection has a different dimension from the `embedding` column."""
+    """The model's vectors have too few or too many numbers to be stored and indexed."""
 
-    def __init__(self, name: str, dimension: int, expected: int) -> None:
+    def __init__(self, name: str, dimension: int, *, least: int, most: int) -> None:
         super().__init__(
-            f"the model {name!r} gives {dimension} numbers, the database stores {expected}: "
-            f"choose a CLIP model with projection_dim {expected}, such as openai/clip-vit-base-patch32"
+            f"the model {name!r} gives vectors of {dimension:,} numbers: searchdb stores {least} to {most:,}. "
+            "Choose another model; `searchdb model list` recommends some"
         )
         self.name = name
         self.dimension = dimension
-        self.expected = expected
+        self.least = least
+        self.most = most
 
 
 class ModelMismatchError(ModelError):
@@ -208,6 +212,22 @@ class ModelMismatchError(ModelError):
         self.given_dimension = given_dimension
         self.stored_is_demo = stored_is_demo
         self.switched = switched
+
+
+class SwitchError(SearchDBError):
+    """The collection cannot be switched to another model now."""
+
+
+class SwitchIncompleteError(SwitchError):
+    """Images, or stored texts, have no vector by the model that the collection is being switched to, and no failure."""
+
+    def __init__(self, *, images: int, texts: int) -> None:
+        super().__init__(
+            f"{images:,} images and {texts:,} texts have no vector by the new model yet: continue the switch with "
+            "`searchdb model switch`"
+        )
+        self.images = images
+        self.texts = texts
 
 
 # --- Memory ---------------------------------------------------------------------------------------
@@ -356,6 +376,15 @@ class FetchTimeoutError(FetchError):
 
 class TooManyRedirectsError(FetchError):
     """The server redirected more often than allowed."""
+
+
+class ContentChangedError(FetchError):
+    """The reference leads to other bytes each time that it is read: two models would not embed the same image."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "what is read is another image each time, so that the models cannot embed the same one: store a copy of it"
+        )
 
 
 class TooManyBytesError(FetchError):

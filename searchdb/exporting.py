@@ -19,11 +19,11 @@ from searchdb.export.originals import Originals
 from searchdb.export.report import ExportReport
 from searchdb.export.rows import Row, Selection, selected_rows
 from searchdb.export.tables import HTML, checked_format, write_table
-from searchdb.ingesting import IngestingCollection
 from searchdb.records import Hit
 from searchdb.search.filter_table import FILTERS
 from searchdb.search.filters import Filters
 from searchdb.search.ranking import FIRST_HITS
+from searchdb.switching import SwitchingCollection
 
 DEFAULT_HITS = FIRST_HITS
 """Results of a search that are exported unless a number is given."""
@@ -39,7 +39,7 @@ def no_progress(done: int, total: int | None) -> None:
     """Ignore the progress."""
 
 
-class ExportingCollection(IngestingCollection):
+class ExportingCollection(SwitchingCollection):
     """A collection with the methods that export from it."""
 
     def export(

@@ -21,9 +21,8 @@ from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest
 from searchdb.ingest.report import IngestReport
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
 from searchdb.ingest.verify import Difference, VerifyReport, verify
-from searchdb.ingest.videos import VideoLimits
-from searchdb.parts import CollectionParts
 from searchdb.records import RejectedItem, SourceItem
+from searchdb.second_model import WithSecondModel
 from searchdb.sources.exclusion import Exclusion
 from searchdb.sources.files import files, folders, missing, named_paths
 from searchdb.sources.urls import urls
@@ -42,7 +41,7 @@ def _with_every(
         yield item if every_s is None or isinstance(item, RejectedItem) else replace(item, every_s=every_s)
 
 
-class IngestingCollection(CollectionParts):
+class IngestingCollection(WithSecondModel):
     """A collection with the methods that fill it, and that compare it with its files."""
 
     def ingest_files(
@@ -217,6 +216,7 @@ class IngestingCollection(CollectionParts):
             progress=progress,
             stop=stop,
             rebuild=self._rebuild_index,
+            make_again=self._make_again,
         )
 
     def work(
@@ -243,6 +243,7 @@ class IngestingCollection(CollectionParts):
             concurrency=concurrency,
             progress=progress,
             rebuild=self._rebuild_index,
+            make_again=self._make_again,
         )
 
     def verify(
@@ -287,15 +288,11 @@ class IngestingCollection(CollectionParts):
             embedder=self.checked_embedder(),
             fetcher=self.fetcher,
             max_pixels=self.settings.max_image_pixels,
-            videos=VideoLimits(
-                frames=self.settings.max_video_frames,
-                bytes=self.settings.max_video_bytes,
-                pixels=self.settings.max_image_pixels,
-                memory=self.settings.decode_memory,
-            ),
+            videos=self._video_limits,
             downloads=self.settings.home / DOWNLOADS,
             memory=self.memory,
             outage_log=self.database.outage_log,
+            second_model=self._second_model,
         )
 
     def _rebuild_index(self, engine: Engine) -> bool:

@@ -261,7 +261,8 @@ class DecodedImage:
     """One upright RGB image with the metadata of its file.
 
     `width` and `height` are those of the upright image in pixels, before any resizing of `pixels`; `colour` is its
-    mean colour, like `#8a7f66`. `written` is what the file says about the image.
+    mean colour, like `#8a7f66`. `written` is what the file says about the image. While the collection is switched to
+    another model, `second_pixels` is the image as that model takes it.
     """
 
     item: SourceItem
@@ -272,6 +273,7 @@ class DecodedImage:
     height: int
     colour: str | None = None
     written: WrittenMetadata = field(default_factory=WrittenMetadata)
+    second_pixels: Image.Image | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,10 +286,14 @@ class RefreshedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedImage:
-    """One image with its embedding: float32 unit vector of shape (dimension,)."""
+    """One image with its embedding: float32 unit vector of shape (dimension,).
+
+    `others` are its vectors by models that are not the current one, by the model's id.
+    """
 
     decoded: DecodedImage
     embedding: np.ndarray
+    others: Mapping[int, np.ndarray] = field(default_factory=dict[int, "np.ndarray"])
 
 
 @dataclass(frozen=True, kw_only=True)

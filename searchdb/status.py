@@ -18,6 +18,7 @@ from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import current_model
 from searchdb.db.database import Database
 from searchdb.db.samples import block_sample
+from searchdb.db.switch_tables import unembedded_images
 from searchdb.db.tables import (
     images,
     ingest_chunks,
@@ -33,6 +34,7 @@ from searchdb.ingest.queue import ALIVE, seconds
 from searchdb.ingest.store import Store
 from searchdb.search.relevance import RelevanceStatus, relevance_status
 from searchdb.storage import SpaceUse, space_use
+from searchdb.switch.state import SwitchStatus, switch_status
 from searchdb.watch.registry import WatchStatus, read_watches
 
 RATE_WINDOW_S = 60.0
@@ -70,7 +72,8 @@ class CollectionStatus:
     """The state of a collection; `images`, `pending` and `failed` add up to the number of known references.
 
     `failures` counts the failed ones by error, most frequent first. `estimated` names those of `images`, `pending` and
-    `failed` that are estimates, because they are more than 10,000; if `failed` is one, so are `failures`.
+    `failed` that are estimates, because they are more than 10,000; if `failed` is one, so are `failures`. `switch` is
+    the open change of the model, and `unembedded` the number of images that the current model could not embed.
     """
 
     images: int
@@ -85,6 +88,8 @@ class CollectionStatus:
     index: IndexStatus
     space: Sequence[SpaceUse]
     server: dict[str, Any]
+    switch: SwitchStatus | None
+    unembedded: int
 
     def count(self, name: str) -> RowCount:
         """Return `images`, `pending` or `failed` with whether it is exact."""
@@ -121,6 +126,8 @@ def collection_status(database: Database, settings: Settings, *, as_reader: bool
                 "embedded": database.embedded,
                 "url": database.masked_url,
             },
+            switch=switch_status(connection),
+            unembedded=count_rows(connection, unembedded_images).rows,
         )
 
 

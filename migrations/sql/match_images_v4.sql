@@ -22,10 +22,9 @@
 --
 -- The images have the vectors of one model, the current one, in the column `embedding`; those of another, with the id k,
 -- may be beside them in `embedding_<k>`, where match_images_<k> searches. Function, column, index and the number of
--- numbers are filled in when the function is created. When another model becomes the current one, columns are renamed in
--- a transaction that locks the table. A statement that began before it and comes here after it still sees the old model
--- as the current one, whose text_embedding it has perhaps called: it gets the images by the old model's vectors. Reading
--- no row locks the table, so that the change comes before the look at the catalog or after the end of the statement.
+-- numbers are filled in when the function is created. The change to another model renames the columns, and replaces this
+-- function in the same transaction. Whoever has the query's vector from text_embedding holds a lock on the table since
+-- then, and so compares vectors of one model.
 CREATE OR REPLACE FUNCTION {function}(
     query_embedding vector,
     match_threshold double precision DEFAULT 0,
@@ -50,19 +49,7 @@ DECLARE
     threshold CONSTANT double precision := coalesce(match_threshold, 0);
     candidates CONSTANT integer := row_limit + greatest(30, row_limit / 5);
     query_half halfvec({dimension});
-    earlier text;
 BEGIN
-    PERFORM FROM images LIMIT 0;
-    IF '{function}' = 'match_images' THEN
-        SELECT format('%I.match_images_%s', current_schema(), model.id) INTO earlier
-        FROM embedding_models AS model WHERE model.current;
-        IF to_regprocedure(earlier || '(vector, double precision, integer)') IS NOT NULL THEN
-            RETURN QUERY EXECUTE format('SELECT * FROM %s($1, $2, $3)', earlier)
-                USING query_embedding, match_threshold, match_count;
-            RETURN;
-        END IF;
-    END IF;
-
     IF query_embedding IS NULL THEN
         RAISE EXCEPTION '{function}: query_embedding is NULL'
             USING ERRCODE = 'null_value_not_allowed',

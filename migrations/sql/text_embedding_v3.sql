@@ -2,6 +2,9 @@
 -- a model: a text not yet embedded is an error that names the command which embeds it. The cache has texts in NFC, the form
 -- that most keyboards type; macOS and some programs pass accents as separate characters. The search_path is filled in when
 -- the function is created, see match_images.
+--
+-- Reading no row of images locks the table, so that its vectors stay the same model's until the transaction ends: the
+-- vector of the text can be compared with them, however that is done.
 CREATE OR REPLACE FUNCTION text_embedding(query text)
 RETURNS vector
 LANGUAGE plpgsql
@@ -14,10 +17,10 @@ AS $$
 DECLARE
     found vector;
 BEGIN
+    PERFORM FROM images LIMIT 0;
     SELECT cached.embedding INTO found
     FROM query_embeddings AS cached
-    JOIN embedding_models AS model ON model.id = cached.embedding_model_id
-    WHERE cached.query = normalize(text_embedding.query, NFC) AND model.current;
+    WHERE cached.query = normalize(text_embedding.query, NFC) AND cached.embedding_model_id = current_model_id();
 
     IF found IS NULL THEN
         RAISE EXCEPTION 'text_embedding: no vector is stored for %', quote_literal(text_embedding.query)

@@ -18,11 +18,13 @@ HISTORIES = ("index_builds", "index_recalls")
 UNKNOWN_FROM_ELSEWHERE = ("sha256", "width", "height", "byte_size")
 COMMENTS = {
     "embedding": ("unit vector, STORAGE PLAIN", "unit vector by the current model, STORAGE PLAIN"),
+    "embedding_model_id": (None, "the current model, of embedding_models"),
     "sha256": ("of the encoded file", "of the encoded file; NULL: unknown, as of a vector from elsewhere"),
     "width": ("pixels, upright", "pixels, upright; NULL: unknown"),
     "height": ("pixels, upright", "pixels, upright; NULL: unknown"),
     "byte_size": ("of the encoded file", "of the encoded file; NULL: unknown"),
 }
+FOREIGN_KEY = "images_embedding_model_id_fkey"
 CURRENT = "(SELECT id FROM embedding_models WHERE current)"
 
 
@@ -34,13 +36,16 @@ def upgrade() -> None:
     _sample_of_each_model()
     _histories()
     _switches()
-    for name in ("match_images_v4", "text_embedding_v3"):
+    for name in ("match_images_v4", "current_model_id_v1", "text_embedding_v3"):
         op.execute(installation(name))
     # Last, because it locks the table until the migration ends.
     for name in UNKNOWN_FROM_ELSEWHERE:
         op.alter_column("images", name, nullable=True)
     for name, (_, after) in COMMENTS.items():
         op.execute(f"COMMENT ON COLUMN images.{name} IS '{after}'")
+    # A change of the model replaces the column embedding_model_id. With a foreign key that would lock embedding_models,
+    # too, from which every search reads, some before images and some after it.
+    op.drop_constraint(FOREIGN_KEY, "images", type_="foreignkey")
     _unembedded()
 
 
@@ -50,11 +55,13 @@ def downgrade() -> None:
     op.drop_table("switch_failures")
     op.drop_table("model_switches")
     for name, (before, _) in COMMENTS.items():
-        op.execute(f"COMMENT ON COLUMN images.{name} IS '{before}'")
+        op.execute(f"COMMENT ON COLUMN images.{name} IS {'NULL' if before is None else repr(before)}")
     for name in UNKNOWN_FROM_ELSEWHERE:
         op.alter_column("images", name, nullable=False)
+    op.create_foreign_key(FOREIGN_KEY, "images", "embedding_models", ["embedding_model_id"], ["id"])
     for name in ("match_images_v3", "text_embedding_v2"):
         op.execute(installation(name))
+    op.execute("DROP FUNCTION current_model_id()")
     for table in HISTORIES:
         op.execute(f"DELETE FROM {table} WHERE embedding_model_id <> {CURRENT}")  # noqa: S608 - our own names
         op.drop_column(table, "embedding_model_id")

@@ -32,6 +32,7 @@ COMMANDS = {
     "embed": "search",
     "sql": "sql",
     "index": "index",
+    "model": "model",
     "status": "status",
     "serve": "serve",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import click
@@ -31,8 +32,16 @@ def failures_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def list_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
-    """List failures: the reference, the error, the number of attempts, and whether a retry may help."""
-    recorded = open_collection(ctx).store.failures(source=source, error=error)
+    """List failures: the reference, the error, the number of attempts, and whether a retry may help.
+
+    Images that could not be embedded for a switch to another model are among them.
+    """
+    from searchdb.switch.unembedded import unembedded_failures
+
+    collection = open_collection(ctx)
+    with collection.database.connect() as connection:
+        unembedded = list(unembedded_failures(connection, source=source, error=error))
+    recorded = chain(collection.store.failures(source=source, error=error), unembedded)
     found = (replace(failure, image=mask_credentials(failure.image)) for failure in recorded)
     if as_json:
         shown = ({k: v for k, v in asdict(failure).items() if k != "item"} for failure in found)
@@ -47,8 +56,12 @@ def list_failures(ctx: click.Context, source: str | None, error: str | None, as_
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.pass_context
 def retry_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
-    """Ingest failed references again; the exit status is 1 if there are some and none succeeds."""
+    """Ingest failed references again; the exit status is 1 if there are some and none succeeds.
+
+    Images that could not be embedded for a switch to another model are embedded, and found again if that succeeds.
+    """
     from searchdb.records import SourceItem
+    from searchdb.switch.unembedded import unembedded_failures
 
     collection = open_collection(ctx)
     failures = list(collection.store.failures(source=source, error=error))
@@ -56,9 +69,19 @@ def retry_failures(ctx: click.Context, source: str | None, error: str | None, as
     if malformed := len(failures) - len(items):
         click.echo(f"{malformed:,} references are malformed: correct the source and ingest it again", err=True)
     report = run_ingest("retrying", partial(collection.ingest, items, retry_failed=True))
+    with collection.database.connect() as connection:
+        unembedded = any(True for _ in unembedded_failures(connection, source=source, error=error))
+    again = collection.retry_unembedded(source=source, error=error) if unembedded else None
+    if again is not None:
+        click.echo(
+            f"of the images that were not embedded, {again.moved_back:,} are found again, {again.failed:,} failed"
+            + (f", {again.queued:,} have changed and are queued" if again.queued else ""),
+            err=True,
+        )
     if as_json:
-        print_json(report.to_json())
-    if failures and not report.readable:
+        print_json(report.to_json() | ({} if again is None else {"unembedded": asdict(again)}))
+    succeeded = report.readable or (again is not None and again.moved_back + again.queued)
+    if (failures or again is not None) and not succeeded:
         ctx.exit(1)
 
 

@@ -8,6 +8,7 @@ from searchdb.cli import open_collection
 from searchdb.cli.index_prose import index_summary
 from searchdb.cli.output import print_json
 from searchdb.cli.prose import describe_queue, describe_relevance, describe_space, describe_watch, describe_worker
+from searchdb.cli.switch_prose import describe_switch
 
 
 @click.command("status")
@@ -34,6 +35,10 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     for watch in status.watches:
         click.echo(f"watch     {describe_watch(watch)}")
     click.echo(f"model     {status.model or 'none yet'}")
+    if status.switch is not None:
+        click.echo(f"switch    {describe_switch(status.switch)}")
+    if status.unembedded:
+        click.echo(f"unembedded {status.unembedded:,}: `searchdb failures list` says why")
     click.echo(f"relevance {describe_relevance(status.relevance)}")
     click.echo(f"index     {index_summary(status.index)}")
     for use in status.space:

@@ -9,23 +9,25 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
 from searchdb.bundled import migrations_folder
-from searchdb.db.vectors import SIGNATURE, VectorColumn
-from searchdb.records import DEFAULT_DIMENSION
+from searchdb.db.vectors import CURRENT_COLUMN, SIGNATURE, VectorColumn
 
 FUNCTIONS: Mapping[str, str] = {
     "image_words": "image_words_v1",
     "match_images": "match_images_v4",
+    "current_model_id": "current_model_id_v1",
     "text_embedding": "text_embedding_v3",
     "search_images": "search_images_v2",
 }
 """The functions and the files in migrations/sql that define them, in the order in which they are created."""
+TUNED = ("ivfflat.probes", "hnsw.ef_search")
+"""The settings of match_images that tuning decides."""
 EXTENSION_SCHEMA = (
     "(SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = 'vector')"
 )
 """SQL for the name of the extension's schema; NULL without the extension."""
 
-_CURRENT = VectorColumn(model_id=None, dimension=DEFAULT_DIMENSION)
-"""Names the column of the current model; its dimension is not used."""
+_PIN = re.compile(r"coalesce\(\d+,")
+"""The model's id in an installed current_model_id."""
 
 _SEARCH_PATH = f"concat_ws(', ', quote_ident(%s), quote_ident(nullif({EXTENSION_SCHEMA}, %s)), 'pg_temp')"
 """SQL for the functions' search_path, with the SQL for the collection's schema in two places."""
@@ -70,13 +72,14 @@ _INSTALLED = text(
 )
 
 
-def installation(name: str, column: VectorColumn = _CURRENT) -> str:
+def installation(name: str, column: VectorColumn = CURRENT_COLUMN, *, pinned: int | None = None) -> str:
     """Return the statement that creates or replaces the function that a file in migrations/sql defines.
 
     It works with the first schema of the search_path, which must be the collection's, and keeps what was tuned. Where
     the function reads vectors, it reads those of a column, which must exist, and has the name that goes with it.
+    `pinned` is the model that current_model_id() returns; None if it asks the table.
     """
-    definition = _definition(name, column).replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
+    definition = _definition(name, column, pinned).replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
     path = _SEARCH_PATH % ("current_schema()", "current_schema()")
     statement = _of_column(_INSTALL.replace("{signature}", SIGNATURE), column)
     return statement.replace("{concatenated_path}", path).replace("{definition}", definition)
@@ -98,6 +101,38 @@ def install_functions(connection: Connection, names: Sequence[str]) -> None:
         connection.execute(text(installation(FUNCTIONS[name])))
 
 
+def install_match(connection: Connection, column: VectorColumn, settings: Sequence[str]) -> None:
+    """Create or replace the function that searches a column, with these settings, such as `hnsw.ef_search=80`, only."""
+    connection.execute(text(installation(FUNCTIONS["match_images"], column)))
+    for setting in TUNED:
+        connection.execute(text(f"ALTER FUNCTION {column.function}{SIGNATURE} RESET {setting}"))
+    for setting in settings:
+        name, value = setting.split("=", 1)
+        connection.execute(text(f"ALTER FUNCTION {column.function}{SIGNATURE} SET {name} = {int(value)}"))
+
+
+def tuned_settings(connection: Connection, column: VectorColumn) -> Sequence[str]:
+    """Return what was tuned for the function that searches a column, such as `hnsw.ef_search=80`."""
+    return connection.scalars(
+        text(
+            "SELECT each FROM pg_proc, unnest(proconfig) AS each WHERE oid = to_regprocedure(:function) "
+            "AND split_part(each, '=', 1) = ANY (:tuned)"
+        ),
+        {"function": column.function + SIGNATURE, "tuned": list(TUNED)},
+    ).all()
+
+
+def pin_model(connection: Connection, model_id: int | None) -> None:
+    """Have current_model_id() return a model, or None: whichever the table `embedding_models` says."""
+    connection.execute(text(installation(FUNCTIONS["current_model_id"], pinned=model_id)))
+
+
+def is_pinned(connection: Connection) -> bool:
+    """Whether current_model_id() returns a model without asking the table."""
+    body = connection.scalar(text("SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure('current_model_id()')"))
+    return body is not None and _PIN.search(body) is not None
+
+
 def _is_current(row: sa.Row[*tuple[object, ...]], definition: str) -> bool:
     """Whether an installed function has the definition's body and settings; it may have tuned ones beside them."""
     head, body, _ = definition.split("$$", 2)
@@ -106,12 +141,12 @@ def _is_current(row: sa.Row[*tuple[object, ...]], definition: str) -> bool:
     if "search_path" in wanted:
         wanted["search_path"] = row.search_path
     settings = dict(each.split("=", 1) for each in row.settings)
-    return row.prosrc == body and wanted.items() <= settings.items()
+    return _PIN.sub("coalesce(NULL,", str(row.prosrc)) == body and wanted.items() <= settings.items()
 
 
-def _definition(name: str, column: VectorColumn = _CURRENT) -> str:
+def _definition(name: str, column: VectorColumn = CURRENT_COLUMN, pinned: int | None = None) -> str:
     definition = (migrations_folder() / "sql" / f"{name}.sql").read_text(encoding="utf-8")
-    return _of_column(definition, column)
+    return _of_column(definition, column).replace("{pinned}", "NULL" if pinned is None else str(int(pinned)))
 
 
 def _of_column(sql: str, column: VectorColumn) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, text
 
 from searchdb.db.tables import Embedding, embedding_models, images
 from searchdb.errors import SchemaError
+from searchdb.records import DEFAULT_DIMENSION
 
 CURRENT = "embedding"
 """The column with the vectors of the current model."""
@@ -64,6 +65,10 @@ class VectorColumn:
     def function(self) -> str:
         """The name of the function that searches it."""
         return "match_images" + self.name.removeprefix(CURRENT)
+
+
+CURRENT_COLUMN = VectorColumn(model_id=None, dimension=DEFAULT_DIMENSION)
+"""Has the names that belong to the current model's column, but not its dimension and model."""
 
 
 def current_column(connection: Connection) -> VectorColumn:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from searchdb.db.functions import install_functions
+from searchdb.db.functions import install_functions, is_pinned, pin_model
 from searchdb.db.tables import VECTOR_INDEX
-from searchdb.db.vectors import CURRENT, current_column, other_columns
+from searchdb.db.vectors import CURRENT, SIGNATURE, VectorColumn, current_column, other_columns
 
 MAX_PLAIN_DIMENSION = 1024
 """Most numbers of a vector that is stored in its row. A page of 8 kB holds one such row, and a row must fit in a page;
@@ -26,12 +26,13 @@ def set_dimension(connection: Connection, dimension: int) -> None:
     Raises:
         DatabaseError: we do not own the tables.
     """
+    if is_pinned(connection):
+        pin_model(connection, None)
     column = current_column(connection)
     if column.dimension == dimension:
         return
     for other in other_columns(connection):
-        connection.execute(text(f"ALTER TABLE images DROP COLUMN {other.name}"))
-        connection.execute(text(f"DROP FUNCTION IF EXISTS {other.function}(vector, double precision, integer)"))
+        drop_column(connection, other)
     schema = connection.scalar(
         text("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('images')")
     )
@@ -42,3 +43,9 @@ def set_dimension(connection: Connection, dimension: int) -> None:
         text(f"CREATE INDEX {VECTOR_INDEX} ON images USING ivfflat ({CURRENT} vector_cosine_ops) WITH (lists = 1)")
     )
     install_functions(connection, ["match_images"])
+
+
+def drop_column(connection: Connection, column: VectorColumn) -> None:
+    """Drop a column of vectors that are not the current model's, with its indexes, its CHECK and its function."""
+    connection.execute(text(f"DROP FUNCTION IF EXISTS {column.function}{SIGNATURE}"))
+    connection.execute(text(f"ALTER TABLE images DROP COLUMN IF EXISTS {column.name}"))

@@ -86,4 +86,6 @@ def _hit_rows(connection: Connection, hits: Sequence[Hit], columns: Sequence[Exp
 def _statement(columns: Sequence[ExportColumn], *more: sa.ColumnElement[Any]) -> sa.Select[Any]:
     stored = [column.sql for column in columns if column.sql is not None]
     # Where all columns come from the search, the rows still need to exist.
-    return sa.select(*stored, *more).select_from(images.join(embedding_models))
+    return sa.select(*stored, *more).select_from(
+        images.join(embedding_models, embedding_models.c.id == images.c.embedding_model_id)
+    )

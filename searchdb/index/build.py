@@ -16,8 +16,9 @@ from searchdb.config import DEFAULT_RECALL
 from searchdb.db.connections import behind_pooler, lift_time_limits
 from searchdb.db.driver_errors import require_writable
 from searchdb.db.extension import advice_on_builds
-from searchdb.db.tables import VECTOR_INDEX, images, index_builds
-from searchdb.db.vectors import VectorColumn, current_column
+from searchdb.db.functions import FUNCTIONS, installation
+from searchdb.db.tables import index_builds
+from searchdb.db.vectors import CURRENT, SIGNATURE, VectorColumn, current_column
 from searchdb.errors import ConfigError, DatabaseError, ModelError
 from searchdb.index.depth import owner, store_setting
 from searchdb.index.exact import MeasureCallback
@@ -26,13 +27,13 @@ from searchdb.index.recall import silent
 from searchdb.index.self_tune import MakeCache, self_tune
 from searchdb.index.status import (
     BUILD_LOCK_KEY,
-    NEW_INDEX,
-    OLD_INDEX,
     SETTINGS,
     IndexStatus,
     index_status,
     last_tuning,
     leftovers,
+    new_index,
+    old_index,
 )
 from searchdb.search.relevance import MIN_SAMPLE, calibrate, refresh_sample
 
@@ -104,6 +105,7 @@ def build_index(
     cache: MakeCache | None = None,
     target: float = DEFAULT_RECALL,
     progress: MeasureCallback = silent,
+    column: VectorColumn | None = None,
 ) -> IndexStatus | None:
     """Build a new index while searches and ingest continue; return None if another process is building or tuning.
 
@@ -120,6 +122,8 @@ def build_index(
         ef_construction: hnsw's candidates when an element is inserted, at least 2 m.
         cache, target: as in `self_tune`; without `cache` the scale is left to the first search.
         progress: called while the index is tuned.
+        column: whose index is built, by default the current model's. Its function is created if it does not exist, and
+            `cache` is of its model.
 
     Raises:
         ConfigError: a parameter does not fit the method or another parameter, or needs more memory than there is.
@@ -150,7 +154,10 @@ def build_index(
         with _lock(engine, connection) as locked:
             if not locked:
                 return None
-            rows = connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
+            column = column or current_column(connection)
+            if column.name != CURRENT:
+                _ensure_function(connection, column)
+            rows = connection.scalar(text(f"SELECT count({column.name}) FROM images")) or 0  # noqa: S608 - our name
             method, value_type = method or best_method(rows), value_type or "halfvec"
             if method == "hnsw":
                 m = m or HNSW_M
@@ -161,7 +168,7 @@ def build_index(
                 method=method,
                 value_type=value_type,
                 chosen=chosen,
-                column=current_column(connection),
+                column=column,
                 lists=lists,
                 m=m,
                 ef_construction=ef_construction,
@@ -171,13 +178,13 @@ def build_index(
             try:
                 _build(engine, connection, plan, rows)
             except BaseException:
-                _clean_up(engine, connection, driver)
+                _clean_up(engine, connection, driver, column)
                 raise
         if rows >= EXACT_ROWS and plan.lists != 1:
-            self_tune(engine, cache, target=target, progress=progress)
+            self_tune(engine, cache, target=target, progress=progress, column=column)
         if cache is not None and rows >= MIN_SAMPLE:
-            _calibrate(engine, cache)
-        return index_status(connection)
+            _calibrate(engine, cache, column)
+        return index_status(connection, column)
 
 
 @contextmanager
@@ -236,8 +243,8 @@ def _set_up(connection: Connection, plan: _Plan, rows: int) -> None:
 
 def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> None:
     started = time.monotonic()
-    _drop_leftovers(connection)
-    create = text(f"CREATE INDEX CONCURRENTLY {NEW_INDEX} {plan.definition}")
+    _drop_leftovers(connection, plan.column)
+    create = text(f"CREATE INDEX CONCURRENTLY {new_index(plan.column)} {plan.definition}")
     try:
         connection.execute(create)
     except DatabaseError as exc:
@@ -250,20 +257,20 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
         if exc.sqlstate not in OUT_OF_SHARED_MEMORY or behind_pooler(connection):
             raise
         logger.warning("the server is short of shared memory (%s): building in a single process instead", exc)
-        _drop_leftovers(connection)
+        _drop_leftovers(connection, plan.column)
         connection.execute(text("SET max_parallel_maintenance_workers = 0"))
         connection.execute(create)
     with engine.begin() as swap:
         lift_time_limits(swap, local=True)
-        setting = fit_setting(plan.method, plan.lists, last_tuning(swap, plan.method), rows=rows)
+        setting = fit_setting(plan.method, plan.lists, last_tuning(swap, plan.method, plan.column), rows=rows)
         # Renaming blocks no query; dropping the old index here would need an exclusive lock on the table. With the
         # schema, because the extension's may have an index of another collection.
         schema = swap.scalar(
             text("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = 'images'::regclass")
         )
-        swap.execute(text(f"ALTER INDEX IF EXISTS {schema}.{VECTOR_INDEX} RENAME TO {OLD_INDEX}"))
-        swap.execute(text(f"ALTER INDEX {NEW_INDEX} RENAME TO {VECTOR_INDEX}"))
-        store_setting(swap, plan.method, setting)
+        swap.execute(text(f"ALTER INDEX IF EXISTS {schema}.{plan.column.index} RENAME TO {old_index(plan.column)}"))
+        swap.execute(text(f"ALTER INDEX {new_index(plan.column)} RENAME TO {plan.column.index}"))
+        store_setting(swap, plan.method, setting, plan.column)
         swap.execute(
             sa.insert(index_builds).values(
                 method=plan.method,
@@ -277,37 +284,44 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
                 seconds=time.monotonic() - started,
             )
         )
-    _drop_leftovers(connection)
+    _drop_leftovers(connection, plan.column)
     connection.execute(text("ANALYZE images"))
-    refresh_sample(connection)
+    refresh_sample(connection, plan.column)
 
 
-def _calibrate(engine: Engine, cache: MakeCache) -> None:
+def _calibrate(engine: Engine, cache: MakeCache, column: VectorColumn) -> None:
     """Measure the scale of relevance: those who may only read the collection cannot store it."""
     try:
         with engine.connect() as connection:
-            calibrate(connection, cache())
+            calibrate(connection, cache(), column)
     except (ModelError, DatabaseError) as exc:
         logger.warning("the scale of relevance was not measured; the first search by a text will do it: %s", exc)
 
 
-def _drop_leftovers(connection: Connection) -> None:
-    for name in leftovers(connection):
+def _ensure_function(connection: Connection, column: VectorColumn) -> None:
+    """Create the function that searches a column beside the current one, with which its setting is stored."""
+    exists = text("SELECT to_regprocedure(:name) IS NOT NULL")
+    if not connection.scalar(exists, {"name": column.function + SIGNATURE}):
+        connection.execute(text(installation(FUNCTIONS["match_images"], column)))
+
+
+def _drop_leftovers(connection: Connection, column: VectorColumn) -> None:
+    for name in leftovers(connection, column):
         connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
 
 
-def _clean_up(engine: Engine, connection: Connection, driver: Any) -> None:
+def _clean_up(engine: Engine, connection: Connection, driver: Any, column: VectorColumn) -> None:
     """Drop what a failed build left, on its connection or, if that is lost or was interrupted, on a new one."""
     # The caller needs the build's own error; the next build drops what cannot be dropped now.
     with suppress(DatabaseError):
         if not connection.invalidated:
-            _drop_leftovers(connection)
+            _drop_leftovers(connection, column)
             return
         driver.close()  # SQLAlchemy discards it without closing it, which would keep the lock
         with _session(engine) as fresh:
             if behind_pooler(fresh):  # the lock is still held, in its transaction
-                _drop_leftovers(fresh)
+                _drop_leftovers(fresh, column)
                 return
             fresh.execute(text(f"SET lock_timeout = '{CLEAN_UP_TIMEOUT}'"))
             fresh.execute(sa.select(sa.func.pg_advisory_lock(BUILD_LOCK_KEY)))
-            _drop_leftovers(fresh)
+            _drop_leftovers(fresh, column)

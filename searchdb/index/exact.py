@@ -9,7 +9,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from searchdb.db.tables import NORM_IN_RANGE, images
+from searchdb.db.tables import images, norm_in_range
+from searchdb.db.vectors import CURRENT_COLUMN, VectorColumn
 
 CHUNK_ROWS = 4000
 """Vectors in memory at a time, 8 MB."""
@@ -29,7 +30,12 @@ class Exact:
 
 
 def exact_results(
-    connection: Connection, queries: Queries, count: int, rows: int, progress: MeasureCallback
+    connection: Connection,
+    queries: Queries,
+    count: int,
+    rows: int,
+    progress: MeasureCallback,
+    column: VectorColumn = CURRENT_COLUMN,
 ) -> dict[str, Sequence[Exact]]:
     """Return the result of an exact scan for each query, in the order of `queries`.
 
@@ -39,12 +45,17 @@ def exact_results(
     Args:
         count: the number of hits.
         rows: the number of images, for `progress`.
+        column: whose vectors to compare; images that have none are left out.
     """
     every = np.concatenate(list(queries.values()))
     best = np.empty((len(every), 0), np.float32)
     done = 0
     # In pgvector's binary form, which is read a hundred times as fast as its text.
-    stored = sa.select(sa.func.vector_send(images.c.embedding, type_=sa.LargeBinary)).where(sa.text(NORM_IN_RANGE))
+    stored = (
+        sa.select(sa.func.vector_send(sa.column(column.name), type_=sa.LargeBinary))
+        .select_from(images)
+        .where(sa.text(norm_in_range(column.name)))
+    )
     for chunk in connection.execute(stored, execution_options={"yield_per": CHUNK_ROWS}).scalars().partitions():
         # big-endian: two bytes each for the dimension and for nothing, then the numbers
         vectors = np.frombuffer(b"".join(chunk), ">f4").reshape(len(chunk), -1)[:, 1:]

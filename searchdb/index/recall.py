@@ -15,9 +15,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.best_effort import may_be_skipped
 from searchdb.db.connections import lift_time_limits
-from searchdb.db.current_model import CURRENT_MODEL_ID
 from searchdb.db.samples import random_keys
-from searchdb.db.tables import NORM_IN_RANGE, as_vector, embedding_models, images, index_recalls, query_embeddings
+from searchdb.db.tables import as_vector, images, index_recalls, norm_in_range, query_embeddings
+from searchdb.db.vectors import VectorColumn, current_column
 from searchdb.errors import DatabaseError, QueryError
 from searchdb.index.exact import Exact, MeasureCallback, Queries, exact_results
 from searchdb.index.records import Recall, label_of
@@ -38,10 +38,10 @@ equally similar images either may be found, which is not a miss."""
 # to be faster.
 _EXACT = (
     "SELECT nearest.id, nearest.image, 1 - nearest.distance AS similarity FROM ("
-    "SELECT id, image, embedding <=> %s AS distance FROM images ORDER BY embedding <=> %s LIMIT %s) AS nearest "
+    "SELECT id, image, {column} <=> %s AS distance FROM images ORDER BY {column} <=> %s LIMIT %s) AS nearest "
     "ORDER BY nearest.distance + 0, nearest.id"
 )
-_MATCH = "SELECT id, image, similarity FROM match_images(%s, -1, %s)"
+_MATCH = "SELECT id, image, similarity FROM {function}(%s, -1, %s)"
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -82,6 +82,7 @@ def measure_recall(
     sample: int = DEFAULT_SAMPLE,
     texts: np.ndarray | None = None,
     progress: MeasureCallback = silent,
+    column: VectorColumn | None = None,
 ) -> RecallReport:
     """Compare match_images with an exact scan, and store the result if the database can be written.
 
@@ -92,18 +93,20 @@ def measure_recall(
         sample: queries of each kind: the texts searched for last, and random stored images.
         texts: vectors of texts to use instead, float32 of shape (n, dimension).
         progress: called after each query.
+        column: whose index is measured, by default the current model's.
 
     Raises:
         QueryError: there are no images.
         DatabaseError: PostgreSQL failed.
     """
     with snapshot(engine) as connection:
-        state = index_status(connection)
-        queries = queries_of(connection, sample, texts)
-        report = RecallReport(recalls=compare(connection, state, queries, count, progress)[0])
+        column = column or current_column(connection)
+        state = index_status(connection, column)
+        queries = queries_of(connection, sample, texts, column)
+        report = RecallReport(recalls=compare(connection, state, queries, count, progress, column)[0])
         try:  # the figures are useful even where they cannot be stored, such as to a read-only role
             with connection.begin_nested():
-                record(connection, report.recalls)
+                record(connection, report.recalls, column)
         except DatabaseError as exc:
             if not may_be_skipped(exc):
                 raise
@@ -123,21 +126,21 @@ def snapshot(engine: Engine) -> Generator[Connection]:
         yield connection
 
 
-def queries_of(connection: Connection, sample: int, texts: np.ndarray | None) -> Queries:
+def queries_of(connection: Connection, sample: int, texts: np.ndarray | None, column: VectorColumn) -> Queries:
     """Return the query vectors: those of texts, if there are any, and those of random stored images."""
     if texts is None:
         cached = (
             sa.select(query_embeddings.c.embedding)
-            .join_from(query_embeddings, embedding_models)
-            .where(embedding_models.c.current)
+            .where(query_embeddings.c.embedding_model_id == column.model_id)
             .order_by(query_embeddings.c.last_used_at.desc(), query_embeddings.c.query)
         )
         found = connection.scalars(cached.limit(sample)).all()
     else:
         found = list(texts)
     chosen = sa.any_(sa.literal(random_keys(connection, images.c.id, sample), ARRAY(sa.BigInteger)))
-    usable = images.c.id == chosen, sa.text(NORM_IN_RANGE)
-    stored = connection.scalars(sa.select(as_vector(images.c.embedding)).where(*usable)).all()
+    usable = images.c.id == chosen, sa.text(norm_in_range(column.name))
+    vector = as_vector(sa.column(column.name))
+    stored = connection.scalars(sa.select(vector).select_from(images).where(*usable)).all()
     if not stored:
         raise QueryError("there are no images to search: ingest some first")
     pictures = np.stack(stored)
@@ -146,22 +149,27 @@ def queries_of(connection: Connection, sample: int, texts: np.ndarray | None) ->
 
 
 def compare(
-    connection: Connection, state: IndexStatus, queries: Queries, count: int, progress: MeasureCallback
+    connection: Connection,
+    state: IndexStatus,
+    queries: Queries,
+    count: int,
+    progress: MeasureCallback,
+    column: VectorColumn,
 ) -> tuple[list[Recall], dict[str, Sequence[Exact]]]:
     """Compare match_images with the exact results of each query; return both.
 
     The exact scans that are timed take turns with match_images, so that other load on the machine affects both equally.
     """
     recalls: list[Recall] = []
-    exact = exact_results(connection, queries, count, state.rows, progress)
+    exact = exact_results(connection, queries, count, state.rows, progress, column)
     for kind, vectors in queries.items():
         correct = 0
         seconds: dict[str, list[float]] = {"exact": [], "match": []}
         for done, (vector, truth) in enumerate(zip(vectors, exact[kind], strict=True)):
             progress(f"match_images and exact scans, {label_of(kind)}", done, len(vectors))
             if done < TIMED_SCANS:
-                seconds["exact"].append(_time_exact_scan(connection, vector, count))
-            similarities, took = _timed(connection, _MATCH, (vector, count))
+                seconds["exact"].append(_time_exact_scan(connection, vector, count, column))
+            similarities, took = _timed(connection, _match(column), (vector, count))
             seconds["match"].append(took)
             correct += _count_correct(similarities, truth)
         expected = sum(truth.found for truth in exact[kind])
@@ -186,22 +194,26 @@ def compare(
     return recalls, exact
 
 
-def time_again(connection: Connection, seen: Recall, vectors: np.ndarray) -> Recall:
+def time_again(connection: Connection, seen: Recall, vectors: np.ndarray, column: VectorColumn) -> Recall:
     """Time match_images with its current setting in turn with exact scans of the first queries."""
     exact: list[float] = []
     match: list[float] = []
     for vector in vectors[:TIMED_SCANS]:
-        exact.append(_time_exact_scan(connection, vector, seen.match_count))
-        match.append(_timed(connection, _MATCH, (vector, seen.match_count))[1])
+        exact.append(_time_exact_scan(connection, vector, seen.match_count, column))
+        match.append(_timed(connection, _match(column), (vector, seen.match_count))[1])
     exact_p50, exact_p95 = _percentiles(exact)
     p50, p95 = _percentiles(match)
     return replace(seen, p50_ms=p50, p95_ms=p95, exact_p50_ms=exact_p50, exact_p95_ms=exact_p95)
 
 
-def _time_exact_scan(connection: Connection, vector: np.ndarray, count: int) -> float:
+def _match(column: VectorColumn) -> str:
+    return _MATCH.format(function=column.function)
+
+
+def _time_exact_scan(connection: Connection, vector: np.ndarray, count: int, column: VectorColumn) -> float:
     # For this statement only: match_images could not use its index either with this setting.
     connection.exec_driver_sql("SET LOCAL enable_indexscan = off")
-    _, took = _timed(connection, _EXACT, (vector, vector, count))
+    _, took = _timed(connection, _EXACT.format(column=column.name), (vector, vector, count))
     connection.exec_driver_sql("SET LOCAL enable_indexscan = on")
     return took
 
@@ -215,12 +227,17 @@ def summary(seen: Recall, exact: Sequence[Exact], results: Sequence[tuple[int, f
 
 
 def misses(
-    connection: Connection, seen: Recall, vectors: np.ndarray, exact: Sequence[Exact], progress: MeasureCallback
+    connection: Connection,
+    seen: Recall,
+    vectors: np.ndarray,
+    exact: Sequence[Exact],
+    progress: MeasureCallback,
+    column: VectorColumn,
 ) -> Generator[tuple[int, float]]:
     """Search by one query after another with the current setting; yield the hits that are missed, and the seconds."""
-    _timed(connection, _MATCH, (vectors[0], seen.match_count))  # compiles the function, which has just changed
+    _timed(connection, _match(column), (vectors[0], seen.match_count))  # compiles the function, which has just changed
     for done, (vector, truth) in enumerate(zip(vectors, exact, strict=True), 1):
-        similarities, took = _timed(connection, _MATCH, (vector, seen.match_count))
+        similarities, took = _timed(connection, _match(column), (vector, seen.match_count))
         progress(f"{SETTINGS[seen.method]} = {seen.setting}, {seen.label}", done, len(vectors))
         yield truth.found - _count_correct(similarities, truth), took
 
@@ -242,10 +259,10 @@ def _percentiles(seconds: Sequence[float]) -> tuple[float, float]:
     return float(p50), float(p95)
 
 
-def record(connection: Connection, recalls: Sequence[Recall]) -> None:
+def record(connection: Connection, recalls: Sequence[Recall], column: VectorColumn) -> None:
     """Store measurements in `index_recalls`."""
     rows = [asdict(recall) for recall in recalls]
     for row in rows:
         del row["measured_at"]
-        row["embedding_model_id"] = CURRENT_MODEL_ID
+        row["embedding_model_id"] = column.model_id
     connection.execute(sa.insert(index_recalls), rows)

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from searchdb.config import DEFAULT_RECALL
-from searchdb.db.tables import embedding_models, query_embeddings
+from searchdb.db.tables import query_embeddings
+from searchdb.db.vectors import VectorColumn, current_column
 from searchdb.errors import DatabaseError, ModelError, QueryError
 from searchdb.index.exact import MeasureCallback
 from searchdb.index.recall import DEFAULT_SAMPLE, silent
@@ -28,7 +29,12 @@ logger = logging.getLogger(__name__)
 
 
 def self_tune(
-    engine: Engine, cache: MakeCache | None, *, target: float = DEFAULT_RECALL, progress: MeasureCallback = silent
+    engine: Engine,
+    cache: MakeCache | None,
+    *,
+    target: float = DEFAULT_RECALL,
+    progress: MeasureCallback = silent,
+    column: VectorColumn | None = None,
 ) -> None:
     """Tune match_images, unless another process is building or tuning.
 
@@ -36,21 +42,23 @@ def self_tune(
         cache: embeds the everyday texts where few texts are stored. Without it, or if its model is not available or
             not the collection's, only the stored texts are used: a roughly tuned index is better than none.
         target: the recall to tune to.
+        column: whose index is tuned, by default the current model's.
     """
-    if cache is not None and _stored_texts(engine) < DEFAULT_SAMPLE:
+    if cache is not None and _stored_texts(engine, column) < DEFAULT_SAMPLE:
         try:
             with engine.connect() as connection:
                 cache().embed(connection, EVERYDAY_TEXTS)
         except (ModelError, DatabaseError) as exc:
             logger.warning("the everyday texts, to tune the index with, were not embedded: %s", exc)
     try:
-        tune_index(engine, target=target, margin=MARGIN, progress=progress)
+        tune_index(engine, target=target, margin=MARGIN, progress=progress, column=column)
     except QueryError as exc:  # all images were removed meanwhile
         logger.info("the index was not tuned: %s", exc)
 
 
-def _stored_texts(engine: Engine) -> int:
-    """Return the number of texts that are stored for the current model, at most those that tuning uses."""
-    texts = sa.select(query_embeddings.c.query).join(embedding_models).where(embedding_models.c.current)
+def _stored_texts(engine: Engine, column: VectorColumn | None) -> int:
+    """Return the number of texts that are stored for a column's model, at most those that tuning uses."""
     with engine.connect() as connection:
+        column = column or current_column(connection)
+        texts = sa.select(query_embeddings.c.query).where(query_embeddings.c.embedding_model_id == column.model_id)
         return connection.scalar(sa.select(sa.func.count()).select_from(texts.limit(DEFAULT_SAMPLE).subquery())) or 0

@@ -1,4 +1,4 @@
-"""Reports the state of the vector index on `images.embedding`."""
+"""Reports the state of the vector index on a column of vectors, by default `images.embedding`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from searchdb.db.counts import RowCount, count_rows
-from searchdb.db.current_model import CURRENT_MODEL_ID
-from searchdb.db.tables import VECTOR_INDEX, images, index_builds, index_recalls
+from searchdb.db.tables import images, index_builds, index_recalls
+from searchdb.db.vectors import CURRENT, SIGNATURE, VectorColumn, current_column
 from searchdb.errors import SchemaError
 from searchdb.index.policy import needs_rebuild, needs_tuning
 from searchdb.index.records import Recall
 
-MATCH_IMAGES = "match_images(vector, double precision, integer)"
-"""The function that carries the tuned setting, for every client."""
 SETTINGS = {"ivfflat": "ivfflat.probes", "hnsw": "hnsw.ef_search"}
 """PostgreSQL's name of the search depth, by method: the lists read, or the candidates kept."""
 PGVECTOR_DEFAULTS = {"ivfflat": 1, "hnsw": 40}
@@ -29,12 +27,20 @@ MAX_EF_SEARCH = 1000
 BUILD_LOCK_KEY = 0x1DE4B11D
 """Key of the advisory lock: one build or tuning at a time."""
 
-NEW_INDEX = f"{VECTOR_INDEX}_new"
-"""Name of the new index during a build."""
-OLD_INDEX = f"{VECTOR_INDEX}_old"
-"""Name of the replaced index until it is dropped."""
-LEFTOVERS = rf"^{VECTOR_INDEX}_(new|old|cc(new|old)[0-9]*)$"
-"""Names of indexes that a killed build leaves behind: ours, and those of a REINDEX CONCURRENTLY."""
+
+def new_index(column: VectorColumn) -> str:
+    """Return the name of a column's new index during a build."""
+    return f"{column.index}_new"
+
+
+def old_index(column: VectorColumn) -> str:
+    """Return the name of a column's replaced index until it is dropped."""
+    return f"{column.index}_old"
+
+
+def _leftovers_of(column: VectorColumn) -> str:
+    """Return a regular expression for indexes that a killed build leaves: ours, and those of REINDEX CONCURRENTLY."""
+    return rf"^{column.index}_(new|old|cc(new|old)[0-9]*)$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +131,14 @@ def missing(name: str) -> SchemaError:
     return SchemaError(f"the database lacks {name}: run `searchdb db repair` as the owner of the database")
 
 
-def index_status(connection: Connection) -> IndexStatus:
-    """Return the state of the index.
+def index_status(connection: Connection, column: VectorColumn | None = None) -> IndexStatus:
+    """Return the state of the index of a column of vectors, by default the current model's.
 
     Raises:
         SchemaError: there is no match_images, with which the tuned setting is stored.
     """
+    column = column or current_column(connection)
+    function = column.function + SIGNATURE
     row = connection.execute(
         text(
             "SELECT am.amname, i.indisvalid, pg_relation_size(c.oid) AS byte_size, c.reloptions, s.idx_scan AS scans, "
@@ -140,14 +148,14 @@ def index_status(connection: Connection) -> IndexStatus:
             "LEFT JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_am am ON am.oid = c.relam "
             "LEFT JOIN pg_stat_user_indexes s ON s.indexrelid = c.oid WHERE p.oid = to_regprocedure(:function)"
         ),
-        {"name": VECTOR_INDEX, "function": MATCH_IMAGES},
+        {"name": column.index, "function": function},
     ).one_or_none()
     if row is None:
-        raise missing(MATCH_IMAGES)
+        raise missing(function)
     hnsw = row.amname == "hnsw"
-    latest = sa.select(index_builds).where(_of_current_model(index_builds)).order_by(index_builds.c.id.desc()).limit(1)
+    latest = sa.select(index_builds).where(_of_model(index_builds, column)).order_by(index_builds.c.id.desc()).limit(1)
     last: Mapping[str, Any] = dict(connection.execute(latest).mappings().one_or_none() or {})
-    building = build_progress(connection)
+    building = build_progress(connection, column)
     rows = count_rows(connection, images)
     return IndexStatus(
         method=row.amname,
@@ -167,21 +175,22 @@ def index_status(connection: Connection) -> IndexStatus:
         built_at=last.get("built_at"),
         scans=row.scans or 0,
         building=building,
-        leftovers=() if building else tuple(leftovers(connection)),
-        tuned=last_tuning(connection, row.amname),
-        recalls=tuple(_last_recalls(connection)),
+        leftovers=() if building else tuple(leftovers(connection, column)),
+        tuned=last_tuning(connection, row.amname, column),
+        recalls=tuple(_last_recalls(connection, column)),
     )
 
 
-def build_progress(connection: Connection) -> BuildProgress | None:
+def build_progress(connection: Connection, column: VectorColumn | None = None) -> BuildProgress | None:
     """Return the progress of a build that another connection runs; None if there is none."""
+    column = column or current_column(connection)
     row = connection.execute(
         text(
             "SELECT p.phase, p.tuples_done, p.tuples_total, p.blocks_done, p.blocks_total, p.lockers_done, "
             "p.lockers_total FROM pg_stat_progress_create_index p JOIN pg_class c ON c.oid = p.index_relid "
             "WHERE p.relid = to_regclass('images') AND (c.relname = :name OR c.relname ~ :leftovers) LIMIT 1"
         ),
-        {"name": VECTOR_INDEX, "leftovers": LEFTOVERS},
+        {"name": column.index, "leftovers": _leftovers_of(column)},
     ).one_or_none()
     if row is not None:
         phase = (row.phase or "building").removeprefix("building index: ")
@@ -199,42 +208,53 @@ def build_progress(connection: Connection) -> BuildProgress | None:
     return BuildProgress(phase="at work", done=0, total=0) if locked else None
 
 
-def leftovers(connection: Connection) -> Sequence[str]:
+def leftovers(connection: Connection, column: VectorColumn) -> Sequence[str]:
     """Return the names of indexes that a killed build left behind, or that a running build uses."""
     return connection.scalars(
         text(
             "SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid "
             "WHERE i.indrelid = to_regclass('images') AND c.relname ~ :leftovers ORDER BY c.relname"
         ),
-        {"leftovers": LEFTOVERS},
+        {"leftovers": _leftovers_of(column)},
     ).all()
 
 
-def last_tuning(connection: Connection, method: str | None) -> Recall | None:
+def drop_leftovers(engine: Engine, column: VectorColumn) -> None:
+    """Drop the indexes that a killed build of a column left behind, unless a build is running."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if build_progress(connection, column) is None:
+            for name in leftovers(connection, column):
+                connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+
+
+def last_tuning(connection: Connection, method: str | None, column: VectorColumn) -> Recall | None:
     """Return the last tuning of a method, on texts if there were any; None if it was never tuned."""
     tuned = (
         sa.select(index_recalls)
-        .where(index_recalls.c.target.is_not(None), index_recalls.c.method == method, _of_current_model(index_recalls))
+        .where(index_recalls.c.target.is_not(None), index_recalls.c.method == method, _of_model(index_recalls, column))
         .order_by(index_recalls.c.measured_at.desc(), index_recalls.c.kind == "pictures")
     )
     row = connection.execute(tuned.limit(1)).mappings().one_or_none()
     return None if row is None else Recall.from_row(row)
 
 
-def _last_recalls(connection: Connection) -> list[Recall]:
+def _last_recalls(connection: Connection, column: VectorColumn) -> list[Recall]:
     """Return the last measurement of each kind of query."""
     last = (
         sa.select(sa.func.max(index_recalls.c.id))
-        .where(_of_current_model(index_recalls))
+        .where(_of_model(index_recalls, column))
         .group_by(index_recalls.c.kind)
     )
     rows = sa.select(index_recalls).where(index_recalls.c.id.in_(last)).order_by(index_recalls.c.kind.desc())
     return [Recall.from_row(row) for row in connection.execute(rows).mappings()]
 
 
-def _of_current_model(table: sa.Table) -> sa.ColumnElement[bool]:
+def _of_model(table: sa.Table, column: VectorColumn) -> sa.ColumnElement[bool]:
     """Return the condition on a history that leaves out other models; an index may be older than the first model."""
-    return sa.func.coalesce(table.c.embedding_model_id, CURRENT_MODEL_ID).is_not_distinct_from(CURRENT_MODEL_ID)
+    of_model = table.c.embedding_model_id == column.model_id
+    if column.name != CURRENT:
+        return of_model
+    return sa.or_(of_model, table.c.embedding_model_id.is_(None))
 
 
 def _option(options: list[str] | None, name: str) -> int | None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from searchdb.config import DEFAULT_RECALL
 from searchdb.db.driver_errors import require_writable
+from searchdb.db.vectors import VectorColumn, current_column
 from searchdb.errors import ConfigError, DatabaseError
 from searchdb.index.depth import owner, store_setting
 from searchdb.index.exact import Exact, MeasureCallback, Queries
@@ -75,6 +76,7 @@ def tune_index(
     sample: int = DEFAULT_SAMPLE,
     texts: np.ndarray | None = None,
     progress: MeasureCallback = silent,
+    column: VectorColumn | None = None,
 ) -> TuneReport | None:
     """Store with match_images the smallest probes or ef_search with which every kind of query reaches the target.
 
@@ -85,7 +87,7 @@ def tune_index(
     Args:
         target: the recall to reach, above 0 and at most 1.
         margin: share of the misses that the target allows to leave over, 0 to 1.
-        count, sample, texts, progress: as in `measure_recall`.
+        count, sample, texts, progress, column: as in `measure_recall`.
 
     Raises:
         ConfigError: the target is out of range.
@@ -95,19 +97,21 @@ def tune_index(
     if not 0 < target <= 1:
         raise ConfigError(f"the target recall is {target}, but must be above 0 and at most 1")
     with snapshot(engine) as connection:
-        other = owner(connection)
+        column = column or current_column(connection)
+        other = owner(connection, column)
         if other is not None:
             raise DatabaseError(f"only the owner of match_images may tune it: connect as {other}")
         require_writable(connection, "tuning match_images")
         if not connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(BUILD_LOCK_KEY))):
             return None
-        state = index_status(connection)
+        state = index_status(connection, column)
         if state.method is None or not state.valid:
             raise DatabaseError("there is no index to tune: run `searchdb index build`")
-        queries = queries_of(connection, sample, texts)
-        before, exact = compare(connection, state, queries, count, progress)
+        queries = queries_of(connection, sample, texts, column)
+        before, exact = compare(connection, state, queries, count, progress, column)
         trials = _Trials(
             connection=connection,
+            column=column,
             method=state.method,
             target=target,
             aim=1 - (1 - target) * (1 - margin),
@@ -118,8 +122,8 @@ def tune_index(
             exact=exact,
             progress=progress,
         )
-        chosen = [time_again(connection, recall, queries[recall.kind]) for recall in trials.search()]
-        record(connection, chosen)
+        chosen = [time_again(connection, recall, queries[recall.kind], column) for recall in trials.search()]
+        record(connection, chosen, column)
     return TuneReport(
         target=target,
         reached=all(recall.recall >= target for recall in chosen),
@@ -133,6 +137,7 @@ class _Trials:
     """Measures match_images with one setting after another, against the exact scan's results for the same queries."""
 
     connection: Connection
+    column: VectorColumn
     method: str
     target: float
     aim: float
@@ -152,7 +157,7 @@ class _Trials:
         setting = self.smallest
         for kind in self.before:
             setting = self._smallest_for(kind, setting)
-        store_setting(self.connection, self.method, setting)
+        store_setting(self.connection, self.method, setting, self.column)
         return [self._measure(kind, setting) for kind in self.before]
 
     def _smallest_for(self, kind: str, smallest: int) -> int:
@@ -174,7 +179,7 @@ class _Trials:
 
     def _reaches(self, kind: str, setting: int) -> bool:
         """Whether a kind of query reaches the aim; the measurement ends as soon as it cannot any more."""
-        store_setting(self.connection, self.method, setting)
+        store_setting(self.connection, self.method, setting, self.column)
         # What float arithmetic leaves of 1 - aim may be a little less than whole hits.
         allowed = (1 - self.aim) * sum(truth.found for truth in self.exact[kind]) + 1e-6
         results: list[tuple[int, float]] = []
@@ -194,7 +199,7 @@ class _Trials:
 
     def _misses(self, kind: str, setting: int) -> Iterator[tuple[int, float]]:
         trial, vectors, exact = self._trial(kind, setting), self.queries[kind], self.exact[kind]
-        return misses(self.connection, trial, vectors, exact, self.progress)
+        return misses(self.connection, trial, vectors, exact, self.progress, self.column)
 
     def _trial(self, kind: str, setting: int) -> Recall:
         return replace(self.before[kind], setting=setting, target=self.target)

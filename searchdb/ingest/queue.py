@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     import procrastinate
 
 TASK = "searchdb.ingest_chunk"
-"""The name of the one task, in `procrastinate_jobs`."""
+"""The name of the task that ingests a chunk, in `procrastinate_jobs`."""
+AGAIN_TASK = "searchdb.embed_again"
+"""The name of the task that embeds stored images with the model that the collection is being switched to."""
 URL_QUEUE = "urls"
 URGENT = 1
 """Priority of chunks that a running ingest waits for; those that were only queued have 0."""

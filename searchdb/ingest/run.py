@@ -23,12 +23,14 @@ from searchdb.ingest.store import Store
 from searchdb.records import RejectedItem, SourceItem
 
 if TYPE_CHECKING:
-    from searchdb.ingest.worker import Worker
+    from searchdb.ingest.worker import AgainWork, Worker
 
 PROGRESS_S = 0.25
 """Seconds between two progress reports."""
 
 ProgressCallback = Callable[[IngestReport], None]
+MakeAgain = Callable[[], "AgainWork"]
+"""Makes what embeds stored images with the model that the collection is being switched to."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +52,12 @@ def run_ingest(
     progress: ProgressCallback = no_progress,
     stop: threading.Event | None = None,
     rebuild: Rebuild = rebuild_if_stale,
+    make_again: MakeAgain | None = None,
 ) -> IngestReport:
     """Queue items and, unless `enqueue_only`, process the queue until they are done, together with other workers.
 
-    An index that the collection has outgrown is rebuilt at the end, by `rebuild`. A run that is interrupted, or ended
+    An index that the collection has outgrown is rebuilt at the end, by `rebuild`. Its worker also does the jobs of a
+    switch to another model, with what `make_again` makes. A run that is interrupted, or ended
     by `stop`, stores the images already started and leaves the rest queued, behind the chunks that other runs wait for.
 
     Raises:
@@ -89,7 +93,9 @@ def run_ingest(
         with ExitStack() as stack:
             for queued in queueing:
                 if queued.queued and worker is None and not enqueue_only:
-                    worker = stack.enter_context(_running_worker(database, make_ingest, DEFAULT_CONCURRENCY, rebuild))
+                    worker = stack.enter_context(
+                        running_worker(database, make_ingest, DEFAULT_CONCURRENCY, rebuild, make_again)
+                    )
                 report_progress()
                 if stop.is_set():
                     break
@@ -120,6 +126,7 @@ def run_worker(
     concurrency: int = DEFAULT_CONCURRENCY,
     progress: ProgressCallback = no_progress,
     rebuild: Rebuild = rebuild_if_stale,
+    make_again: MakeAgain | None = None,
 ) -> IngestReport:
     """Process the queue until `stop` is set or, with `drain`, it is empty; return what this worker did.
 
@@ -131,7 +138,7 @@ def run_worker(
     """
     stop = stop or threading.Event()
     queue = Queue(database.engine)
-    with _running_worker(database, make_ingest, concurrency, rebuild) as worker:
+    with running_worker(database, make_ingest, concurrency, rebuild, make_again) as worker:
         while not (stop.is_set() or worker.join(PROGRESS_S) or (drain and _is_empty(queue, database, cancel=stop))):
             progress(worker.report)
     progress(worker.report)
@@ -152,13 +159,19 @@ def _abandon(run_id: UUID, queue: Queue, queued: IngestReport, progress: Progres
 
 
 @contextmanager
-def _running_worker(
-    database: Database, make_ingest: Callable[[], Ingest], concurrency: int, rebuild: Rebuild
+def running_worker(
+    database: Database,
+    make_ingest: Callable[[], Ingest],
+    concurrency: int,
+    rebuild: Rebuild,
+    make_again: MakeAgain | None,
 ) -> Generator[Worker]:
     """Run a worker; at the end, also when interrupted, wait until the images it has started are stored."""
     from searchdb.ingest.worker import Worker  # imports Procrastinate, which a search does not need
 
-    worker = Worker(database=database, make_ingest=make_ingest, concurrency=concurrency, rebuild=rebuild)
+    worker = Worker(
+        database=database, make_ingest=make_ingest, concurrency=concurrency, rebuild=rebuild, make_again=make_again
+    )
     worker.start()
     try:
         yield worker

@@ -16,12 +16,13 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 from searchdb.db.current_model import check_model, claim_model
 from searchdb.db.tables import as_vector, images, ingest_chunks, ingest_failures, ingest_pending
 from searchdb.ingest.counts import COUNT_FAILED, COUNT_PENDING
-from searchdb.ingest.folders import keeps_folder, kept_folder, set_folders
+from searchdb.ingest.folders import keeps_folder, set_folders
 from searchdb.ingest.frames import FILE, FIRST_OF_FILE, StoredFile, from_files
 from searchdb.ingest.moves import apply_moves, with_other_companions
 from searchdb.ingest.refresh import merge_parts, refresh_images
 from searchdb.ingest.rows import UNSTORABLE, failure_row, image_row
 from searchdb.ingest.states import FailedState, StoredState
+from searchdb.ingest.upsert import columns_to_write, other_vectors, upsert_rows
 from searchdb.records import (
     ChunkOutcome,
     EmbeddedImage,
@@ -243,18 +244,13 @@ def upsert_images(connection: Connection, embedded: Sequence[EmbeddedImage], mod
     if not embedded:
         return
     model_id = claim_model(connection, model)
+    columns = columns_to_write(connection)
     # All writers take row locks in this order (collation "C" in SQL), which rules out deadlocks.
-    rows = sorted((image_row(image, model_id) for image in embedded), key=lambda row: row["image"])
+    rows = [image_row(image, model_id) | other_vectors(image.others, columns) for image in embedded]
+    rows.sort(key=lambda row: row["image"])
     # A file that was a video when it was stored.
     connection.execute(sa.delete(images).where(images.c.video.in_([row["image"] for row in rows])))
-    statement = insert(images).values(rows)
-    replaced = {name: statement.excluded[name] for name in rows[0] if name != "image"}
-    folder = kept_folder(statement.excluded.folder)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["image"], set_={**replaced, "folder": folder, "ingested_at": sa.func.now()}
-        )
-    )
+    connection.execute(upsert_rows(rows, columns))
     delete_failures(connection, [row["image"] for row in rows])
 
 

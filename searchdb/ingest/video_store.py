@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ from sqlalchemy.dialects.postgresql import insert
 from searchdb.batches import batched
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import frame_previews, images, ingest_chunks, ingest_failures
-from searchdb.ingest.folders import kept_folder
+from searchdb.db.vectors import VectorColumn
 from searchdb.ingest.frames import frame_reference, from_files
 from searchdb.ingest.moves import apply_moves, with_other_companions
 from searchdb.ingest.rows import image_row
 from searchdb.ingest.store import delete_failures, delete_from_queue, record_failures
+from searchdb.ingest.upsert import columns_to_write, other_vectors, upsert_rows
 from searchdb.records import (
     DecodedImage,
     EmbeddedImage,
@@ -39,12 +40,16 @@ ROWS_AT_A_TIME = 500
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFrame:
-    """A frame as it is stored: its time in seconds, unit vector, small WebP, and mean colour."""
+    """A frame as it is stored: its time in seconds, unit vector, small WebP, and mean colour.
+
+    `others` are its vectors by models that are not the current one, by the model's id.
+    """
 
     time: float
     embedding: np.ndarray
     preview: bytes
     colour: str | None
+    others: Mapping[int, np.ndarray] = field(default_factory=dict[int, np.ndarray])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,18 +190,13 @@ def _write_frames(connection: Connection, outcome: VideoOutcome, model: ModelIde
     """Store the frames that there are; return how many of the video are stored then."""
     if outcome.facts is None or not outcome.frames:
         return _count(connection, outcome.item.image)
-    rows = _rows(outcome, outcome.facts, claim_model(connection, model))
+    model_id, columns = claim_model(connection, model), columns_to_write(connection)
+    rows = _rows(outcome, outcome.facts, model_id, columns)
     by_reference = {row["image"]: frame for row, frame in zip(rows, outcome.frames, strict=True)}
     rows.sort(key=lambda row: row["image"])  # the order in which all writers lock rows (collation "C" in SQL)
     kept: list[int] = []
     for batch in batched(rows, ROWS_AT_A_TIME):
-        statement = insert(images).values(batch)
-        replaced = {name: statement.excluded[name] for name in batch[0] if name != "image"}
-        folder = kept_folder(statement.excluded.folder)
-        statement = statement.on_conflict_do_update(
-            index_elements=["image"], set_={**replaced, "folder": folder, "ingested_at": sa.func.now()}
-        )
-        stored = connection.execute(statement.returning(images.c.id, images.c.image)).all()
+        stored = connection.execute(upsert_rows(batch, columns).returning(images.c.id, images.c.image)).all()
         kept += [row.id for row in stored]
         previews = insert(frame_previews).values(
             [{"image_id": row.id, "webp": by_reference[row.image].preview} for row in stored]
@@ -209,7 +209,9 @@ def _write_frames(connection: Connection, outcome: VideoOutcome, model: ModelIde
     return len(kept)
 
 
-def _rows(outcome: VideoOutcome, facts: VideoFacts, model_id: int) -> list[dict[str, Any]]:
+def _rows(
+    outcome: VideoOutcome, facts: VideoFacts, model_id: int, columns: Sequence[VectorColumn]
+) -> list[dict[str, Any]]:
     """Return the rows of `images` in the order of the frames: they differ in what each shows and when."""
     base = image_row(
         EmbeddedImage(decoded=_as_image(outcome.item, facts), embedding=outcome.frames[0].embedding), model_id
@@ -220,6 +222,7 @@ def _rows(outcome: VideoOutcome, facts: VideoFacts, model_id: int) -> list[dict[
         told["partial"] = True
     return [
         base
+        | other_vectors(frame.others, columns)
         | {
             "image": frame_reference(video, frame.time),
             "embedding": frame.embedding,

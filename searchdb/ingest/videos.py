@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import threading
@@ -28,9 +27,11 @@ from searchdb.errors import (
 )
 from searchdb.ingest.companions import read_companions
 from searchdb.ingest.moves import find_moves
+from searchdb.ingest.second_model import SecondModel
 from searchdb.ingest.video_store import StoredFrame, VideoFacts, VideoOutcome, frames_with_content
 from searchdb.media.fetch import Fetcher
 from searchdb.media.formats import SNIFFED_BYTES, is_extra_installed
+from searchdb.media.hashing import descriptor_sha256
 from searchdb.media.pixels import mean_colour
 from searchdb.media.regular_file import open_regular, unreadable
 from searchdb.media.thumbnails import LONGEST_SIDE, make_thumbnail
@@ -49,8 +50,6 @@ BATCH = 16
 """Frames embedded at a time: other chunks wait no longer than that for the model."""
 SHARPNESS = 2
 """Shorter side of a frame, as a multiple of what the model needs: it scales the frame itself then."""
-HASH_BYTES = 1 << 20
-"""Bytes read between two checks whether to stop."""
 SUFFIX_BYTES = 16
 """Longest ending of a frame's reference, like `#t=86400.125`."""
 
@@ -114,12 +113,15 @@ class VideoReading:
         self._retry = retry
         self._stopping = stopping
 
-    def read(self, item: SourceItem) -> VideoOutcome | None:
-        """Return what a video shows, or why it cannot be read; None if the ingest was stopped meanwhile."""
+    def read(self, item: SourceItem, second: SecondModel | None = None) -> VideoOutcome | None:
+        """Return what a video shows, or why it cannot be read; None if the ingest was stopped meanwhile.
+
+        Its frames get the vectors of a `second` model, too; those copied of a stored video do not.
+        """
         try:
             _check(item)
             with self._open(item) as file:
-                return self._read(item, file)
+                return self._read(item, file, second)
         except DecodeInterruptedError:
             return None
         except ImageError as exc:
@@ -130,21 +132,22 @@ class VideoReading:
             return open_regular(item.image)
         return self._fetcher.download(item, self._downloads, max_bytes=self._limits.bytes, cancel=self._stopping)
 
-    def _read(self, item: SourceItem, file: IO[bytes]) -> VideoOutcome:
+    def _read(self, item: SourceItem, file: IO[bytes], second: SecondModel | None) -> VideoOutcome:
         try:
             size = os.fstat(file.fileno()).st_size
             demuxer = demuxer_of(os.pread(file.fileno(), SNIFFED_BYTES, 0))
-            sha256 = self._hash(file, size)
+            sha256 = descriptor_sha256(file.fileno(), size, self._stopping)
         except OSError as exc:
             raise unreadable(exc) from exc
         if demuxer is None:  # the server sends something else now, or the file was replaced
             raise NotAnImageError("the content was a video a moment ago, and is none now")
+        embedders = [self._embedder] if second is None else [self._embedder, second.embedder]
         task = Task(
             demuxer=demuxer,
             byte_size=size,
             every_s=DEFAULT_EVERY_S if item.every_s is None else item.every_s,
             most=self._limits.frames,
-            shorter_side=SHARPNESS * self._embedder.shortest_edge,
+            shorter_side=SHARPNESS * max(each.shortest_edge for each in embedders),
             longer_side=LONGEST_SIDE,
             max_pixels=self._limits.pixels,
             memory_bytes=self._limits.memory,
@@ -155,21 +158,11 @@ class VideoReading:
         moves = self._retry(lambda: find_moves(self._engine, [hashed]))
         known = self._retry(lambda: frames_with_content(self._engine, item, sha256, self._embedder.identity))
         if known is None:
-            outcome = self._decode(hashed, file, task)
+            outcome = self._decode(hashed, file, task, second)
         else:
             facts = replace(known.facts, written=self._written(file, task))
             outcome = VideoOutcome(item=item, facts=facts, frames=known.frames, copied=True)
         return _with_companions(replace(outcome, move=moves[0] if moves else None))
-
-    def _hash(self, file: IO[bytes], size: int) -> bytes:
-        """Return the SHA-256 of the first `size` bytes."""
-        digest, position = hashlib.sha256(), 0
-        while data := os.pread(file.fileno(), min(HASH_BYTES, size - position), position):
-            if self._stopping.is_set():
-                raise DecodeInterruptedError
-            digest.update(data)
-            position += len(data)
-        return digest.digest()
 
     def _written(self, file: IO[bytes], task: Task) -> WrittenMetadata:
         """Return what the container says, without decoding.
@@ -183,12 +176,12 @@ class VideoReading:
             raise frames.error or DamagedVideoError("what the video says of itself cannot be read")
         return written_in(header.tags)
 
-    def _decode(self, hashed: _HashedFile, file: IO[bytes], task: Task) -> VideoOutcome:
+    def _decode(self, hashed: _HashedFile, file: IO[bytes], task: Task, second: SecondModel | None) -> VideoOutcome:
         item = hashed.item
         kept: list[StoredFrame] = []
         with open_frames(file.fileno(), task, cancel=self._stopping) as frames:
             for batch in batched(frames, BATCH):
-                kept += self._new_ones(batch, kept[-1] if kept else None)
+                kept += self._new_ones(batch, kept[-1] if kept else None, second)
             header = frames.header
             error: ImageError | None = frames.error
         if not item.is_url and os.fstat(file.fileno()).st_size != task.byte_size:
@@ -210,7 +203,9 @@ class VideoReading:
             item=item, facts=facts, frames=kept, failure=None if error is None else FailedImage.of(item, error)
         )
 
-    def _new_ones(self, frames: Sequence[RawFrame], last: StoredFrame | None) -> list[StoredFrame]:
+    def _new_ones(
+        self, frames: Sequence[RawFrame], last: StoredFrame | None, second: SecondModel | None
+    ) -> list[StoredFrame]:
         """Embed frames, and return those that show something else than the one kept before them."""
         if self._stopping.is_set():
             raise DecodeInterruptedError
@@ -219,6 +214,7 @@ class VideoReading:
         with self._embedding:
             vectors = self._embedder.embed_images(resized)
         new: list[StoredFrame] = []
+        shown: list[Image.Image] = []
         for frame, picture, vector in zip(frames, pictures, vectors, strict=True):
             # Rounded up: at that moment a player shows this frame, and not the one before.
             time = math.ceil(frame.time * 1000 - 1e-6) / 1000
@@ -228,7 +224,12 @@ class VideoReading:
                 time=time, embedding=vector, preview=make_thumbnail(picture), colour=mean_colour(picture)
             )
             new.append(last)
-        return new
+            shown.append(picture)
+        if second is None or not new:
+            return new
+        with self._embedding:
+            others = second.embedder.embed_images([second.embedder.resize(picture) for picture in shown])
+        return [replace(each, others={second.model_id: vector}) for each, vector in zip(new, others, strict=True)]
 
 
 def _check(item: SourceItem) -> None:

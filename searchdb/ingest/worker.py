@@ -6,10 +6,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any, cast
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, cast
 
 import procrastinate
 import sqlalchemy as sa
@@ -21,7 +21,7 @@ from searchdb.db.retry import retry_until_available
 from searchdb.errors import DatabaseError, ModelError, ModelMismatchError
 from searchdb.index.rebuild import Rebuild, rebuild_if_stale
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest
-from searchdb.ingest.queue import ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
+from searchdb.ingest.queue import AGAIN_TASK, ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
 from searchdb.ingest.queue_errors import queue_errors
 from searchdb.ingest.report import IngestReport
 
@@ -48,6 +48,22 @@ RETRY_S = 1
 logger = logging.getLogger(__name__)
 
 
+class AgainWork(Protocol):
+    """Embeds stored images with the model that the collection is being switched to."""
+
+    def work(self, job_id: int, attempts: int, *, isolated: bool, model_id: int, ids: Sequence[int]) -> None:
+        """Do one job; see `searchdb.switch.again.Again`."""
+        ...
+
+    def stop(self) -> None:
+        """Start no further image."""
+        ...
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        ...
+
+
 class Worker:
     """Works off the queue from `start` until `stop`.
 
@@ -57,6 +73,7 @@ class Worker:
             was switched to another model.
         concurrency: chunks processed at a time.
         rebuild: rebuilds the vector index if the collection has outgrown it.
+        make_again: called at the first job that embeds stored images again.
     """
 
     def __init__(
@@ -66,12 +83,15 @@ class Worker:
         make_ingest: Callable[[], Ingest],
         concurrency: int = DEFAULT_CONCURRENCY,
         rebuild: Rebuild = rebuild_if_stale,
+        make_again: Callable[[], AgainWork] | None = None,
     ) -> None:
         self._database = database
         self._queue = Queue(database.engine)
         self._make_ingest = make_ingest
         self._ingest: Ingest | None = None
         self._earlier: list[Ingest] = []
+        self._make_again = make_again
+        self._again: AgainWork | None = None
         self._making = threading.Lock()
         self._active_jobs: set[int] = set()
         self._concurrency = concurrency
@@ -98,8 +118,9 @@ class Worker:
     def stop(self) -> None:
         """Start no further image; those already started are stored, the rest goes back to the queue."""
         self._stop.set()
-        for ingest in self._ingests():
-            ingest.stop()
+        for each in (*self._earlier, self._ingest, self._again):
+            if each is not None:
+                each.stop()
         session = self._session  # read once: the other thread may reset it
         if session is not None:
             session.stop()
@@ -126,8 +147,9 @@ class Worker:
         except BaseException as exc:  # noqa: BLE001 - `join` raises it in the thread that waits
             self._error = exc
         finally:
-            for ingest in self._ingests():
-                ingest.close()
+            for each in (*self._earlier, self._ingest, self._again):
+                if each is not None:
+                    each.close()
             self._ended.set()
 
     def _serve(self) -> None:
@@ -169,6 +191,7 @@ class Worker:
         )
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=True, retry=procrastinate.RetryStrategy(wait=RETRY_S))(self._work)
+        app.task(name=AGAIN_TASK, pass_context=True, retry=procrastinate.RetryStrategy(wait=RETRY_S))(self._work_again)
         async with app.open_async():
             session = ProcrastinateWorker(
                 app,
@@ -248,8 +271,7 @@ class Worker:
     def _work(self, context: procrastinate.JobContext) -> None:
         """Ingest one chunk, in one of the executor's threads."""
         job_id = cast("int", context.job.id)  # None only before a job is queued
-        self._active_jobs.add(job_id)
-        try:
+        with self._job(job_id):
             isolated = context.job.lock == ISOLATED
             ingest = self._current_ingest()
             try:
@@ -258,6 +280,26 @@ class Worker:
                 if not exc.switched:
                     raise
                 self._current_ingest(after=ingest).work(job_id, context.job.attempts, isolated=isolated)
+
+    def _work_again(self, context: procrastinate.JobContext, *, model_id: int, ids: Sequence[int]) -> None:
+        """Embed stored images with the model that the collection is being switched to, in such a thread."""
+        job_id = cast("int", context.job.id)
+        with self._job(job_id):
+            with self._making:
+                if self._again is None and self._make_again is not None:
+                    self._again = self._make_again()
+                    if self._stop.is_set():
+                        self._again.stop()
+            if self._again is not None:
+                isolated = context.job.lock == ISOLATED
+                self._again.work(job_id, context.job.attempts, isolated=isolated, model_id=model_id, ids=ids)
+
+    @contextmanager
+    def _job(self, job_id: int) -> Generator[None]:
+        """Note that a job is being done; a fatal error ends this worker."""
+        self._active_jobs.add(job_id)
+        try:
+            yield
         except Exception as exc:
             if not _is_fatal(exc):
                 logger.warning("a chunk failed and will be tried again: %s: %s", type(exc).__name__, exc)
@@ -282,9 +324,6 @@ class Worker:
                 if self._stop.is_set():
                     made.stop()
             return self._ingest
-
-    def _ingests(self) -> list[Ingest]:
-        return self._earlier if self._ingest is None else [*self._earlier, self._ingest]
 
 
 def _is_fatal(error: Exception) -> bool:

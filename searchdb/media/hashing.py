@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 
-from searchdb.errors import FileUnreadableError
+from searchdb.errors import DecodeInterruptedError, FileUnreadableError
+
+READ_BYTES = 1 << 20
+"""Bytes read between two checks whether to stop."""
 
 
 def file_sha256(path: str) -> bytes:
@@ -24,3 +28,19 @@ def file_sha256(path: str) -> bytes:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as exc:
         raise FileUnreadableError(f"the file cannot be read: {exc.strerror or exc}") from exc
+
+
+def descriptor_sha256(descriptor: int, size: int, cancel: threading.Event) -> bytes:
+    """Return the SHA-256 of the first `size` bytes of an open file, whose position is left alone.
+
+    Raises:
+        DecodeInterruptedError: `cancel` was set.
+        OSError: it cannot be read.
+    """
+    digest, position = hashlib.sha256(), 0
+    while data := os.pread(descriptor, min(READ_BYTES, size - position), position):
+        if cancel.is_set():
+            raise DecodeInterruptedError
+        digest.update(data)
+        position += len(data)
+    return digest.digest()

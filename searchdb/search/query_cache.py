@@ -48,11 +48,14 @@ _SELECT = sa.select(
     query_embeddings.c.query == sa.func.any(sa.bindparam("texts", type_=ARRAY(sa.Text))),
 )
 
-# What claim_model and an INSERT would do, in one statement, for a model that is the current one already.
+# What claim_model and an INSERT would do, in one statement, for a model that is the current one already, or to which
+# the collection is being switched.
 _INSERT = text(
     """
     WITH model AS (
-        SELECT id FROM embedding_models WHERE weights_sha256 = :weights AND current FOR SHARE
+        SELECT id FROM embedding_models AS model WHERE weights_sha256 = :weights AND (current OR EXISTS (
+            SELECT FROM model_switches WHERE embedding_model_id = model.id AND changed_at IS NULL AND ended_at IS NULL
+        )) FOR SHARE
     ), inserted AS (
         INSERT INTO query_embeddings (embedding_model_id, query, embedding)
         SELECT id, :text, :vector FROM model

@@ -29,7 +29,7 @@ from searchdb.db.tables import (
     norm_in_range,
     relevance_scale,
 )
-from searchdb.db.vectors import VectorColumn, current_column
+from searchdb.db.vectors import CURRENT, VectorColumn, current_column
 from searchdb.errors import BusyError
 from searchdb.records import ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
@@ -349,15 +349,48 @@ def _held(lock: threading.Lock) -> Generator[bool]:
             lock.release()
 
 
-def calibrate(connection: Connection, cache: QueryCache) -> None:
+def calibrate(connection: Connection, cache: QueryCache, column: VectorColumn | None = None) -> None:
     """Measure and store the scale of relevance with the model of a cache; call it after `refresh_sample`.
 
     A process that may only read the collection cannot store it.
 
+    Args:
+        connection: in a transaction without uncommitted writes.
+        cache: of the texts of the column's model.
+        column: whose vectors are judged, by default the current model's. That of a model to which the collection is
+            being switched is measured beforehand, so that the first search by it finds its scale.
+
     Raises:
         ModelError: the model is not available, or not the collection's.
     """
-    RelevanceJudge(cache, cache.writer).calibrate(connection)
+    if column is None or column.name == CURRENT:
+        RelevanceJudge(cache, cache.writer).calibrate(connection)
+        return
+    of_model = image_sample.c.embedding_model_id == column.model_id
+    vectors = connection.scalars(sa.select(image_sample.c.embedding).where(of_model)).all()
+    if len(vectors) < MIN_SAMPLE:
+        return
+    texts = cache.embed(connection, EVERYDAY_TEXTS)
+    scale = Scale.measure(texts @ np.stack(vectors).T, count_rows(connection, images).rows)
+    _store_scale(connection, cache.embedder.identity, scale, texts.mean(axis=0))
+    connection.commit()
+
+
+def measure_scale(
+    connection: Connection, model: ModelIdentity, sample: Sequence[np.ndarray], everyday: Sequence[np.ndarray]
+) -> None:
+    """Measure and store the scale of relevance of a model that is not the current one.
+
+    Args:
+        connection: in a transaction.
+        model: is in `embedding_models`.
+        sample: unit vectors of images by the model; less than MIN_SAMPLE give no scale.
+        everyday: its unit vectors of EVERYDAY_TEXTS.
+    """
+    if len(sample) >= MIN_SAMPLE and len(everyday):
+        texts = np.stack(everyday)
+        scale = Scale.measure(texts @ np.stack(sample).T, count_rows(connection, images).rows)
+        _store_scale(connection, model, scale, texts.mean(axis=0))
 
 
 def refresh_sample(connection: Connection, column: VectorColumn | None = None) -> None:

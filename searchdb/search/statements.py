@@ -127,8 +127,8 @@ def hits_page(
             *([_MOMENTS.label("moments")] if shape.one_per_video else ()),
         )
         .join_from(place, images, images.c.id == place.c.id)
-        .join(embedding_models)
-        .outerjoin(relevance_scale)
+        .join(embedding_models, embedding_models.c.id == images.c.embedding_model_id)
+        .outerjoin(relevance_scale, relevance_scale.c.embedding_model_id == images.c.embedding_model_id)
         .where(place.c.place > offset, place.c.place <= end)
         .order_by(place.c.place)
     )

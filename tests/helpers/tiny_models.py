@@ -49,7 +49,10 @@ def save_tiny_model(name: str, folder: Path, *, dimension: int | None = None, se
         seed: of the weights.
     """
     import torch
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     family = TINY_FAMILIES[name]
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
@@ -212,7 +215,7 @@ def _gemma_tokenizer(folder: Path, cls: str) -> Any:
         model_max_length=CONTEXT,
         padding_side="right",
     )
-    return _save_tokenizer(folder, fast, tokenizer_class=cls, padding_side="right")
+    return _save_tokenizer(folder, fast, tokenizer_class=cls, padding_side="right", model_input_names=["input_ids"])
 
 
 def _siglip_texts(tokenizer: Any, dimension: int) -> dict[str, Any]:

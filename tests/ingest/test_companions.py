@@ -41,7 +41,7 @@ def undecodable(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr("searchdb.ingest.pipeline.decode", refuse)
+    monkeypatch.setattr("searchdb.ingest.preparation.decode", refuse)
 
 
 def test_sidecars_take_precedence_over_the_file_and_that_over_takeout(collection: SearchDB, photos: Path) -> None:

@@ -19,7 +19,7 @@ from procrastinate.manager import JobManager
 from searchdb.client import SearchDB
 from searchdb.db.tables import ingest_workers
 from searchdb.errors import DatabaseError, ModelMismatchError
-from searchdb.ingest import pipeline
+from searchdb.ingest import preparation
 from searchdb.ingest import worker as worker_module
 from searchdb.ingest.pipeline import MAX_ATTEMPTS, Ingest
 from searchdb.ingest.worker import Worker
@@ -73,7 +73,7 @@ def alive(collection: SearchDB) -> int:
 def fail_at(monkeypatch: pytest.MonkeyPatch, ending: str, error: BaseException) -> list[str]:
     """Raise an unexpected error when an image with this ending is decoded; return where it was raised."""
     raised: list[str] = []
-    decode = pipeline.decode
+    decode = preparation.decode
 
     def failing(fetched: FetchedImage, **options: Any) -> Any:
         if fetched.item.image.endswith(ending):
@@ -81,7 +81,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, ending: str, error: BaseException) 
             raise error
         return decode(fetched, **options)
 
-    monkeypatch.setattr(pipeline, "decode", failing)
+    monkeypatch.setattr(preparation, "decode", failing)
     return raised
 
 

@@ -36,14 +36,14 @@ import os
 import searchdb.cli.worker, searchdb.client, searchdb.ingest.pipeline
 import torch, transformers
 
-decode = searchdb.ingest.pipeline.decode
+decode = searchdb.ingest.preparation.decode
 
 def die_at_the_fifth(fetched, **options):
     if fetched.item.image.endswith("seed=5"):
         os._exit({DEATH})
     return decode(fetched, **options)
 
-searchdb.ingest.pipeline.decode = die_at_the_fifth
+searchdb.ingest.preparation.decode = die_at_the_fifth
 while child := os.fork():
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status != {DEATH}:

@@ -21,8 +21,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from searchdb.db.connections import POOL_OVERFLOW, POOL_SIZE
 from searchdb.db.counts import EXACT_UP_TO, count_rows
 from searchdb.db.database import Database
+from searchdb.db.switch_tables import unembedded_images
 from searchdb.db.tables import images, ingest_failures, ingest_pending
 from searchdb.errors import DatabaseError
+from searchdb.switch.state import switch_status
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that names the folder in which several processes share their metrics."""
@@ -36,11 +38,21 @@ REQUEST_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 EMBED_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SQL_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 20)
 
-_COUNTED = {"pictures": images, "pending": ingest_pending, "failures": ingest_failures}
+_COUNTED = {
+    "pictures": images,
+    "pending": ingest_pending,
+    "failures": ingest_failures,
+    "unembedded": unembedded_images,
+}
 _HELP = {
     "pictures": "Searchable images",
     "pending": "References that are queued or being ingested",
     "failures": "References that could not be ingested",
+    "unembedded": "Images that the current model could not embed",
+}
+_SWITCH_HELP = {
+    "missing": "Images without a vector by the model that the collection is switched to; absent if there is none.",
+    "failed": "Images that this model could not embed; absent if there is none.",
 }
 
 
@@ -194,11 +206,12 @@ class CollectionState(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics that can be read; never raises."""
-        counts, up = None, True
+        counts, switch, up = None, None, True
         try:
             with self._database().reading() as connection:
                 connection.execute(text(f"SET LOCAL statement_timeout = {STATE_TIMEOUT_MS}"))
                 counts = {name: count_rows(connection, table).rows for name, table in _COUNTED.items()}
+                switch = switch_status(connection)
         except DatabaseError as exc:
             up = exc.sqlstate is not None  # the server has responded, if only with a timeout
         except PoolTimeoutError:  # every connection is in use
@@ -208,6 +221,9 @@ class CollectionState(Collector):
             for name, description in _HELP.items():
                 estimated = f"{description}; above {EXACT_UP_TO} an estimate."
                 yield GaugeMetricFamily(f"searchdb_{name}", estimated, value=counts[name])
+        if switch is not None:
+            for name, value in (("missing", switch.missing), ("failed", switch.failed)):
+                yield GaugeMetricFamily(f"searchdb_switch_{name}", _SWITCH_HELP[name], value=value)
 
 
 def blueprint(metrics: Metrics) -> Blueprint:

@@ -1,0 +1,85 @@
+"""Describes a change of the model in sentences: what it would take, how far it is, and what it did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from searchdb.cli.output import printable
+
+if TYPE_CHECKING:
+    from searchdb.switch.plan import SwitchPlan
+    from searchdb.switch.run import SwitchReport
+    from searchdb.switch.state import SwitchStatus
+
+PHASES = {
+    "fill": "embedding images",
+    "texts": "embedding texts",
+    "index": "building the index",
+    "change": "changing over",
+    "finish": "finishing",
+    "abort": "ending the switch",
+}
+"""What is being done in each phase of a switch."""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people, in its two largest units."""
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 60:
+        return f"{seconds:,.0f} s"
+    if seconds < 3600:
+        return f"{minutes} min"
+    return f"{hours:,} h {round(seconds % 3600 / 60)} min"
+
+
+def describe_plan(plan: SwitchPlan) -> str:
+    """Return what a switch would take, in a few lines."""
+    space = plan.space
+    lines = [
+        f"model     {plan.model}: {plan.dimension:,} numbers",
+        f"from      {plan.from_model or 'none yet'}",
+        f"images    {plan.images:,}, {plan.to_embed:,} of them to embed",
+    ]
+    if plan.seconds is not None:
+        failed = f"; {plan.sample_failed:,} could not be read" if plan.sample_failed else ""
+        lines.append(f"time      {duration(plan.seconds)} with one worker, by {plan.sampled:,} images{failed}")
+    lines.append(
+        f"space     {_mb(space.column)} of vectors and {_mb(space.index)} of index; up to {_mb(space.peak)} until "
+        "VACUUM has run" + ("" if space.free is None else f"; {_mb(space.free)} are free")
+    )
+    if not space.fits:
+        lines.append("          NOT ENOUGH: free some space first")
+    if plan.missing_files:
+        lines.append(f"missing   {plan.missing_files:,} images have no file now, and would leave the search")
+    lines += [f"in the way {printable(name)}: drop it before, and create it again after" for name in plan.obstacles]
+    return "\n".join(lines)
+
+
+def describe_switch(status: SwitchStatus) -> str:
+    """Return how far a switch is, in one line."""
+    parts = [
+        f"from {printable(status.from_model)} to {printable(status.model)}: {PHASES.get(status.phase, status.phase)}",
+        f"{status.done:,} of {status.images:,} images done",
+    ]
+    if status.failed:
+        parts.append(f"{status.failed:,} failed")
+    if status.seconds_left is not None and status.missing:
+        parts.append(f"{status.rate_per_s:,.1f} per second, {duration(status.seconds_left)} left")
+    run_by = f"run by process {status.pid} on {printable(status.host)}"
+    if not status.alive:
+        again = f"searchdb model switch {printable(status.model)}"
+        run_by = f"NOT RUNNING since {status.seen_at:%Y-%m-%d %H:%M}: `{again}` goes on"
+    return ", ".join([*parts, run_by])
+
+
+def describe_switched(report: SwitchReport) -> str:
+    """Return what a switch did, in one line."""
+    if not report.changed:
+        return "stopped: the same command goes on with the switch, and --abort ends it"
+    moved = f"; {len(report.unembedded):,} could not be embedded and left the search" if report.unembedded else ""
+    back = f"; `searchdb model switch {report.from_model}` goes back" if report.from_model else ""
+    return f"{report.images:,} images have the vectors of {report.model} now{moved}{back}"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,1 @@
+"""Changes a collection from one model to another while it is searched."""

@@ -1,0 +1,222 @@
+"""The change-over to another model: what it changes, and what searches see of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import text
+
+from searchdb.db.database import Database
+from searchdb.db.functions import outdated_functions
+from searchdb.db.open_switch import OpenSwitch
+from searchdb.db.schema import outdated_objects
+from searchdb.db.switch_tables import switch_failures, unembedded_images
+from searchdb.db.vectors import VectorColumn, column_of, current_column
+from searchdb.errors import SwitchError, SwitchIncompleteError
+from searchdb.index.build import build_index
+from searchdb.index.status import index_status
+from searchdb.records import ModelIdentity
+from searchdb.switch.change_over import change_over
+from searchdb.switch.finish import finish
+from searchdb.switch.forget import forget_model
+from tests.helpers.two_models import begin, fill_column, images_of, random_units, store_texts
+
+ROWS = 400
+QUERY = "a boat"
+OLD = ModelIdentity(name="old", weights_sha256=b"1" * 32, dimension=512)
+WIDER = ModelIdentity(name="wider", weights_sha256=b"2" * 32, dimension=768)
+SAME_WIDTH = ModelIdentity(name="same", weights_sha256=b"3" * 32, dimension=512)
+
+
+def prepared(database: Database, model: ModelIdentity) -> tuple[OpenSwitch, list[int]]:
+    """Return a switch that is ready for the change-over, and the ids of the images."""
+    ids = images_of(database, OLD, random_units(ROWS, OLD.dimension, seed=1))
+    store_texts(database, 1, {QUERY: random_units(1, OLD.dimension, seed=2)[0]})
+    switch = begin(database, model)
+    vectors = random_units(ROWS, model.dimension, seed=3)
+    fill_column(database, switch.column, dict(zip(ids, vectors, strict=True)))
+    store_texts(database, switch.model_id, {QUERY: random_units(1, model.dimension, seed=4)[0]})
+    build_index(database.engine, column=switch.column)
+    return switch, ids
+
+
+def answer(database: Database, sql: str = f"SELECT image FROM search_images('{QUERY}', -1, 20)") -> list[str]:
+    with database.begin() as connection:
+        return list(connection.scalars(text(sql)))
+
+
+def exact(database: Database, column: VectorColumn) -> list[str]:
+    statement = (
+        f"SELECT image FROM images WHERE {column.name} IS NOT NULL ORDER BY {column.name} <=> "
+        f"(SELECT embedding FROM query_embeddings WHERE embedding_model_id = {column.model_id}) + 0 LIMIT 20"
+    ).replace(" + 0", "")
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL enable_indexscan = off"))
+        return list(connection.scalars(text(statement)))
+
+
+@pytest.mark.parametrize("model", [WIDER, SAME_WIDTH], ids=lambda model: model.name)
+def test_forth_and_back_and_forth(database: Database, model: ModelIdentity) -> None:
+    switch, _ = prepared(database, model)
+    old, new = answer(database), exact(database, switch.column)
+    assert old != new
+
+    report = change_over(database, switch)
+    assert (report.moved, report.attempts) == (0, 1)
+    assert answer(database) == new
+    assert finish(database) is True
+    assert finish(database) is False
+    assert change_over(database, switch).attempts == 0
+    with database.connect() as connection:
+        current = current_column(connection)
+        assert (current.model_id, current.dimension) == (switch.model_id, model.dimension)
+        assert column_of(connection, 1) == VectorColumn.beside(1, OLD.dimension)
+        assert outdated_objects(connection, "public") == []
+        assert outdated_functions(connection, "public") == []
+        assert index_status(connection).valid
+        assert connection.scalars(text("SELECT DISTINCT embedding_model_id FROM images")).all() == [switch.model_id]
+
+    back = begin(database, OLD)
+    assert change_over(database, back).moved == 0
+    assert finish(database) is True
+    assert answer(database) == old
+    again = begin(database, model)
+    change_over(database, again)
+    finish(database)
+    assert answer(database) == new
+
+
+def test_settings_and_properties_move_with_the_column(database: Database) -> None:
+    switch, _ = prepared(database, WIDER)
+    with database.begin() as connection:
+        connection.execute(text("ALTER FUNCTION match_images(vector, float8, int) SET hnsw.ef_search = 111"))
+        new = f"match_images_{switch.model_id}(vector, float8, int)"
+        for setting in ("ivfflat.probes = 7", "hnsw.ef_search = 222"):
+            connection.execute(text(f"ALTER FUNCTION {new} SET {setting}"))
+        connection.execute(text("ALTER TABLE images ALTER COLUMN embedding SET STATISTICS 77"))
+    change_over(database, switch)
+    with database.connect() as connection:
+        status = index_status(connection)
+        assert (status.ef_search, status.probes) == (222, 7)
+        kept = index_status(connection, column_of(connection, 1))
+        assert kept.ef_search == 111
+        columns = connection.execute(
+            text(
+                "SELECT attname, attstattarget, attnotnull, atttypmod FROM pg_attribute "
+                "WHERE attrelid = 'images'::regclass AND attname ~ '^embedding(_[0-9]+)?$' ORDER BY attname"
+            )
+        ).all()
+        assert [tuple(row) for row in columns] == [("embedding", None, False, 768), ("embedding_1", 77, False, 512)]
+        assert connection.scalar(text("SELECT to_regprocedure(:name)"), {"name": new}) is None
+    finish(database)
+    with database.connect() as connection:
+        assert connection.scalar(
+            text("SELECT attnotnull FROM pg_attribute WHERE attrelid = 'images'::regclass AND attname = 'embedding'")
+        )
+
+
+def test_no_row_is_written(database: Database) -> None:
+    switch, _ = prepared(database, WIDER)
+    files = "SELECT pg_relation_filenode(oid) FROM pg_class WHERE relname ~ '^images_embedding|^images$' ORDER BY 1"
+    with database.connect() as connection:
+        before = connection.scalars(text(files)).all()
+        reads = connection.scalar(text("SELECT pg_current_wal_insert_lsn()"))
+        tuples = connection.scalars(text("SELECT xmin::text FROM images ORDER BY id")).all()
+    change_over(database, switch)
+    with database.connect() as connection:
+        after = connection.scalars(text(files)).all()
+        assert set(after) < set(before)  # less the index of what was missing
+        assert connection.scalars(text("SELECT xmin::text FROM images ORDER BY id")).all() == tuples
+        written = connection.scalar(
+            text("SELECT pg_current_wal_insert_lsn() - CAST(:before AS pg_lsn)"), {"before": reads}
+        )
+        assert written is not None
+        assert written < 600_000  # of the catalog
+
+
+def test_images_that_failed_move_with_all_their_metadata(database: Database) -> None:
+    switch, ids = prepared(database, WIDER)
+    failed = ids[:3]
+    with database.begin() as connection:
+        connection.execute(
+            text("UPDATE images SET country = 'Peru', metadata = '{\"a\": 1}' WHERE id = ANY (:i)"), {"i": failed}
+        )
+        connection.execute(
+            text(f"UPDATE images SET {switch.column.name} = NULL WHERE id = ANY (:ids)"), {"ids": failed}
+        )
+        before = connection.execute(text("SELECT * FROM images WHERE id = :id"), {"id": failed[0]}).mappings().one()
+    with pytest.raises(SwitchIncompleteError, match=r"3 images and 0 texts"):
+        change_over(database, switch)
+    with database.begin() as connection:
+        connection.execute(
+            sa.insert(switch_failures),
+            [
+                {"image_id": each, "embedding_model_id": switch.model_id, "error": "HTTPStatusError", "message": "404"}
+                for each in failed
+            ],
+        )
+    assert change_over(database, switch).moved == 3
+    with database.connect() as connection:
+        moved = connection.execute(sa.select(unembedded_images).order_by(unembedded_images.c.id)).mappings().all()
+        assert [row["id"] for row in moved] == failed
+        assert [row["error"] for row in moved] == ["HTTPStatusError"] * 3
+        for name in ("image", "country", "metadata", "embedding_model_id", "ingested_at"):
+            assert moved[0][name] == before[name], name
+        assert np.array_equal(moved[0]["embedding"], before["embedding"].to_numpy())
+        assert connection.scalar(text("SELECT count(*) FROM images")) == ROWS - 3
+        assert connection.scalar(text("SELECT count(*) FROM switch_failures")) == 0
+
+
+def test_texts_that_are_missing_are_embedded_or_refused(database: Database) -> None:
+    switch, _ = prepared(database, WIDER)
+    store_texts(database, 1, {"new": random_units(1, OLD.dimension)[0]})
+    with pytest.raises(SwitchIncompleteError, match=r"0 images and 1 texts"):
+        change_over(database, switch)
+
+    def embed(connection: sa.Connection) -> None:
+        vector = random_units(1, WIDER.dimension)[0]
+        statement = "INSERT INTO query_embeddings (embedding_model_id, query, embedding) VALUES (:id, 'new', :vector)"
+        connection.execute(text(statement), {"id": switch.model_id, "vector": vector})
+
+    change_over(database, switch, embed_texts=embed)
+    assert len(answer(database, "SELECT image FROM search_images('new', -1, 5)")) == 5
+
+
+def test_without_an_index_it_is_refused(database: Database) -> None:
+    switch, _ = prepared(database, WIDER)
+    with database.begin() as connection:
+        connection.execute(text(f"DROP INDEX {switch.column.index}"))
+    with pytest.raises(SwitchError, match="no valid index"):
+        change_over(database, switch)
+
+
+def test_a_view_of_the_vectors_is_named(database: Database) -> None:
+    switch, _ = prepared(database, WIDER)
+    with database.begin() as connection:
+        connection.execute(text("CREATE VIEW mine AS SELECT id, embedding FROM images"))
+    with pytest.raises(SwitchError, match="view mine depends"):
+        change_over(database, switch)
+
+
+def test_forget(database: Database) -> None:
+    switch, _ = prepared(database, WIDER)
+    with pytest.raises(SwitchError, match="open"):
+        forget_model(database, WIDER.name)
+    with pytest.raises(SwitchError, match="current"):
+        forget_model(database, OLD.name)
+    with pytest.raises(SwitchError, match="no model x"):
+        forget_model(database, "x")
+    change_over(database, switch)
+    finish(database)
+    before = answer(database)
+    report = forget_model(database, OLD.name)
+    assert report.texts == 1
+    assert report.index_bytes > 0
+    assert report.vector_bytes > ROWS * 2048
+    with database.connect() as connection:
+        assert column_of(connection, 1) is None
+        assert connection.scalar(text("SELECT to_regprocedure('match_images_1(vector, float8, int)')")) is None
+        assert outdated_objects(connection, "public") == []
+    assert answer(database) == before
+    assert forget_model(database, OLD.name).texts == 0
