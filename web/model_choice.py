@@ -84,6 +84,11 @@ class ModelChoice:
         """The model that was used last, without a query; None before the first."""
         return self._model
 
+    @property
+    def upcoming(self) -> BackgroundModel | None:
+        """The model that the collection is about to be switched to, which is being loaded or is; None without one."""
+        return self._next
+
     def current(self) -> BackgroundModel:
         """Return the model to use, as the database said at most LOOK_S ago; does not wait until it is loaded.
 
