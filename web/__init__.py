@@ -80,11 +80,8 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
     """
     settings = Settings() if settings is None else settings
 
-    def is_given(name: str) -> bool:
-        return embedder is not None and name in (settings.model, embedder.identity.name)
-
     def make_embedder(name: str) -> Embedder:
-        if embedder is not None and is_given(name):
+        if embedder is not None and name in (settings.model, embedder.identity.name):
             return embedder
         from searchdb.media.embed import CLIPEmbedder
 
@@ -92,7 +89,7 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
 
     app = _Application(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
     app.url_map.converters["id"] = IdConverter
-    opened = Backend(settings, make_embedder, loaded=is_given)
+    opened = Backend(settings, make_embedder, loaded=embedder is not None)
     app.extensions[EXTENSION] = opened
     if embedder is None and warm_up:
         opened.warm_up()

@@ -73,7 +73,7 @@ class Backend:
     Args:
         settings: name the database; the embedded server is started if it does not run.
         make_embedder: returns the model with a given name, not loaded yet.
-        loaded: says of which models `make_embedder` returns one that is loaded already.
+        loaded: whether the first model that `make_embedder` returns is loaded already.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Backend:
         settings: Settings,
         make_embedder: Callable[[str], Embedder],
         *,
-        loaded: Callable[[str], bool] = lambda _name: False,
+        loaded: bool = False,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -290,7 +290,7 @@ class Backend:
             self.slots,
             self.metrics,
             max_cache_bytes=self.settings.max_query_cache_bytes,
-            loaded=self._loaded(name),
+            loaded=self._loaded and self._models.last is None,
         )
 
     def _check_suspect(self) -> None:

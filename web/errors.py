@@ -179,9 +179,9 @@ def _other_model(error: OtherModelError) -> Response:
     return _answer(
         400,
         "This address is from an earlier model",
-        "It has an image in it, as the model saw it that this collection had before. The present model cannot compare "
-        "that.",
-        advice="Search by the image again: choose the file, or give its URL.",
+        "It has the vector of an image by the model that this collection had before, which cannot be compared with "
+        "those of the present one: search by the image again.",
+        advice="Choose the file, or give its URL.",
         link=("Search without the image" if rest else "Go to the start page", url_for("pages.index", **rest)),
     )
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from searchdb.cli import cli
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.db.vectors import current_column
-from tests.helpers.cli import run
+from tests.helpers.cli import output
 from tests.helpers.databases import NewSettings
 from tests.helpers.tiny_models import TINY_FAMILIES, demo_twin, save_tiny_model
 from web import create_app
@@ -84,9 +86,7 @@ def test_a_model_of_1000_numbers_from_the_first_command(
     monkeypatch.setenv("SEARCHDB_MODEL", str(model))
 
     def searchdb(*arguments: str) -> str:
-        result = run(*arguments)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
+        return output(CliRunner().invoke(cli, arguments, prog_name="searchdb"))
 
     searchdb("ingest", "files", str(drawings))
     hits = json.loads(searchdb("search", "a red car", "--threshold=-1", "--count=5", "--json"))

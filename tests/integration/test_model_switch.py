@@ -28,6 +28,9 @@ TEXTS = ("a red car", "a boat at sunset", "snow and mountains", "a dog")
 ROUNDS_AFTER = 3
 """Requests of each client after a change-over, so that each has met the new model."""
 
+PAUSE_S = 0.05
+"""Between two requests of a client: the switch, too, needs the processor."""
+
 
 @dataclass(kw_only=True)
 class Clients:
@@ -48,6 +51,7 @@ class Clients:
                 except Exception as exc:  # noqa: BLE001 - the test reports it
                     self.failures.append(f"{name}: {type(exc).__name__}: {exc}")
                 self.done[name] += 1
+                stop.wait(PAUSE_S)
 
         threads = [threading.Thread(target=ask_on, args=each) for each in self.asks.items()]
         for thread in threads:
