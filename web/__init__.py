@@ -21,7 +21,7 @@ from searchdb.errors import ModelMismatchError
 from searchdb.records import LARGEST_ID
 
 from . import api, errors
-from .backend import EXTENSION, Backend, backend
+from .backend import EXTENSION, Backend
 from .files import images
 from .ops import health
 from .ops import middleware as operations
@@ -61,7 +61,7 @@ class _Application(OpenAPI):
         try:
             return super().dispatch_request()
         except ModelMismatchError as exc:
-            if not (exc.switched and backend().follow()):
+            if not (exc.switched and self.extensions[EXTENSION].follow()):
                 raise
         return super().dispatch_request()
 
@@ -89,17 +89,17 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
 
     app = _Application(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
     app.url_map.converters["id"] = IdConverter
-    opened = Backend(settings, make_embedder, loaded=embedder is not None)
-    app.extensions[EXTENSION] = opened
+    backend = Backend(settings, make_embedder, loaded=embedder is not None)
+    app.extensions[EXTENSION] = backend
     if embedder is None and warm_up:
-        opened.warm_up()
-    atexit.register(opened.close)
+        backend.warm_up()
+    atexit.register(backend.close)
     _exit_on_signals()
 
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(images.blueprint)
-    health.register(app, opened)
-    status.register(app, opened)
+    health.register(app, backend)
+    status.register(app, backend)
     api.register(app)
     operations.register(app, settings)
     errors.register(app)
