@@ -4,7 +4,7 @@
 
 Each file holds vectors of one model, of any length above 0:
 
-- `images` (n, d) and `texts` (m, d), floating-point; d is 512;
+- `images` (n, d) and `texts` (m, d), floating-point; d is the number of numbers that the model gives, 64 to 2,000;
 - `relevant` (m, n), boolean: whether an image shows what a text says;
 - `absent_texts` (k, d), optional: texts that no image shows. Otherwise each text is searched for once more after the
   images that show it were deleted;
@@ -52,7 +52,7 @@ from searchdb.errors import ConfigError, SearchDBError
 from searchdb.index.build import build_index
 from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.index.recall import measure_recall
-from searchdb.records import DEFAULT_DIMENSION, Hit, ModelIdentity
+from searchdb.records import MAX_DIMENSION, MIN_DIMENSION, Hit, ModelIdentity
 from searchdb.search.filters import Filters
 from searchdb.search.relevance import MIN_SAMPLE, refresh_sample
 from searchdb.search.searcher import MAX_HITS, Query, Searcher
@@ -93,7 +93,8 @@ class GivenVectors:
     def __init__(self, vectors: Mapping[str, np.ndarray]) -> None:
         self._vectors = vectors
         digest = hashlib.sha256(b"".join(vector.tobytes() for vector in vectors.values())).digest()
-        self.identity = ModelIdentity(name="given vectors", weights_sha256=digest, dimension=512)
+        dimension = len(next(iter(vectors.values())))
+        self.identity = ModelIdentity(name="given vectors", weights_sha256=digest, dimension=dimension)
 
     def resize(self, image: Image.Image, /) -> Image.Image:
         return image.resize((self.shortest_edge, self.shortest_edge))
@@ -133,20 +134,21 @@ def load(file: str) -> VectorSet:
         raise ConfigError(f"{file}: not a readable .npz file: {exc}") from exc
     if missing := [name for name in ("images", "texts", "relevant") if name not in found]:
         raise ConfigError(f"{file}: has no array `{missing[0]}`")
-    images, texts = (_unit(file, name, found[name]) for name in ("images", "texts"))
+    images = _unit(file, "images", found["images"])
+    texts = _unit(file, "texts", found["texts"], like=images)
     relevant = found["relevant"]
     shape = (len(texts), len(images))
     if relevant.dtype != np.bool_ or relevant.shape != shape:
         raise ConfigError(
             f"{file}: `relevant` holds {relevant.dtype} of shape {relevant.shape}, but must hold bool of shape {shape}"
         )
-    absent = _unit(file, "absent_texts", found["absent_texts"]) if "absent_texts" in found else None
+    absent = _unit(file, "absent_texts", found["absent_texts"], like=images) if "absent_texts" in found else None
     held_out = "calibration_texts" not in found
     if held_out:
         chosen = np.arange(len(texts)) % HELD_OUT == HELD_OUT - 1
         calibration, texts, relevant = texts[chosen], texts[~chosen], relevant[~chosen]
     else:
-        calibration = _unit(file, "calibration_texts", found["calibration_texts"])
+        calibration = _unit(file, "calibration_texts", found["calibration_texts"], like=images)
     if len(calibration) < MIN_CALIBRATION:
         way_out = f"give `calibration_texts`, or {HELD_OUT * MIN_CALIBRATION} texts to hold out a part of"
         raise ConfigError(
@@ -169,16 +171,20 @@ def load(file: str) -> VectorSet:
     )
 
 
-def _unit(file: str, name: str, vectors: np.ndarray) -> np.ndarray:
+def _unit(file: str, name: str, vectors: np.ndarray, *, like: np.ndarray | None = None) -> np.ndarray:
     if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating) or not len(vectors):
         raise ConfigError(
             f"{file}: `{name}` holds {vectors.dtype} of shape {vectors.shape}, but must hold floating-point numbers of "
-            f"shape (rows, {DEFAULT_DIMENSION})"
+            "shape (rows, numbers)"
         )
-    if vectors.shape[1] != DEFAULT_DIMENSION:
+    if not MIN_DIMENSION <= vectors.shape[1] <= MAX_DIMENSION:
         raise ConfigError(
-            f"{file}: the vectors in `{name}` have {vectors.shape[1]} numbers, but searchdb stores vectors of "
-            f"{DEFAULT_DIMENSION}"
+            f"{file}: the vectors in `{name}` have {vectors.shape[1]:,} numbers, but searchdb stores vectors of "
+            f"{MIN_DIMENSION} to {MAX_DIMENSION:,}"
+        )
+    if like is not None and vectors.shape[1] != like.shape[1]:
+        raise ConfigError(
+            f"{file}: the vectors in `{name}` have {vectors.shape[1]:,} numbers, those in `images` {like.shape[1]:,}"
         )
     if not np.isfinite(vectors).all():
         raise ConfigError(f"{file}: `{name}` holds numbers that are not finite")

@@ -22,9 +22,11 @@ from searchdb.ingest.gone import Prune
 from searchdb.ingest.known_failures import Limits
 from searchdb.ingest.run import no_progress
 from searchdb.media.decode import decode
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import Hit, SourceItem, is_url, mask_credentials
 from searchdb.search.filter_table import Orientation
 from searchdb.search.filters import Filters
+from searchdb.search.query_cache import QueryCache
 from searchdb.search.searcher import Query, Searcher
 from searchdb.status import CollectionStatus, collection_status
 from searchdb.watch.follow import Watch
@@ -225,15 +227,24 @@ class SearchDB(ComparingCollection):
     @cached_property
     def searcher(self) -> Searcher:
         """Searches the collection."""
-        engine, watch = self.database.engine, self._index_watch
+        engine, watch, embedder = self.database.engine, self._index_watch, self.embedder
         rebuild = partial(rebuild_on_demand, cache=self._query_cache, target=self.settings.recall)
         return Searcher(
             engine,
-            self.embedder,
-            self._query_cache(),
+            embedder,
+            QueryCache(embedder, max_bytes=self.settings.max_query_cache_bytes),
             on_search=lambda: watch.searched(engine, rebuild),
             raw_sql_engine=lambda: self.database.reader,
+            successor=lambda: self._searcher_after(embedder),
         )
+
+    def _searcher_after(self, earlier: CLIPEmbedder) -> Searcher:
+        self.follow_model(earlier)
+        return self.searcher
+
+    def _forget_model(self) -> None:
+        super()._forget_model()
+        self.__dict__.pop("searcher", None)
 
     def _read(self, reference: str) -> Image.Image:
         if not reference:

@@ -27,6 +27,8 @@ SearchDBError
 │   └── QueriesError                 the queries to compare them by are wrong
 ├── WatchError                   the system does not report changes in folders
 ├── QueryError                   a search is invalid
+│   ├── SQLTooComplexError           SQL cannot be parsed
+│   ├── OtherModelError              an image's vector is from another model than the collection's
 │   └── ImageNotFoundError           no image has that id
 └── ImageError                   one image failed; recorded in ingest_failures, and ingest continues
     ├── FetchError                   its bytes could not be fetched
@@ -58,6 +60,7 @@ Messages name the thing, the limit and the way out.
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
 
@@ -176,23 +179,41 @@ class ModelMismatchError(ModelError):
     """The collection was embedded with another model than the one in use.
 
     `stored` and `given` are the names of the collection's model and of the one in use; `stored_weights` and
-    `given_weights` the first hexadecimal digits of their SHA-256. `stored_is_demo`: the first is the demo's model.
+    `given_weights` the first hexadecimal digits of their SHA-256; `stored_dimension` and `given_dimension` how many
+    numbers their vectors have. `stored_is_demo`: the first is the demo's model. `switched`: the collection was switched
+    from the second to the first, so that the same can be done with the first.
     """
 
     def __init__(
-        self, *, stored: str, stored_weights: str, given: str, given_weights: str, stored_is_demo: bool
+        self,
+        *,
+        stored: str,
+        stored_weights: str,
+        stored_dimension: int,
+        given: str,
+        given_weights: str,
+        given_dimension: int,
+        stored_is_demo: bool = False,
+        switched: bool = False,
     ) -> None:
-        way_out = "`searchdb demo --remove` removes the demo; or set" if stored_is_demo else "Set"
+        widths = ("", "")
+        if stored_dimension != given_dimension:
+            widths = (f", {stored_dimension:,} numbers", f", {given_dimension:,} numbers")
+        demo = "; `searchdb demo --remove` removes the demo" if stored_is_demo else ""
         super().__init__(
-            f"the stored images were embedded with {stored} (weights {stored_weights}), but the model in use is "
-            f"{given} (weights {given_weights}): their vectors cannot be compared. {way_out} SEARCHDB_MODEL to the "
-            "stored one, or use another database"
+            f"the stored images were embedded with {stored} (weights {stored_weights}{widths[0]}), but the model in "
+            f"use is {given} (weights {given_weights}{widths[1]}): their vectors cannot be compared. "
+            f"`searchdb model switch {shlex.quote(given)}` changes the collection's model{demo}; or set SEARCHDB_MODEL "
+            "to the stored one, or use another database"
         )
         self.stored = stored
         self.stored_weights = stored_weights
+        self.stored_dimension = stored_dimension
         self.given = given
         self.given_weights = given_weights
+        self.given_dimension = given_dimension
         self.stored_is_demo = stored_is_demo
+        self.switched = switched
 
 
 class SwitchError(SearchDBError):
@@ -297,6 +318,22 @@ class QueryError(SearchDBError):
 
 class SQLTooComplexError(QueryError):
     """SQL is too long, or nested too deeply, to be parsed; the message says which, and the limit."""
+
+
+class OtherModelError(QueryError):
+    """The vector of an image is from another model than the collection's, such as the one before a switch.
+
+    `given` and `expected` are the numbers of the vector and of the collection's.
+    """
+
+    def __init__(self, given: int, expected: int) -> None:
+        widths = "" if given == expected else f" ({given:,} numbers instead of {expected:,})"
+        super().__init__(
+            f"the vector is from another model than the collection's{widths}: search by the image again",
+            field="vector",
+        )
+        self.given = given
+        self.expected = expected
 
 
 class ImageNotFoundError(QueryError):

@@ -203,7 +203,7 @@ class IngestingCollection(WithSecondModel):
             DatabaseUnavailableError: the database was unavailable for longer than five minutes.
         """
         if not enqueue_only:
-            self.store.check_model(self.embedder.identity)  # before anything is queued
+            self.checked_embedder()  # before anything is queued
         return run_ingest(
             items,
             database=self.database,
@@ -282,11 +282,10 @@ class IngestingCollection(WithSecondModel):
         return [each.id for each in find_gone(self.store, folders(paths)).images]
 
     def _make_ingest(self) -> Ingest:
-        self.store.check_model(self.embedder.identity)
         return Ingest(
             store=self.store,
             queue=self.queue,
-            embedder=self.embedder,
+            embedder=self.checked_embedder(),
             fetcher=self.fetcher,
             max_pixels=self.settings.max_image_pixels,
             videos=self._video_limits,

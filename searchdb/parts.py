@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -9,12 +11,15 @@ from typing import Any, Self
 from searchdb.config import Settings
 from searchdb.db.current_model import model_to_use
 from searchdb.db.database import open_database
+from searchdb.errors import ModelMismatchError
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.store import Store
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.media.memory import MemoryBudget
 from searchdb.search.query_cache import QueryCache
+
+log = logging.getLogger(__name__)
 
 
 class CollectionParts:
@@ -30,6 +35,7 @@ class CollectionParts:
         self.database = open_database(self.settings)
         self.store = Store(self.database.engine)
         self.queue = Queue(self.database.engine)
+        self._following = threading.Lock()
 
     def close(self) -> None:
         """Close all connections; the embedded server stops if this was its last user."""
@@ -45,10 +51,40 @@ class CollectionParts:
 
     @cached_property
     def embedder(self) -> CLIPEmbedder:
-        """The model: the one in SEARCHDB_MODEL, otherwise the one that the stored images were embedded with."""
+        """The model: the one in SEARCHDB_MODEL, otherwise the one that the stored images were embedded with.
+
+        After the collection was switched from it to another model, `follow_model` replaces it.
+        """
         with self.database.connect() as connection:
             name = model_to_use(connection, self.settings.explicit_model, self.settings.model)
         return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)
+
+    def checked_embedder(self) -> CLIPEmbedder:
+        """Return the model, which is the collection's: its current one, if it was switched to another.
+
+        Raises:
+            ModelError: the model cannot be loaded or is not the collection's.
+        """
+        embedder = self.embedder
+        try:
+            self.store.check_model(embedder.identity)
+        except ModelMismatchError as exc:
+            if not exc.switched:
+                raise
+            embedder = self.follow_model(embedder)
+            self.store.check_model(embedder.identity)
+        return embedder
+
+    def follow_model(self, earlier: CLIPEmbedder) -> CLIPEmbedder:
+        """Return the collection's current model, after it was switched from `earlier`; thread-safe."""
+        with self._following:
+            if self.__dict__.get("embedder") is earlier:  # no other thread has replaced it
+                log.info("the collection was switched from the model %s", earlier.name)
+                self._forget_model()
+            return self.embedder
+
+    def _forget_model(self) -> None:
+        del self.embedder
 
     @cached_property
     def fetcher(self) -> Fetcher:

@@ -10,12 +10,14 @@ import threading
 from importlib.metadata import version
 
 from flask import Flask, Response
+from flask.typing import ResponseReturnValue
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from werkzeug.routing import IntegerConverter
 
 from searchdb.config import Settings
 from searchdb.embedder import Embedder
+from searchdb.errors import ModelMismatchError
 from searchdb.records import LARGEST_ID
 
 from . import api, errors
@@ -51,6 +53,19 @@ class IdConverter(IntegerConverter):
         super().__init__(*args, max=LARGEST_ID, **options)  # type: ignore[arg-type]
 
 
+class _Application(OpenAPI):
+    """The application, whose requests go on when the collection is switched to another model meanwhile."""
+
+    def dispatch_request(self) -> ResponseReturnValue:
+        """Run the view; once more, if the collection was switched from the model that it used to another."""
+        try:
+            return super().dispatch_request()
+        except ModelMismatchError as exc:
+            if not (exc.switched and self.extensions[EXTENSION].follow()):
+                raise
+        return super().dispatch_request()
+
+
 def create_app(settings: Settings | None = None, *, embedder: Embedder | None = None, warm_up: bool = True) -> Flask:
     """Return the application.
 
@@ -65,17 +80,14 @@ def create_app(settings: Settings | None = None, *, embedder: Embedder | None = 
     """
     settings = Settings() if settings is None else settings
 
-    if embedder is None:
+    def make_embedder(name: str) -> Embedder:
+        if embedder is not None and name in (settings.model, embedder.identity.name):
+            return embedder
         from searchdb.media.embed import CLIPEmbedder
 
-        def make_embedder(name: str) -> Embedder:
-            return CLIPEmbedder(name, device=settings.device, dtype=settings.dtype)
-    else:
+        return CLIPEmbedder(name, device=settings.device, dtype=settings.dtype)
 
-        def make_embedder(name: str) -> Embedder:
-            return embedder
-
-    app = OpenAPI(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
+    app = _Application(__name__, info=Info(title="searchdb", version=version("searchdb")), doc_ui=False)
     app.url_map.converters["id"] = IdConverter
     backend = Backend(settings, make_embedder, loaded=embedder is not None)
     app.extensions[EXTENSION] = backend

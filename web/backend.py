@@ -11,17 +11,17 @@ from functools import cached_property, partial
 from typing import cast
 
 import sqlalchemy as sa
-from flask import current_app
+from flask import current_app, g, has_request_context
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import ServiceUnavailable
 
 from searchdb.config import THUMBNAILS, UPLOADS, Settings
 from searchdb.db.connections import POOL_SIZE, Timeouts
-from searchdb.db.current_model import check_model, model_to_use
+from searchdb.db.current_model import check_model
 from searchdb.db.database import Database, open_database
 from searchdb.db.schema import check_schema
 from searchdb.embedder import Embedder
-from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError
+from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError, ModelMismatchError
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
 from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.memory import FILES_BYTES, MemoryBudget
@@ -32,12 +32,15 @@ from searchdb.search.searcher import Query, Searcher
 from .background_model import WARM_UP_TEXT, BackgroundModel
 from .files.thumbnails import ThumbnailCache
 from .files.visitor_fetcher import VisitorFetcher
+from .model_choice import Look, ModelChoice, look
 from .ops.metrics import Metrics
 from .slots import WorkSlots
 from .timed_cache import TimedCache
 
 EXTENSION = "searchdb"
 """Key of the Backend in `app.extensions`."""
+_MODEL = "searchdb_model"
+"""Name of the request's model in `flask.g`."""
 REOPEN_INTERVAL_S = 2.0
 """Seconds between attempts to open the database: requests in between fail with the error of the last attempt."""
 TIMEOUTS = Timeouts(connect=3, pool=1.0, statement=15.0, lock=1.5, silence=5.0)
@@ -58,16 +61,28 @@ def backend() -> Backend:
     return cast(Backend, current_app.extensions[EXTENSION])
 
 
+def raise_if_switched(error: ModelError) -> None:
+    """Raise an error that ends when the request is repeated with the model that the collection was switched to."""
+    if isinstance(error, ModelMismatchError) and error.switched:
+        raise error
+
+
 class Backend:
     """The database, opened on first use and again after an outage, the model, and the searcher that uses both.
 
     Args:
         settings: name the database; the embedded server is started if it does not run.
         make_embedder: returns the model with a given name, not loaded yet.
-        loaded: whether the models that `make_embedder` returns are loaded already.
+        loaded: whether the first model that `make_embedder` returns is loaded already.
     """
 
-    def __init__(self, settings: Settings, make_embedder: Callable[[str], Embedder], *, loaded: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        make_embedder: Callable[[str], Embedder],
+        *,
+        loaded: bool = False,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.slots = WorkSlots(self.metrics)
@@ -87,8 +102,7 @@ class Backend:
         self._failure: DatabaseError | None = None
         self._failed_at = 0.0
         self._facets = TimedCache(lambda: self.searcher.facets(), FACETS_MAX_AGE_S)
-        self._model_lock = threading.Lock()
-        self._model: BackgroundModel | None = None
+        self._models = ModelChoice(settings.explicit_model, self._look, self._make_model)
         self._searcher_lock = threading.Lock()
         self._searcher: tuple[Database, BackgroundModel, Searcher] | None = None
 
@@ -136,36 +150,46 @@ class Backend:
             ImageNotFoundError: there is no image with this id.
             DatabaseError: the database cannot be opened.
         """
-        return self.searcher_with(self._model or self.model()).get(image_id)
+        return self.searcher_with(self._models.last or self.model()).get(image_id)
 
     @property
     def model_name(self) -> str:
         """The model's name, as far as it is known without a query."""
-        model = self._model
+        model = self._models.last
         return self.settings.model if model is None else model.name
 
     def model(self) -> BackgroundModel:
         """Return the model that the settings name, or else the stored images' model; does not wait until it is loaded.
 
+        A request has one model from its beginning to its end.
+
         Raises:
             DatabaseError: the database, which records the stored images' model, cannot be opened.
         """
-        name = self.settings.explicit_model
-        if name is None:
-            with self.database().reading() as connection:
-                name = model_to_use(connection, None, self.settings.model)
-        with self._model_lock:
-            # The first ingest into an empty collection may use a model other than the default.
-            if self._model is None or self._model.name != name:
-                self._model = BackgroundModel(
-                    name,
-                    self._make_embedder(name),
-                    self.slots,
-                    self.metrics,
-                    max_cache_bytes=self.settings.max_query_cache_bytes,
-                    loaded=self._loaded,
-                )
-            return self._model
+        if not has_request_context():
+            return self._models.current()
+        model: BackgroundModel | None = g.get(_MODEL)
+        if model is None:
+            model = self._models.current()
+            setattr(g, _MODEL, model)
+        return model
+
+    def follow(self) -> bool:
+        """Use the collection's current model from now on; return whether this request had another one.
+
+        Raises:
+            DatabaseError: the database cannot be opened.
+        """
+        earlier: BackgroundModel | None = g.pop(_MODEL, None) if has_request_context() else self._models.last
+        return self._models.renewed() is not earlier
+
+    def dimension(self) -> int:
+        """Return how many numbers the stored vectors have, without the model.
+
+        Raises:
+            DatabaseError: the database cannot be opened.
+        """
+        return self._models.dimension()
 
     def warm_up(self) -> None:
         """Open the database and load the model in the background, so that the first search is fast."""
@@ -254,6 +278,20 @@ class Backend:
             if self._database is not None:
                 self._database.close()
                 self._database = None
+
+    def _look(self) -> Look:
+        with self.database().reading() as connection:
+            return look(connection, self.settings)
+
+    def _make_model(self, name: str) -> BackgroundModel:
+        return BackgroundModel(
+            name,
+            self._make_embedder(name),
+            self.slots,
+            self.metrics,
+            max_cache_bytes=self.settings.max_query_cache_bytes,
+            loaded=self._loaded and self._models.last is None,
+        )
 
     def _check_suspect(self) -> None:
         """Check a suspect database with a new connection, which starts a dead embedded server again."""

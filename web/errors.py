@@ -9,7 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import sqlalchemy.exc
-from flask import Flask, Response, make_response, render_template, request
+from flask import Flask, Response, make_response, render_template, request, url_for
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
@@ -29,6 +29,7 @@ from searchdb.errors import (
     ModelError,
     ModelMismatchError,
     ModelUnavailableError,
+    OtherModelError,
     QueryError,
     SchemaError,
     StorageError,
@@ -71,6 +72,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(InvalidFieldsError, _fields)
     app.register_error_handler(QueryError, _query)
+    app.register_error_handler(OtherModelError, _other_model)
     app.register_error_handler(ImageNotFoundError, _not_found)
     app.register_error_handler(ImageError, _image_error)
     app.register_error_handler(ImageRefusedError, _refused)
@@ -107,6 +109,7 @@ def _answer(
     *,
     advice: str = "",
     command: str = "",
+    link: tuple[str, str] | None = None,
     asked: MultiDict[str, str] | None = None,
 ) -> Response:
     """Return the page, or the problem, that says what happened; `asked` is what the page's form then shows again."""
@@ -114,7 +117,7 @@ def _answer(
         said = message if title == HTTPStatus(status).phrase else f"{title}. {message}"
         response = problem(status, said if command else f"{said} {advice}".strip())
     else:
-        page = {"title": title, "message": message, "advice": advice, "command": command}
+        page = {"title": title, "message": message, "advice": advice, "command": command, "link": link}
         asked = request.args if asked is None else asked
         response = make_response(render_template("error.html", status=status, asked=asked, **page), status)
     response.headers["Cache-Control"] = "no-store"
@@ -166,6 +169,21 @@ def _query(error: QueryError) -> Response:
         errors = [FieldError(field=field, message=message)] if field else []
         return problem(422, _sentence(message), errors)
     return _answer(400, "This search cannot be run", _sentence(message))
+
+
+def _other_model(error: OtherModelError) -> Response:
+    """Say that the collection was switched to another model since the address was made, and lead to the search."""
+    if below_api():
+        return _query(error)
+    rest = {name: values for name, values in request.args.lists() if name not in ("vector", "page")}
+    return _answer(
+        400,
+        "This address is from an earlier model",
+        "It has the vector of an image by the model that this collection had before, which cannot be compared with "
+        "those of the present one: search by the image again.",
+        advice="Choose the file, or give its URL.",
+        link=("Search without the image" if rest else "Go to the start page", url_for("pages.index", **rest)),
+    )
 
 
 def _not_found(error: ImageNotFoundError) -> Response:
@@ -276,7 +294,8 @@ def _model(error: ModelError) -> Response:
             503,
             "The collection has another model",
             f"Its images were embedded with {stored}, this server uses {given}: their vectors cannot be compared.",
-            advice="If this is your server: set SEARCHDB_MODEL to the collection's model, or use another database.",
+            advice="If this is your server: set SEARCHDB_MODEL to the collection's model, change that with "
+            "`searchdb model switch`, or use another database.",
         )
     if isinstance(error, ModelUnavailableError):
         label, folder = model_label(error.name), str(Path(error.name).expanduser().resolve())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 
+from searchdb.db.switch_tables import model_switches
 from searchdb.db.tables import embedding_models, images
 from searchdb.db.width import set_dimension
 from searchdb.errors import ModelMismatchError
@@ -15,6 +20,19 @@ from searchdb.records import DEMO_MODEL, ModelIdentity
 
 CURRENT_MODEL_ID = sa.select(embedding_models.c.id).where(embedding_models.c.current).scalar_subquery()
 """The id of the current model, NULL in a collection without one."""
+
+NEARLY_DONE = ("index", "texts", "change", "finish")
+"""Phases of a switch in which all vectors are there: the other model will soon be the current one."""
+
+_OPEN = model_switches.c.ended_at.is_(None)
+_MAY_READ_SWITCHES = sa.text("SELECT coalesce(has_table_privilege(to_regclass('model_switches'), 'SELECT'), false)")
+_UPCOMING = (
+    sa.select(embedding_models)
+    .join(model_switches, model_switches.c.embedding_model_id == embedding_models.c.id)
+    .where(_OPEN, model_switches.c.phase.in_(NEARLY_DONE), sa.not_(embedding_models.c.current))
+)
+
+log = logging.getLogger(__name__)
 
 
 def claim_model(connection: Connection, model: ModelIdentity) -> int:
@@ -42,8 +60,8 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
     stored = next((row for row in rows if row.current), None)
     if stored is not None and stored.weights_sha256 == model.weights_sha256:
         return stored.id
-    if stored is not None and _has_images(connection):
-        raise _mismatch(_identity(stored), model)
+    if stored is not None and has_images(connection):
+        raise _mismatch(connection, _identity(stored), model)
     set_dimension(connection, model.dimension)
     connection.execute(sa.update(embedding_models).where(current).values(current=False))
     claimed = sa.update(embedding_models).where(same).values(current=True, name=model.name, retired_at=None)
@@ -57,11 +75,31 @@ def current_model(connection: Connection) -> ModelIdentity | None:
 
 
 def model_to_use(connection: Connection, wanted: str | None, default: str) -> str:
-    """Return the name of the model to load: `wanted`, or else that of the stored images, or else the default."""
-    if wanted is not None:
-        return wanted
+    """Return the name of the model to load: `wanted`, or else that of the stored images, or else the default.
+
+    Where the collection was switched from `wanted`, or is being switched to it, it is that of the stored images, too:
+    programs go on without a change of their settings.
+    """
     stored = current_model(connection)
-    return stored.name if stored is not None and _has_images(connection) else default
+    if stored is None or not has_images(connection):
+        return wanted or default
+    if wanted is None or stored.name in _names(wanted):
+        return stored.name
+    if not _is_followed(connection, wanted):
+        return wanted
+    _log_once(wanted, stored.name)
+    return stored.name
+
+
+def upcoming_model(connection: Connection) -> ModelIdentity | None:
+    """Return the model that will soon be the current one: that of an open switch from its phase `index` on.
+
+    None for a role that may not read the switches, such as a reader's of an earlier version.
+    """
+    if not connection.scalar(_MAY_READ_SWITCHES):
+        return None
+    row = connection.execute(_UPCOMING).one_or_none()
+    return None if row is None else _identity(row)
 
 
 def check_model(connection: Connection, model: ModelIdentity) -> None:
@@ -71,22 +109,65 @@ def check_model(connection: Connection, model: ModelIdentity) -> None:
         ModelMismatchError: stored images were embedded with other weights.
     """
     stored = current_model(connection)
-    if stored is not None and stored.weights_sha256 != model.weights_sha256 and _has_images(connection):
-        raise _mismatch(stored, model)
+    if stored is not None and stored.weights_sha256 != model.weights_sha256 and has_images(connection):
+        raise _mismatch(connection, stored, model)
 
 
-def _mismatch(stored: ModelIdentity, given: ModelIdentity) -> ModelMismatchError:
-    return ModelMismatchError(
-        stored=stored.name,
-        stored_weights=stored.short_weights,
-        given=given.name,
-        given_weights=given.short_weights,
-        stored_is_demo=stored.name == DEMO_MODEL,
+def check_weights(connection: Connection, weights_sha256: bytes) -> None:
+    """Check, as `check_model`, vectors that were stored by a model with these weights.
+
+    Raises:
+        ModelMismatchError: stored images were embedded with other weights.
+    """
+    row = connection.execute(
+        sa.select(embedding_models).where(embedding_models.c.weights_sha256 == weights_sha256)
+    ).one_or_none()
+    if row is not None:
+        check_model(connection, _identity(row))
+
+
+def has_images(connection: Connection) -> bool:
+    """Whether any image is stored."""
+    return bool(connection.scalar(sa.select(sa.exists().select_from(images))))
+
+
+def _is_followed(connection: Connection, name: str) -> bool:
+    """Whether the collection was switched from a model, or is being switched to it."""
+    named = embedding_models.c.name.in_(_names(name))
+    retired = sa.exists().where(named, embedding_models.c.retired_at.is_not(None))
+    if connection.scalar(sa.select(retired)):
+        return True
+    coming = sa.exists().where(named, embedding_models.c.id == model_switches.c.embedding_model_id, _OPEN)
+    return bool(connection.scalar(_MAY_READ_SWITCHES) and connection.scalar(sa.select(coming)))
+
+
+def _names(name: str) -> set[str]:
+    """Return what `embedding_models` may call a model: a folder's path may have been given in another way."""
+    return {name, str(Path(os.path.realpath(os.path.expanduser(name))))}  # noqa: PTH111 - Path.expanduser raises
+
+
+@cache
+def _log_once(wanted: str, stored: str) -> None:
+    log.warning(
+        "SEARCHDB_MODEL is %s, but the collection has been switched to %s, which is used: unset SEARCHDB_MODEL",
+        wanted,
+        stored,
     )
 
 
-def _has_images(connection: Connection) -> bool:
-    return bool(connection.scalar(sa.select(sa.exists().select_from(images))))
+def _mismatch(connection: Connection, stored: ModelIdentity, given: ModelIdentity) -> ModelMismatchError:
+    of_given = embedding_models.c.weights_sha256 == given.weights_sha256
+    switched = sa.exists().where(of_given, embedding_models.c.retired_at.is_not(None))
+    return ModelMismatchError(
+        stored=stored.name,
+        stored_weights=stored.short_weights,
+        stored_dimension=stored.dimension,
+        given=given.name,
+        given_weights=given.short_weights,
+        given_dimension=given.dimension,
+        stored_is_demo=stored.name == DEMO_MODEL,
+        switched=bool(connection.scalar(sa.select(switched))),
+    )
 
 
 def _identity(row: Any) -> ModelIdentity:

@@ -18,7 +18,7 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 from searchdb.db.database import Database
 from searchdb.db.driver_errors import READ_ONLY
 from searchdb.db.retry import retry_until_available
-from searchdb.errors import DatabaseError, ModelError
+from searchdb.errors import DatabaseError, ModelError, ModelMismatchError
 from searchdb.index.rebuild import Rebuild, rebuild_if_stale
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest
 from searchdb.ingest.queue import AGAIN_TASK, ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
@@ -69,7 +69,8 @@ class Worker:
 
     Args:
         database: the collection's.
-        make_ingest: called at the first chunk, so that an idle worker holds no model.
+        make_ingest: called at the first chunk, so that an idle worker holds no model, and again after the collection
+            was switched to another model.
         concurrency: chunks processed at a time.
         rebuild: rebuilds the vector index if the collection has outgrown it.
         make_again: called at the first job that embeds stored images again.
@@ -88,6 +89,7 @@ class Worker:
         self._queue = Queue(database.engine)
         self._make_ingest = make_ingest
         self._ingest: Ingest | None = None
+        self._earlier: list[Ingest] = []
         self._make_again = make_again
         self._again: AgainWork | None = None
         self._making = threading.Lock()
@@ -116,7 +118,7 @@ class Worker:
     def stop(self) -> None:
         """Start no further image; those already started are stored, the rest goes back to the queue."""
         self._stop.set()
-        for each in (self._ingest, self._again):
+        for each in (*self._earlier, self._ingest, self._again):
             if each is not None:
                 each.stop()
         session = self._session  # read once: the other thread may reset it
@@ -145,7 +147,7 @@ class Worker:
         except BaseException as exc:  # noqa: BLE001 - `join` raises it in the thread that waits
             self._error = exc
         finally:
-            for each in (self._ingest, self._again):
+            for each in (*self._earlier, self._ingest, self._again):
                 if each is not None:
                     each.close()
             self._ended.set()
@@ -270,12 +272,14 @@ class Worker:
         """Ingest one chunk, in one of the executor's threads."""
         job_id = cast("int", context.job.id)  # None only before a job is queued
         with self._job(job_id):
-            with self._making:
-                if self._ingest is None:
-                    self._ingest = self._make_ingest()
-                    if self._stop.is_set():
-                        self._ingest.stop()
-            self._ingest.work(job_id, context.job.attempts, isolated=context.job.lock == ISOLATED)
+            isolated = context.job.lock == ISOLATED
+            ingest = self._current_ingest()
+            try:
+                ingest.work(job_id, context.job.attempts, isolated=isolated)
+            except ModelMismatchError as exc:
+                if not exc.switched:
+                    raise
+                self._current_ingest(after=ingest).work(job_id, context.job.attempts, isolated=isolated)
 
     def _work_again(self, context: procrastinate.JobContext, *, model_id: int, ids: Sequence[int]) -> None:
         """Embed stored images with the model that the collection is being switched to, in such a thread."""
@@ -307,6 +311,19 @@ class Worker:
                 self._queue.requeue_chunk(job_id)
         finally:
             self._active_jobs.discard(job_id)
+
+    def _current_ingest(self, after: Ingest | None = None) -> Ingest:
+        """Return the ingest with the collection's model: a new one if it was switched from that of `after`."""
+        with self._making:
+            if self._ingest is None or self._ingest is after:
+                made = self._make_ingest()
+                if after is not None:
+                    made.report = after.report
+                    self._earlier.append(after)  # other threads may still use it
+                self._ingest = made
+                if self._stop.is_set():
+                    made.stop()
+            return self._ingest
 
 
 def _is_fatal(error: Exception) -> bool:

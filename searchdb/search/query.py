@@ -45,6 +45,11 @@ class Query:
         """The ids in `unlike`, each once."""
         return _ids(self.unlike)
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether there is more to search by than stored images, whose vectors are known."""
+        return any(each is not None for each in (self.text, self.exclude, self.image, self.vector))
+
     def check(self) -> None:
         """Check all that can be checked without the collection.
 

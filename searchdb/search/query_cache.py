@@ -14,8 +14,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.config import DEFAULT_MAX_CACHE_BYTES, QUERY_CACHE_SHARE
 from searchdb.db.best_effort import BestEffortWriter, writable
-from searchdb.db.current_model import claim_model
+from searchdb.db.current_model import claim_model, has_images
 from searchdb.db.tables import Embedding, embedding_models, query_embeddings
+from searchdb.db.vectors import current_column
 from searchdb.embedder import Embedder
 from searchdb.records import ModelIdentity, nfc
 
@@ -135,7 +136,7 @@ class QueryCache:
                 computed = dict(zip(missing, self.compute(missing), strict=True))
                 if must_store:
                     with writable(connection) as own:
-                        self._store(own, computed)
+                        self._store(own, computed, must_store=True)
                         own.commit()
                 else:
                     self.writer.write(connection, lambda own: self._store(own, computed))
@@ -187,17 +188,23 @@ class QueryCache:
             self.writer.write(connection, lambda own: _refresh_last_used(own, self.embedder.identity, used))
         return {row.query: row.embedding for row in rows}
 
-    def _store(self, connection: Connection, vectors: Mapping[str, np.ndarray]) -> None:
+    def _store(self, connection: Connection, vectors: Mapping[str, np.ndarray], *, must_store: bool = False) -> None:
         model = self.embedder.identity
         for each, vector in vectors.items():
             values = {"weights": model.weights_sha256, "text": each, "vector": vector}
             if connection.scalar(_INSERT, values) is None:
+                if not must_store and not self._fits(connection):  # the first image changes the table, not a search
+                    return
                 claim_model(connection, model)
                 connection.execute(_INSERT, values)
         self._unmeasured += sum(ROW_BYTES + 2 * len(each.encode()) for each in vectors)
         if self._unmeasured >= UNMEASURED_SHARE * self._max_bytes:
             _evict(connection, self._max_bytes)
             self._unmeasured = 0
+
+    def _fits(self, connection: Connection) -> bool:
+        """Whether the collection's vectors have as many numbers as the model gives, or there are images."""
+        return current_column(connection).dimension == self.embedder.identity.dimension or has_images(connection)
 
 
 def _refresh_last_used(connection: Connection, model: ModelIdentity, texts: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.counts import count_rows
-from searchdb.db.current_model import CURRENT_MODEL_ID
+from searchdb.db.current_model import CURRENT_MODEL_ID, check_model
 from searchdb.db.samples import BLOCKS_PER_ROW, random_keys
 from searchdb.db.tables import (
     NORM_IN_RANGE,
@@ -65,6 +65,11 @@ _REFRESH = """
         drawn bigint;
     BEGIN
         PERFORM pg_advisory_xact_lock(<key>);
+        -- Once images is locked, no other model can become the current one: has one since the caller looked?
+        PERFORM FROM images LIMIT 0;
+        IF '<column>' = 'embedding' AND NOT EXISTS (SELECT FROM embedding_models WHERE id = <model> AND current) THEN
+            RETURN;
+        END IF;
         DELETE FROM image_sample WHERE embedding_model_id = <model>;
         INSERT INTO image_sample (image_id, embedding_model_id, embedding)
         -- without vectors from before the CHECK on their length
@@ -251,6 +256,7 @@ class RelevanceJudge:
                 chosen = sa.any_(sa.literal(random_keys(connection, images.c.id, SAMPLE_SIZE), ARRAY(sa.BigInteger)))
                 usable = images.c.id == chosen, sa.text(NORM_IN_RANGE)
                 vectors = connection.scalars(sa.select(as_vector(images.c.embedding)).where(*usable)).all()
+            check_model(connection, self._model)  # after reading: the vectors must not be another model's
             if len(vectors) < MIN_SAMPLE:
                 return None
             sample = np.stack(vectors)

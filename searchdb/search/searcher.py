@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.counts import RowCount, count_rows
-from searchdb.db.current_model import check_model
-from searchdb.db.tables import as_vector, images
+from searchdb.db.current_model import check_model, has_images
+from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import BusyError, ImageNotFoundError, QueryError
+from searchdb.errors import BusyError, DatabaseError, ImageNotFoundError, ModelMismatchError, QueryError
 from searchdb.records import Hit, StoredImage
-from searchdb.search import combination, facets
+from searchdb.search import facets
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.facets import FACET_VALUES, Facets
 from searchdb.search.filters import Filters
@@ -27,6 +25,7 @@ from searchdb.search.hit_rows import WHERE_TIMEOUT_S, HitsWanted, fetch_rows
 from searchdb.search.moments import HAS_VIDEOS, Moment, moments_of, videos_of
 from searchdb.search.query import MAX_QUERY_CHARACTERS, Query, checked_id, checked_text
 from searchdb.search.query_cache import QueryCache
+from searchdb.search.query_vectors import QueryVectors, embed_query
 from searchdb.search.ranking import MAX_HITS
 from searchdb.search.relevance import MIN_SAMPLE, RelevanceJudge
 from searchdb.search.relevance_scale import Relevance, Scale, adjusted
@@ -34,9 +33,10 @@ from searchdb.search.statements import SAMPLE, SAMPLE_ONE_PER_VIDEO, STORED_IMAG
 
 __all__ = ["MAX_HITS", "MAX_QUERY_CHARACTERS", "Facets", "Filters", "Query", "Searcher"]
 
-_EMBEDDINGS = sa.select(images.c.id, as_vector(images.c.embedding).label("embedding")).where(
-    images.c.id == sa.func.any(sa.bindparam("ids", type_=ARRAY(sa.BigInteger)))
-)
+T = TypeVar("T")
+
+OTHER_DIMENSION = "22000"
+"""SQLSTATE with which pgvector and match_images refuse a vector that has not as many numbers as the stored ones."""
 
 
 def _nothing() -> None:
@@ -47,15 +47,17 @@ class Searcher:
     """Searches one collection with one model. Thread-safe.
 
     Keeps the vectors and the relevance of texts in memory: use one searcher for as long as database and model stay the
-    same.
+    same. Searches by stored images alone need no model: neither is it loaded, nor need it be there.
 
     Args:
         engine: the database.
-        embedder: the model; asked only for texts that are not cached.
+        embedder: the model; asked only for texts and images that are not cached.
         cache: of this embedder's texts, if it is shared; by default one that always asks the database.
         on_search: called after each search, in its thread.
         raw_sql_engine: returns the database to which filters with `where` go; by default `engine`.
         everyday_texts: texts to measure the scale of relevance with.
+        successor: returns a searcher with the collection's current model, which is asked again where this one's no
+            longer is; None where the caller does that itself.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Searcher:
         on_search: Callable[[], None] = _nothing,
         raw_sql_engine: Callable[[], Engine] | None = None,
         everyday_texts: Sequence[str] = EVERYDAY_TEXTS,
+        successor: Callable[[], Searcher] | None = None,
     ) -> None:
         self._engine = engine
+        self._successor = successor
         self._embedder = embedder
         self._cache = QueryCache(embedder) if cache is None else cache
         self._on_search = on_search
@@ -103,8 +107,35 @@ class Searcher:
         """
         query.check()
         _check_bounds(query, threshold, min_relevance, count, offset)
+        hits = self._with_current_model(
+            lambda searcher: searcher._search(
+                query,
+                filters=filters,
+                threshold=threshold,
+                min_relevance=min_relevance,
+                count=count,
+                offset=offset,
+                one_per_video=one_per_video,
+            ),
+            query,
+        )
+        self._on_search()
+        return hits
+
+    def _search(
+        self,
+        query: Query,
+        *,
+        filters: Filters | None,
+        threshold: float,
+        min_relevance: float,
+        count: int,
+        offset: int,
+        one_per_video: bool,
+    ) -> list[Hit]:
         with self._reading(filters) as connection:
-            parts = self._embed_parts(connection, query)
+            embedded = embed_query(connection, query, self._cache)
+            parts = embedded.parts
             without = [*query.liked, *query.unliked]
             wanted = HitsWanted(
                 offset=offset,
@@ -118,7 +149,7 @@ class Searcher:
             if min_relevance > 0:
                 relevance = self._judge_text(connection, query, parts)
                 least = {} if relevance is None else self._least(connection, relevance, parts["text"], min_relevance)
-                rows = self._fetch(connection, query, parts, replace(wanted, least=least))
+                rows = self._fetch(connection, embedded, replace(wanted, least=least))
                 if rows and relevance is None:
                     raise QueryError(
                         f"min_relevance is {min_relevance}, but a collection of less than {MIN_SAMPLE} images is too "
@@ -126,7 +157,7 @@ class Searcher:
                         field="min_relevance",
                     )
             else:
-                rows = self._fetch(connection, query, parts, wanted)
+                rows = self._fetch(connection, embedded, wanted)
                 relevance = None
                 with suppress(BusyError):  # better hits without a relevance than none
                     # The rows bring the scale, which saves a statement.
@@ -134,7 +165,6 @@ class Searcher:
             everyday: Mapping[int, float] = {}
             if relevance is not None:
                 everyday = self._everyday_similarities(connection, relevance.scale, rows)
-        self._on_search()
         return [_hit(row, parts, relevance, everyday) for row in rows]
 
     def weights(self, query: Query) -> dict[str, float]:
@@ -145,8 +175,12 @@ class Searcher:
             ImageNotFoundError: `like` or `unlike` names no stored image.
         """
         query.check()
-        with self._reading() as connection:
-            return self._weigh(connection, query, self._embed_parts(connection, query))
+
+        def weigh(searcher: Searcher) -> dict[str, float]:
+            with searcher._reading() as connection:
+                return embed_query(connection, query, searcher._cache).factors(connection)
+
+        return self._with_current_model(weigh, query)
 
     def facets(self, filters: Filters | None = None, *, limit: int = FACET_VALUES) -> Facets:
         """Return the values by which the images within the filters can be filtered further, `limit` each at most."""
@@ -163,10 +197,14 @@ class Searcher:
             QueryError: a text is empty or too long.
             ModelMismatchError: the stored images were embedded with another model.
         """
-        with self._reading() as connection:
-            check_model(connection, self._embedder.identity)
-            checked = [checked_text(text, "text") for text in texts]
-            return self._cache.embed(connection, checked, must_store=must_store)
+        checked = [checked_text(text, "text") for text in texts]
+
+        def embed(searcher: Searcher) -> np.ndarray:
+            with searcher._reading() as connection:
+                check_model(connection, searcher._embedder.identity)
+                return searcher._cache.embed(connection, checked, must_store=must_store)
+
+        return self._with_current_model(embed)
 
     def get(self, image_id: int) -> StoredImage:
         """Return one stored image.
@@ -189,14 +227,19 @@ class Searcher:
             QueryError: the query is invalid.
             ImageNotFoundError: `like` or `unlike` names no stored image.
         """
-        if query is not None:
-            query.check()
-        with self._reading() as connection:
-            vector = None
-            if query is not None:
-                parts = self._embed_parts(connection, query)
-                vector = combination.combine(parts, self._weigh(connection, query, parts))
-            return moments_of(connection, video, vector)
+        if query is None:
+            with self._reading() as connection:
+                return moments_of(connection, video, None)
+        query.check()
+
+        def compare(searcher: Searcher) -> list[Moment]:
+            with searcher._reading() as connection:
+                vectors = embed_query(connection, query, searcher._cache)
+                moments = moments_of(connection, video, vectors.combined(connection))
+                vectors.check(connection)
+                return moments
+
+        return self._with_current_model(compare, query)
 
     def has_videos(self) -> bool:
         """Whether there are frames of videos among the stored images."""
@@ -217,6 +260,42 @@ class Searcher:
         with self._reading() as connection:
             return count_rows(connection, images)
 
+    def _with_current_model(self, run: Callable[[Searcher], T], query: Query | None = None) -> T:
+        """Return what `run` returns; once more if the collection was switched to another model meanwhile.
+
+        Then it runs with the successor, but for a query that needs no model. A vector of the earlier model cannot be
+        compared any more: a query with one is not repeated.
+        """
+        needs_model = query is None or query.needs_model
+        try:
+            try:
+                return run(self)
+            except (DatabaseError, QueryError) as exc:
+                if not _is_of_other_dimension(exc):
+                    raise
+                if needs_model:
+                    self._check_model(exc)
+                    raise
+        except ModelMismatchError as exc:
+            if not needs_model:
+                return run(self)
+            if self._successor is None or not exc.switched or (query is not None and query.vector is not None):
+                raise
+            return run(self._successor())
+        return run(self)
+
+    def _check_model(self, refused: Exception) -> None:
+        """Check the model after vectors of another dimension were refused.
+
+        Raises:
+            ModelMismatchError: the stored images were embedded with another model.
+        """
+        with self._reading() as connection:
+            try:
+                check_model(connection, self._embedder.identity)
+            except ModelMismatchError as exc:
+                raise exc from refused
+
     @contextmanager
     def _reading(self, filters: Filters | None = None) -> Generator[Connection]:
         """Yield a connection, and end its transaction by COMMIT: a ROLLBACK makes psycopg forget what is prepared."""
@@ -224,35 +303,6 @@ class Searcher:
         with engine.connect() as connection:
             yield connection
             connection.commit()
-
-    def _embed_parts(self, connection: Connection, query: Query) -> dict[str, np.ndarray]:
-        """Return the unit vectors of the query's parts, float32 of shape (dimension,), by the names in `Hit.parts`."""
-        wanted = None if query.text is None else checked_text(query.text, "text").strip()
-        excluded = None if query.exclude is None else checked_text(query.exclude, "exclude").strip()
-        texts = [each for each in (wanted, excluded) if each is not None]
-        by_text = dict(zip(texts, self._cache.embed(connection, texts), strict=True)) if texts else {}
-        parts: dict[str, np.ndarray] = {}
-        if wanted is not None:
-            parts["text"] = by_text[wanted]
-        if query.image is not None:
-            parts["image"] = self._embedder.embed_images([query.image])[0]
-        elif query.vector is not None:
-            parts["image"] = query.vector
-        stored = _stored_embeddings(connection, [*query.liked, *query.unliked])
-        if query.liked:
-            parts["like"] = _mean(stored, query.liked)
-        if excluded is not None:
-            parts["not"] = by_text[excluded]
-        if query.unliked:
-            parts["unlike"] = _mean(stored, query.unliked)
-        return parts
-
-    def _weigh(self, connection: Connection, query: Query, parts: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return the weights of the parts; a query of one part needs no measurement."""
-        if len(parts) == 1:
-            return dict.fromkeys(parts, 1.0)
-        spreads = combination.measure_spreads(connection, parts, self._cache.writer)
-        return combination.weigh(spreads, query.text_weight)
 
     def _judge_text(
         self, connection: Connection, query: Query, parts: Mapping[str, np.ndarray], scale: Scale | None = None
@@ -275,15 +325,26 @@ class Searcher:
             return self._judge.everyday_similarities(connection, scale, [row["id"] for row in rows])
         return {row["id"]: row["everyday_similarity"] for row in rows}
 
-    def _fetch(
-        self, connection: Connection, query: Query, parts: Mapping[str, np.ndarray], wanted: HitsWanted
-    ) -> Sequence[Mapping[Any, Any]]:
-        """Return the rows of one page of hits."""
-        vector = combination.combine(parts, self._weigh(connection, query, parts))
-        rows = fetch_rows(connection, vector, parts, wanted)
-        if not rows or any(row["model"] != self._embedder.identity.weights_sha256 for row in rows):
-            check_model(connection, self._embedder.identity)
+    def _fetch(self, connection: Connection, vectors: QueryVectors, wanted: HitsWanted) -> Sequence[Mapping[Any, Any]]:
+        """Return the rows of one page of hits; none in an empty collection, whatever its vectors' dimension."""
+        try:
+            rows = fetch_rows(connection, vectors.combined(connection), vectors.parts, wanted)
+        except (DatabaseError, QueryError) as exc:
+            if not _is_of_other_dimension(exc):
+                raise
+            connection.rollback()
+            if has_images(connection):
+                raise
+            return ()
+        if not rows or not all(vectors.is_of(row["model"]) for row in rows):
+            vectors.check(connection)
         return rows
+
+
+def _is_of_other_dimension(error: Exception) -> bool:
+    """Whether PostgreSQL has refused vectors that have not as many numbers as the stored ones."""
+    cause = error.__cause__ if isinstance(error, QueryError) else error
+    return isinstance(cause, DatabaseError) and cause.sqlstate == OTHER_DIMENSION
 
 
 def _check_bounds(query: Query, threshold: float, min_relevance: float, count: int, offset: int) -> None:
@@ -322,18 +383,3 @@ def _hit(
         parts=explained,
         moments=row.get("moments"),
     )
-
-
-def _stored_embeddings(connection: Connection, ids: Sequence[int]) -> dict[int, np.ndarray]:
-    if not ids:
-        return {}
-    rows = connection.execute(_EMBEDDINGS, {"ids": ids}).all()
-    found = {row.id: row.embedding for row in rows}
-    for each in ids:
-        if each not in found:
-            raise ImageNotFoundError(each)
-    return found
-
-
-def _mean(stored: Mapping[int, np.ndarray], ids: Sequence[int]) -> np.ndarray:
-    return combination.unit(np.mean([stored[each] for each in ids], axis=0))

@@ -60,7 +60,8 @@ def test_images_are_taken_out_and_texts_held_out(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": np.ones((IMAGES, 768))}, "the vectors in `images` have 768 numbers, but searchdb stores"),
+        ({"images": np.ones((IMAGES, 63))}, "the vectors in `images` have 63 numbers, but searchdb stores"),
+        ({"images": np.ones((IMAGES, 768))}, "the vectors in `texts` have 512 numbers, those in `images` 768"),
         ({"texts": np.full((TEXTS, 512), np.nan)}, "`texts` holds numbers that are not finite"),
         ({"texts": np.zeros((TEXTS, 512))}, "`texts` holds a vector of length 0"),
         ({"texts": np.ones(512)}, "`texts` holds float64 of shape (512,)"),

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 import requests
@@ -29,6 +31,7 @@ class Server:
 
     url: str
     process: subprocess.Popen[str]
+    written: IO[str]
     log: str = ""
 
     @property
@@ -66,7 +69,10 @@ class Server:
         if self.log:
             return
         self.process.send_signal(signal.SIGTERM)
-        _, self.log = self.process.communicate(timeout=GIVE_UP_S)
+        self.process.wait(GIVE_UP_S)
+        with self.written as written:
+            written.seek(0)
+            self.log = written.read()
         assert self.process.returncode == 0, self.log
         assert "Traceback" not in self.log, self.log
 
@@ -85,8 +91,10 @@ def start(settings: Settings, *options: str, configuration: str = CONFIGURATION,
         **environment,
     }
     command = [sys.executable, "-m", "gunicorn", f"--config={configuration}", f"--bind={address}", *options]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    return Server(url=f"http://{address}", process=process)
+    # Not a pipe, which would be full after a few hundred requests.
+    written = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `stop` closes it
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=written, text=True)
+    return Server(url=f"http://{address}", process=process, written=written)
 
 
 Serve = Callable[..., Server]

@@ -274,7 +274,7 @@ def test_few_searches_wait_while_the_model_is_loaded(
 ) -> None:
     monkeypatch.setattr("web.background_model.LOAD_WAIT_S", GIVE_UP_S)
     loading = Gate(embedder)
-    site.backend._loaded, site.backend._model = False, None
+    site.backend._loaded, site.backend._models._model = False, None
     site.backend._make_embedder = lambda _name: cast(CLIPEmbedder, loading)
     searches = site.start(8, site.get, CACHED)
     until(lambda: sum(each.done() for each in searches) == 2, "the excess to be refused")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchdb.errors import QueryError
-from searchdb.records import ModelIdentity
-from web.vector_param import from_text, to_text
+from searchdb.errors import OtherModelError, QueryError
+from searchdb.records import MAX_DIMENSION, MIN_DIMENSION, ModelIdentity
+from web.search_url import LONGEST_SEARCH
+from web.vector_param import LONGEST, from_text, placeholder, to_text
 
 MODEL = ModelIdentity(name="a", weights_sha256=b"abcd" * 8, dimension=512)
 OTHER = ModelIdentity(name="b", weights_sha256=b"bcda" * 8, dimension=512)
@@ -38,9 +41,22 @@ def test_needs_no_quoting_in_a_url() -> None:
         assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
+@pytest.mark.parametrize("dimension", [MIN_DIMENSION, 65, 66, 768, 1000, MAX_DIMENSION])
+def test_vectors_of_any_width_fit_into_an_address(dimension: int) -> None:
+    model = replace(MODEL, dimension=dimension)
+    vector = np.random.default_rng(dimension).normal(size=dimension).astype(np.float32)
+    text = to_text(vector, model)
+    assert len(text) == len(placeholder(dimension)) <= LONGEST
+    assert from_text(text, model).shape == (dimension,)
+    assert LONGEST < LONGEST_SEARCH / 2  # there is room for filters
+
+
 def test_another_models_vector_is_refused() -> None:
-    with pytest.raises(QueryError, match="another model"):
+    with pytest.raises(OtherModelError, match="another model"):
         from_text(to_text(unit(0), OTHER), MODEL)
+    wider = replace(OTHER, dimension=768)
+    with pytest.raises(OtherModelError, match="512 numbers instead of 768"):
+        from_text(to_text(unit(0), MODEL), wider)
 
 
 @given(st.text(max_size=700))

@@ -1,4 +1,4 @@
-"""Embeds texts or images for other programs, with the model of the collection."""
+"""Tells the model of the collection, and embeds texts or images with it for other programs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,25 @@ from ..problems import image_field
 from .openapi import example, operation_id, request_body, responses
 from .parsing import JSON, body_type, checked, invalid, read_form, read_json
 from .requests import MAX_IMAGES, EmbeddingsBody, Nothing
-from .responses import EmbeddingsAnswer, json_response
+from .responses import EmbeddingsAnswer, ModelAnswer, json_response
 
 _SPACE = re.compile(r"\s")
 
 blueprint = APIBlueprint("embedding", __name__, abp_tags=[Tag(name="Embeddings")], operation_id_callback=operation_id)
+
+
+@blueprint.get(
+    "/model",
+    responses=responses(ok=ModelAnswer),
+    openapi_extensions=example("curl '{server}/api/model'"),
+)
+@checked
+def model() -> Response:
+    """Look up the model, whose vectors searches compare, and how many numbers they have.
+
+    Both change when the collection is switched to another model.
+    """
+    return json_response(ModelAnswer(model=model_label(backend().model().name), dimension=backend().dimension()))
 
 
 @blueprint.post(
@@ -61,12 +75,15 @@ def _embed(hold: Hold) -> Response:
         _, uploads = read_form(Nothing, "images", most=MAX_IMAGES)
         files, count = (read_file(upload, hold) for upload in uploads), len(uploads)
     work_limit.reserve(count)  # all of them before the first is decoded
-    model = backend().model()
-    model.wait()
+    used = backend().model()
+    used.wait()
     with backend().slots.embeddings:
-        vectors = model.query_cache.compute(texts).tolist() if texts is not None else _embedded(files, model)
+        vectors = used.query_cache.compute(texts).tolist() if texts is not None else _embedded(files, used)
     # model_construct skips the validation of every number: they come from the model.
-    answer = EmbeddingsAnswer.model_construct(model=model_label(model.embedder.identity.name), embeddings=vectors)
+    identity = used.embedder.identity
+    answer = EmbeddingsAnswer.model_construct(
+        model=model_label(identity.name), dimension=identity.dimension, embeddings=vectors
+    )
     return json_response(answer)
 
 

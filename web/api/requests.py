@@ -31,6 +31,8 @@ from searchdb.search.filter_table import (
 from searchdb.search.query import MAX_EXAMPLES, MAX_QUERY_CHARACTERS
 from searchdb.search.searcher import MAX_HITS
 
+from ..vector_param import LONGEST
+
 DEFAULT_COUNT = 10
 MAX_EXCLUDED_IDS = 250
 """Ids of images to leave out: as many as fit into a URL, each with up to 19 digits."""
@@ -180,7 +182,7 @@ class SearchParameters(Narrowing):
 
     described_with_null = False
 
-    vector: Annotated[str, Field(max_length=1000)] | None = Field(
+    vector: Annotated[str, Field(max_length=LONGEST)] | None = Field(
         None, description="An image, as the `vector` in the answer to `POST /api/search`."
     )
 

@@ -93,10 +93,18 @@ class RandomAnswer(BaseModel):
     images: list[Image]
 
 
+class ModelAnswer(BaseModel):
+    """The model of the collection."""
+
+    model: str = Field(description="Name of the model.")
+    dimension: int = Field(description="How many numbers the stored vectors have.")
+
+
 class EmbeddingsAnswer(BaseModel):
     """Unit vectors, in the order of the inputs."""
 
     model: str = Field(description="Name of the model; vectors of different models cannot be compared.")
+    dimension: int = Field(description="How many numbers each vector has.")
     embeddings: list[Annotated[list[float], Field(min_length=MIN_DIMENSION, max_length=MAX_DIMENSION)]] = Field(
         description="As many numbers each as the model gives."
     )

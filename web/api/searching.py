@@ -60,24 +60,26 @@ def search_by_image() -> Response:
     The image is not stored. The response's `vector` replaces it in further searches, and `next` contains it, so the
     image need not be sent again.
     """
-    model = _ready().embedder.identity
+    longest = placeholder(backend().dimension())
     if body_type() == JSON:
         body = read_json(SearchBody)
-        checked_search_url(_url(body, placeholder(model), MAX_HITS))
+        checked_search_url(_url(body, longest, MAX_HITS))
         with image_field("url"):
             query_image = fetch_query_image(body.url)
     else:
         body, (upload,) = read_form(Narrowing, "image")
-        checked_search_url(_url(body, placeholder(model), MAX_HITS))
+        checked_search_url(_url(body, longest, MAX_HITS))
         with image_field("image"):
             query_image = read_upload(upload)
+    model = _ready().embedder.identity
     text = to_text(embed_query_image(query_image), model)
     # The text rounds the vector: search by the rounded one, as the next page does.
     return _page(body, from_text(text, model), text)
 
 
 def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Response:
-    searcher = backend().searcher_with(_ready())
+    needs_model = any(each is not None for each in (query.q, query.exclude, vector))
+    searcher = backend().searcher_with(_ready() if needs_model else backend().model())
     end = query.offset + query.count
     hits = searcher.search(
         Query(

@@ -11,7 +11,7 @@ from flask import Blueprint, Flask, current_app
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from searchdb.errors import DatabaseError, ModelError, SchemaError
+from searchdb.errors import DatabaseError, ModelError, ModelMismatchError, SchemaError
 
 from ..backend import Backend
 
@@ -76,7 +76,7 @@ def ready() -> ResponseReturnValue:
     return {"status": "unavailable", "reason": missing}, 503, {**_UNCACHED, "Retry-After": str(NOT_READY_RETRY_AFTER_S)}
 
 
-def _missing(backend: Backend) -> str | None:
+def _missing(backend: Backend, *, again: bool = True) -> str | None:
     """Return the reason why searches cannot be served, or None; loads the model in the background if necessary."""
     try:
         backend.check()
@@ -90,6 +90,12 @@ def _missing(backend: Backend) -> str | None:
             model.start_again()
             return "the model cannot be loaded"
         backend.check_model()
+    except ModelMismatchError as exc:
+        if again and exc.switched:
+            backend.follow()
+            return _missing(backend, again=False)
+        log.warning("not ready: %s", exc)
+        return "the model does not fit the collection"
     except DatabaseError as exc:
         backend.suspect(exc)
         log.warning("not ready: %s", exc)

@@ -14,7 +14,7 @@ from searchdb.records import StoredImage
 from searchdb.search.moments import Moment
 from searchdb.search.searcher import Searcher
 
-from ..backend import backend
+from ..backend import backend, raise_if_switched
 from ..files.frames import codec_of, duration_of, time_of
 from ..files.links import Links
 from .search_request import SearchRequest
@@ -98,8 +98,9 @@ def _moments(searcher: Searcher, search_request: SearchRequest, video: str) -> l
     if search_request.empty:
         return searcher.moments(video)
     try:
-        return searcher.moments(video, search_request.query(backend().model().embedder.identity))
+        return searcher.moments(video, search_request.query(backend().model().embedder))
     except ModelError as exc:  # they can be shown without marks
+        raise_if_switched(exc)
         log.warning("%s", exc)
         return searcher.moments(video)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from werkzeug.datastructures import MultiDict
 
+from searchdb.embedder import Embedder
 from searchdb.errors import ImageNotFoundError, QueryError
-from searchdb.records import LARGEST_ID, ModelIdentity
+from searchdb.records import LARGEST_ID
 from searchdb.search.combination import MIDDLE
 from searchdb.search.filter_table import FILTERS, PUBLIC_FILTERS, FilterRow, Kind
 from searchdb.search.filters import Filters
@@ -99,13 +100,18 @@ class SearchRequest:
         """What the text counts, 0 to 1; the images count the rest."""
         return MIDDLE if self.text_weight is None else self.text_weight
 
-    def query(self, model: ModelIdentity) -> Query:
-        """Return the query of the search.
+    @property
+    def needs_model(self) -> bool:
+        """Whether there is more to search by than stored images, whose vectors are known."""
+        return any(each is not None for each in (self.text, self.exclude, self.vector))
+
+    def query(self, embedder: Embedder) -> Query:
+        """Return the query of the search; asks the embedder only for its identity, and only if there is a vector.
 
         Raises:
             QueryError: the vector is malformed, or was made by another model.
         """
-        vector = None if self.vector is None else vectors.from_text(self.vector, model)
+        vector = None if self.vector is None else vectors.from_text(self.vector, embedder.identity)
         return Query(
             text=self.text,
             vector=vector,

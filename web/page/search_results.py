@@ -13,7 +13,7 @@ from searchdb.records import Hit, StoredImage
 from searchdb.search.searcher import MAX_HITS, Searcher
 from searchdb.search.to_sql import search_to_sql
 
-from ..backend import backend
+from ..backend import backend, raise_if_switched
 from ..files.frames import is_frame
 from .search_request import PAGE_SIZE, SearchRequest
 from .tiles import Tile, make_tiles
@@ -85,7 +85,7 @@ def search(
 ) -> Sequence[Hit]:
     """Return the hits of a search; `threshold` replaces the requested threshold and drops the minimum relevance."""
     return searcher.search(
-        search_request.query(backend().model().embedder.identity),
+        search_request.query(backend().model().embedder),
         filters=search_request.filters,
         threshold=search_request.least if threshold is None else threshold,
         min_relevance=search_request.min_relevance or 0.0 if threshold is None else 0.0,
@@ -97,8 +97,7 @@ def search(
 
 def sql_of_search(searcher: Searcher, search_request: SearchRequest) -> str:
     """Return the SQL that returns the hits up to the end of this page."""
-    model = backend().model().embedder.identity
-    query = search_request.query(model)
+    query = search_request.query(backend().model().embedder)
     return search_to_sql(
         query,
         search_request.filters,
@@ -106,7 +105,7 @@ def sql_of_search(searcher: Searcher, search_request: SearchRequest) -> str:
         threshold=search_request.least,
         count=search_request.offset + PAGE_SIZE,
         one_per_video=searcher.has_videos(),
-        dimension=model.dimension,
+        dimension=backend().dimension(),
     )
 
 
@@ -120,6 +119,7 @@ def search_trail(searcher: Searcher, search_request: SearchRequest, image: Store
     try:
         before, hits_around = _with_neighbours(searcher, search_request)
     except ModelError as exc:  # the image can be shown without its neighbours
+        raise_if_switched(exc)
         log.warning("%s", exc)
         return None
     ids = [hit.id for hit in hits_around]
@@ -151,6 +151,7 @@ def similar_tiles(searcher: Searcher, search_request: SearchRequest, image_id: i
     try:
         hits = search(searcher, like, count=SIMILAR_SIZE)
     except ModelError as exc:
+        raise_if_switched(exc)
         log.warning("%s", exc)
         return ()
     return make_tiles(hits, search_request=like, best=hits[0].similarity if hits else None)

@@ -73,6 +73,7 @@ def register(app: Flask, backend: Backend) -> None:
     """Add the page to the application."""
 
     def read_status() -> CollectionStatus:
+        backend.model()  # so that the page's footer names the current one
         return collection_status(backend.database(), backend.settings, as_reader=True)
 
     def read_charts() -> Charts:

@@ -68,7 +68,8 @@ def index() -> ResponseReturnValue:
         return render_template(
             "home.html", search=search_request, count=count, examples=EXAMPLES, tiles=tiles, filter_panel=panel
         )
-    model.wait()
+    if search_request.needs_model:
+        model.wait()
     results = search_page(searcher, search_request)
     nearest = None
     if not results.hits:
@@ -91,11 +92,11 @@ def search_by_image() -> ResponseReturnValue:
     """Redirect an uploaded image, or an image URL, to the search by its vector; the image is not stored."""
     has_file = request.mimetype == "multipart/form-data"  # any other form is read into memory as a whole
     request.max_content_length = FORM_BYTES + (backend().settings.max_image_bytes if has_file else 0)
-    model = backend().model().embedder.identity
-    search_request = replace(_search_request(request.form, vector=placeholder(model)), vector=None)
+    longest = placeholder(backend().dimension())
+    search_request = replace(_search_request(request.form, vector=longest), vector=None)
     with image_field("image"):
         query_image = _image_of_form()
-    vector = to_text(embed_query_image(query_image), model)
+    vector = to_text(embed_query_image(query_image), backend().model().embedder.identity)
     return redirect(url_for("pages.index", **replace(search_request, vector=vector, page=1).args()), 303)
 
 
@@ -113,7 +114,7 @@ def image(image_id: int) -> ResponseReturnValue:
     search_request = _search_request(request.args)
     searcher = backend().searcher
     image = searcher.get(image_id)
-    usable = backend().model().usable
+    usable = backend().model().usable or not search_request.needs_model
     mimetype, gone = None, None
     if not is_url(image):
         try:
@@ -141,7 +142,7 @@ def image(image_id: int) -> ResponseReturnValue:
         sql=sql_of_search(searcher, search_request) if trail and trail.hit else None,
         video=video_on_page(searcher, search_request, image, compared=usable),
         preview_url=Links().thumbnail(image),
-        similar=similar_tiles(searcher, search_request, image_id) if usable else (),
+        similar=similar_tiles(searcher, search_request, image_id),
         filter_panel=filter_panel(search_request, backend().facets()),
     )
 

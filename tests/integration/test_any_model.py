@@ -1,0 +1,114 @@
+"""Models of each family, and of other dimensions than 512, from the first image to the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from searchdb.cli import cli
+from searchdb.client import SearchDB
+from searchdb.config import Settings
+from searchdb.db.vectors import current_column
+from tests.helpers.cli import output
+from tests.helpers.databases import NewSettings
+from tests.helpers.tiny_models import TINY_FAMILIES, demo_twin, save_tiny_model
+from web import create_app
+from web.backend import EXTENSION
+
+IMAGES = 60
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small drawings."""
+    folder, rng = tmp_path_factory.mktemp("drawings"), np.random.default_rng(0)
+    for number in range(IMAGES):
+        blocks = rng.integers(0, 255, (4, 6, 3), np.uint8)
+        Image.fromarray(blocks).resize((60, 40), Image.Resampling.NEAREST).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module", params=sorted(TINY_FAMILIES))
+def collection(
+    request: pytest.FixtureRequest, new_settings: NewSettings, tmp_path_factory: pytest.TempPathFactory, drawings: Path
+) -> Iterator[SearchDB]:
+    folder = tmp_path_factory.mktemp(request.param)
+    model = save_tiny_model(request.param, folder / "model")
+    with (
+        new_settings(folder) as settings,
+        SearchDB(settings.model_copy(update={"model": str(model), "dtype": "float32"})) as collection,
+    ):
+        assert collection.ingest_files(drawings).stored == IMAGES
+        yield collection
+
+
+def test_each_family_is_searched_judged_and_tuned(collection: SearchDB, drawings: Path) -> None:
+    dimension = collection.embedder.identity.dimension
+    with collection.database.connect() as connection:
+        assert current_column(connection).dimension == dimension
+    by_text = collection.search("a red car", threshold=-1, count=IMAGES)
+    assert len(by_text) == IMAGES
+    assert all(hit.relevance is not None for hit in by_text)
+    for path in (drawings / "0.png", drawings / "7.png"):
+        (best, *_) = collection.search(image=path, threshold=-1)
+        assert (best.image, round(best.similarity, 3)) == (str(path), 1)
+    assert collection.embed(["a dog"]).shape == (1, dimension)
+    built = collection.build_index()
+    assert built is not None
+
+
+def test_each_family_is_on_the_page(collection: SearchDB) -> None:
+    app = create_app(collection.settings, embedder=collection.embedder)
+    app.testing = True
+    try:
+        client = app.test_client()
+        assert client.get("/?q=a+red+car&threshold=-1").status_code == 200
+        assert f"[{collection.embedder.identity.dimension}]" in client.get("/?q=a+red+car&not=snow&threshold=-1").text
+        assert client.get("/images/1").status_code == 200
+        assert client.get("/status").status_code == 200
+    finally:
+        app.extensions[EXTENSION].close()
+
+
+def test_a_model_of_1000_numbers_from_the_first_command(
+    empty_settings: Settings, tmp_path: Path, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert empty_settings.database_url is not None
+    model = demo_twin(tmp_path / "twin", 1000)
+    monkeypatch.setenv("DATABASE_URL", empty_settings.database_url.get_secret_value())
+    monkeypatch.setenv("SEARCHDB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SEARCHDB_MODEL", str(model))
+
+    def searchdb(*arguments: str) -> str:
+        return output(CliRunner().invoke(cli, arguments, prog_name="searchdb"))
+
+    searchdb("ingest", "files", str(drawings))
+    hits = json.loads(searchdb("search", "a red car", "--threshold=-1", "--count=5", "--json"))
+    assert len(hits) == 5
+    assert len(json.loads(searchdb("search", f"--image={drawings / '0.png'}", "--json"))) > 0
+    assert json.loads(searchdb("status", "--json"))["images"] == IMAGES
+    searchdb("index", "build")
+    searchdb("index", "tune")
+    searchdb("embed", "a dog")
+    assert "1000" in searchdb("sql", "SELECT vector_dims(text_embedding('a dog')) AS numbers")
+    assert searchdb("sql", "SELECT count(*) FROM search_images('a boat', -1, 7)").strip().endswith("7")
+
+    app = create_app(Settings(), warm_up=False)
+    app.testing = True
+    try:
+        client = app.test_client()
+        page = client.get("/?q=a+red+car&not=snow&threshold=-1")
+        assert page.status_code == 200
+        assert "vector(1000)" in page.text
+        found = client.post("/api/search", data={"image": ((drawings / "3.png").open("rb"), "3.png")}).json
+        assert found["hits"][0]["similarity"] > 0.99
+        assert client.get(f"/?vector={found['vector']}").status_code == 200
+        assert client.get("/api/model").json["dimension"] == 1000
+    finally:
+        app.extensions[EXTENSION].close()
