@@ -14,7 +14,8 @@ SearchDBError
 ├── ModelError                   anything about CLIP
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors do not have 512 numbers
-│   └── ModelMismatchError           it is not the collection's model
+│   ├── ModelMismatchError           it is not the collection's model
+│   └── VectorWidthError             vectors from elsewhere have another width than the collection's
 ├── BusyError                    others have to end first
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
@@ -46,6 +47,8 @@ SearchDBError
     │   ├── DecoderLostError             the process that decoded a costly image did not finish
     │   ├── NoVideoStreamError           it is a container of sound only
     │   └── DamagedVideoError            a video cannot be read, or only in part
+    ├── InvalidVectorError           the vector that a file has for it cannot be stored
+    ├── RepeatedReferenceError       a file of vectors has another row for it
     └── WorkerLostError              the workers that processed it died
 
 Messages name the thing, the limit and the way out.
@@ -187,6 +190,19 @@ class ModelMismatchError(ModelError):
         self.given = given
         self.given_weights = given_weights
         self.stored_is_demo = stored_is_demo
+
+
+class VectorWidthError(ModelError):
+    """The vectors in a file have `found` numbers, and those of the collection, or of the files before, `expected`."""
+
+    def __init__(self, name: str, found: int, expected: int) -> None:
+        super().__init__(
+            f"the vectors in {name} have {found:,} numbers, but this collection's have {expected:,}, so they come from "
+            "another model: give vectors of the collection's model, change its model first with `searchdb model "
+            "switch NAME`, or use another database"
+        )
+        self.found = found
+        self.expected = expected
 
 
 # --- Memory ---------------------------------------------------------------------------------------
@@ -417,6 +433,14 @@ class NoVideoStreamError(DecodeError):
 
 class DamagedVideoError(DecodeError):
     """The video is truncated or corrupt. Frames that could be read are stored."""
+
+
+class InvalidVectorError(ImageError):
+    """The vector that a file has for the image is zero, not finite, of another width than the others, or missing."""
+
+
+class RepeatedReferenceError(ImageError):
+    """An earlier row of the same files has a vector for the image."""
 
 
 class DecodeInterruptedError(SearchDBError):

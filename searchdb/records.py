@@ -285,6 +285,26 @@ class EmbeddedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GivenVector:
+    """One image whose vector another program made: float32 unit vector of shape (n,).
+
+    What nothing tells is None. `written` is what the image's file says about it, where that is on this machine. `video`
+    and `video_time` are those of a frame.
+    """
+
+    item: SourceItem
+    embedding: np.ndarray
+    sha256: bytes | None = None
+    byte_size: int | None = None
+    width: int | None = None
+    height: int | None = None
+    colour: str | None = None
+    video: str | None = None
+    video_time: float | None = None
+    written: WrittenMetadata = field(default_factory=WrittenMetadata)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailedImage:
     """One reference that failed in this run; `item` is None if the reference itself was malformed."""
 
