@@ -52,7 +52,7 @@ from searchdb.errors import ConfigError, SearchDBError
 from searchdb.index.build import build_index
 from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.index.recall import measure_recall
-from searchdb.records import EMBEDDING_DIMENSION, Hit, ModelIdentity
+from searchdb.records import DEFAULT_DIMENSION, Hit, ModelIdentity
 from searchdb.search.filters import Filters
 from searchdb.search.relevance import MIN_SAMPLE, refresh_sample
 from searchdb.search.searcher import MAX_HITS, Query, Searcher
@@ -93,7 +93,7 @@ class GivenVectors:
     def __init__(self, vectors: Mapping[str, np.ndarray]) -> None:
         self._vectors = vectors
         digest = hashlib.sha256(b"".join(vector.tobytes() for vector in vectors.values())).digest()
-        self.identity = ModelIdentity(name="given vectors", weights_sha256=digest)
+        self.identity = ModelIdentity(name="given vectors", weights_sha256=digest, dimension=512)
 
     def resize(self, image: Image.Image, /) -> Image.Image:
         return image.resize((self.shortest_edge, self.shortest_edge))
@@ -173,12 +173,12 @@ def _unit(file: str, name: str, vectors: np.ndarray) -> np.ndarray:
     if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating) or not len(vectors):
         raise ConfigError(
             f"{file}: `{name}` holds {vectors.dtype} of shape {vectors.shape}, but must hold floating-point numbers of "
-            f"shape (rows, {EMBEDDING_DIMENSION})"
+            f"shape (rows, {DEFAULT_DIMENSION})"
         )
-    if vectors.shape[1] != EMBEDDING_DIMENSION:
+    if vectors.shape[1] != DEFAULT_DIMENSION:
         raise ConfigError(
             f"{file}: the vectors in `{name}` have {vectors.shape[1]} numbers, but searchdb stores vectors of "
-            f"{EMBEDDING_DIMENSION}"
+            f"{DEFAULT_DIMENSION}"
         )
     if not np.isfinite(vectors).all():
         raise ConfigError(f"{file}: `{name}` holds numbers that are not finite")

@@ -287,7 +287,7 @@ def _faiss_graph(vectors: np.ndarray, queries: np.ndarray) -> tuple[faiss.IndexH
 
 def _fill(database: Database, vectors: np.ndarray, texts: np.ndarray) -> None:
     """Store the vectors in both tables, and the tuning queries in the query cache."""
-    model = ModelIdentity(name="benchmark", weights_sha256=b"b" * 32)
+    model = ModelIdentity(name="benchmark", weights_sha256=b"b" * 32, dimension=512)
     fill(database, vectors, model)
     with database.begin() as ours:
         ours.execute(sa.delete(query_embeddings))

@@ -25,7 +25,7 @@ from benchmarks.report import interleaved, table
 from benchmarks.server import base_images
 from benchmarks.stages import LARGE_EDGE, make_large_model
 from searchdb.media.embed import DEMO_FOLDER, CLIPEmbedder
-from searchdb.records import EMBEDDING_DIMENSION
+from searchdb.records import DEFAULT_DIMENSION
 
 IMAGES, QUICK_IMAGES = 256, 64
 ROUNDS, QUICK_ROUNDS = 3, 2
@@ -86,7 +86,7 @@ def _texts(folder: Path, rounds: int) -> str:
 
     def embedded(model: Any, batches: Sequence[Sequence[int]], padding: str) -> torch.Tensor:
         context = model.config.text_config.max_position_embeddings
-        vectors = torch.empty(TEXTS, EMBEDDING_DIMENSION)
+        vectors = torch.empty(TEXTS, DEFAULT_DIMENSION)
         for batch in batches:
             given = [texts[n] for n in batch]
             inputs = tokenizer(given, padding=padding, truncation=True, max_length=context, return_tensors="pt")

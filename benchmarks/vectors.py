@@ -25,7 +25,7 @@ from pgvector.psycopg import register_vector
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.index.build import build_index
-from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity
+from searchdb.records import DEFAULT_DIMENSION, ModelIdentity
 
 MEAN_PHOTO, MEAN_TEXT = 0.735, 0.867
 """Lengths of the mean photo vector and of the mean text vector: how narrow the cones are. The images' mean is a little
@@ -62,7 +62,7 @@ def clip_like(rows: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     The same seed gives the same vectors. The first ones do not depend on how many there are, except for rounding.
     """
     world = _World.make(seed)
-    images = np.empty((rows, EMBEDDING_DIMENSION), np.float32)
+    images = np.empty((rows, DEFAULT_DIMENSION), np.float32)
     for start in range(0, rows, CHUNK):
         images[start : start + CHUNK] = world.images(start // CHUNK)[: rows - start]
     return images, world.texts(queries)
@@ -90,8 +90,8 @@ class _World:
     @classmethod
     def make(cls, seed: int) -> _World:
         rng = np.random.default_rng([seed, 0])
-        axes = EMBEDDING_DIMENSION - 1
-        rotation = np.linalg.qr(rng.standard_normal((EMBEDDING_DIMENSION, EMBEDDING_DIMENSION)))[0]
+        axes = DEFAULT_DIMENSION - 1
+        rotation = np.linalg.qr(rng.standard_normal((DEFAULT_DIMENSION, DEFAULT_DIMENSION)))[0]
         k = np.arange(axes)
         spectrum = (k + SPECTRUM_START) ** -SPECTRUM_POWER * np.exp(-k / SPECTRUM_SCALE)
         deviations = np.sqrt(spectrum * (1 - MEAN_PHOTO**2) / spectrum.sum())
@@ -139,7 +139,7 @@ class _World:
         variance = 1 - MEAN_TEXT**2
         spectrum = 1 - TEXT_SLOPE * np.arange(axes) / axes
         noise = np.sqrt((1 - POINTING) * variance * spectrum / spectrum.sum())
-        made = np.empty((count, EMBEDDING_DIMENSION), np.float32)
+        made = np.empty((count, DEFAULT_DIMENSION), np.float32)
         for n in range(count):
             subject = self.subjects[rng.integers(SUBJECTS)]
             away = noise * rng.standard_normal(axes) + np.sqrt(POINTING * variance) * _unit(subject)

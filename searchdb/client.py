@@ -147,7 +147,7 @@ class SearchDB(ExportingCollection):
         return self.search(**arguments)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors of texts, float32 of shape (n, 512), and store them for `text_embedding()` in SQL.
+        """Return unit vectors of texts, float32 of shape (n, dimension), and store them for `text_embedding()` in SQL.
 
         Raises:
             DatabaseError: they are not stored yet, and the database or our role may only read. `searcher.embed` returns

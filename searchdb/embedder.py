@@ -29,9 +29,9 @@ class Embedder(Protocol):
         ...
 
     def embed_texts(self, texts: Sequence[str], /) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(texts), 512)."""
+        """Return unit vectors, float32 of shape (len(texts), dimension)."""
         ...
 
     def embed_images(self, images: Sequence[Image.Image], /) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(images), 512)."""
+        """Return unit vectors, float32 of shape (len(images), dimension)."""
         ...

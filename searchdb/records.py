@@ -25,8 +25,10 @@ LARGEST_ID = 2**63 - 1
 DEMO_MODEL = "demo"
 """Name of the small model that comes with searchdb."""
 
-EMBEDDING_DIMENSION = 512
-"""Length of an embedding; the width of `images.embedding`."""
+DEFAULT_DIMENSION = 512
+"""Numbers of a vector in a fresh database; a model with another number changes the column when it becomes current."""
+MIN_DIMENSION, MAX_DIMENSION = 64, 2000
+"""Fewest and most numbers of a vector: pgvector indexes no more, and fewer tell images apart badly."""
 
 TAKEN_AT_FROM = "taken_at_from"
 """Key in `metadata` of what `taken_at` comes from, if neither from the source nor from EXIF's DateTimeOriginal."""
@@ -86,10 +88,14 @@ def clean_url(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """The model that vectors come from, identified by its weights; the name is for display."""
+    """The model that vectors come from, identified by its weights; the name is for display.
+
+    `dimension` is the number of numbers of a vector.
+    """
 
     name: str
     weights_sha256: bytes
+    dimension: int
 
     @property
     def short_weights(self) -> str:
@@ -278,7 +284,7 @@ class RefreshedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedImage:
-    """One image with its embedding: float32 unit vector of shape (512,)."""
+    """One image with its embedding: float32 unit vector of shape (dimension,)."""
 
     decoded: DecodedImage
     embedding: np.ndarray

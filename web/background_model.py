@@ -62,7 +62,7 @@ class TimedEmbedder:
         return self._embedder.resize(image)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(texts), 512)."""
+        """Return unit vectors, float32 of shape (len(texts), dimension)."""
         work_limit.spend(sum(each not in _OUR_TEXTS for each in texts))
         began = time.perf_counter()
         with self._slots:
@@ -71,7 +71,7 @@ class TimedEmbedder:
         return vectors
 
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Return unit vectors, float32 of shape (len(images), 512)."""
+        """Return unit vectors, float32 of shape (len(images), dimension)."""
         work_limit.spend(len(images))
         began = time.perf_counter()
         with self._slots:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from searchdb.database_url import parameters
 from searchdb.db.driver_errors import database_error
@@ -86,10 +86,14 @@ class ImpatientPool(sa.QueuePool):
 
     While the database is stuck, as by a locked table, threads would otherwise wait in vain one after the other. For the
     same reason few connections are given out for a while after a statement has waited for a lock in vain.
+
+    A connection that comes back to a disposed pool is closed: a thread in the background may end after the engine has
+    been disposed of, and nobody would close the connection that it leaves.
     """
 
     _stuck = False
     _locked_until = 0.0
+    _disposed = False
 
     def connect(self) -> PoolProxiedConnection:
         """Return a connection.
@@ -109,6 +113,16 @@ class ImpatientPool(sa.QueuePool):
         except PoolTimeoutError:
             self._stuck = True
             raise
+
+    def dispose(self) -> None:
+        """Close the idle connections now, and those in use when they come back."""
+        self._disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if self._disposed:
+            record.close()
+        super()._do_return_conn(record)
 
     def came_back(self) -> None:
         """Note that a connection was returned."""

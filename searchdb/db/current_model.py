@@ -9,17 +9,23 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 
 from searchdb.db.tables import embedding_models, images
+from searchdb.db.width import set_dimension
 from searchdb.errors import ModelMismatchError
 from searchdb.records import DEMO_MODEL, ModelIdentity
+
+CURRENT_MODEL_ID = sa.select(embedding_models.c.id).where(embedding_models.c.current).scalar_subquery()
+"""The id of the current model, NULL in a collection without one."""
 
 
 def claim_model(connection: Connection, model: ModelIdentity) -> int:
     """Make `model` the collection's model and return its id in `embedding_models`.
 
-    Call it in the transaction that writes vectors: until that ends, no other model can become current.
+    Call it in the transaction that writes vectors: until that ends, no other model can become current. In an empty
+    collection the column `embedding` gets the model's number of numbers.
 
     Raises:
         ModelMismatchError: stored images were embedded with other weights.
+        DatabaseError: the column must change, and only the owner of the tables may do that.
     """
     current = embedding_models.c.current
     same = embedding_models.c.weights_sha256 == model.weights_sha256
@@ -29,7 +35,7 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
         return ours
     connection.execute(
         insert(embedding_models)
-        .values(name=model.name, weights_sha256=model.weights_sha256)
+        .values(name=model.name, weights_sha256=model.weights_sha256, dimension=model.dimension)
         .on_conflict_do_nothing(index_elements=["weights_sha256"])
     )
     rows = connection.execute(sa.select(embedding_models).order_by(embedding_models.c.id).with_for_update()).all()
@@ -38,8 +44,9 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
         return stored.id
     if stored is not None and _has_images(connection):
         raise _mismatch(_identity(stored), model)
+    set_dimension(connection, model.dimension)
     connection.execute(sa.update(embedding_models).where(current).values(current=False))
-    claimed = sa.update(embedding_models).where(same).values(current=True, name=model.name)
+    claimed = sa.update(embedding_models).where(same).values(current=True, name=model.name, retired_at=None)
     return connection.execute(claimed.returning(embedding_models.c.id)).scalar_one()
 
 
@@ -83,4 +90,4 @@ def _has_images(connection: Connection) -> bool:
 
 
 def _identity(row: Any) -> ModelIdentity:
-    return ModelIdentity(name=row.name, weights_sha256=row.weights_sha256)
+    return ModelIdentity(name=row.name, weights_sha256=row.weights_sha256, dimension=row.dimension)

@@ -196,10 +196,14 @@ class Database:
             return psycopg.connect(**arguments)  # also if another thread or process has just started it
 
     def close(self) -> None:
-        """Close the connections and leave the embedded server."""
-        if self._reader is not None:
-            self._reader.dispose()
-        self.engine.dispose()
+        """Close the connections and leave the embedded server.
+
+        Those that threads in the background still use, or open afterwards, are closed when they give them back.
+        """
+        for engine in (self.engine, self._reader):
+            if engine is not None:
+                engine.dispose()
+                engine.pool.dispose()  # the new one, which the line above makes
         if self._server is not None:
             self._server.leave()
             self._server = None

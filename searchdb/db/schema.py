@@ -12,7 +12,8 @@ from sqlalchemy import Connection, text
 from searchdb.bundled import migrations_folder
 from searchdb.db.functions import EXTENSION_SCHEMA, FUNCTIONS, outdated_functions
 from searchdb.db.keys import missing_keys
-from searchdb.db.tables import VECTOR_INDEX, metadata, procrastinate
+from searchdb.db.switch_tables import metadata  # with the tables of tables.py
+from searchdb.db.tables import VECTOR_INDEX, procrastinate
 from searchdb.db.version_table import Collection, adopt, find_collection, has_tables_of_ours, quoted
 from searchdb.db.views import VIEWS
 from searchdb.errors import DatabaseError, SchemaError
@@ -20,7 +21,7 @@ from searchdb.errors import DatabaseError, SchemaError
 if TYPE_CHECKING:
     from searchdb.db.database import Database
 
-SCHEMA_REVISION = "0011"
+SCHEMA_REVISION = "0012"
 """The migration that this code works with; a test checks that it is the newest one."""
 MIN_PGVECTOR = (0, 8)
 """The first pgvector with iterative index scans, without which match_images may return too few rows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from pgvector import Vector
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
@@ -30,11 +31,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, ENUM, JSONB
 
-from searchdb.records import EMBEDDING_DIMENSION, MAX_REFERENCE_BYTES
+from searchdb.records import DEFAULT_DIMENSION, MAX_REFERENCE_BYTES
 
 VECTOR_INDEX = "images_embedding_idx"
 """Name of the approximate nearest-neighbour index on `images.embedding`."""
-NORM_IN_RANGE = "vector_norm(embedding) BETWEEN 0.0001 AND 65504"
+
+
+def norm_in_range(column: str) -> str:
+    """Return NORM_IN_RANGE for the vectors of a column."""
+    return f"vector_norm({column}) BETWEEN 0.0001 AND 65504"
+
+
+NORM_IN_RANGE = norm_in_range("embedding")
 """Condition on the length of a stored vector, which is 1 for all that searchdb writes. pgvector adds up the cosine
 distance in single precision, where the zero vector and squares out of range give NaN; and its index is over halves,
 where a number above 65,504 is refused, and those of a vector shorter than this are rounded to almost nothing."""
@@ -51,7 +59,7 @@ metadata = MetaData(
 
 
 class Embedding(VECTOR):
-    """`vector(n)` whose values are float32 arrays of shape (n,), sent in pgvector's binary form, not as text."""
+    """`vector(n)`, or `vector` of any n, whose values are float32 arrays of shape (n,), sent in binary form."""
 
     cache_ok = True
 
@@ -67,6 +75,15 @@ class Embedding(VECTOR):
         return process
 
 
+def as_vector(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return a column of `vector(n)` as `vector`, for statements that return it.
+
+    A prepared statement whose result has another type than when it was prepared fails, as `vector(512)` and
+    `vector(768)` would be before and after a change of the model.
+    """
+    return sa.cast(column, Embedding())
+
+
 def _created_at() -> Column[Any]:
     return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
 
@@ -79,6 +96,21 @@ embedding_models = Table(
     Column("weights_sha256", LargeBinary, nullable=False, unique=True),
     Column("current", Boolean, nullable=False, server_default=text("false")),
     _created_at(),
+    Column(
+        "dimension",
+        Integer,
+        nullable=False,
+        server_default=text(str(DEFAULT_DIMENSION)),
+        comment="numbers of a vector",
+    ),
+    Column("retired_at", DateTime(timezone=True), comment="when the collection was switched to another model"),
+    Column(
+        "verified",
+        Boolean,
+        nullable=False,
+        server_default=text("true"),
+        comment="false: the vectors came from elsewhere under this name, and the digest is of the name",
+    ),
     Index("embedding_models_one_current_idx", text("(true)"), unique=True, postgresql_where=text("current")),
     comment="The models that vectors were made with. All images have vectors of the current one.",
 )
@@ -91,11 +123,16 @@ images = Table(
     Column("rendition", Text, comment="URL of the smaller version that was fetched; NULL: of image"),
     Column("source", Text, nullable=False),
     Column("source_id", Text),
-    Column("embedding", Embedding(EMBEDDING_DIMENSION), nullable=False, comment="unit vector, STORAGE PLAIN"),
+    Column(
+        "embedding",
+        Embedding(DEFAULT_DIMENSION),
+        nullable=False,
+        comment="unit vector by the current model, STORAGE PLAIN",
+    ),
     Column("embedding_model_id", Integer, ForeignKey(embedding_models.c.id), nullable=False),
-    Column("sha256", LargeBinary, nullable=False, comment="of the encoded file"),
-    Column("width", Integer, nullable=False, comment="pixels, upright"),
-    Column("height", Integer, nullable=False, comment="pixels, upright"),
+    Column("sha256", LargeBinary, comment="of the encoded file; NULL: unknown, as of a vector from elsewhere"),
+    Column("width", Integer, comment="pixels, upright; NULL: unknown"),
+    Column("height", Integer, comment="pixels, upright; NULL: unknown"),
     Column("description", Text),
     Column("credit", Text),
     Column("credit_url", Text),
@@ -108,7 +145,7 @@ images = Table(
     Column("longitude", Double, comment="degrees, east positive"),
     Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("byte_size", BigInteger, nullable=False, comment="of the encoded file"),
+    Column("byte_size", BigInteger, comment="of the encoded file; NULL: unknown"),
     Column("modified_at", DateTime(timezone=True), comment="the file's, to notice changes; NULL for URLs"),
     Column("colour", Text, comment="mean colour, like #8a7f66; NULL: unknown"),
     Column("ingested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
@@ -165,7 +202,7 @@ query_embeddings = Table(
     metadata,
     Column("embedding_model_id", Integer, ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
     Column("query", Text, primary_key=True),
-    Column("embedding", Embedding(EMBEDDING_DIMENSION), nullable=False),
+    Column("embedding", Embedding(), nullable=False, comment="as many numbers as the model has"),
     _created_at(),
     Column(
         "last_used_at",
@@ -182,13 +219,9 @@ image_sample = Table(
     "image_sample",
     metadata,
     Column("image_id", BigInteger, ForeignKey(images.c.id, ondelete="CASCADE"), autoincrement=False, primary_key=True),
-    Column(
-        "embedding",
-        Embedding(EMBEDDING_DIMENSION),
-        nullable=False,
-        comment="a copy, so that a query reads one place",
-    ),
-    comment="A random sample of images: relevance and the weights of combined queries are measured on it.",
+    Column("embedding", Embedding(), nullable=False, comment="a copy, so that a query reads one place"),
+    Column("embedding_model_id", Integer, ForeignKey(embedding_models.c.id, ondelete="CASCADE"), primary_key=True),
+    comment="A random sample of images for each model: relevance and combined queries are measured on it.",
 )
 
 relevance_scale = Table(
@@ -203,12 +236,7 @@ relevance_scale = Table(
     Column("lower_spread", Double, nullable=False),
     Column("midpoint", Double, nullable=False),
     Column("unit", Double, nullable=False),
-    Column(
-        "everyday_vector",
-        Embedding(EMBEDDING_DIMENSION),
-        nullable=False,
-        comment="mean vector of the everyday texts",
-    ),
+    Column("everyday_vector", Embedding(), nullable=False, comment="mean vector of the everyday texts"),
     Column("made_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     comment="What the everyday texts measure in image_sample: the scale of relevance.",
 )
@@ -343,7 +371,13 @@ index_builds = Table(
         server_default=text("false"),
         comment="whether a person chose the method, which a rebuild then keeps",
     ),
-    comment="The history of the vector index; the last row says what the index has learnt from.",
+    Column(
+        "embedding_model_id",
+        Integer,
+        ForeignKey(embedding_models.c.id, ondelete="CASCADE"),
+        comment="whose vectors",
+    ),
+    comment="The history of the vector indexes; the last row of a model says what its index has learnt from.",
 )
 
 index_recalls = Table(
@@ -364,6 +398,12 @@ index_recalls = Table(
     Column("exact_p95_ms", Double, nullable=False),
     Column("target", Double, comment="the recall that the setting was tuned to; NULL: only measured"),
     Column("measured_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "embedding_model_id",
+        Integer,
+        ForeignKey(embedding_models.c.id, ondelete="CASCADE"),
+        comment="whose vectors",
+    ),
     CheckConstraint("kind IN ('text', 'pictures')", name="kind"),
     comment="match_images compared with an exact scan: the history of the recall, and of the tuning.",
 )

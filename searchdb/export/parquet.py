@@ -17,7 +17,7 @@ from searchdb.errors import ExportError
 from searchdb.export.columns import ExportColumn
 from searchdb.export.destination import Sink
 from searchdb.export.rows import Row
-from searchdb.records import EMBEDDING_DIMENSION
+from searchdb.records import DEFAULT_DIMENSION
 
 GROUP_ROWS = 10_000
 """Rows of a row group, which readers load at a time: 20 MB of vectors."""
@@ -69,13 +69,13 @@ class ParquetWriter:
     def _array(self, kind: sa.types.TypeEngine[Any], values: list[Any]) -> Any:
         if isinstance(kind, Embedding):  # never null
             flat = self._arrow.array(np.concatenate(values).astype(np.float32, copy=False))
-            return self._arrow.FixedSizeListArray.from_arrays(flat, EMBEDDING_DIMENSION)
+            return self._arrow.FixedSizeListArray.from_arrays(flat, DEFAULT_DIMENSION)
         return self._arrow.array(values, type=self._type(kind))
 
     def _type(self, kind: sa.types.TypeEngine[Any]) -> Any:
         arrow = self._arrow
         if isinstance(kind, Embedding):
-            return arrow.list_(arrow.float32(), EMBEDDING_DIMENSION)
+            return arrow.list_(arrow.float32(), DEFAULT_DIMENSION)
         if isinstance(kind, ARRAY):
             return arrow.list_(arrow.string())
         types: dict[type[sa.types.TypeEngine[Any]], Callable[[], Any]] = {

@@ -17,6 +17,7 @@ from searchdb.db.connections import behind_pooler, lift_time_limits
 from searchdb.db.driver_errors import require_writable
 from searchdb.db.extension import advice_on_builds
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds
+from searchdb.db.vectors import VectorColumn, current_column
 from searchdb.errors import ConfigError, DatabaseError, ModelError
 from searchdb.index.depth import owner, store_setting
 from searchdb.index.exact import MeasureCallback
@@ -33,7 +34,6 @@ from searchdb.index.status import (
     last_tuning,
     leftovers,
 )
-from searchdb.records import EMBEDDING_DIMENSION
 from searchdb.search.relevance import MIN_SAMPLE, calibrate, refresh_sample
 
 BUILD_MEMORY_MB = (160, 2048)
@@ -45,8 +45,8 @@ HNSW_M = 24
 HNSW_EF_CONSTRUCTION = 320
 """Candidates when an element is inserted. With 256, texts need a quarter more time for a recall of 0.98 among 60,000
 images; with 128, it is out of reach from 100,000 images on, and with pgvector's default of 64 from 60,000 on."""
-VALUE_BYTES = {"vector": 8 + 4 * EMBEDDING_DIMENSION, "halfvec": 8 + 2 * EMBEDDING_DIMENSION}
-"""Types of indexed values, and the size of one."""
+NUMBER_BYTES = {"vector": 4, "halfvec": 2}
+"""Types of indexed values, and the size of one number."""
 MIN_SAMPLES, SAMPLES_PER_LIST = 10_000, 50
 """Rows that ivfflat's k-means samples and holds in memory (pgvector, ivfbuild.c)."""
 ORPHAN_CHECK = "2s"
@@ -67,6 +67,7 @@ class _Plan:
     method: str
     value_type: str
     chosen: bool
+    column: VectorColumn
     lists: int | None = None
     m: int | None = None
     ef_construction: int | None = None
@@ -75,12 +76,14 @@ class _Plan:
     def definition(self) -> str:
         options = {"lists": self.lists, "m": self.m, "ef_construction": self.ef_construction}
         given = ", ".join(f"{name} = {int(value)}" for name, value in options.items() if value is not None)
-        value = "embedding" if self.value_type == "vector" else f"(embedding::{self.value_type}({EMBEDDING_DIMENSION}))"
+        value = self.column.name
+        if self.value_type != "vector":
+            value = f"({value}::{self.value_type}({self.column.dimension}))"
         return f"ON images USING {self.method} ({value} {self.value_type}_cosine_ops) WITH ({given})"
 
     def memory_mb(self, rows: int) -> float:
         """Return the memory a build needs, in MB, plus 10 % (pgvector, ivfkmeans.c and hnswbuild.c)."""
-        size = VALUE_BYTES[self.value_type]
+        size = 8 + NUMBER_BYTES[self.value_type] * self.column.dimension
         if self.method == "hnsw":
             # an element's header, its value, and 16 bytes for each of 2 m neighbours and those in higher layers
             return 1.1 * rows * (240 + size + 32 * (self.m or HNSW_M)) / 2**20
@@ -124,8 +127,8 @@ def build_index(
     """
     if method is not None and method not in SETTINGS:
         raise ConfigError(f"there is no index method {method!r}, only {' and '.join(SETTINGS)}")
-    if value_type is not None and value_type not in VALUE_BYTES:
-        raise ConfigError(f"there is no type {value_type!r} of indexed values, only {' and '.join(VALUE_BYTES)}")
+    if value_type is not None and value_type not in NUMBER_BYTES:
+        raise ConfigError(f"there is no type {value_type!r} of indexed values, only {' and '.join(NUMBER_BYTES)}")
     if method != "hnsw" and (m or ef_construction):
         raise ConfigError("m and ef_construction are parameters of hnsw: use method hnsw or omit them")
     if method == "hnsw" and lists:
@@ -155,7 +158,13 @@ def build_index(
             else:
                 lists = lists or fit_lists(rows)
             plan = _Plan(
-                method=method, value_type=value_type, chosen=chosen, lists=lists, m=m, ef_construction=ef_construction
+                method=method,
+                value_type=value_type,
+                chosen=chosen,
+                column=current_column(connection),
+                lists=lists,
+                m=m,
+                ef_construction=ef_construction,
             )
             _set_up(connection, plan, rows)
             driver = connection.connection.dbapi_connection
@@ -264,6 +273,7 @@ def _build(engine: Engine, connection: Connection, plan: _Plan, rows: int) -> No
                 m=plan.m,
                 ef_construction=plan.ef_construction,
                 row_count=rows,
+                embedding_model_id=plan.column.model_id,
                 seconds=time.monotonic() - started,
             )
         )

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from searchdb.db.tables import NORM_IN_RANGE, images
-from searchdb.records import EMBEDDING_DIMENSION
 
 CHUNK_ROWS = 4000
 """Vectors in memory at a time, 8 MB."""
@@ -18,7 +17,7 @@ CHUNK_ROWS = 4000
 MeasureCallback = Callable[[str, int, int], None]
 """Called with what is being measured, the steps done, and their total."""
 Queries = Mapping[str, np.ndarray]
-"""Unit vectors by kind, `text` before `pictures` (stored images), each float32 of shape (n, 512)."""
+"""Unit vectors by kind, `text` before `pictures` (stored images), each float32 of shape (n, dimension)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ def exact_results(
     stored = sa.select(sa.func.vector_send(images.c.embedding, type_=sa.LargeBinary)).where(sa.text(NORM_IN_RANGE))
     for chunk in connection.execute(stored, execution_options={"yield_per": CHUNK_ROWS}).scalars().partitions():
         # big-endian: two bytes each for the dimension and for nothing, then the numbers
-        vectors = np.frombuffer(b"".join(chunk), ">f4").reshape(len(chunk), 1 + EMBEDDING_DIMENSION)[:, 1:]
+        vectors = np.frombuffer(b"".join(chunk), ">f4").reshape(len(chunk), -1)[:, 1:]
         vectors = vectors.astype(np.float32)
         cosines = every @ vectors.T / np.linalg.norm(vectors, axis=1)  # SQL may have stored vectors of any length
         similarities = np.concatenate([best, cosines], axis=1)

@@ -15,8 +15,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.best_effort import may_be_skipped
 from searchdb.db.connections import lift_time_limits
+from searchdb.db.current_model import CURRENT_MODEL_ID
 from searchdb.db.samples import random_keys
-from searchdb.db.tables import NORM_IN_RANGE, embedding_models, images, index_recalls, query_embeddings
+from searchdb.db.tables import NORM_IN_RANGE, as_vector, embedding_models, images, index_recalls, query_embeddings
 from searchdb.errors import DatabaseError, QueryError
 from searchdb.index.exact import Exact, MeasureCallback, Queries, exact_results
 from searchdb.index.records import Recall, label_of
@@ -89,7 +90,7 @@ def measure_recall(
     Args:
         count: the k of recall@k.
         sample: queries of each kind: the texts searched for last, and random stored images.
-        texts: vectors of texts to use instead, float32 of shape (n, 512).
+        texts: vectors of texts to use instead, float32 of shape (n, dimension).
         progress: called after each query.
 
     Raises:
@@ -136,7 +137,7 @@ def queries_of(connection: Connection, sample: int, texts: np.ndarray | None) ->
         found = list(texts)
     chosen = sa.any_(sa.literal(random_keys(connection, images.c.id, sample), ARRAY(sa.BigInteger)))
     usable = images.c.id == chosen, sa.text(NORM_IN_RANGE)
-    stored = connection.scalars(sa.select(images.c.embedding).where(*usable)).all()
+    stored = connection.scalars(sa.select(as_vector(images.c.embedding)).where(*usable)).all()
     if not stored:
         raise QueryError("there are no images to search: ingest some first")
     pictures = np.stack(stored)
@@ -246,4 +247,5 @@ def record(connection: Connection, recalls: Sequence[Recall]) -> None:
     rows = [asdict(recall) for recall in recalls]
     for row in rows:
         del row["measured_at"]
+        row["embedding_model_id"] = CURRENT_MODEL_ID
     connection.execute(sa.insert(index_recalls), rows)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
 from searchdb.db.counts import RowCount, count_rows
+from searchdb.db.current_model import CURRENT_MODEL_ID
 from searchdb.db.tables import VECTOR_INDEX, images, index_builds, index_recalls
 from searchdb.errors import SchemaError
 from searchdb.index.policy import needs_rebuild, needs_tuning
@@ -144,7 +145,7 @@ def index_status(connection: Connection) -> IndexStatus:
     if row is None:
         raise missing(MATCH_IMAGES)
     hnsw = row.amname == "hnsw"
-    latest = sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)
+    latest = sa.select(index_builds).where(_of_current_model(index_builds)).order_by(index_builds.c.id.desc()).limit(1)
     last: Mapping[str, Any] = dict(connection.execute(latest).mappings().one_or_none() or {})
     building = build_progress(connection)
     rows = count_rows(connection, images)
@@ -213,7 +214,7 @@ def last_tuning(connection: Connection, method: str | None) -> Recall | None:
     """Return the last tuning of a method, on texts if there were any; None if it was never tuned."""
     tuned = (
         sa.select(index_recalls)
-        .where(index_recalls.c.target.is_not(None), index_recalls.c.method == method)
+        .where(index_recalls.c.target.is_not(None), index_recalls.c.method == method, _of_current_model(index_recalls))
         .order_by(index_recalls.c.measured_at.desc(), index_recalls.c.kind == "pictures")
     )
     row = connection.execute(tuned.limit(1)).mappings().one_or_none()
@@ -222,9 +223,18 @@ def last_tuning(connection: Connection, method: str | None) -> Recall | None:
 
 def _last_recalls(connection: Connection) -> list[Recall]:
     """Return the last measurement of each kind of query."""
-    last = sa.select(sa.func.max(index_recalls.c.id)).group_by(index_recalls.c.kind)
+    last = (
+        sa.select(sa.func.max(index_recalls.c.id))
+        .where(_of_current_model(index_recalls))
+        .group_by(index_recalls.c.kind)
+    )
     rows = sa.select(index_recalls).where(index_recalls.c.id.in_(last)).order_by(index_recalls.c.kind.desc())
     return [Recall.from_row(row) for row in connection.execute(rows).mappings()]
+
+
+def _of_current_model(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Return the condition on a history that leaves out other models; an index may be older than the first model."""
+    return sa.func.coalesce(table.c.embedding_model_id, CURRENT_MODEL_ID).is_not_distinct_from(CURRENT_MODEL_ID)
 
 
 def _option(options: list[str] | None, name: str) -> int | None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import ARRAY, distinct_on, insert
 
 from searchdb.db.current_model import check_model, claim_model
-from searchdb.db.tables import images, ingest_chunks, ingest_failures, ingest_pending
+from searchdb.db.tables import as_vector, images, ingest_chunks, ingest_failures, ingest_pending
 from searchdb.ingest.counts import COUNT_FAILED, COUNT_PENDING
 from searchdb.ingest.folders import keeps_folder, kept_folder, set_folders
 from searchdb.ingest.frames import FILE, FIRST_OF_FILE, StoredFile, from_files
@@ -92,9 +92,9 @@ class Store:
             }
 
     def embeddings_of(self, hashes: Sequence[bytes], model: ModelIdentity) -> dict[bytes, np.ndarray]:
-        """Return the stored unit vectors, float32 of shape (512,), of files that are stored, by their SHA-256."""
+        """Return the stored unit vectors, float32 of shape (dimension,), of files that are stored, by their SHA-256."""
         statement = (
-            sa.select(images.c.sha256, images.c.embedding)
+            sa.select(images.c.sha256, as_vector(images.c.embedding).label("embedding"))
             .ext(distinct_on(images.c.sha256))
             .where(images.c.sha256.in_(hashes))
             .order_by(images.c.sha256)

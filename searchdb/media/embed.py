@@ -18,7 +18,7 @@ from PIL import Image
 
 from searchdb.errors import ModelShapeError, ModelUnavailableError
 from searchdb.media.model_files import download, first_line, read_json, weights_sha256
-from searchdb.records import DEMO_MODEL, EMBEDDING_DIMENSION, ModelIdentity
+from searchdb.records import DEFAULT_DIMENSION, DEMO_MODEL, ModelIdentity
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,9 @@ class CLIPEmbedder:
     def _identity(self) -> ModelIdentity:
         is_folder = self.name != DEMO_MODEL and Path(self.name).expanduser().is_dir()
         name = str(self.folder) if is_folder else self.name
-        return ModelIdentity(name=name, weights_sha256=weights_sha256(self.name, self.folder))
+        return ModelIdentity(
+            name=name, weights_sha256=weights_sha256(self.name, self.folder), dimension=DEFAULT_DIMENSION
+        )
 
     def load(self) -> None:
         """Load the model now instead of at first use.
@@ -130,7 +132,7 @@ class CLIPEmbedder:
         """Return the unit vectors of RGB images, float32 of shape (len(images), 512)."""
         loaded = self._model()
         pixels = np.stack([np.asarray(self.resize(image)) for image in images]) if images else None
-        return np.empty((0, EMBEDDING_DIMENSION), np.float32) if pixels is None else loaded.embed_pixels(pixels)
+        return np.empty((0, DEFAULT_DIMENSION), np.float32) if pixels is None else loaded.embed_pixels(pixels)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the unit vectors of texts, float32 of shape (len(texts), 512).
@@ -138,7 +140,7 @@ class CLIPEmbedder:
         Text beyond the model's context (77 tokens for CLIP) is truncated, with a warning in the log.
         """
         loaded = self._model()
-        vectors = np.empty((len(texts), EMBEDDING_DIMENSION), np.float32)
+        vectors = np.empty((len(texts), DEFAULT_DIMENSION), np.float32)
         by_length = sorted(range(len(texts)), key=lambda position: len(texts[position]))  # to minimise padding
         for start in range(0, len(texts), TEXT_BATCH_SIZE):
             batch = by_length[start : start + TEXT_BATCH_SIZE]
@@ -266,9 +268,9 @@ def _load(name: str, folder: Path, preprocessing: _Preprocessing, device: str, d
     config = read_json(name, folder / "config.json")
     if config.get("model_type") != "clip":
         raise ModelUnavailableError(name, f"it is a model of type {config.get('model_type')!r}, not clip")
-    dimension = config.get("projection_dim", EMBEDDING_DIMENSION)
-    if dimension != EMBEDDING_DIMENSION:
-        raise ModelShapeError(name, dimension, EMBEDDING_DIMENSION)
+    dimension = config.get("projection_dim", DEFAULT_DIMENSION)
+    if dimension != DEFAULT_DIMENSION:
+        raise ModelShapeError(name, dimension, DEFAULT_DIMENSION)
 
     # Without these files transformers silently makes an empty tokenizer.
     if not any((folder / file).exists() for file in ("tokenizer.json", "vocab.json")):

@@ -13,7 +13,7 @@ from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.tables import image_sample
 from searchdb.errors import QueryError
 from searchdb.search.ranking import parameter
-from searchdb.search.relevance import STORED, measure_on_sample
+from searchdb.search.relevance import OF_CURRENT_MODEL, STORED, measure_on_sample
 
 WANTED_IMAGES = ("image", "like")
 TEXTS = ("text", "not")
@@ -47,7 +47,7 @@ def measure_spreads(
 
     Args:
         connection: in a transaction without uncommitted writes.
-        parts: unit vectors, float32 of shape (512,), by their names.
+        parts: unit vectors, float32 of shape (dimension,), by their names.
         writer: stores the sample.
     """
     statement, values = _spreads(tuple(parts)), {f"part_{name}": vector for name, vector in parts.items()}
@@ -87,7 +87,7 @@ def weigh(spreads: Mapping[str, float], text_weight: float | None = None) -> dic
 
 
 def combine(parts: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    """Return the unit vector of a whole query, float32 of shape (512,): the sum of the parts times their weights.
+    """Return the unit vector of a whole query, float32 of shape (dimension,): the sum of the parts times their weights.
 
     Raises:
         QueryError: the same is wanted and unwanted.
@@ -127,4 +127,4 @@ def _spreads(names: tuple[str, ...]) -> sa.Select[tuple[float, ...]]:
         sa.func.count().label("sampled"),
         STORED.label("stored"),
         *(sa.func.stddev_pop(distance).label(f"part_{name}") for name, distance in distances.items()),
-    ).select_from(image_sample)
+    ).where(OF_CURRENT_MODEL)

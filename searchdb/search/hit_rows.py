@@ -92,7 +92,7 @@ def fetch_rows(
             relevant=among_nearest,
             one_per_video=wanted.one_per_video,
         )
-        statement = unfiltered_hits_page(shape) if condition is None else hits_page(shape, condition)
+        statement = unfiltered_hits_page(shape) if condition is None else hits_page(shape, condition, len(vector))
         with guarded(connection, wanted.filters, WHERE_TIMEOUT_S):
             rows = connection.execute(statement, values).mappings().all()
         # Where the frames of a few videos crowd out all else, what follows them lies deeper.

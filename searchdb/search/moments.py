@@ -45,7 +45,7 @@ class Moment:
 
 
 def moments_of(connection: Connection, video: str, vector: np.ndarray | None = None) -> list[Moment]:
-    """Return the stored frames of a video in time order, with their similarity to a unit vector of shape (512,)."""
+    """Return the stored frames of a video in time order, with their similarity to a unit vector, if one is given."""
     if vector is None:
         rows = connection.execute(_MOMENTS, {"video": video})
     else:

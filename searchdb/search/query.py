@@ -23,8 +23,8 @@ class Query:
     """What to search for: at least one of `text`, `image` (RGB) and `like`, without `exclude` (a text) and `unlike`.
 
     `like` and `unlike` are the ids of stored images: one, or several, whose mean is what counts. Instead of the image
-    its unit `vector` may be given, float32 of shape (512,), from the same model. `text_weight`, 0 to 1, is what the
-    text counts beside the images; None is the middle.
+    its unit `vector` may be given, float32 of shape (dimension,), from the same model. `text_weight`, 0 to 1, is what
+    the text counts beside the images; None is the middle.
     """
 
     text: str | None = None

@@ -17,7 +17,7 @@ from searchdb.db.best_effort import BestEffortWriter, writable
 from searchdb.db.current_model import claim_model
 from searchdb.db.tables import Embedding, embedding_models, query_embeddings
 from searchdb.embedder import Embedder
-from searchdb.records import EMBEDDING_DIMENSION, ModelIdentity, nfc
+from searchdb.records import ModelIdentity, nfc
 
 DEFAULT_MAX_BYTES = int(QUERY_CACHE_SHARE * DEFAULT_MAX_CACHE_BYTES)
 """About 12,000 texts: anonymous visitors fill the table, and it must not grow without limit."""
@@ -59,7 +59,7 @@ _INSERT = text(
     )
     SELECT id FROM model
     """
-).bindparams(sa.bindparam("text", type_=sa.Text), sa.bindparam("vector", type_=Embedding(EMBEDDING_DIMENSION)))
+).bindparams(sa.bindparam("text", type_=sa.Text), sa.bindparam("vector", type_=Embedding()))
 
 _BYTES = ROW_BYTES + 2 * sa.func.octet_length(query_embeddings.c.query)
 
@@ -109,7 +109,7 @@ class QueryCache:
         self._in_database: TTLCache[str, bool] = TTLCache(capacity, ttl=trust_memory_s, timer=clock)
 
     def embed(self, connection: Connection, texts: Sequence[str], *, must_store: bool = False) -> np.ndarray:
-        """Return unit vectors of texts, float32 of shape (len(texts), 512), and leave them in the database.
+        """Return unit vectors of texts, float32 of shape (len(texts), dimension), and leave them in the database.
 
         The model is asked only for texts that are cached neither in memory nor in the database.
 
@@ -141,10 +141,10 @@ class QueryCache:
             self._remember(stored)
             with self._lock:
                 self._in_database.update(dict.fromkeys(unknown, True))
-        return _stacked(texts, vectors)
+        return self._stacked(texts, vectors)
 
     def compute(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors of texts, float32 of shape (len(texts), 512), from memory or the model.
+        """Return unit vectors of texts, float32 of shape (len(texts), dimension), from memory or the model.
 
         The database is neither asked nor written to.
         """
@@ -156,7 +156,12 @@ class QueryCache:
             computed = dict(zip(missing, self.embedder.embed_texts(missing), strict=True))
             self._remember(computed)
             vectors |= computed
-        return _stacked(texts, vectors)
+        return self._stacked(texts, vectors)
+
+    def _stacked(self, texts: Sequence[str], vectors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the texts' vectors in their order; a copy, so that callers cannot change what is cached."""
+        shape = len(texts), self.embedder.identity.dimension
+        return np.array([vectors[each] for each in texts], np.float32).reshape(shape)
 
     def _from_memory(self, texts: Iterable[str], *, only_in_database: bool = False) -> dict[str, np.ndarray]:
         """Return the vectors that are in memory, with `only_in_database` of those texts that the database has, too."""
@@ -190,11 +195,6 @@ class QueryCache:
         if self._unmeasured >= UNMEASURED_SHARE * self._max_bytes:
             _evict(connection, self._max_bytes)
             self._unmeasured = 0
-
-
-def _stacked(texts: Sequence[str], vectors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the texts' vectors in their order; a copy, so that callers cannot change what is cached."""
-    return np.array([vectors[each] for each in texts], np.float32).reshape(len(texts), EMBEDDING_DIMENSION)
 
 
 def _refresh_last_used(connection: Connection, model: ModelIdentity, texts: Sequence[str]) -> None:

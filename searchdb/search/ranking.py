@@ -10,7 +10,7 @@ from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import ColumnElement, Connection, Select
 
 from searchdb.db.tables import VECTOR_INDEX, Embedding, images
-from searchdb.records import EMBEDDING_DIMENSION
+from searchdb.records import DEFAULT_DIMENSION
 
 MAX_HITS = 1000
 """Deepest hit that paging reaches: beyond it the results of an approximate index are not reliable."""
@@ -66,6 +66,7 @@ def ranked(
     depth: int = FIRST_HITS,
     one_per_video: bool = False,
     condition: ColumnElement[bool] | None = None,
+    dimension: int = DEFAULT_DIMENSION,
     threshold: float | ColumnElement[float] = -1.0,
     kept: ColumnElement[bool] | None = None,
     without: ColumnElement[Any] | None = None,
@@ -81,6 +82,7 @@ def ranked(
         depth: how many images to rank at least: one of DEPTHS.
         one_per_video: of the frames of one video only the best has a place; the others count only as found.
         condition: on the columns of `images`; None for all images. It needs `prepare` in the same transaction.
+        dimension: the numbers of a vector, which a condition needs, too.
         threshold: lowest cosine similarity.
         kept: on the columns of `images`, like `condition`, but applied to the images found: at most MAX_HITS.
         without: an array of ids of images to leave out.
@@ -92,7 +94,7 @@ def ranked(
     scans = (
         [_scan_all(vector, limit) for limit in limits]
         if condition is None
-        else _scan_matching(vector, limits, condition)
+        else _scan_matching(vector, limits, condition, dimension)
     )
     numbered = [
         scan.add_columns(sa.literal_column(str(number), sa.Integer).label("scan")) for number, scan in enumerate(scans)
@@ -147,8 +149,8 @@ def product(stored: ColumnElement[Any], vector: ColumnElement[Any]) -> ColumnEle
 
 
 def parameter(name: str) -> sa.BindParameter[Any]:
-    """Return a statement's parameter for a unit vector, float32 of shape (512,)."""
-    return sa.bindparam(name, type_=Embedding(EMBEDDING_DIMENSION))
+    """Return a statement's parameter for a unit vector, float32 of shape (dimension,)."""
+    return sa.bindparam(name, type_=Embedding())
 
 
 def _scan_all(vector: ColumnElement[Any], limit: int) -> Select[Any, Any]:
@@ -159,7 +161,7 @@ def _scan_all(vector: ColumnElement[Any], limit: int) -> Select[Any, Any]:
 
 
 def _scan_matching(
-    vector: ColumnElement[Any], limits: Sequence[int], condition: ColumnElement[bool]
+    vector: ColumnElement[Any], limits: Sequence[int], condition: ColumnElement[bool], dimension: int
 ) -> list[Select[Any, Any]]:
     """Return scans for the nearest rows that meet a condition; the database runs those that apply, in one statement.
 
@@ -170,7 +172,7 @@ def _scan_matching(
     rows = sa.select(images.c.id, (1 - distance).label("similarity")).where(condition)
     narrow = rows.limit(NARROW_ROWS + 1).cte("narrow")
     is_wide = sa.select(sa.func.count() > NARROW_ROWS).select_from(narrow).scalar_subquery()
-    wide = [_scan_index(vector, rows.where(is_wide), limit).cte(f"wide_{limit}") for limit in limits]
+    wide = [_scan_index(vector, rows.where(is_wide), limit, dimension).cte(f"wide_{limit}") for limit in limits]
     gave_up = sa.select(sa.func.count() < limits[-1]).select_from(wide[-1]).scalar_subquery()
     # "+ 0" prevents the use of the index, which has just given up.
     every = rows.where(is_wide, gave_up).order_by(distance + 0, images.c.id).limit(limits[-1]).cte("every")
@@ -178,13 +180,15 @@ def _scan_matching(
     return [few, *(sa.select(part.c.id, part.c.similarity) for part in (*wide, every))]
 
 
-def _scan_index(vector: ColumnElement[Any], rows: Select[Any, Any], limit: int) -> sa.CompoundSelect[Any, Any]:
+def _scan_index(
+    vector: ColumnElement[Any], rows: Select[Any, Any], limit: int, dimension: int
+) -> sa.CompoundSelect[Any, Any]:
     """Return a scan for the nearest of `rows`, by whichever of the two kinds of index there is.
 
     One over halfvec gives candidates, a few more than `limit`, that the vectors rank, as in match_images.
     """
     distance = images.c.embedding.cosine_distance(vector)
-    half = HALFVEC(EMBEDDING_DIMENSION)
+    half = HALFVEC(dimension)  # as in the index, or the index is not used
     half_distance = sa.cast(images.c.embedding, half).op("<=>")(sa.cast(vector, half))
     exactly = rows.where(sa.not_(_IS_HALF)).order_by(distance).limit(limit).subquery("exactly")
     roughly = rows.where(_IS_HALF).order_by(half_distance).limit(limit + max(30, limit // 5)).subquery("roughly")

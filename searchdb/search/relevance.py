@@ -18,8 +18,18 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.counts import count_rows
+from searchdb.db.current_model import CURRENT_MODEL_ID
 from searchdb.db.samples import BLOCKS_PER_ROW, random_keys
-from searchdb.db.tables import NORM_IN_RANGE, embedding_models, image_sample, images, relevance_scale
+from searchdb.db.tables import (
+    NORM_IN_RANGE,
+    as_vector,
+    embedding_models,
+    image_sample,
+    images,
+    norm_in_range,
+    relevance_scale,
+)
+from searchdb.db.vectors import VectorColumn, current_column
 from searchdb.errors import BusyError
 from searchdb.records import ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
@@ -46,8 +56,7 @@ MAX_SCALES = 4
 
 # One statement, so that it is one transaction in autocommit, too; DO takes no parameters. The images are drawn from a
 # part of a large collection's blocks, unless most rows in them have been deleted.
-_REFRESH = text(
-    """
+_REFRESH = """
     DO $$
     DECLARE
         blocks CONSTANT double precision :=
@@ -56,24 +65,21 @@ _REFRESH = text(
         drawn bigint;
     BEGIN
         PERFORM pg_advisory_xact_lock(<key>);
-        DELETE FROM image_sample;
-        INSERT INTO image_sample (image_id, embedding)
+        DELETE FROM image_sample WHERE embedding_model_id = <model>;
+        INSERT INTO image_sample (image_id, embedding_model_id, embedding)
         -- without vectors from before the CHECK on their length
-        SELECT id, embedding FROM images TABLESAMPLE SYSTEM (percent) WHERE <usable> ORDER BY random() LIMIT <size>;
+        SELECT id, <model>, <column> FROM images TABLESAMPLE SYSTEM (percent)
+        WHERE <usable> ORDER BY random() LIMIT <size>;
         GET DIAGNOSTICS drawn = ROW_COUNT;
         IF drawn < <size> AND percent < 100 THEN
-            DELETE FROM image_sample;
-            INSERT INTO image_sample (image_id, embedding)
-            SELECT id, embedding FROM images WHERE id IN (SELECT id FROM images ORDER BY random() LIMIT <size>)
+            DELETE FROM image_sample WHERE embedding_model_id = <model>;
+            INSERT INTO image_sample (image_id, embedding_model_id, embedding)
+            SELECT id, <model>, <column> FROM images WHERE id IN (SELECT id FROM images ORDER BY random() LIMIT <size>)
             AND <usable>;
         END IF;
-        DELETE FROM relevance_scale;
+        DELETE FROM relevance_scale WHERE embedding_model_id = <model>;
     END $$
-    """.replace("<key>", str(SAMPLE_LOCK_KEY))
-    .replace("<size>", str(SAMPLE_SIZE))
-    .replace("<usable>", NORM_IN_RANGE)
-    .replace("<blocks>", str(BLOCKS_PER_ROW * SAMPLE_SIZE))
-)
+"""
 
 
 _drawing = threading.Lock()
@@ -89,13 +95,19 @@ _SCALE_OF_MODEL = sa.and_(
 _SELECT_SCALE = sa.select(*SCALE_COLUMNS).join(embedding_models, _SCALE_OF_MODEL)
 _SELECT_EVERYDAY_VECTOR = sa.select(relevance_scale.c.everyday_vector).join(embedding_models, _SCALE_OF_MODEL)
 
-_MEASURED = sa.select(
-    sa.func.array_agg(product(image_sample.c.embedding, parameter("vector"))).label("similarities"),
-    sa.func.array_agg(product(image_sample.c.embedding, _SELECT_EVERYDAY_VECTOR.scalar_subquery())).label(
-        "everyday_similarities"
-    ),
-    sa.func.count().label("sampled"),
-).subquery("sample")
+OF_CURRENT_MODEL = image_sample.c.embedding_model_id == CURRENT_MODEL_ID
+"""Condition on image_sample: only the vectors by the current model."""
+_MEASURED = (
+    sa.select(
+        sa.func.array_agg(product(image_sample.c.embedding, parameter("vector"))).label("similarities"),
+        sa.func.array_agg(product(image_sample.c.embedding, _SELECT_EVERYDAY_VECTOR.scalar_subquery())).label(
+            "everyday_similarities"
+        ),
+        sa.func.count().label("sampled"),
+    )
+    .where(OF_CURRENT_MODEL)
+    .subquery("sample")
+)
 STORED = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery()).scalar_subquery()
 """The number of images, counted up to SAMPLE_SIZE."""
 _SELECT_TEXT = sa.select(_MEASURED, STORED.label("stored"), *SCALE_COLUMNS).select_from(
@@ -111,7 +123,7 @@ class _Measurement:
     """A scale with what it was measured on.
 
     Attributes:
-        sample: unit vectors of images, float32 of shape (sampled, 512).
+        sample: unit vectors of images, float32 of shape (sampled, dimension).
         everyday_similarities: their mean similarities to the everyday texts, of shape (sampled,).
     """
 
@@ -157,7 +169,7 @@ class RelevanceJudge:
         Args:
             connection: in a transaction without uncommitted writes.
             query: the text.
-            vector: the text's unit vector, float32 of shape (512,).
+            vector: the text's unit vector, float32 of shape (dimension,).
             scale: the stored one, if the caller has just read it.
         """
         scale = scale or self._stored_scale(connection)
@@ -188,7 +200,7 @@ class RelevanceJudge:
             self._measure_scale(connection)
 
     def everyday_vector(self, connection: Connection, scale: Scale) -> np.ndarray:
-        """Return the mean of the everyday texts' vectors, float32 of shape (512,), that a scale was measured with.
+        """Return the mean vector of the everyday texts, float32 of shape (dimension,), that made a scale.
 
         Its inner product with an image's vector is the image's mean similarity to the everyday texts.
         """
@@ -234,11 +246,11 @@ class RelevanceJudge:
                 raise BusyError("the scale of relevance is being measured: try again in a few seconds")
             if (kept := self._own_measurement()) is not None:
                 return kept
-            vectors = connection.scalars(sa.select(image_sample.c.embedding)).all()
+            vectors = connection.scalars(sa.select(image_sample.c.embedding).where(OF_CURRENT_MODEL)).all()
             if len(vectors) < MIN_SAMPLE:  # the sample could not be stored, either
                 chosen = sa.any_(sa.literal(random_keys(connection, images.c.id, SAMPLE_SIZE), ARRAY(sa.BigInteger)))
                 usable = images.c.id == chosen, sa.text(NORM_IN_RANGE)
-                vectors = connection.scalars(sa.select(images.c.embedding).where(*usable)).all()
+                vectors = connection.scalars(sa.select(as_vector(images.c.embedding)).where(*usable)).all()
             if len(vectors) < MIN_SAMPLE:
                 return None
             sample = np.stack(vectors)
@@ -287,7 +299,7 @@ def relevance_status(connection: Connection) -> RelevanceStatus:
     """Return what relevance is measured by, with the current model."""
     measured_at = sa.select(relevance_scale.c.made_at).join(embedding_models).where(embedding_models.c.current)
     return RelevanceStatus(
-        sampled=connection.scalar(sa.select(sa.func.count()).select_from(image_sample)) or 0,
+        sampled=connection.scalar(sa.select(sa.func.count()).select_from(image_sample).where(OF_CURRENT_MODEL)) or 0,
         measured_at=connection.scalar(measured_at),
     )
 
@@ -342,12 +354,30 @@ def calibrate(connection: Connection, cache: QueryCache) -> None:
     RelevanceJudge(cache, cache.writer).calibrate(connection)
 
 
-def refresh_sample(connection: Connection) -> None:
+def refresh_sample(connection: Connection, column: VectorColumn | None = None) -> None:
     """Draw a new sample in one statement: SAMPLE_SIZE random images, or all there are.
 
     Call it when the collection has changed much; the vector index's build does. The connection may be in autocommit.
+
+    Args:
+        connection: the database.
+        column: whose vectors to take; by default the current model's.
     """
-    connection.execute(_REFRESH)
+    column = column or current_column(connection)
+    if column.model_id is None:  # no image yet
+        return
+    values = {
+        "key": SAMPLE_LOCK_KEY,
+        "size": SAMPLE_SIZE,
+        "blocks": BLOCKS_PER_ROW * SAMPLE_SIZE,
+        "model": column.model_id,
+        "column": column.name,
+        "usable": norm_in_range(column.name),
+    }
+    statement = _REFRESH
+    for name, value in values.items():
+        statement = statement.replace(f"<{name}>", str(value))
+    connection.execute(text(statement))
 
 
 def _store_scale(connection: Connection, model: ModelIdentity, scale: Scale, everyday_vector: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import check_model
-from searchdb.db.tables import images
+from searchdb.db.tables import as_vector, images
 from searchdb.embedder import Embedder
 from searchdb.errors import BusyError, ImageNotFoundError, QueryError
 from searchdb.records import Hit, StoredImage
@@ -34,7 +34,7 @@ from searchdb.search.statements import SAMPLE, SAMPLE_ONE_PER_VIDEO, STORED_IMAG
 
 __all__ = ["MAX_HITS", "MAX_QUERY_CHARACTERS", "Facets", "Filters", "Query", "Searcher"]
 
-_EMBEDDINGS = sa.select(images.c.id, images.c.embedding).where(
+_EMBEDDINGS = sa.select(images.c.id, as_vector(images.c.embedding).label("embedding")).where(
     images.c.id == sa.func.any(sa.bindparam("ids", type_=ARRAY(sa.BigInteger)))
 )
 
@@ -154,7 +154,7 @@ class Searcher:
             return facets.facets(connection, filters, limit=limit)
 
     def embed(self, texts: Sequence[str], *, must_store: bool = False) -> np.ndarray:
-        """Return the unit vectors of query texts, float32 of shape (n, 512), and leave them in the query cache.
+        """Return the unit vectors of query texts, float32 of shape (n, dimension), and leave them in the query cache.
 
         A database that refuses writes keeps what it has; with `must_store`, that is an error.
 
@@ -226,7 +226,7 @@ class Searcher:
             connection.commit()
 
     def _embed_parts(self, connection: Connection, query: Query) -> dict[str, np.ndarray]:
-        """Return the unit vectors of the query's parts, float32 of shape (512,), by the names in `Hit.parts`."""
+        """Return the unit vectors of the query's parts, float32 of shape (dimension,), by the names in `Hit.parts`."""
         wanted = None if query.text is None else checked_text(query.text, "text").strip()
         excluded = None if query.exclude is None else checked_text(query.exclude, "exclude").strip()
         texts = [each for each in (wanted, excluded) if each is not None]

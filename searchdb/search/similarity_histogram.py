@@ -39,17 +39,18 @@ def similarity_histogram(connection: Connection) -> SimilarityHistogram | None:
     model = current_model(connection)
     if model is None:
         return None
+    of_model = embedding_models.c.weights_sha256 == model.weights_sha256
     texts = connection.scalars(
         sa.select(query_embeddings.c.embedding)
         .join(embedding_models)
         .where(
-            embedding_models.c.weights_sha256 == model.weights_sha256,
+            of_model,
             query_embeddings.c.query.not_in(EVERYDAY_TEXTS),  # stored to measure relevance and recall
         )
         .order_by(query_embeddings.c.last_used_at.desc(), query_embeddings.c.query)
         .limit(TEXTS)
     ).all()
-    sample = connection.scalars(sa.select(image_sample.c.embedding)).all()
+    sample = connection.scalars(sa.select(image_sample.c.embedding).join(embedding_models).where(of_model)).all()
     if not texts or not sample:
         return None
     similarities = (np.stack(texts) @ np.stack(sample).T).astype(float)  # (texts, images)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.db.tables import embedding_models, images, relevance_scale
-from searchdb.records import StoredImage
+from searchdb.records import DEFAULT_DIMENSION, StoredImage
 from searchdb.search.ranking import FIRST_HITS, parameter, product, ranked, similarity_to
 from searchdb.search.relevance import SCALE_COLUMNS
 
@@ -89,7 +89,9 @@ class Shape:
     one_per_video: bool = False
 
 
-def hits_page(shape: Shape, condition: ColumnElement[bool] | None = None) -> sa.Select[Any]:
+def hits_page(
+    shape: Shape, condition: ColumnElement[bool] | None = None, dimension: int = DEFAULT_DIMENSION
+) -> sa.Select[Any]:
     """Return the statement for one page of hits, whose parameters are `vector`, `threshold`, `offset` and `end`.
 
     Each row has the columns of `images`, `similarity`, `found` (how many images were ranked), `model` (the SHA-256 of
@@ -99,12 +101,14 @@ def hits_page(shape: Shape, condition: ColumnElement[bool] | None = None) -> sa.
     Args:
         shape: the kind of page.
         condition: a condition on the columns of `images`; None for all images.
+        dimension: the numbers of a vector, which a condition needs, too.
     """
     place = ranked(
         parameter("vector"),
         depth=shape.depth,
         one_per_video=shape.one_per_video,
         condition=condition,
+        dimension=dimension,
         threshold=sa.bindparam("threshold", type_=sa.Double),
         kept=RELEVANT if shape.relevant else None,
         without=sa.bindparam("without", type_=ARRAY(sa.BigInteger)) if shape.room else None,

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.dialects import postgresql
 
 from searchdb.errors import QueryError
-from searchdb.records import EMBEDDING_DIMENSION
+from searchdb.records import DEFAULT_DIMENSION
 from searchdb.search.filters import Filters
 from searchdb.search.query import Query
 from searchdb.search.ranking import MAX_HITS
@@ -25,6 +25,7 @@ def search_to_sql(
     threshold: float = 0.0,
     count: int = 10,
     one_per_video: bool = False,
+    dimension: int = DEFAULT_DIMENSION,
 ) -> str:
     """Return a SELECT of id, image and similarity of the `count` images nearest to the query, best first.
 
@@ -38,12 +39,13 @@ def search_to_sql(
         threshold: lowest cosine similarity.
         count: most images.
         one_per_video: of the frames of one video only the best, and none of the videos of liked and disliked frames.
+        dimension: the numbers of a vector.
 
     Raises:
         QueryError: the query is invalid, or has an image instead of its vector.
     """
     query.check()
-    vector = _vector(query, weights or {})
+    vector = _vector(query, weights or {}, dimension)
     without = [*query.liked, *query.unliked]
     if not filters:
         matches, limit, conditions = count, "", list[str]()
@@ -82,7 +84,7 @@ def _best_of_each(columns: str, table: str, found: str) -> str:
     )
 
 
-def _vector(query: Query, weights: Mapping[str, float]) -> str:
+def _vector(query: Query, weights: Mapping[str, float], dimension: int) -> str:
     """Return the expression for the query's vector: the sum of its parts' unit vectors times their weights."""
     if query.image is not None:
         raise QueryError("an image cannot be written as SQL: give its vector")
@@ -101,8 +103,8 @@ def _vector(query: Query, weights: Mapping[str, float]) -> str:
         return next(iter(parts.values()))
     # pgvector multiplies vectors element by element, and has no product of a number and a vector.
     terms = [
-        f"{'-' if weights[name] < 0 else '+'} array_fill({abs(weights[name]):.7g}::real, ARRAY[{EMBEDDING_DIMENSION}])"
-        f"::vector({EMBEDDING_DIMENSION}) * {part}"
+        f"{'-' if weights[name] < 0 else '+'} array_fill({abs(weights[name]):.7g}::real, ARRAY[{dimension}])"
+        f"::vector({dimension}) * {part}"
         for name, part in parts.items()
     ]
     return f"l2_normalize(\n    {terms[0].removeprefix('+ ')}\n    " + "\n    ".join(terms[1:]) + "\n  )"

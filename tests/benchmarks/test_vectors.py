@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.vectors import CHUNK, clip_like
-from searchdb.records import EMBEDDING_DIMENSION
+from searchdb.records import DEFAULT_DIMENSION
 
 PHOTOGRAPHS, TEXTS = 1353, 1000
 
@@ -22,8 +22,8 @@ def texts() -> np.ndarray:
 
 
 def test_vectors_are_unit_vectors(images: np.ndarray, texts: np.ndarray):
-    assert images.shape == (PHOTOGRAPHS, EMBEDDING_DIMENSION)
-    assert texts.shape == (TEXTS, EMBEDDING_DIMENSION)
+    assert images.shape == (PHOTOGRAPHS, DEFAULT_DIMENSION)
+    assert texts.shape == (TEXTS, DEFAULT_DIMENSION)
     for vectors in (images, texts):
         assert vectors.dtype == np.float32
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)

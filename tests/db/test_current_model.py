@@ -14,8 +14,8 @@ from searchdb.db.tables import images
 from searchdb.errors import ModelMismatchError
 from searchdb.records import ModelIdentity
 
-ONE = ModelIdentity(name="one", weights_sha256=b"1" * 32)
-TWO = ModelIdentity(name="two", weights_sha256=b"2" * 32)
+ONE = ModelIdentity(name="one", weights_sha256=b"1" * 32, dimension=512)
+TWO = ModelIdentity(name="two", weights_sha256=b"2" * 32, dimension=512)
 
 
 def add_image(connection: sa.Connection, model_id: int) -> None:
@@ -51,7 +51,7 @@ def test_a_collection_with_images_refuses_another_model_and_names_both(database:
 
 
 def test_the_same_weights_under_another_name_are_the_same_model(database: Database) -> None:
-    copy = ModelIdentity(name="/models/one", weights_sha256=ONE.weights_sha256)
+    copy = ModelIdentity(name="/models/one", weights_sha256=ONE.weights_sha256, dimension=512)
     with database.begin() as connection:
         model_id = claim_model(connection, ONE)
         add_image(connection, model_id)

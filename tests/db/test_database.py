@@ -65,6 +65,20 @@ def test_after_a_vain_wait_for_a_connection_nobody_waits_until_one_is_free(setti
         assert not waiting.is_alive()
 
 
+@pytest.mark.parametrize("opened", ["before", "after"])
+def test_connections_that_threads_still_use_are_closed_when_they_come_back(settings: Settings, opened: str) -> None:
+    database = open_database(settings)
+    with ExitStack() as held:
+        if opened == "after":
+            database.close()
+        connection = held.enter_context(database.engine.connect())
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        database.close()
+        assert not driver.closed, "its statement goes on"
+    assert driver.closed
+
+
 def test_the_code_works_with_the_newest_migration() -> None:
     config = Config()
     config.set_main_option("script_location", str(ROOT / "migrations"))

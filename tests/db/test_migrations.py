@@ -27,7 +27,7 @@ from searchdb.records import ModelIdentity
 from tests.helpers.old_schemas import alembic
 from tests.helpers.sql_calls import CALLS
 
-MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
+MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32, dimension=512)
 ROWS = 400
 PROCRASTINATE_SCHEMA = "c70ec4b400a60ad9592787653aae5ae77ae41bf801d56b5bd2712751a07f2009"
 

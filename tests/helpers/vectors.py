@@ -10,7 +10,7 @@ from searchdb.db.database import Database
 from searchdb.db.tables import images, query_embeddings
 from searchdb.records import ModelIdentity
 
-MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
+MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32, dimension=512)
 
 
 def clustered(rows: int, *, clusters: int = 60, seed: int = 0) -> np.ndarray:

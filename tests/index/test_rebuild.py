@@ -171,7 +171,7 @@ def test_a_model_that_is_missing_or_not_the_collections_prevents_no_build(
         raise ModelUnavailableError("some/model", "there is no network")
 
     def another() -> QueryCache:
-        return QueryCache(Texts(ModelIdentity(name="another", weights_sha256=b"o" * 32)))
+        return QueryCache(Texts(ModelIdentity(name="another", weights_sha256=b"o" * 32, dimension=512)))
 
     fill(database, real_like(1500))
     for cache in (missing, another):

@@ -158,7 +158,7 @@ def test_failures_of_urls_keep_their_metadata(collection: SearchDB, tmp_path: Pa
 
 def test_another_model_ingests_nothing(collection: SearchDB, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection.ingest_files(folder / "a.jpg")
-    other = ModelIdentity(name="other/model", weights_sha256=b"o" * 32)
+    other = ModelIdentity(name="other/model", weights_sha256=b"o" * 32, dimension=512)
     monkeypatch.setattr(type(collection.embedder), "identity", other)
     with pytest.raises(ModelMismatchError, match=r"demo .*other/model"):
         collection.ingest_files(folder)

@@ -25,7 +25,7 @@ from searchdb.ingest.store import Store
 from searchdb.records import ChunkOutcome, DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem
 from searchdb.status import collection_status
 
-MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
+MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32, dimension=512)
 NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 RUN, OTHER_RUN = UUID(int=1), UUID(int=2)
 

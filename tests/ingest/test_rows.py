@@ -17,7 +17,7 @@ from searchdb.ingest.rows import MAX_INDEXED_CHARACTERS, MAX_WORDS_BYTES, image_
 from searchdb.records import DecodedImage, EmbeddedImage, ModelIdentity, SourceItem, WrittenMetadata
 from tests.helpers.stored_images import store_images
 
-MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
+MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32, dimension=512)
 TIME = datetime(2020, 1, 1, tzinfo=UTC)
 WRITTEN = WrittenMetadata(
     title="T", description="D", keywords=("sea", "boat"), rating=3, label="Red", creator="Ann", copyright="(c) Ann",

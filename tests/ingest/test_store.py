@@ -22,7 +22,7 @@ from searchdb.ingest.store import Store
 from searchdb.records import DecodedImage, EmbeddedImage, FailedImage, ModelIdentity, SourceItem, WrittenMetadata
 from tests.helpers.stored_images import store_images
 
-MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
+MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32, dimension=512)
 NOON = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 

@@ -29,7 +29,7 @@ from tests.helpers.waiting import GIVE_UP_S, until
 
 pytestmark = pytest.mark.slow  # runs whole workers
 
-OTHER_MODEL = ModelIdentity(name="other/model", weights_sha256=b"o" * 32)
+OTHER_MODEL = ModelIdentity(name="other/model", weights_sha256=b"o" * 32, dimension=512)
 
 
 @pytest.fixture(autouse=True)

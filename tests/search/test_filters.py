@@ -28,7 +28,7 @@ from searchdb.search.searcher import Query, Searcher
 from tests.helpers.databases import NewSettings
 from tests.helpers.vectors import clustered, fill
 
-MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32)
+MODEL = ModelIdentity(name="test", weights_sha256=b"t" * 32, dimension=512)
 ROWS = 12_000
 QUERIES = 12
 SHARES = {"half": 0.5, "tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}

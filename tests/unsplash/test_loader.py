@@ -34,7 +34,7 @@ from searchdb.unsplash.tables import TABLES
 from tests.helpers import unsplash_files as files
 from tests.helpers.stored_images import store_images
 
-MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32)
+MODEL = ModelIdentity(name="test/model", weights_sha256=b"0" * 32, dimension=512)
 
 
 @pytest.fixture

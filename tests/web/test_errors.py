@@ -202,7 +202,7 @@ class NamedModel:
     """A model of which only the name matters."""
 
     def __init__(self, name: str) -> None:
-        self.identity = ModelIdentity(name=name, weights_sha256=b"\0" * 32)
+        self.identity = ModelIdentity(name=name, weights_sha256=b"\0" * 32, dimension=512)
 
 
 class SlowModel:

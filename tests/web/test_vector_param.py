@@ -11,8 +11,8 @@ from searchdb.errors import QueryError
 from searchdb.records import ModelIdentity
 from web.vector_param import from_text, to_text
 
-MODEL = ModelIdentity(name="a", weights_sha256=b"abcd" * 8)
-OTHER = ModelIdentity(name="b", weights_sha256=b"bcda" * 8)
+MODEL = ModelIdentity(name="a", weights_sha256=b"abcd" * 8, dimension=512)
+OTHER = ModelIdentity(name="b", weights_sha256=b"bcda" * 8, dimension=512)
 
 
 def unit(seed: int, *, spikes: int = 0) -> np.ndarray:

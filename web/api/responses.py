@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from searchdb.ingest.adder import SOURCE as ADDED
 from searchdb.ingest.companions import PARTS
-from searchdb.records import EMBEDDING_DIMENSION, Hit, StoredImage
+from searchdb.records import MAX_DIMENSION, MIN_DIMENSION, Hit, StoredImage
 
 from ..errors import without_paths
 from ..files.frames import duration_of, is_frame, public_metadata, time_of
@@ -97,7 +97,9 @@ class EmbeddingsAnswer(BaseModel):
     """Unit vectors, in the order of the inputs."""
 
     model: str = Field(description="Name of the model; vectors of different models cannot be compared.")
-    embeddings: list[Annotated[list[float], Field(min_length=EMBEDDING_DIMENSION, max_length=EMBEDDING_DIMENSION)]]
+    embeddings: list[Annotated[list[float], Field(min_length=MIN_DIMENSION, max_length=MAX_DIMENSION)]] = Field(
+        description="As many numbers each as the model gives."
+    )
 
 
 _COPIED_FIELDS = tuple(

@@ -18,7 +18,7 @@ from ..background_model import BackgroundModel
 from ..files.uploads import embed_query_image, fetch_query_image, read_upload
 from ..problems import image_field
 from ..search_url import checked_search_url
-from ..vector_param import PLACEHOLDER, from_text, to_text
+from ..vector_param import from_text, placeholder, to_text
 from .openapi import example, operation_id, request_body, responses
 from .parsing import JSON, body_type, checked, read_form, read_json
 from .requests import Narrowing, SearchBody, SearchParameters
@@ -60,17 +60,17 @@ def search_by_image() -> Response:
     The image is not stored. The response's `vector` replaces it in further searches, and `next` contains it, so the
     image need not be sent again.
     """
+    model = _ready().embedder.identity
     if body_type() == JSON:
         body = read_json(SearchBody)
-        checked_search_url(_url(body, PLACEHOLDER, MAX_HITS))
+        checked_search_url(_url(body, placeholder(model), MAX_HITS))
         with image_field("url"):
             query_image = fetch_query_image(body.url)
     else:
         body, (upload,) = read_form(Narrowing, "image")
-        checked_search_url(_url(body, PLACEHOLDER, MAX_HITS))
+        checked_search_url(_url(body, placeholder(model), MAX_HITS))
         with image_field("image"):
             query_image = read_upload(upload)
-    model = _ready().embedder.identity
     text = to_text(embed_query_image(query_image), model)
     # The text rounds the vector: search by the rounded one, as the next page does.
     return _page(body, from_text(text, model), text)

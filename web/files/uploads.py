@@ -108,7 +108,7 @@ def fetch_query_image(url: str) -> Image.Image:
 
 
 def embed_query_image(query_image: Image.Image) -> np.ndarray:
-    """Return the unit vector of an RGB image, float32 of shape (512,).
+    """Return the unit vector of an RGB image, float32 of shape (dimension,).
 
     Raises:
         ModelError: the model cannot be loaded.

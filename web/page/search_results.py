@@ -97,7 +97,8 @@ def search(
 
 def sql_of_search(searcher: Searcher, search_request: SearchRequest) -> str:
     """Return the SQL that returns the hits up to the end of this page."""
-    query = search_request.query(backend().model().embedder.identity)
+    model = backend().model().embedder.identity
+    query = search_request.query(model)
     return search_to_sql(
         query,
         search_request.filters,
@@ -105,6 +106,7 @@ def sql_of_search(searcher: Searcher, search_request: SearchRequest) -> str:
         threshold=search_request.least,
         count=search_request.offset + PAGE_SIZE,
         one_per_video=searcher.has_videos(),
+        dimension=model.dimension,
     )
 
 

@@ -22,7 +22,7 @@ from ..files.links import Links, host_of, is_url, name_of
 from ..files.uploads import embed_query_image, fetch_query_image, read_upload
 from ..problems import image_field
 from ..search_url import checked_search_url
-from ..vector_param import PLACEHOLDER, to_text
+from ..vector_param import placeholder, to_text
 from .filter_panel import filter_panel
 from .moments import video_on_page
 from .search_request import SearchRequest
@@ -91,10 +91,11 @@ def search_by_image() -> ResponseReturnValue:
     """Redirect an uploaded image, or an image URL, to the search by its vector; the image is not stored."""
     has_file = request.mimetype == "multipart/form-data"  # any other form is read into memory as a whole
     request.max_content_length = FORM_BYTES + (backend().settings.max_image_bytes if has_file else 0)
-    search_request = replace(_search_request(request.form, vector=PLACEHOLDER), vector=None)
+    model = backend().model().embedder.identity
+    search_request = replace(_search_request(request.form, vector=placeholder(model)), vector=None)
     with image_field("image"):
         query_image = _image_of_form()
-    vector = to_text(embed_query_image(query_image), backend().model().embedder.identity)
+    vector = to_text(embed_query_image(query_image), model)
     return redirect(url_for("pages.index", **replace(search_request, vector=vector, page=1).args()), 303)
 
 
