@@ -131,6 +131,7 @@ FILES: dict[str, set[str]] = {
         "media.raw_reader",
         "media.regular_file",
         "media.tiff_reader",
+        "media.written.exif",
         "media.written.file_metadata",
         "media.written.heif",
     },

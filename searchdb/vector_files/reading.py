@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ from searchdb.errors import (
     SourceError,
     VectorWidthError,
 )
-from searchdb.records import GivenVector, RejectedItem, SourceItem
+from searchdb.records import GivenVector, RejectedItem, SourceItem, is_url
 from searchdb.sources import printable
+from searchdb.sources.companions import file_time
 from searchdb.vector_files.arrays import UnreadableColumn, object_error
 from searchdb.vector_files.metadata import fields_of, is_export
 from searchdb.vector_files.names import reference_column
@@ -175,7 +179,19 @@ def _given(reference: str, vector: np.ndarray, columns: Mapping[str, Any], *, ex
     video, time = fields.pop("video", None), fields.pop("video_time", None)
     if video is not None and time is not None:
         facts |= {"video": reference.rpartition("#")[0], "video_time": time}
-    return GivenVector(item=SourceItem(image=reference, source=SOURCE, **fields), embedding=vector, **facts)
+    elif not is_url(reference) and (modified_at := _modified_at(reference)) is not None:
+        fields["modified_at"] = modified_at
+    item = SourceItem(image=reference, source=SOURCE, **fields)
+    return GivenVector(item=item, embedding=vector, **facts)
+
+
+def _modified_at(path: str) -> datetime | None:
+    """Return the time of a file on this machine, by which a later ingest notices changes; None if there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return file_time(status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def _rejected(batch: RowBatch, at: int, reference: str | None, error: ImageError) -> RejectedItem:
