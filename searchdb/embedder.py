@@ -16,7 +16,12 @@ class Embedder(Protocol):
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model's name and the SHA-256 of its weights; known without loading it."""
+        """The model's name, the SHA-256 of its weights and its dimension; known without loading it."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector; known without loading the model."""
         ...
 
     @property

@@ -11,11 +11,12 @@ SearchDBError
 │   ├── UnsafeFolderError            others can write into its folder
 │   └── UploadsFullError             uploads have the size that they may have
 ├── DecodeInterruptedError       decoding was stopped by the process itself
-├── ModelError                   anything about CLIP
+├── ModelError                   anything about the model
 │   ├── ModelUnavailableError        it cannot be loaded
-│   ├── ModelShapeError              its vectors do not have 512 numbers
+│   ├── ModelShapeError              its vectors have too few or too many numbers
 │   ├── ModelMismatchError           it is not the collection's model
-│   └── VectorWidthError             vectors from elsewhere have another width than the collection's
+│   ├── VectorWidthError             vectors from elsewhere have another width than the collection's
+│   └── UnverifiedModelError         it does not give the vectors that came from elsewhere under its name
 ├── BusyError                    others have to end first
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
@@ -157,16 +158,17 @@ class ModelUnavailableError(ModelError):
 
 
 class ModelShapeError(ModelError):
-    """The model's projection has a different dimension from the `embedding` column."""
+    """The model's vectors have too few or too many numbers to be stored and indexed."""
 
-    def __init__(self, name: str, dimension: int, expected: int) -> None:
+    def __init__(self, name: str, dimension: int, *, least: int, most: int) -> None:
         super().__init__(
-            f"the model {name!r} gives {dimension} numbers, the database stores {expected}: "
-            f"choose a CLIP model with projection_dim {expected}, such as openai/clip-vit-base-patch32"
+            f"the model {name!r} gives vectors of {dimension:,} numbers: searchdb stores {least} to {most:,}. "
+            "Choose another model; `searchdb model list` recommends some"
         )
         self.name = name
         self.dimension = dimension
-        self.expected = expected
+        self.least = least
+        self.most = most
 
 
 class ModelMismatchError(ModelError):
@@ -192,14 +194,29 @@ class ModelMismatchError(ModelError):
         self.stored_is_demo = stored_is_demo
 
 
+class UnverifiedModelError(ModelError):
+    """The model gives other vectors than those that came from elsewhere under its name.
+
+    `cosine` is the median cosine of both for some of the images.
+    """
+
+    def __init__(self, name: str, cosine: float, least: float) -> None:
+        super().__init__(
+            f"the model {name} gives other vectors than those that were ingested under this name: their median cosine "
+            f"is {cosine:.3f}, and {least:.2f} is the least. They come from another model, or from images that were "
+            "prepared in another way: search with --like only, or embed the images again with `searchdb model switch`"
+        )
+        self.cosine = cosine
+
+
 class VectorWidthError(ModelError):
     """The vectors in a file have `found` numbers, and those of the collection, or of the files before, `expected`."""
 
     def __init__(self, name: str, found: int, expected: int) -> None:
         super().__init__(
-            f"the vectors in {name} have {found:,} numbers, but this collection's have {expected:,}, so they come from "
-            "another model: give vectors of the collection's model, change its model first with `searchdb model "
-            "switch NAME`, or use another database"
+            f"the vectors in {name} have {found:,} numbers, but those of this collection or of the named model have "
+            f"{expected:,}, so they come from another model: give vectors of the collection's model, change its model "
+            "first with `searchdb model switch NAME`, or use another database"
         )
         self.found = found
         self.expected = expected

@@ -22,7 +22,6 @@ from searchdb.ingest.report import IngestReport
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
 from searchdb.ingest.verify import Difference, VerifyReport, verify
 from searchdb.ingest.videos import VideoLimits
-from searchdb.parts import CollectionParts
 from searchdb.records import RejectedItem, SourceItem
 from searchdb.sources.exclusion import Exclusion
 from searchdb.sources.files import files, folders, missing, named_paths
@@ -31,6 +30,7 @@ from searchdb.unsplash import loader
 from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.photos import DEFAULT_RENDITION
 from searchdb.unsplash.reader import find_parts
+from searchdb.vector_ingesting import VectorIngestingCollection
 from searchdb.video.sampling import parse_every
 
 
@@ -42,7 +42,7 @@ def _with_every(
         yield item if every_s is None or isinstance(item, RejectedItem) else replace(item, every_s=every_s)
 
 
-class IngestingCollection(CollectionParts):
+class IngestingCollection(VectorIngestingCollection):
     """A collection with the methods that fill it, and that compare it with its files."""
 
     def ingest_files(

@@ -30,6 +30,9 @@ DEFAULT_DIMENSION = 512
 MIN_DIMENSION, MAX_DIMENSION = 64, 2000
 """Fewest and most numbers of a vector: pgvector indexes no more, and fewer tell images apart badly."""
 
+MIN_DIMENSION, MAX_DIMENSION = 64, 2_000
+"""Fewest and most numbers of an embedding: fewer tell few images apart, and pgvector's indexes take no more."""
+
 TAKEN_AT_FROM = "taken_at_from"
 """Key in `metadata` of what `taken_at` comes from, if neither from the source nor from EXIF's DateTimeOriginal."""
 

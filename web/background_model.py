@@ -53,6 +53,11 @@ class TimedEmbedder:
         return self._embedder.identity
 
     @property
+    def dimension(self) -> int:
+        """Numbers of a vector."""
+        return self._embedder.dimension
+
+    @property
     def shortest_edge(self) -> int:
         """Pixels that an image's shorter side is scaled to."""
         return self._embedder.shortest_edge

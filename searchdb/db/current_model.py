@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +14,8 @@ from searchdb.db.tables import embedding_models, images
 from searchdb.db.width import set_dimension
 from searchdb.errors import ModelMismatchError
 from searchdb.records import DEMO_MODEL, ModelIdentity
+
+logger = logging.getLogger(__name__)
 
 CURRENT_MODEL_ID = sa.select(embedding_models.c.id).where(embedding_models.c.current).scalar_subquery()
 """The id of the current model, NULL in a collection without one."""
@@ -33,16 +37,19 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
     ours = connection.scalar(sa.select(embedding_models.c.id).where(same, current).with_for_update(read=True))
     if ours is not None:
         return ours
+    if _adopt(connection, model) is not None:
+        return claim_model(connection, model)
+    verified = model.weights_sha256 != unverified_digest(model.name)
     connection.execute(
         insert(embedding_models)
-        .values(name=model.name, weights_sha256=model.weights_sha256, dimension=model.dimension)
+        .values(verified=verified, name=model.name, weights_sha256=model.weights_sha256, dimension=model.dimension)
         .on_conflict_do_nothing(index_elements=["weights_sha256"])
     )
     rows = connection.execute(sa.select(embedding_models).order_by(embedding_models.c.id).with_for_update()).all()
     stored = next((row for row in rows if row.current), None)
     if stored is not None and stored.weights_sha256 == model.weights_sha256:
         return stored.id
-    if stored is not None and _has_images(connection):
+    if stored is not None and has_images(connection):
         raise _mismatch(_identity(stored), model)
     set_dimension(connection, model.dimension)
     connection.execute(sa.update(embedding_models).where(current).values(current=False))
@@ -61,7 +68,7 @@ def model_to_use(connection: Connection, wanted: str | None, default: str) -> st
     if wanted is not None:
         return wanted
     stored = current_model(connection)
-    return stored.name if stored is not None and _has_images(connection) else default
+    return stored.name if stored is not None and has_images(connection) else default
 
 
 def check_model(connection: Connection, model: ModelIdentity) -> None:
@@ -70,9 +77,51 @@ def check_model(connection: Connection, model: ModelIdentity) -> None:
     Raises:
         ModelMismatchError: stored images were embedded with other weights.
     """
-    stored = current_model(connection)
-    if stored is not None and stored.weights_sha256 != model.weights_sha256 and _has_images(connection):
-        raise _mismatch(stored, model)
+    row = connection.execute(sa.select(embedding_models).where(embedding_models.c.current)).one_or_none()
+    if row is None or row.weights_sha256 == model.weights_sha256 or may_be(row, model):
+        return
+    if has_images(connection):
+        raise _mismatch(_identity(row), model)
+
+
+def unverified_digest(name: str) -> bytes:
+    """Return the digest of a model of which only the name is known, as vectors from elsewhere have it."""
+    return hashlib.sha256(f"unverified:{name}".encode()).digest()
+
+
+def may_be(row: Any, model: ModelIdentity) -> bool:
+    """Whether a row of `embedding_models` whose weights nobody has seen may be of this model, by name and dimension."""
+    return not row.verified and row.name == model.name and row.dimension == model.dimension
+
+
+def unverified_model(connection: Connection) -> ModelIdentity | None:
+    """Return the current model if its vectors came from elsewhere and its weights were never seen."""
+    row = connection.execute(sa.select(embedding_models).where(embedding_models.c.current)).one_or_none()
+    return None if row is None or row.verified else _identity(row)
+
+
+def _adopt(connection: Connection, model: ModelIdentity) -> int | None:
+    """Give the current model these weights if nobody has seen its weights before; return its id."""
+    if model.weights_sha256 == unverified_digest(model.name):
+        return None
+    of_other = sa.exists().where(embedding_models.c.weights_sha256 == model.weights_sha256)
+    adopted = connection.scalar(
+        sa.update(embedding_models)
+        .where(
+            embedding_models.c.current,
+            ~embedding_models.c.verified,
+            embedding_models.c.name == model.name,
+            embedding_models.c.dimension == model.dimension,
+            ~sa.select(sa.literal(1)).where(of_other).exists(),
+        )
+        .values(weights_sha256=model.weights_sha256, verified=True)
+        .returning(embedding_models.c.id)
+    )
+    if adopted is not None:
+        logger.info(
+            "the vectors that came from elsewhere as %s belong to its weights from now on: %s", model.name, model
+        )
+    return adopted
 
 
 def _mismatch(stored: ModelIdentity, given: ModelIdentity) -> ModelMismatchError:
@@ -85,7 +134,8 @@ def _mismatch(stored: ModelIdentity, given: ModelIdentity) -> ModelMismatchError
     )
 
 
-def _has_images(connection: Connection) -> bool:
+def has_images(connection: Connection) -> bool:
+    """Whether there are images, whose vectors are of the current model."""
     return bool(connection.scalar(sa.select(sa.exists().select_from(images))))
 
 

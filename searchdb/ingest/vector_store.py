@@ -61,9 +61,12 @@ def store_vectors(
     model_id = claim_model(connection, model)
     references = [each.item.image for each in given]
     # A file that was a video when it was stored.
-    connection.execute(sa.delete(images).where(images.c.video.in_([each.item.image for each in given if not each.video])))
+    connection.execute(
+        sa.delete(images).where(images.c.video.in_([each.item.image for each in given if not each.video]))
+    )
     _copy(connection, [_row(each, model_id) for each in given])
-    stored = connection.execute(_upsert([column.name for column in other_columns(connection)])).rowcount
+    upsert = _upsert([column.name for column in other_columns(connection)])
+    stored = connection.execute(upsert, execution_options={"preserve_rowcount": True}).rowcount
     connection.exec_driver_sql(f"DROP TABLE {_STAGING}").close()
     delete_failures(connection, references)
     return StoredVectors(stored=stored, unchanged=len(given) - stored)
@@ -125,5 +128,3 @@ def _upsert(others: Sequence[str]) -> sa.Executable:
     return statement.on_conflict_do_update(
         index_elements=["image"], set_={**values, **kept, "ingested_at": sa.func.now()}, where=differs
     )
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from searchdb.errors import ModelUnavailableError
@@ -27,9 +26,3 @@ def local_model(name: str) -> ModelIdentity | None:
         except ModelUnavailableError:  # a name that the hub could not have, such as that of a model of one's own
             return None
     return CLIPEmbedder(name).identity
-
-
-def unverified(name: str, dimension: int) -> ModelIdentity:
-    """Return the identity of a model of which nothing but the name is known; its digest is of the name."""
-    digest = hashlib.sha256(f"unverified:{name}".encode()).digest()
-    return ModelIdentity(name=name, weights_sha256=digest, dimension=dimension)

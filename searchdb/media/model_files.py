@@ -13,41 +13,62 @@ from searchdb.errors import ModelUnavailableError
 
 log = logging.getLogger(__name__)
 
-HUB_FILES = ["config.json", "preprocessor*.json", "tokenizer*.json", "special_tokens*.json", "vocab.*", "merges.*"]
+DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
+SMALL_FILES = [
+    "*config.json",
+    "README.md",
+    "tokenizer*.json",
+    "special_tokens*.json",
+    "vocab.*",
+    "merges.*",
+    "*.model",
+    "model_index.json",
+    "modules.json",
+]
+"""What a model on the hub has beside its weights; some hold only the one or the other file of a tokenizer."""
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 """Weight files in HF layout; `from_pretrained` loads the first pattern that matches."""
+SUBFOLDERS = ["*/*"]
+"""Not downloaded: the weights of one model in other formats, or those of a pipeline's parts."""
 
 
-def download(name: str) -> Path:
-    """Return the folder of a hub model in the local cache, downloading it first if necessary.
+def cached_folder(name: str) -> Path | None:
+    """Return the folder of a hub model in the local cache; None if it is not there, or without its weights.
 
     Raises:
-        ModelUnavailableError: the name is not a hub name, or the download failed.
+        ModelUnavailableError: the name is not a hub name.
     """
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType] - partially typed
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         cached = Path(snapshot_download(name, local_files_only=True))
-        if (cached / "config.json").exists() and _weight_files(cached):
-            return cached
     except LocalEntryNotFoundError:
-        pass
+        return None
     except HFValidationError as exc:
         raise ModelUnavailableError(name, "it is neither a folder nor a valid hub name") from exc
-    log.warning("downloading %s from the Hugging Face hub (once)", name)
+    return cached if (cached / "config.json").exists() and weight_files(cached) else None
+
+
+def download(name: str, patterns: list[str]) -> Path:
+    """Download the files of a hub model that match, and return its folder in the local cache.
+
+    Raises:
+        ModelUnavailableError: the download failed.
+    """
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType] - partially typed
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, WEIGHT_PATTERNS[0]]))
-        if not _weight_files(folder):
-            folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, WEIGHT_PATTERNS[1]]))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=SUBFOLDERS))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as exc:
         raise ModelUnavailableError(
             name, f"it cannot be downloaded from the Hugging Face hub ({first_line(exc)})"
         ) from exc
-    return folder
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of the model's weights, in order; empty if there are none."""
     for pattern in WEIGHT_PATTERNS:
         if found := sorted(folder.glob(pattern)):
             return found
@@ -60,7 +81,7 @@ def weights_sha256(name: str, folder: Path) -> bytes:
     Raises:
         ModelUnavailableError: the folder has no weights.
     """
-    files = _weight_files(folder)
+    files = weight_files(folder)
     if not files:
         raise ModelUnavailableError(name, f"{folder} has no weights ({' or '.join(WEIGHT_PATTERNS)})")
     digests = [_file_sha256(path) for path in files]

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import check_model
 from searchdb.db.tables import as_vector, images
+from searchdb.db.vectors import current_column
 from searchdb.embedder import Embedder
 from searchdb.errors import BusyError, ImageNotFoundError, QueryError
 from searchdb.records import Hit, StoredImage
@@ -212,6 +213,11 @@ class Searcher:
             rows = connection.execute(SAMPLE_ONE_PER_VIDEO if one_per_video else SAMPLE, {"count": count}).mappings()
             return [StoredImage.from_row(row) for row in rows]
 
+    def dimension(self) -> int:
+        """Return how many numbers the vectors of the stored images have."""
+        with self._reading() as connection:
+            return current_column(connection).dimension
+
     def count(self) -> RowCount:
         """Return the number of searchable images: exact if there are few, otherwise an estimate."""
         with self._reading() as connection:
@@ -281,7 +287,9 @@ class Searcher:
         """Return the rows of one page of hits."""
         vector = combination.combine(parts, self._weigh(connection, query, parts))
         rows = fetch_rows(connection, vector, parts, wanted)
-        if not rows or any(row["model"] != self._embedder.identity.weights_sha256 for row in rows):
+        # Vectors of stored images alone can be compared whatever the model is, even if it is not available.
+        embedded = not parts.keys() <= {"like", "unlike"}
+        if embedded and (not rows or any(row["model"] != self._embedder.identity.weights_sha256 for row in rows)):
             check_model(connection, self._embedder.identity)
         return rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -188,7 +187,7 @@ def _given(reference: str, vector: np.ndarray, columns: Mapping[str, Any], *, ex
 def _modified_at(path: str) -> datetime | None:
     """Return the time of a file on this machine, by which a later ingest notices changes; None if there is none."""
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except (OSError, ValueError):
         return None
     return file_time(status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None

@@ -77,7 +77,9 @@ def search_by_image() -> Response:
 
 
 def _page(query: Narrowing, vector: np.ndarray | None, text: str | None) -> Response:
-    searcher = backend().searcher_with(_ready())
+    # Stored images can be compared without the model, even if it is not available.
+    needs_model = query.q is not None or query.exclude is not None or vector is not None
+    searcher = backend().searcher_with(_ready()) if needs_model else backend().searcher
     end = query.offset + query.count
     hits = searcher.search(
         Query(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,13 +99,18 @@ class SearchRequest:
         """What the text counts, 0 to 1; the images count the rest."""
         return MIDDLE if self.text_weight is None else self.text_weight
 
-    def query(self, model: ModelIdentity) -> Query:
-        """Return the query of the search.
+    @property
+    def needs_model(self) -> bool:
+        """Whether the model is needed for it, as it is for all but stored images."""
+        return bool(self.text or self.exclude or self.vector)
+
+    def query(self, model: Callable[[], ModelIdentity]) -> Query:
+        """Return the query of the search; only for a vector the model is asked for.
 
         Raises:
             QueryError: the vector is malformed, or was made by another model.
         """
-        vector = None if self.vector is None else vectors.from_text(self.vector, model)
+        vector = None if self.vector is None else vectors.from_text(self.vector, model())
         return Query(
             text=self.text,
             vector=vector,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from flask import url_for
 
 from searchdb.errors import ModelError
-from searchdb.records import Hit, StoredImage
+from searchdb.records import Hit, ModelIdentity, StoredImage
 from searchdb.search.searcher import MAX_HITS, Searcher
 from searchdb.search.to_sql import search_to_sql
 
@@ -85,7 +85,7 @@ def search(
 ) -> Sequence[Hit]:
     """Return the hits of a search; `threshold` replaces the requested threshold and drops the minimum relevance."""
     return searcher.search(
-        search_request.query(backend().model().embedder.identity),
+        search_request.query(_identity),
         filters=search_request.filters,
         threshold=search_request.least if threshold is None else threshold,
         min_relevance=search_request.min_relevance or 0.0 if threshold is None else 0.0,
@@ -97,8 +97,7 @@ def search(
 
 def sql_of_search(searcher: Searcher, search_request: SearchRequest) -> str:
     """Return the SQL that returns the hits up to the end of this page."""
-    model = backend().model().embedder.identity
-    query = search_request.query(model)
+    query = search_request.query(_identity)
     return search_to_sql(
         query,
         search_request.filters,
@@ -106,8 +105,12 @@ def sql_of_search(searcher: Searcher, search_request: SearchRequest) -> str:
         threshold=search_request.least,
         count=search_request.offset + PAGE_SIZE,
         one_per_video=searcher.has_videos(),
-        dimension=model.dimension,
+        dimension=searcher.dimension(),
     )
+
+
+def _identity() -> ModelIdentity:
+    return backend().model().embedder.identity
 
 
 def search_trail(searcher: Searcher, search_request: SearchRequest, image: StoredImage) -> Trail | None:

@@ -68,7 +68,8 @@ def index() -> ResponseReturnValue:
         return render_template(
             "home.html", search=search_request, count=count, examples=EXAMPLES, tiles=tiles, filter_panel=panel
         )
-    model.wait()
+    if search_request.needs_model:
+        model.wait()
     results = search_page(searcher, search_request)
     nearest = None
     if not results.hits:
@@ -113,7 +114,7 @@ def image(image_id: int) -> ResponseReturnValue:
     search_request = _search_request(request.args)
     searcher = backend().searcher
     image = searcher.get(image_id)
-    usable = backend().model().usable
+    usable = not search_request.needs_model or backend().model().usable
     mimetype, gone = None, None
     if not is_url(image):
         try:
@@ -141,7 +142,7 @@ def image(image_id: int) -> ResponseReturnValue:
         sql=sql_of_search(searcher, search_request) if trail and trail.hit else None,
         video=video_on_page(searcher, search_request, image, compared=usable),
         preview_url=Links().thumbnail(image),
-        similar=similar_tiles(searcher, search_request, image_id) if usable else (),
+        similar=similar_tiles(searcher, search_request, image_id),
         filter_panel=filter_panel(search_request, backend().facets()),
     )
 
