@@ -204,6 +204,7 @@ class IngestingCollection(VectorIngestingCollection):
             DatabaseUnavailableError: the database was unavailable for longer than five minutes.
         """
         if not enqueue_only:
+            self.adopt_model()
             self.store.check_model(self.embedder.identity)  # before anything is queued
         return run_ingest(
             items,
@@ -281,6 +282,7 @@ class IngestingCollection(VectorIngestingCollection):
         return [each.id for each in find_gone(self.store, folders(paths)).images]
 
     def _make_ingest(self) -> Ingest:
+        self.adopt_model()
         self.store.check_model(self.embedder.identity)
         return Ingest(
             store=self.store,

@@ -378,7 +378,10 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredImage:
-    """One stored image with its metadata: a row of `images` without the vector."""
+    """One stored image with its metadata: a row of `images` without the vector.
+
+    Of an image that came in as a vector, `width`, `height`, `sha256` and `byte_size` may be unknown.
+    """
 
     id: int
     image: str
@@ -387,8 +390,8 @@ class StoredImage:
     source_id: str | None
     description: str | None
     tags: Sequence[str]
-    width: int
-    height: int
+    width: int | None
+    height: int | None
     credit: str | None
     credit_url: str | None
     page_url: str | None
@@ -399,8 +402,8 @@ class StoredImage:
     latitude: float | None
     longitude: float | None
     metadata: Mapping[str, Any]
-    sha256: bytes
-    byte_size: int
+    sha256: bytes | None
+    byte_size: int | None
     colour: str | None
     ingested_at: datetime
     rating: int | None

@@ -270,6 +270,7 @@ FILES: dict[str, set[str]] = {
     "export.rows": {"db.tables", "export.columns", "search.filters", "search.guarded"},
     "export.text_formats": {"export.columns", "export.destination", "export.rows"},
     "export.parquet": {"db.tables", "export.columns", "export.destination", "export.rows"},
+    "export.npz": {"db.tables", "export.columns", "export.destination", "export.rows", "export.text_formats"},
     "export.contact_sheet": {"export.destination", "export.originals", "export.report", "export.rows"},
     "index.records": set(),
     "index.policy": {"index.records"},

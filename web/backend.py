@@ -23,6 +23,7 @@ from searchdb.db.schema import check_schema
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
+from searchdb.ingest.adoption import adopt_model
 from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.memory import FILES_BYTES, MemoryBudget
 from searchdb.records import StoredImage
@@ -157,15 +158,27 @@ class Backend:
         with self._model_lock:
             # The first ingest into an empty collection may use a model other than the default.
             if self._model is None or self._model.name != name:
+                embedder = self._make_embedder(name)
                 self._model = BackgroundModel(
                     name,
-                    self._make_embedder(name),
+                    embedder,
                     self.slots,
                     self.metrics,
                     max_cache_bytes=self.settings.max_query_cache_bytes,
                     loaded=self._loaded,
+                    on_loaded=partial(self._adopt_model, embedder),
                 )
             return self._model
+
+    def _adopt_model(self, embedder: Embedder) -> None:
+        """Check a model against vectors that came from elsewhere under its name, and adopt its weights."""
+        adopt_model(
+            self.database().engine,
+            embedder,
+            max_bytes=self.settings.max_image_bytes,
+            max_pixels=self.settings.max_image_pixels,
+            memory=self.memory,
+        )
 
     def warm_up(self) -> None:
         """Open the database and load the model in the background, so that the first search is fast."""

@@ -94,10 +94,10 @@ def may_be(row: Any, model: ModelIdentity) -> bool:
     return not row.verified and row.name == model.name and row.dimension == model.dimension
 
 
-def unverified_model(connection: Connection) -> ModelIdentity | None:
-    """Return the current model if its vectors came from elsewhere and its weights were never seen."""
-    row = connection.execute(sa.select(embedding_models).where(embedding_models.c.current)).one_or_none()
-    return None if row is None or row.verified else _identity(row)
+def unverified_row(connection: Connection) -> Any:
+    """Return the row of the current model if its vectors came from elsewhere and nobody has seen its weights."""
+    current = sa.select(embedding_models).where(embedding_models.c.current, ~embedding_models.c.verified)
+    return connection.execute(current).one_or_none()
 
 
 def _adopt(connection: Connection, model: ModelIdentity) -> int | None:

@@ -247,5 +247,4 @@ def record(connection: Connection, recalls: Sequence[Recall]) -> None:
     rows = [asdict(recall) for recall in recalls]
     for row in rows:
         del row["measured_at"]
-        row["embedding_model_id"] = CURRENT_MODEL_ID
-    connection.execute(sa.insert(index_recalls), rows)
+    connection.execute(sa.insert(index_recalls).values(embedding_model_id=CURRENT_MODEL_ID), rows)
