@@ -110,6 +110,8 @@ class SearchDB(ComparingCollection):
             ModelError: the model cannot be loaded or is not the collection's.
         """
         pil_image = image if image is None or isinstance(image, Image.Image) else self._read(str(image))
+        if not (text is None and image is None and exclude is None):
+            self.adopt_model()
         return self.searcher.search(
             Query(
                 text=text,
@@ -155,6 +157,7 @@ class SearchDB(ComparingCollection):
             DatabaseError: they are not stored yet, and the database or our role may only read. `searcher.embed` returns
                 them even then.
         """
+        self.adopt_model()
         return self.searcher.embed(texts, must_store=True)
 
     # --- following folders ----------------------------------------------------------------------

@@ -14,7 +14,9 @@ SearchDBError
 ├── ModelError                   anything about the model
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors have too few or too many numbers
-│   └── ModelMismatchError           it is not the collection's model
+│   ├── ModelMismatchError           it is not the collection's model
+│   ├── VectorWidthError             vectors from elsewhere have another width than the collection's
+│   └── UnverifiedModelError         it does not give the vectors that came from elsewhere under its name
 ├── SwitchError                  the collection cannot be switched to another model now
 │   └── SwitchIncompleteError        images or texts have no vector by that model yet
 ├── BusyError                    others have to end first
@@ -53,6 +55,8 @@ SearchDBError
     │   ├── DecoderLostError             the process that decoded a costly image did not finish
     │   ├── NoVideoStreamError           it is a container of sound only
     │   └── DamagedVideoError            a video cannot be read, or only in part
+    ├── InvalidVectorError           the vector that a file has for it cannot be stored
+    ├── RepeatedReferenceError       a file of vectors has another row for it
     └── WorkerLostError              the workers that processed it died
 
 Messages name the thing, the limit and the way out.
@@ -230,6 +234,34 @@ class SwitchIncompleteError(SwitchError):
         )
         self.images = images
         self.texts = texts
+
+
+class UnverifiedModelError(ModelError):
+    """The model gives other vectors than those that came from elsewhere under its name.
+
+    `cosine` is the median cosine of both for some of the images.
+    """
+
+    def __init__(self, name: str, cosine: float, least: float) -> None:
+        super().__init__(
+            f"the model {name} gives other vectors than those that were ingested under this name: their median cosine "
+            f"is {cosine:.3f}, and {least:.2f} is the least. They come from another model, or from images that were "
+            "prepared in another way: search with --like only, or embed the images again with `searchdb model switch`"
+        )
+        self.cosine = cosine
+
+
+class VectorWidthError(ModelError):
+    """The vectors in a file have `found` numbers, and those of the collection, or of the files before, `expected`."""
+
+    def __init__(self, name: str, found: int, expected: int) -> None:
+        super().__init__(
+            f"the vectors in {name} have {found:,} numbers, but those of this collection or of the named model have "
+            f"{expected:,}, so they come from another model: give vectors of the collection's model, change its model "
+            "first with `searchdb model switch NAME`, or use another database"
+        )
+        self.found = found
+        self.expected = expected
 
 
 # --- Memory ---------------------------------------------------------------------------------------
@@ -504,6 +536,14 @@ class NoVideoStreamError(DecodeError):
 
 class DamagedVideoError(DecodeError):
     """The video is truncated or corrupt. Frames that could be read are stored."""
+
+
+class InvalidVectorError(ImageError):
+    """The vector that a file has for the image is zero, not finite, of another width than the others, or missing."""
+
+
+class RepeatedReferenceError(ImageError):
+    """An earlier row of the same files has a vector for the image."""
 
 
 class DecodeInterruptedError(SearchDBError):

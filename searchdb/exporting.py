@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from sqlalchemy import Engine
 
 from searchdb.db.current_model import current_model
 from searchdb.errors import ExportError, QueryError
-from searchdb.export.columns import COLUMNS, ExportColumn, chosen_columns
+from searchdb.export.columns import COLUMNS, ExportColumn, chosen_columns, with_vectors
 from searchdb.export.contact_sheet import MAX_SHEET_IMAGES, SHEET_COLUMNS, SheetHead, write_contact_sheet
 from searchdb.export.destination import Sink, file_sink
 from searchdb.export.folder import FOLDER_COLUMNS, MAX_FOLDER_FILES, fill_folder
 from searchdb.export.originals import Originals
 from searchdb.export.report import ExportReport
 from searchdb.export.rows import Row, Selection, selected_rows
-from searchdb.export.tables import HTML, checked_format, write_table
+from searchdb.export.tables import HTML, NPZ, checked_format, write_table
 from searchdb.records import Hit
 from searchdb.search.filter_table import FILTERS
 from searchdb.search.filters import Filters
@@ -48,8 +48,9 @@ class ExportingCollection(SwitchingCollection):
         text: str | None = None,
         *,
         format: str | None = None,  # noqa: A002 - the field's name for it
-        columns: list[str] | tuple[str, ...] | None = None,
+        columns: Sequence[str] | None = None,
         count: int | None = None,
+        vectors: bool = False,
         keep_formulas: bool = False,
         progress: ExportProgress = no_progress,
         **search: Any,
@@ -62,10 +63,11 @@ class ExportingCollection(SwitchingCollection):
         Args:
             target: a file, or something with `write(bytes)`.
             text: what to search for; `search` may have other parts of a query.
-            format: csv, tsv, jsonl, parquet or html; by default what the file's extension says. `html` is a contact
-                sheet: one file with thumbnails, of at most MAX_SHEET_IMAGES images.
+            format: csv, tsv, jsonl, parquet, npz or html; by default what the file's extension says. `html` is a
+                contact sheet: one file with thumbnails, of at most MAX_SHEET_IMAGES images.
             columns: of a table, names of `searchdb.export.columns.COLUMNS`; by default all but vectors and details, for
                 which `*` stands.
+            vectors: add the vectors, so that `ingest_vectors` can read the file; an npz always has them.
             count: the most images; by default DEFAULT_HITS for a search, otherwise all.
             keep_formulas: leave texts in CSV and TSV as they are that spreadsheets take for formulas.
             progress: called with the number of images done, and of all if it is known.
@@ -78,6 +80,10 @@ class ExportingCollection(SwitchingCollection):
         """
         name = str(target) if isinstance(target, str | Path) else STREAM
         form = checked_format(format, name)
+        if vectors and form == HTML:
+            raise ExportError("a contact sheet has no vectors: choose another format", field="format")
+        if vectors or form == NPZ:
+            columns = with_vectors(columns)
         if form == HTML and columns is not None:
             raise ExportError("a contact sheet has no columns: leave them out", field="columns")
         searched = _is_search(text, search)

@@ -22,7 +22,6 @@ from searchdb.ingest.report import IngestReport
 from searchdb.ingest.run import ProgressCallback, no_progress, run_ingest, run_worker
 from searchdb.ingest.verify import Difference, VerifyReport, verify
 from searchdb.records import RejectedItem, SourceItem
-from searchdb.second_model import WithSecondModel
 from searchdb.sources.exclusion import Exclusion
 from searchdb.sources.files import files, folders, missing, named_paths
 from searchdb.sources.urls import urls
@@ -30,6 +29,7 @@ from searchdb.unsplash import loader
 from searchdb.unsplash.loader import LoadProgress, LoadReport
 from searchdb.unsplash.photos import DEFAULT_RENDITION
 from searchdb.unsplash.reader import find_parts
+from searchdb.vector_ingesting import VectorIngestingCollection
 from searchdb.video.sampling import parse_every
 
 
@@ -41,7 +41,7 @@ def _with_every(
         yield item if every_s is None or isinstance(item, RejectedItem) else replace(item, every_s=every_s)
 
 
-class IngestingCollection(WithSecondModel):
+class IngestingCollection(VectorIngestingCollection):
     """A collection with the methods that fill it, and that compare it with its files."""
 
     def ingest_files(
@@ -203,6 +203,7 @@ class IngestingCollection(WithSecondModel):
             DatabaseUnavailableError: the database was unavailable for longer than five minutes.
         """
         if not enqueue_only:
+            self.adopt_model()
             self.checked_embedder()  # before anything is queued
         return run_ingest(
             items,
@@ -282,6 +283,7 @@ class IngestingCollection(WithSecondModel):
         return [each.id for each in find_gone(self.store, folders(paths)).images]
 
     def _make_ingest(self) -> Ingest:
+        self.adopt_model()
         return Ingest(
             store=self.store,
             queue=self.queue,

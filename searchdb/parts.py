@@ -12,6 +12,7 @@ from searchdb.config import Settings
 from searchdb.db.current_model import model_to_use
 from searchdb.db.database import open_database
 from searchdb.errors import ModelMismatchError
+from searchdb.ingest.adoption import adopt_model
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.store import Store
 from searchdb.media.embed import CLIPEmbedder
@@ -36,6 +37,7 @@ class CollectionParts:
         self.store = Store(self.database.engine)
         self.queue = Queue(self.database.engine)
         self._following = threading.Lock()
+        self._adopted = False
 
     def close(self) -> None:
         """Close all connections; the embedded server stops if this was its last user."""
@@ -85,6 +87,24 @@ class CollectionParts:
 
     def _forget_model(self) -> None:
         del self.embedder
+
+    def adopt_model(self) -> None:
+        """Check the model against vectors that came from elsewhere under its name, and adopt its weights, once.
+
+        Raises:
+            UnverifiedModelError: it gives other vectors.
+            ModelError: it cannot be loaded.
+        """
+        if not self._adopted:
+            settings = self.settings
+            adopt_model(
+                self.database.engine,
+                self.embedder,
+                max_bytes=settings.max_image_bytes,
+                max_pixels=settings.max_image_pixels,
+                memory=self.memory,
+            )
+            self._adopted = True
 
     @cached_property
     def fetcher(self) -> Fetcher:

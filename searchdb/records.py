@@ -297,6 +297,26 @@ class EmbeddedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GivenVector:
+    """One image whose vector another program made: float32 unit vector of shape (n,).
+
+    What nothing tells is None. `written` is what the image's file says about it, where that is on this machine. `video`
+    and `video_time` are those of a frame.
+    """
+
+    item: SourceItem
+    embedding: np.ndarray
+    sha256: bytes | None = None
+    byte_size: int | None = None
+    width: int | None = None
+    height: int | None = None
+    colour: str | None = None
+    video: str | None = None
+    video_time: float | None = None
+    written: WrittenMetadata = field(default_factory=WrittenMetadata)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailedImage:
     """One reference that failed in this run; `item` is None if the reference itself was malformed."""
 
@@ -361,7 +381,10 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredImage:
-    """One stored image with its metadata: a row of `images` without the vector."""
+    """One stored image with its metadata: a row of `images` without the vector.
+
+    Of an image that came in as a vector, `width`, `height`, `sha256` and `byte_size` may be unknown.
+    """
 
     id: int
     image: str
@@ -370,8 +393,8 @@ class StoredImage:
     source_id: str | None
     description: str | None
     tags: Sequence[str]
-    width: int
-    height: int
+    width: int | None
+    height: int | None
     credit: str | None
     credit_url: str | None
     page_url: str | None
@@ -382,8 +405,8 @@ class StoredImage:
     latitude: float | None
     longitude: float | None
     metadata: Mapping[str, Any]
-    sha256: bytes
-    byte_size: int
+    sha256: bytes | None
+    byte_size: int | None
     colour: str | None
     ingested_at: datetime
     rating: int | None

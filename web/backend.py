@@ -23,6 +23,7 @@ from searchdb.db.schema import check_schema
 from searchdb.embedder import Embedder
 from searchdb.errors import DatabaseError, DatabaseUnavailableError, EmbeddedServerError, ModelError, ModelMismatchError
 from searchdb.index.on_demand import IndexWatch, rebuild_on_demand
+from searchdb.ingest.adoption import adopt_model
 from searchdb.media.bounded_folder import BoundedFolder
 from searchdb.media.memory import FILES_BYTES, MemoryBudget
 from searchdb.records import StoredImage
@@ -191,6 +192,16 @@ class Backend:
         """
         return self._models.dimension()
 
+    def _adopt_model(self, embedder: Embedder) -> None:
+        """Check a model against vectors that came from elsewhere under its name, and adopt its weights."""
+        adopt_model(
+            self.database().engine,
+            embedder,
+            max_bytes=self.settings.max_image_bytes,
+            max_pixels=self.settings.max_image_pixels,
+            memory=self.memory,
+        )
+
     def warm_up(self) -> None:
         """Open the database and load the model in the background, so that the first search is fast."""
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
@@ -284,13 +295,15 @@ class Backend:
             return look(connection, self.settings)
 
     def _make_model(self, name: str) -> BackgroundModel:
+        embedder = self._make_embedder(name)
         return BackgroundModel(
             name,
-            self._make_embedder(name),
+            embedder,
             self.slots,
             self.metrics,
             max_cache_bytes=self.settings.max_query_cache_bytes,
             loaded=self._loaded and self._models.last is None,
+            on_loaded=partial(self._adopt_model, embedder),
         )
 
     def _check_suspect(self) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 from werkzeug.exceptions import ServiceUnavailable
 
 from searchdb.embedder import Embedder
-from searchdb.errors import ModelError
+from searchdb.errors import DatabaseError, ModelError, ModelUnavailableError
 from searchdb.records import ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.query_cache import REMEMBERED_S, QueryCache
@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 
 _OUR_TEXTS = frozenset(EVERYDAY_TEXTS)
 """Texts that relevance is measured by: whose request embeds them first has not asked for them."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class TimedEmbedder:
@@ -95,6 +99,7 @@ class BackgroundModel:
         metrics: time and count the model's runs, and count hits of the cache.
         max_cache_bytes: bytes of the cached texts in the database.
         loaded: whether the model is in memory already.
+        on_loaded: called once the model is loaded; a ModelError that it raises counts as a failure to load.
 
     Attributes:
         embedder: the model; its runs are timed.
@@ -111,8 +116,10 @@ class BackgroundModel:
         *,
         max_cache_bytes: int,
         loaded: bool = False,
+        on_loaded: Callable[[], None] = _nothing,
     ) -> None:
         self.name = name
+        self._on_loaded = on_loaded
         self.embedder = TimedEmbedder(embedder, slots.model, metrics)
         self.query_cache = QueryCache(
             self.embedder, max_bytes=max_cache_bytes, trust_memory_s=REMEMBERED_S, on_hit=metrics.cached
@@ -184,9 +191,10 @@ class BackgroundModel:
         try:
             self.query_cache.compute([WARM_UP_TEXT])  # also runs the model: the first run is the slowest
             _ = self.embedder.identity  # may have to read and hash the weights
-        except ModelError as exc:
+            self._on_loaded()
+        except (ModelError, DatabaseError) as exc:
             log.warning("%s", exc)
-            self.failure = exc
+            self.failure = exc if isinstance(exc, ModelError) else ModelUnavailableError(self.name, str(exc))
         else:
             self.failure = None
         finally:

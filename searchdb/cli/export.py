@@ -31,10 +31,11 @@ SHOWN_FAILURES = 20
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["csv", "tsv", "jsonl", "parquet", "html"]),
+    type=click.Choice(["csv", "tsv", "jsonl", "parquet", "npz", "html"]),
     help="default: by the extension of FILE, or csv",
 )
 @click.option("--columns", metavar="NAME,...", help="columns of a table; * means the default ones")
+@click.option("--vectors", is_flag=True, help="add the vectors, for `searchdb ingest vectors` or other programs")
 @click.option("--keep-formulas", is_flag=True, help="in CSV, leave texts as they are that look like formulas")
 @click.option("--link", is_flag=True, help="fill the folder with symbolic links, the default")
 @click.option("--copy", is_flag=True, help="fill the folder with copies; downloads images at URLs")
@@ -49,6 +50,7 @@ def export_command(
     to_folder: str | None,
     form: str | None,
     columns: str | None,
+    vectors: bool,
     keep_formulas: bool,
     link: bool,
     copy: bool,
@@ -58,17 +60,18 @@ def export_command(
 ) -> None:
     """Export search results, or without a query all images that the filters select.
 
-    Tables are CSV, TSV, JSON lines or Parquet. HTML is a contact sheet in one file, for browsers and for paper. A
+    Tables are CSV, TSV, JSON lines, Parquet or npz. HTML is a contact sheet in one file, for browsers and for paper. A
     folder gets links to the images, or copies, named by rank; existing files are kept, and another run completes it.
     The exit status is 1 if an image could not be linked, copied or shown.
 
     \b
     searchdb export "a boat at sunset" --to boats.csv --columns id,image,similarity,taken_at
     searchdb export --taken-after 2024-01-01 --to 2024.parquet --columns '*,embedding'
+    searchdb export --vectors --to everything.parquet
     searchdb export "a boat" --min-relevance 0.5 --to boats.html
     searchdb export --tag harbour --to-folder harbours --copy
     """
-    given = {"to": target, "format": form, "columns": columns, "keep-formulas": keep_formulas}
+    given = {"to": target, "format": form, "columns": columns, "vectors": vectors, "keep-formulas": keep_formulas}
     if to_folder is not None:
         for name, value in given.items():
             if value:
@@ -81,7 +84,8 @@ def export_command(
         raise click.UsageError("--json prints a report on standard output: name a file, or use --format jsonl")
     collection = open_collection(ctx)
     with _progress() as progress:
-        arguments: dict[str, Any] = {**search, "count": count, "progress": progress}
+        more = {} if to_folder is not None else {"vectors": vectors}
+        arguments: dict[str, Any] = {**search, **more, "count": count, "progress": progress}
         if to_folder is not None:
             report = collection.export_folder(to_folder, text, copy=copy, **arguments)
         else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import click
 
 from searchdb.cli import Group, open_collection
+from searchdb.cli.ingest_vectors import vectors_command
 from searchdb.cli.output import loading_bar, print_json, progress_bar
 from searchdb.cli.prose import describe_ingest, describe_load, describe_losses
 from searchdb.errors import ConfigError, SourceError
@@ -226,6 +227,9 @@ def ingest_unsplash(
     )
     report = run_ingest("ingesting photos", ingest, enqueue_only=enqueue_only)
     _finish(ctx, report, as_json, tables=loaded.to_json())
+
+
+ingest_command.add_command(vectors_command)
 
 
 class IngestCall(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from functools import cache
@@ -51,9 +52,12 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
     ours = connection.scalar(sa.select(embedding_models.c.id).where(same, current).with_for_update(read=True))
     if ours is not None:
         return ours
+    if _adopt(connection, model) is not None:
+        return claim_model(connection, model)
+    verified = model.weights_sha256 != unverified_digest(model.name)
     connection.execute(
         insert(embedding_models)
-        .values(name=model.name, weights_sha256=model.weights_sha256, dimension=model.dimension)
+        .values(verified=verified, name=model.name, weights_sha256=model.weights_sha256, dimension=model.dimension)
         .on_conflict_do_nothing(index_elements=["weights_sha256"])
     )
     rows = connection.execute(sa.select(embedding_models).order_by(embedding_models.c.id).with_for_update()).all()
@@ -108,9 +112,49 @@ def check_model(connection: Connection, model: ModelIdentity) -> None:
     Raises:
         ModelMismatchError: stored images were embedded with other weights.
     """
-    stored = current_model(connection)
-    if stored is not None and stored.weights_sha256 != model.weights_sha256 and has_images(connection):
-        raise _mismatch(connection, stored, model)
+    row = connection.execute(sa.select(embedding_models).where(embedding_models.c.current)).one_or_none()
+    if row is None or row.weights_sha256 == model.weights_sha256 or may_be(row, model):
+        return
+    if has_images(connection):
+        raise _mismatch(connection, _identity(row), model)
+
+
+def unverified_digest(name: str) -> bytes:
+    """Return the digest of a model of which only the name is known, as vectors from elsewhere have it."""
+    return hashlib.sha256(f"unverified:{name}".encode()).digest()
+
+
+def may_be(row: Any, model: ModelIdentity) -> bool:
+    """Whether a row of `embedding_models` whose weights nobody has seen may be of this model, by name and dimension."""
+    return not row.verified and row.name == model.name and row.dimension == model.dimension
+
+
+def unverified_row(connection: Connection) -> Any:
+    """Return the row of the current model if its vectors came from elsewhere and nobody has seen its weights."""
+    current = sa.select(embedding_models).where(embedding_models.c.current, ~embedding_models.c.verified)
+    return connection.execute(current).one_or_none()
+
+
+def _adopt(connection: Connection, model: ModelIdentity) -> int | None:
+    """Give the current model these weights if nobody has seen its weights before; return its id."""
+    if model.weights_sha256 == unverified_digest(model.name):
+        return None
+    of_other = sa.exists().where(embedding_models.c.weights_sha256 == model.weights_sha256)
+    adopted = connection.scalar(
+        sa.update(embedding_models)
+        .where(
+            embedding_models.c.current,
+            ~embedding_models.c.verified,
+            embedding_models.c.name == model.name,
+            embedding_models.c.dimension == model.dimension,
+            ~sa.select(sa.literal(1)).where(of_other).exists(),
+        )
+        .values(weights_sha256=model.weights_sha256, verified=True)
+        .returning(embedding_models.c.id)
+    )
+    if adopted is not None:
+        log.info("the vectors that came from elsewhere as %s belong to its weights from now on: %s", model.name, model)
+    return adopted
 
 
 def check_weights(connection: Connection, weights_sha256: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from searchdb.db.tables import embedding_models, images
+from searchdb.db.tables import Embedding, as_vector, embedding_models, images
 from searchdb.errors import ExportError
 
 ALL_DEFAULTS = "*"
@@ -33,13 +33,30 @@ _FROM_SEARCH = (
     ExportColumn(name="relevance", type=sa.Double()),
     ExportColumn(name="parts", type=JSONB()),
 )
-_STORED = tuple(ExportColumn(name=column.name, type=column.type, sql=column) for column in images.columns)
+_STORED = tuple(
+    ExportColumn(
+        name=column.name,
+        type=column.type,
+        sql=as_vector(column).label(column.name) if isinstance(column.type, Embedding) else column,
+    )
+    for column in images.columns
+)
 _MODEL = ExportColumn(name="model", type=sa.Text(), sql=embedding_models.c.name.label("model"))
 
 SEARCH_COLUMNS = tuple(column.name for column in _FROM_SEARCH)
 """Columns that only the results of a search have."""
 COLUMNS = {column.name: column for column in (*_STORED[:2], *_FROM_SEARCH, *_STORED[2:], _MODEL)}
 """All columns by name, in the order of an export."""
+
+
+VECTOR = "embedding"
+"""The column of vectors."""
+
+
+def with_vectors(names: Sequence[str] | None) -> list[str]:
+    """Return the names with that of the column of vectors."""
+    named = [ALL_DEFAULTS] if names is None else [name.strip() for name in names]
+    return named if VECTOR in named else [*named, VECTOR]
 
 
 def default_columns(*, searched: bool) -> list[str]:

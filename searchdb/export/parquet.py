@@ -17,7 +17,6 @@ from searchdb.errors import ExportError
 from searchdb.export.columns import ExportColumn
 from searchdb.export.destination import Sink
 from searchdb.export.rows import Row
-from searchdb.records import DEFAULT_DIMENSION
 
 GROUP_ROWS = 10_000
 """Rows of a row group, which readers load at a time: 20 MB of vectors."""
@@ -36,12 +35,13 @@ class ParquetWriter:
 
     def __init__(self, sink: Sink, columns: Sequence[ExportColumn], *, about: dict[str, str] | None = None) -> None:
         self._arrow = _import("pyarrow")
-        parquet = _import("pyarrow.parquet")
+        self._parquet = _import("pyarrow.parquet")
         self._columns = columns
-        schema = self._arrow.schema([(column.name, self._type(column.type)) for column in columns])
-        self._schema = schema.with_metadata({f"searchdb.{name}": value for name, value in (about or {}).items()})
+        self._about = {f"searchdb.{name}": value for name, value in (about or {}).items()}
         self._file = _ArrowFile(sink)
-        self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+        self._writer: Any = None
+        self._schema: Any = None
+        self._dimension = -1
         self._group: list[list[Any]] = [[] for _ in columns]
         self._long_bytes = 0
 
@@ -59,23 +59,33 @@ class ParquetWriter:
         """Write what is left, and the end of the file; without it, there is no valid file."""
         if self._group[0]:
             self._write_group()
-        self._writer.close()
+        self._opened().close()
 
     def _write_group(self) -> None:
         arrays = [self._array(column.type, values) for column, values in zip(self._columns, self._group, strict=True)]
         self._group, self._long_bytes = [[] for _ in self._columns], 0
-        self._writer.write_table(self._arrow.table(arrays, schema=self._schema), row_group_size=GROUP_ROWS)
+        writer = self._opened()
+        writer.write_table(self._arrow.table(arrays, schema=self._schema), row_group_size=GROUP_ROWS)
+
+    def _opened(self) -> Any:
+        """Return the writer; it is made when the first rows have told how many numbers a vector has."""
+        if self._writer is None:
+            fields = [(column.name, self._type(column.type)) for column in self._columns]
+            self._schema = self._arrow.schema(fields).with_metadata(self._about)
+            self._writer = self._parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+        return self._writer
 
     def _array(self, kind: sa.types.TypeEngine[Any], values: list[Any]) -> Any:
         if isinstance(kind, Embedding):  # never null
+            self._dimension = len(values[0])
             flat = self._arrow.array(np.concatenate(values).astype(np.float32, copy=False))
-            return self._arrow.FixedSizeListArray.from_arrays(flat, DEFAULT_DIMENSION)
+            return self._arrow.FixedSizeListArray.from_arrays(flat, self._dimension)
         return self._arrow.array(values, type=self._type(kind))
 
     def _type(self, kind: sa.types.TypeEngine[Any]) -> Any:
         arrow = self._arrow
         if isinstance(kind, Embedding):
-            return arrow.list_(arrow.float32(), DEFAULT_DIMENSION)
+            return arrow.list_(arrow.float32(), self._dimension)
         if isinstance(kind, ARRAY):
             return arrow.list_(arrow.string())
         types: dict[type[sa.types.TypeEngine[Any]], Callable[[], Any]] = {

@@ -1,4 +1,4 @@
-"""Writes tables: rows as CSV, TSV, JSON lines or Parquet."""
+"""Writes tables: rows as CSV, TSV, JSON lines, Parquet or npz."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from searchdb.export.destination import Sink
 from searchdb.export.rows import Row
 from searchdb.export.text_formats import CSVWriter, JSONLinesWriter, TSVWriter
 
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "html")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "npz", "html")
 HTML = "html"
-BINARY_FORMATS = ("parquet",)
+NPZ = "npz"
+"""Numpy's archive, which always has the vectors."""
+BINARY_FORMATS = ("parquet", NPZ)
 """Formats that a terminal cannot show."""
 _EXTENSIONS = {
     ".csv": "csv",
@@ -22,6 +24,7 @@ _EXTENSIONS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
+    ".npz": NPZ,
     ".html": HTML,
     ".htm": HTML,
 }
@@ -75,7 +78,7 @@ def write_table(
 
     Args:
         sink: takes the bytes.
-        form: csv, tsv, jsonl or parquet.
+        form: csv, tsv, jsonl, parquet or npz.
         columns, rows: what to write; the rows are taken one at a time.
         keep_formulas: whether CSV and TSV keep texts that spreadsheets take for formulas as they are.
         about: facts for the metadata of a Parquet file.
@@ -104,4 +107,8 @@ def _writer(
         from searchdb.export.parquet import ParquetWriter
 
         return ParquetWriter(sink, columns, about=about)
+    if form == NPZ:
+        from searchdb.export.npz import NpzWriter
+
+        return NpzWriter(sink, columns)
     return (TSVWriter if form == "tsv" else CSVWriter)(sink, columns, keep_formulas=keep_formulas)

@@ -46,8 +46,7 @@ class CSVWriter:
     def _field(self, value: Any) -> Any:
         if isinstance(value, str):
             return f"'{value}" if not self._keep_formulas and value.startswith(FORMULA_STARTS) else value
-        plain = _plain(value)
-        return json.dumps(plain, ensure_ascii=False) if isinstance(plain, list | dict) else plain
+        return as_text(value)
 
 
 class TSVWriter(CSVWriter):
@@ -88,6 +87,12 @@ class _Lines:
 
     def write(self, row: str, /) -> None:
         self._sink.write(f"{row.removesuffix(_CRLF)}{self._end}".encode())
+
+
+def as_text(value: Any) -> Any:
+    """Return a value as a table of texts has it: lists and JSON as JSON text, None and numbers as they are."""
+    plain = _plain(value)
+    return json.dumps(plain, ensure_ascii=False) if isinstance(plain, list | dict) else plain
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import numpy as np
+
 from searchdb.ingest.companions import companion_state
 from searchdb.media.written.times import is_plausible
 from searchdb.records import TAKEN_AT_FROM, EmbeddedImage, FailedImage, SourceItem, WrittenMetadata, nfc
@@ -22,6 +24,9 @@ MAX_INDEXED_CHARACTERS = 300
 MAX_WORDS_BYTES = 100_000
 """Longest description, and all tags of an image together: PostgreSQL refuses an entry of over 1 MB in the full-text
 index, in which words take more space than in the text, and those with hyphens count several times."""
+
+
+_ALWAYS_STORABLE = frozenset({int, bool, bytes, datetime, np.ndarray})
 
 
 def image_row(embedded: EmbeddedImage, model_id: int) -> dict[str, Any]:
@@ -145,6 +150,8 @@ def failure_row(failure: FailedImage) -> dict[str, Any]:
 
 def storable(value: Any) -> Any:
     """Return the value with what PostgreSQL cannot store replaced: metadata and EXIF may hold anything."""
+    if value is None or type(value) in _ALWAYS_STORABLE:  # most values: the checks below take a microsecond each
+        return value
     if isinstance(value, str):
         return UNSTORABLE.sub("�", value)
     if isinstance(value, Mapping):

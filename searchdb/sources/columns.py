@@ -37,12 +37,12 @@ def item_from_row(row: Mapping[str, Any]) -> SourceItem:
         value = raw.strip() if isinstance(raw, str) else raw
         if column == url_column or not column or value is None or value in ("", [], {}):
             continue
-        if column == RATING and (rating := _rating(value)) is not None:
+        if column == RATING and (rating := rating_of(value)) is not None:
             values[RATING] = rating
-        elif column in _CONVERTERS:
-            values[column] = _value(column, value, _CONVERTERS[column])
+        elif column in CONVERTERS:
+            values[column] = _value(column, value, CONVERTERS[column])
         else:
-            metadata[_value("name", column, _text)] = _value(column, value, _storable)
+            metadata[_value("name", column, _text)] = _value(column, value, storable_value)
     return SourceItem(source=SOURCE, metadata=metadata, **values)
 
 
@@ -54,7 +54,7 @@ def url_of(row: Mapping[str, Any]) -> str:
 def normalised_names(columns: Sequence[str]) -> list[str]:
     """Return the column names stripped, and the known ones in lower case."""
     return [
-        name.lower() if name.lower() in (*_CONVERTERS, *URL_COLUMNS, RATING) else name
+        name.lower() if name.lower() in (*CONVERTERS, *URL_COLUMNS, RATING) else name
         for name in (column.strip() for column in columns)
     ]
 
@@ -68,7 +68,7 @@ def _value(column: str, raw: Any, convert: Callable[[Any], Any]) -> Any:
         raise InvalidReferenceError(f"column {printable(column)}: '{shown}' {exc}") from exc
 
 
-def _storable(value: Any) -> Any:
+def storable_value(value: Any) -> Any:
     """Return the value unchanged; ValueError if PostgreSQL's text and jsonb cannot store it."""
     if isinstance(value, str):
         if "\0" in value:
@@ -77,24 +77,24 @@ def _storable(value: Any) -> Any:
             raise ValueError("is not valid UTF-8; save the list as UTF-8")
     elif isinstance(value, list):
         for element in cast("list[Any]", value):
-            _storable(element)
+            storable_value(element)
     elif isinstance(value, dict):
         for key, element in cast("dict[str, Any]", value).items():
-            _storable(key)
-            _storable(element)
+            storable_value(key)
+            storable_value(element)
     return cast("Any", value)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, (list, dict, bool)):
         raise ValueError("is not text")
-    return _storable(str(value))
+    return storable_value(str(value))
 
 
 def _url(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("is not a URL")
-    return clean_url(_storable(value))
+    return clean_url(storable_value(value))
 
 
 def _time(value: Any) -> datetime:
@@ -134,12 +134,12 @@ def _tags(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag for tag in tags if tag))
 
 
-def _rating(value: Any) -> int | None:
+def rating_of(value: Any) -> int | None:
     """Return a number of stars, or -1 for rejected; None for a value of another kind."""
     return int(float(value)) if re.fullmatch(r"-1|[0-5](\.0)?", str(value)) else None
 
 
-_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "source_id": _text,
     "description": _text,
     "credit": _text,
@@ -153,3 +153,4 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "longitude": _degrees(180),
     "tags": _tags,
 }
+"""Converts the value of each column to that of a field of SourceItem; ValueError says what is wrong with it."""

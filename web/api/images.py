@@ -93,7 +93,8 @@ def remove_image(path: ImagePath) -> Response:
     that folder adds it again.
     """
     removed = _adder().remove(path.image_id)
-    backend().thumbnails.forget(removed.sha256)
+    if removed.sha256 is not None:
+        backend().thumbnails.forget(removed.sha256)
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response

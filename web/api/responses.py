@@ -36,8 +36,8 @@ class Image(BaseModel):
     source_id: str | None = Field(description="Its id in that source.")
     description: str | None
     tags: list[str]
-    width: int = Field(description="Pixels, upright.")
-    height: int = Field(description="Pixels, upright.")
+    width: int | None = Field(description="Pixels, upright; null if unknown.")
+    height: int | None = Field(description="Pixels, upright; null if unknown.")
     credit: str | None = Field(description="Author or rights holder.")
     credit_url: str | None
     page_url: str | None = Field(description="The page where the image was published.")
@@ -52,8 +52,11 @@ class Image(BaseModel):
         description="The folder of its file, from the name of the folder that was ingested; null for a URL."
     )
     metadata: dict[str, Any] = Field(description="Other metadata.")
-    sha256: str = Field(description="SHA-256 of the file in hexadecimal digits.", pattern="^[0-9a-f]{64}$")
-    byte_size: int = Field(description="Size of the file in bytes.")
+    sha256: str | None = Field(
+        description="SHA-256 of the file in hexadecimal digits; null if unknown, as of a vector from elsewhere.",
+        pattern="^[0-9a-f]{64}$",
+    )
+    byte_size: int | None = Field(description="Size of the file in bytes; null if unknown.")
     ingested_at: datetime
     video: str | None = Field(description="Of a frame: its video's file name without the folder, or URL; else null.")
     video_time: float | None = Field(description="Of a frame: seconds from the start of the video; else null.")
@@ -164,7 +167,7 @@ def _public(image: StoredImage, links: Links) -> dict[str, Any]:
         "source_id": source_id,
         "tags": list(image.tags),
         "metadata": dict(metadata),
-        "sha256": image.sha256.hex(),
+        "sha256": None if image.sha256 is None else image.sha256.hex(),
     }
 
 

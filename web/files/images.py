@@ -218,7 +218,7 @@ def preview(image_id: int) -> ResponseReturnValue:
     try:
         sha256, data = _thumbnail_of(image, PREVIEW_SIDE)
     except (ServiceUnavailable, BusyError, TooMuchMemoryError):
-        if backend().thumbnails.get(image.sha256) is None:
+        if image.sha256 is None or backend().thumbnails.get(image.sha256) is None:
             raise
         return redirect(url_for(".thumbnail", image_id=image_id)), {"Cache-Control": "no-store"}
     return _thumbnail_response(data, sha256, thumbnail_version(sha256))
@@ -238,12 +238,11 @@ def _thumbnail_of(image: StoredImage, side: int = LONGEST_SIDE) -> tuple[bytes, 
     `side` is the length of its longest side at most: that of a thumbnail or of a preview.
     """
     cache = backend().thumbnails
-    data = cache.get(image.sha256, side)
-    if data is not None:
+    if image.sha256 is not None and (data := cache.get(image.sha256, side)) is not None:
         return image.sha256, data
     longest = backend().settings.max_image_bytes
     with backend().slots.thumbnails:
-        if (data := cache.get(image.sha256, side)) is not None:  # made meanwhile, for another request
+        if image.sha256 is not None and (data := cache.get(image.sha256, side)) is not None:  # made meanwhile
             return image.sha256, data
         image_file = open_image_file(image)
         with image_file.file, hold_file() as hold:
@@ -258,13 +257,13 @@ def _thumbnail_of(image: StoredImage, side: int = LONGEST_SIDE) -> tuple[bytes, 
             decoded = decode_for_visitor(fetched, needed=_needed(image, side))
         data = make_thumbnail(decoded.pixels, side)
     if decoded.sha256 == image.sha256:
-        cache.put(image.sha256, data, side)
+        cache.put(decoded.sha256, data, side)
     return decoded.sha256, data
 
 
 def _needed(image: StoredImage, side: int) -> int:
     """Return the length of the shorter side from which a thumbnail or a preview is made."""
-    if side == LONGEST_SIDE:
+    if side == LONGEST_SIDE or image.width is None or image.height is None:
         return side  # it is small: more pixels than needed make it sharper
     shorter, longer = sorted((max(image.width, 1), max(image.height, 1)))
     return max(-(-side * shorter // longer), LONGEST_SIDE)

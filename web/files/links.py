@@ -47,14 +47,13 @@ class Links:
         """Return the URL of the image's thumbnail, with a version so that browsers can cache it."""
         if is_frame(image):
             return self.frame_thumbnail(image.id, image.sha256, time_of(image))
-        version = "" if is_url(image) else f"?v={thumbnail_version(image.sha256)}"
-        return _with_id(self._thumbnail, image.id) + version
+        return _with_id(self._thumbnail, image.id) + ("" if is_url(image) else _version(image))
 
     def preview(self, image: StoredImage) -> str:
         """Return the URL of the large version of an image file that browsers do not show."""
-        return f"{_with_id(self._preview, image.id)}?v={thumbnail_version(image.sha256)}"
+        return _with_id(self._preview, image.id) + _version(image)
 
-    def frame_thumbnail(self, image_id: int, sha256: bytes, seconds: float) -> str:
+    def frame_thumbnail(self, image_id: int, sha256: bytes | None, seconds: float) -> str:
         """Return the URL of the thumbnail of a frame, given by its id, its video's checksum and its time."""
         return f"{_with_id(self._thumbnail, image_id)}?v={frame_version(sha256, seconds)}"
 
@@ -82,14 +81,19 @@ def host_of(image: StoredImage) -> str | None:
         return None
 
 
+def _version(image: StoredImage) -> str:
+    """Return the version in the URL of a file's thumbnail; without one, browsers ask for it each time."""
+    return "" if image.sha256 is None else f"?v={thumbnail_version(image.sha256)}"
+
+
 def thumbnail_version(sha256: bytes) -> str:
     """Return the version of a file's thumbnail: it changes with the file's content."""
     return sha256.hex()[:8]
 
 
-def frame_version(sha256: bytes, seconds: float) -> str:
+def frame_version(sha256: bytes | None, seconds: float) -> str:
     """Return the version of a frame's thumbnail: it changes with the video's content and with the frame's time."""
-    return thumbnail_version(hashlib.sha256(sha256 + repr(seconds).encode()).digest())
+    return thumbnail_version(hashlib.sha256((sha256 or b"") + repr(seconds).encode()).digest())
 
 
 def printable(text: str) -> str:

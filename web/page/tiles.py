@@ -21,6 +21,10 @@ for each ratio (`r50`, `r55`, ...), because the content security policy forbids 
 by at most half a step, or by more if the image is outside the limits."""
 
 
+UNKNOWN_SIDE = 400
+"""Width and height, in pixels, for which the page leaves room until an image of unknown size is loaded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TileTime:
     """What the cell of a frame shows of its video.
@@ -85,8 +89,10 @@ def format_datetime(moment: datetime) -> str:
     return f"{moment.day} {moment:%B} {moment.year}, {moment:%H:%M}"
 
 
-def shape_of(width: int, height: int) -> str:
-    """Return the CSS class for the aspect ratio of an image of this size."""
+def shape_of(width: int | None, height: int | None) -> str:
+    """Return the CSS class for the aspect ratio of an image of this size, a square if that is unknown."""
+    if width is None or height is None:
+        return "r100"
     percent = 100 * width / max(height, 1)
     return f"r{min(max(round(percent / STEP) * STEP, NARROWEST), WIDEST)}"
 
@@ -106,8 +112,8 @@ def _tile(image: StoredImage, search_request: SearchRequest, best: float | None,
         caption=printable(image.description or "") or name_of(image),
         alt=alt_of(image),
         shape=shape_of(image.width, image.height),
-        width=max(image.width, 1),
-        height=max(image.height, 1),
+        width=max(image.width or UNKNOWN_SIDE, 1),
+        height=max(image.height or UNKNOWN_SIDE, 1),
         colour=image.colour,
         similarity=similarity,
         bar=bar,

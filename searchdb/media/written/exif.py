@@ -37,6 +37,10 @@ _PERCENT_OF_STARS = (0, 1, 25, 50, 75, 99)
 """What Windows writes for 0 to 5 stars; other values count as the highest of these that they reach."""
 
 
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations of images whose width and height change places when they are turned upright."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exif:
     """What EXIF says: how the image is to be turned (1 to 8), and its metadata."""

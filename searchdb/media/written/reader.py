@@ -20,6 +20,7 @@ from searchdb.media.inspection.raw import find_raw
 from searchdb.media.raw_reader import exif_of_raw
 from searchdb.media.regular_file import open_regular
 from searchdb.media.tiff_reader import exif_of_first_directory
+from searchdb.media.written.exif import Exif
 from searchdb.media.written.file_metadata import read_file_metadata
 from searchdb.media.written.heif import read_heif_blocks
 from searchdb.records import WrittenMetadata
@@ -50,23 +51,29 @@ def read_written(file: bytes | Path, *, max_pixels: int) -> WrittenMetadata | No
         TooManyPixelsError: the header declares more than `max_pixels`.
         DamagedImageError: the headers are truncated or corrupt.
     """
+    headers = read_headers(file, max_pixels=max_pixels)
+    return None if headers is None else headers.written
+
+
+def read_headers(file: bytes | Path, *, max_pixels: int) -> Exif | None:
+    """Return how the image is to be turned, and what is written in it; see `read_written`."""
     with nullcontext(BytesIO(file)) if isinstance(file, bytes) else open_regular(str(file)) as opened:
         name = format_of(opened.read(SNIFFED_BYTES))
         opened.seek(0)
         if name in _SILENT:
-            return WrittenMetadata()
+            return Exif()
         if name == "TIFF":
             prepare_pillow(max_pixels)
-            return read_file_metadata(_tiff_metadata(opened)).written
+            return read_file_metadata(_tiff_metadata(opened))
         if name in ("HEIC", "RAW"):
             return _of_photograph(name, opened.read(), max_pixels)
         if name == "WEBP":  # opening it takes memory for its pixels
-            return read_file_metadata(_Carrier(dict(_riff_chunks(opened)))).written
+            return read_file_metadata(_Carrier(dict(_riff_chunks(opened))))
         read = {"JPEG": _jpeg_head, "PNG": _without_pixels, "AVIF": _whole}.get(name)
         if read is None:
             return None
         with open_image(name, read(opened), max_pixels=max_pixels) as image:
-            return read_file_metadata(_Carrier(image.info)).written
+            return read_file_metadata(_Carrier(image.info))
 
 
 class _Carrier(Image.Image):
@@ -81,21 +88,21 @@ class _Carrier(Image.Image):
         return super().getexif() if self._own_exif is None else self._own_exif
 
 
-def _of_photograph(name: str, data: bytes, max_pixels: int) -> WrittenMetadata | None:
+def _of_photograph(name: str, data: bytes, max_pixels: int) -> Exif | None:
     """Return what is written in a HEIC or RAW; neither libheif nor LibRaw, which odd files may crash, reads it."""
     inspection = inspect(name, data)
     if name == "HEIC":
         blocks = read_heif_blocks(data) if inspection.is_opened_here else None
-        return None if blocks is None else read_file_metadata(_Carrier(blocks)).written
+        return None if blocks is None else read_file_metadata(_Carrier(blocks))
     raw = find_raw(data)
     if raw.preview is not None:
         with open_image(name, data, max_pixels=max_pixels) as image:
-            return read_file_metadata(image).written
+            return read_file_metadata(image)
     exif = exif_of_raw(data, raw)
     if exif is None:
         return None
     xmp = exif.get(_TIFF_XMP)
-    return read_file_metadata(_Carrier({"xmp": xmp} if isinstance(xmp, bytes) else {}, exif)).written
+    return read_file_metadata(_Carrier({"xmp": xmp} if isinstance(xmp, bytes) else {}, exif))
 
 
 def _whole(file: IO[bytes]) -> bytes:

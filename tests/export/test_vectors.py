@@ -1,0 +1,77 @@
+"""Exported vectors come back: in every format a collection made of the file finds the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from searchdb.client import SearchDB
+from searchdb.config import Settings
+from searchdb.db.tables import images
+from searchdb.errors import ExportError
+from searchdb.records import Hit
+from tests.helpers.cli import output, run
+from tests.ingest.test_vectors import NAME, save
+
+KEPT = (
+    "image", "source_id", "description", "tags", "width", "height", "credit", "camera", "country", "city",
+    "latitude", "longitude", "sha256", "byte_size", "colour", "rating", "folder", "embedding",
+)  # fmt: skip
+
+
+def rows(collection: SearchDB) -> list[tuple[object, ...]]:
+    # The demo album is stored without the times of its files.
+    metadata = images.c.metadata.op("-", return_type=JSONB())(sa.literal("taken_at_from", sa.Text))
+    statement = sa.select(*(images.c[name] for name in KEPT), metadata).order_by(images.c.image.collate("C"))
+    with collection.database.connect() as connection:
+        return [
+            tuple(value.tolist() if isinstance(value, np.ndarray) else value for value in row)
+            for row in connection.execute(statement)
+        ]
+
+
+def found(hits: list[Hit]) -> list[tuple[str, float]]:
+    return sorted((hit.image, round(hit.similarity, 6)) for hit in hits)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "npz"])
+def test_a_round_trip(
+    demo_collection: SearchDB, demo_settings: Settings, collection: SearchDB, tmp_path: Path, form: str
+) -> None:
+    target = tmp_path / f"v.{form}"
+    assert output(run(demo_settings, "export", "--vectors", "--to", target)) == ""
+    report = collection.ingest_vectors(target, model="demo")
+    assert (report.stored, report.failed.total(), report.rescaled) == (300, 0, 0)
+    assert rows(collection) == rows(demo_collection)
+    for arguments in ({"text": "a red boat at sunset"}, {"text": "a dog", "tag": "beach"}):
+        assert found(collection.search(**arguments, count=20)) == found(demo_collection.search(**arguments, count=20))  # pyright: ignore
+
+
+def test_the_width_comes_from_the_vectors(settings: Settings, tmp_path: Path) -> None:
+    with SearchDB(Settings(database_url=settings.database_url, home=settings.home)) as collection:
+        collection.ingest_vectors(save(tmp_path / "v.npz", 3), model=NAME)
+        collection.export(tmp_path / "x.parquet", vectors=True, columns=["image"])
+        assert str(pq.read_schema(tmp_path / "x.parquet").field("embedding").type) == (
+            "fixed_size_list<element: float>[768]"
+        )
+        collection.export(tmp_path / "x.npz", columns=["image"])
+        collection.export(tmp_path / "none.npz", tag="nothing")
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
+        assert archive["embedding"].shape == (3, 768)
+        assert archive["image"].tolist() == [f"https://example.org/{n}.jpg" for n in range(3)]
+    with np.load(tmp_path / "none.npz", allow_pickle=False) as archive:
+        assert archive["image"].shape == (0,)
+
+
+def test_options(demo_settings: Settings, demo_collection: SearchDB, tmp_path: Path) -> None:
+    result = run(demo_settings, "export", "a boat", "--vectors", "--count", "1", "--format", "jsonl", "--columns", "id")
+    assert list(json.loads(output(result))) == ["id", "embedding"]
+    assert run(demo_settings, "export", "--vectors", "--to-folder", tmp_path).exit_code == 2
+    with pytest.raises(ExportError, match="contact sheet has no vectors"):
+        demo_collection.export(tmp_path / "x.html", vectors=True)
