@@ -13,6 +13,7 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 
+NEW = ("model_switches", "switch_failures", "unembedded_images")
 CACHES = (("query_embeddings", "embedding"), ("image_sample", "embedding"), ("relevance_scale", "everyday_vector"))
 HISTORIES = ("index_builds", "index_recalls")
 UNKNOWN_FROM_ELSEWHERE = ("sha256", "width", "height", "byte_size")
@@ -29,6 +30,7 @@ CURRENT = "(SELECT id FROM embedding_models WHERE current)"
 
 
 def upgrade() -> None:
+    _check_names()
     _models()
     for table, column in CACHES:
         op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE vector")
@@ -79,6 +81,20 @@ def downgrade() -> None:
         op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE vector(512)")
     for name in ("verified", "retired_at", "dimension"):
         op.drop_column("embedding_models", name)
+
+
+def _check_names() -> None:
+    """Refuse to go on where an application beside us has one of the new names."""
+    taken = sa.text(
+        "SELECT relname FROM pg_class WHERE relname = ANY (:names) AND relnamespace = :schema ::regnamespace"
+    )
+    schema = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
+    name = op.get_bind().scalar(taken, {"names": list(NEW), "schema": schema})
+    if name is not None:
+        raise SchemaError(
+            f"the schema {schema} has a relation {name} that is not searchdb's, which needs the name for one of its "
+            f"own: rename it, as by ALTER TABLE {name} RENAME TO my_{name}, then run `searchdb db migrate`"
+        )
 
 
 def _models() -> None:
@@ -184,6 +200,7 @@ def _unembedded() -> None:
     _refer_to_models("unembedded_images")
     op.execute("COMMENT ON COLUMN unembedded_images.id IS 'the image''s'")
     op.execute("COMMENT ON COLUMN unembedded_images.embedding IS 'by the model before the change'")
+    op.execute("COMMENT ON COLUMN unembedded_images.embedding_model_id IS 'of that vector'")
     op.execute("COMMENT ON COLUMN unembedded_images.error IS 'class name of the error'")
     op.create_table_comment(
         "unembedded_images",
@@ -201,6 +218,20 @@ def _require_earlier_form() -> None:
         raise SchemaError(
             f"the images have vectors of {dimension} numbers, and the earlier schema has 512: switch to a model of 512 "
             "numbers first, with `searchdb model switch`"
+        )
+    kept = sa.text(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'images'::regclass AND NOT attisdropped "
+        "AND attname ~ '^embedding_[0-9]+$' LIMIT 1"
+    )
+    if (name := connection.scalar(kept)) is not None:
+        raise SchemaError(
+            f"the column images.{name} has the vectors of another model, which the earlier version would not keep "
+            "up to date: drop it first, with `searchdb model forget` or `searchdb model switch --abort`"
+        )
+    if count := connection.scalar(sa.text("SELECT count(*) FROM unembedded_images")):
+        raise SchemaError(
+            f"{count:,} images are in unembedded_images, which the earlier schema does not have: run `searchdb "
+            "failures retry`, or delete them, first"
         )
     unknown = sa.text("SELECT count(*) FROM images WHERE sha256 IS NULL OR width IS NULL OR height IS NULL")
     if count := connection.scalar(unknown):

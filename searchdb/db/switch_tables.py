@@ -60,7 +60,11 @@ def _unembedded_columns() -> list[Column[Any]]:
         "image": Column("image", Text, nullable=False, unique=True, comment=images.c.image.comment),
         "embedding": Column("embedding", Embedding(), nullable=False, comment="by the model before the change"),
         "embedding_model_id": Column(
-            "embedding_model_id", Integer, ForeignKey(embedding_models.c.id, ondelete="CASCADE"), nullable=False
+            "embedding_model_id",
+            Integer,
+            ForeignKey(embedding_models.c.id, ondelete="CASCADE"),
+            nullable=False,
+            comment="of that vector",
         ),
     }
     return [

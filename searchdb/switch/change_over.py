@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
-from searchdb.db.connections import LOCKED
+from searchdb.db.connections import LOCKED, lift_time_limits
 from searchdb.db.database import Database
 from searchdb.db.driver_errors import require_writable
 from searchdb.db.functions import install_match, pin_model, tuned_settings
@@ -86,6 +86,7 @@ def change_over(
         require_writable(connection, "the change-over")
         _check(connection, column)
     drop_leftovers(database.engine, column)
+    _ensure_missing_index(database, column)
     # A statement with an older snapshot would see rows without the new vectors.
     wait_for_older_snapshots(database.engine, what="the change-over", give_up_s=give_up_s, cancel=cancel)
     attempts, locked = 0, 0.0
@@ -133,6 +134,19 @@ def _check(connection: Connection, column: VectorColumn) -> None:
         raise SwitchError(f"images has no column {column.name}: begin the switch again with `searchdb model switch`")
     if not has_index(connection, column):
         raise SwitchError(f"there is no valid index {column.index}: build it before the change-over")
+
+
+def _ensure_missing_index(database: Database, column: VectorColumn) -> None:
+    """Make the index of the images without a vector, with which it takes no time to see that there are none."""
+    valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if connection.scalar(valid, {"name": column.missing_index}):
+            return
+        connection.detach()  # it goes back to no pool without its limits
+        lift_time_limits(connection, local=False)
+        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {column.missing_index}"))
+        create = f"CREATE INDEX CONCURRENTLY {column.missing_index} ON images (id) WHERE {column.name} IS NULL"
+        connection.execute(text(create))
 
 
 def _require_complete(connection: Connection, switch: OpenSwitch) -> None:

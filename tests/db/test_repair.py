@@ -186,6 +186,19 @@ def test_an_owner_without_superuser_rights_repairs(admin: sa.Engine, tmp_path: P
         assert repair(settings).restored == []
 
 
+def fill_at_0009(database: Database, rows: int) -> None:
+    """Store made-up vectors in a database of revision 0009."""
+    model = "INSERT INTO embedding_models (name, weights_sha256, current) VALUES ('test', '\\x01', true)"
+    image = (
+        "INSERT INTO images (image, source, sha256, width, height, byte_size, embedding_model_id, embedding) "
+        "VALUES (:image, 'test', '', 1, 1, 1, 1, :vector)"
+    )
+    with database.begin() as connection:
+        connection.execute(sa.text(model))
+        values = [{"image": f"/{n}", "vector": vector} for n, vector in enumerate(clustered(rows))]
+        connection.execute(sa.text(image), values)
+
+
 ZERO = f"array_fill(0::real, ARRAY[{512}])::vector"
 
 
@@ -243,7 +256,7 @@ def test_match_images_refuses_query_vectors_out_of_range(database: Database, num
 def test_rows_that_break_the_check_do_not_block_the_migration(empty_settings: Settings) -> None:
     with Database(empty_settings) as database:
         upgrade_to(database, "0009")
-        fill(database, clustered(20))
+        fill_at_0009(database, 20)
         bad = f"UPDATE images SET embedding = {ZERO} WHERE id IN (3, 5, 7, 8, 9, 11)"
         with database.begin() as connection:
             connection.execute(sa.text(bad))
@@ -269,7 +282,7 @@ def test_the_migration_names_the_rows_that_break_the_check(
 ) -> None:
     with Database(empty_settings) as database:
         upgrade_to(database, "0009")
-        fill(database, clustered(3))
+        fill_at_0009(database, 3)
         with database.begin() as connection:
             connection.execute(sa.text(f"UPDATE images SET embedding = {ZERO} WHERE id = 2"))
         migrate(database)

@@ -13,7 +13,7 @@ from searchdb.config import Settings
 from searchdb.db.database import Database, open_database
 from searchdb.db.schema import TABLES
 from tests.helpers.cli import run
-from tests.helpers.old_schemas import released_revisions, upgrade_to
+from tests.helpers.old_schemas import alembic, released_revisions, upgrade_to
 
 # Plain SQL, which goes with every revision from 0006 on: columns that later ones added have defaults.
 POPULATE = r"""
@@ -64,6 +64,7 @@ UPDATE query_embeddings SET query = normalize(query, NFC);
 CACHES = {"relevance_scale"}
 """Tables that a migration may empty."""
 SINCE_0011 = {"frame_previews", "folder_watches"}
+SINCE_0012 = {"model_switches", "switch_failures", "unembedded_images"}
 ADDED_0011 = dict.fromkeys(("rating", "folder", "companion_state", "video", "video_time"))
 """Columns of `images` that are NULL in the rows of before."""
 SEARCHES = (
@@ -97,7 +98,7 @@ def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
     with database.connect() as connection:
         return {
             table: list(connection.scalars(sa.text(f"SELECT to_jsonb(t) FROM {table} t ORDER BY to_jsonb(t)::text")))
-            for table in sorted(TABLES - CACHES - SINCE_0011)
+            for table in sorted(TABLES - CACHES - SINCE_0011 - SINCE_0012)
         }
 
 
@@ -108,6 +109,10 @@ def migrated(table: str, row: dict[str, Any]) -> dict[str, Any]:
             row[name] = row[name] and unicodedata.normalize("NFC", row[name])
         row["tags"] = [unicodedata.normalize("NFC", tag) for tag in row["tags"]]
         row = ADDED_0011 | row
+    if table == "embedding_models":
+        row = {"dimension": 512, "retired_at": None, "verified": True} | row
+    if table in ("image_sample", "index_builds", "index_recalls"):
+        row = {"embedding_model_id": 2} | row
     if table == "query_embeddings":
         row["query"] = unicodedata.normalize("NFC", row["query"])
     if table == "ingest_failures":
@@ -155,3 +160,51 @@ def test_every_row_and_search_survives(empty_settings: Settings, revision: str) 
     with open_database(empty_settings) as database, database.connect() as connection:
         cafes = sa.text("SELECT count(*) FROM images WHERE tags @> :tags")
         assert connection.scalar(cafes, {"tags": ["Caf\u00e9"]}) == 60
+
+
+def test_a_table_of_another_application_is_left_alone(empty_settings: Settings) -> None:
+    with Database(empty_settings) as database:
+        upgrade_to(database, "0011")
+        with database.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE model_switches (mine integer)"))
+    result = run(empty_settings, "db", "migrate")
+    assert result.exit_code == 1
+    assert "model_switches that is not searchdb's" in result.stderr
+    with Database(empty_settings) as database, database.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE model_switches RENAME TO my_model_switches"))
+    assert run(empty_settings, "db", "migrate").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("ALTER TABLE images ADD COLUMN embedding_7 vector(768)", "searchdb model forget"),
+        ("UPDATE images SET width = NULL", "unknown size"),
+    ],
+)
+def test_what_the_earlier_schema_lacks_stops_the_way_back(empty_settings: Settings, change: str, reason: str) -> None:
+    with Database(empty_settings) as database:
+        upgrade_to(database, "0011")
+        populate(database, "0011")
+        upgrade_to(database, "head")
+        with database.begin() as connection:
+            connection.execute(sa.text(change))
+    result = alembic(empty_settings, "downgrade", "0011")
+    assert result.returncode != 0
+    assert reason in result.stderr + result.stdout
+
+
+def test_the_way_back_keeps_rows_and_searches(empty_settings: Settings) -> None:
+    with Database(empty_settings) as database:
+        upgrade_to(database, "0011")
+        populate(database, "0011")
+        before, searches = rows(database), found(database)
+        upgrade_to(database, "head")
+    result = alembic(empty_settings, "downgrade", "0011")
+    assert result.returncode == 0, result.stderr
+    with Database(empty_settings) as database:
+        after = rows(database)
+        assert {table: in_order(each) for table, each in after.items()} == {
+            table: in_order(each) for table, each in before.items()
+        }
+        assert found(database) == searches
