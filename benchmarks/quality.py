@@ -89,6 +89,7 @@ class GivenVectors:
     """An embedder that knows the vectors of certain texts, and no others."""
 
     shortest_edge = 224
+    dimension = 512
 
     def __init__(self, vectors: Mapping[str, np.ndarray]) -> None:
         self._vectors = vectors

@@ -133,6 +133,7 @@ class Texts:
     """A model of texts alone, which counts the texts it embeds."""
 
     shortest_edge = 224
+    dimension = 512
 
     def __init__(self, identity: ModelIdentity = MODEL) -> None:
         self.identity = identity

@@ -157,6 +157,7 @@ class Unused:
     """A model that no query of vectors and ids needs."""
 
     identity = MODEL
+    dimension = MODEL.dimension
     shortest_edge = 1
 
     def resize(self, image: Any) -> Any:

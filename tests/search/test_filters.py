@@ -39,6 +39,7 @@ class Vectors:
 
     identity = MODEL
     shortest_edge = 224
+    dimension = 512
 
     def __init__(self, queries: np.ndarray) -> None:
         self.queries = queries

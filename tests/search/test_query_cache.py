@@ -23,6 +23,7 @@ class Recorder:
     def __init__(self, embedder: CLIPEmbedder) -> None:
         self.identity = embedder.identity
         self.shortest_edge = embedder.shortest_edge
+        self.dimension = embedder.dimension
         self.resize = embedder.resize
         self.embedded: list[list[str]] = []
         self._embedder = embedder

@@ -44,6 +44,10 @@ class Counting:
         return self.embedder.identity
 
     @property
+    def dimension(self) -> int:
+        return self.embedder.dimension
+
+    @property
     def shortest_edge(self) -> int:
         return self.embedder.shortest_edge
 
