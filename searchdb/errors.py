@@ -18,7 +18,8 @@ SearchDBError
 │   ├── VectorWidthError             vectors from elsewhere have another width than the collection's
 │   └── UnverifiedModelError         it does not give the vectors that came from elsewhere under its name
 ├── SwitchError                  the collection cannot be switched to another model now
-│   └── SwitchIncompleteError        images or texts have no vector by that model yet
+│   ├── SwitchIncompleteError        images or texts have no vector by that model yet
+│   └── TooManyMissingError          it cannot embed many of the images
 ├── BusyError                    others have to end first
 │   ├── MemoryBusyError              no memory is free for decoding now
 │   └── DecoderBusyError             as many costly images as may be are being decoded
@@ -65,7 +66,8 @@ Messages name the thing, the limit and the way out.
 from __future__ import annotations
 
 import shlex
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 
 class SearchDBError(Exception):
@@ -262,6 +264,17 @@ class VectorWidthError(ModelError):
         )
         self.found = found
         self.expected = expected
+
+
+class TooManyMissingError(SwitchError):
+    """So many images could not be embedded with the new model that a disk may be missing. `unembedded` has them."""
+
+    def __init__(self, unembedded: Sequence[Any], total: int) -> None:
+        super().__init__(
+            f"{len(unembedded):,} of {total:,} images could not be embedded with the new model, which would leave the "
+            "search: mount what is missing and run the command again, or add --accept-missing"
+        )
+        self.unembedded = unembedded
 
 
 # --- Memory ---------------------------------------------------------------------------------------

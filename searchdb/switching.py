@@ -13,7 +13,8 @@ from searchdb.ingesting import IngestingCollection
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.switch.abort import abort_switch
 from searchdb.switch.plan import SwitchPlan, plan_switch
-from searchdb.switch.run import SwitchReport, run_switch
+from searchdb.switch.report import SwitchReport
+from searchdb.switch.run import run_switch
 from searchdb.switch.state import SwitchStatus, switch_status
 from searchdb.switch.unembedded import RetryReport, retry_unembedded
 

@@ -13,11 +13,12 @@ from searchdb.cli import open_collection
 from searchdb.cli.output import print_json, printable
 from searchdb.cli.switch_prose import PHASES, describe_plan, describe_switch, describe_switched, duration
 from searchdb.cli.worker import stop_on_signals
+from searchdb.errors import TooManyMissingError
 from searchdb.records import mask_credentials
 
 if TYPE_CHECKING:
     from searchdb.client import SearchDB
-    from searchdb.switch.run import UnembeddedImage
+    from searchdb.switch.report import UnembeddedImage
     from searchdb.switch.state import SwitchStatus
 
 SHOWN = 20
@@ -49,8 +50,6 @@ def switch_command(
     worker`; then the new model becomes the current one in a moment. If it is interrupted, the same command goes on. The
     old vectors are kept until `searchdb model forget`, so that switching back takes seconds.
     """
-    from searchdb.switch.run import TooManyMissingError
-
     if abort and (name or dry_run):
         raise click.UsageError("--abort ends the open switch, whichever it is: leave out NAME and --dry-run")
     if not abort and not name:

@@ -8,7 +8,7 @@ from searchdb.cli.output import printable
 
 if TYPE_CHECKING:
     from searchdb.switch.plan import SwitchPlan
-    from searchdb.switch.run import SwitchReport
+    from searchdb.switch.report import SwitchReport
     from searchdb.switch.state import SwitchStatus
 
 PHASES = {

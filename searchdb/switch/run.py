@@ -6,9 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -17,16 +16,16 @@ from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.retry import retry_until_available
-from searchdb.db.switch_tables import switch_failures
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError
+from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError, TooManyMissingError
 from searchdb.index.build import build_index
 from searchdb.index.status import has_index, index_status
 from searchdb.switch.change_over import change_over
 from searchdb.switch.feed import Feeder
 from searchdb.switch.finish import finish
 from searchdb.switch.lease import Heartbeat, take_lease
+from searchdb.switch.report import SwitchReport, UnembeddedImage, unembedded
 from searchdb.switch.start import start_switch
 from searchdb.switch.state import SwitchStatus, set_phase, switch_status
 from searchdb.switch.texts import embed_texts, measure_relevance
@@ -44,56 +43,6 @@ BUILD_WAIT_S = 2.0
 ProgressCallback = Callable[[SwitchStatus], None]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnembeddedImage:
-    """An image that the new model could not embed, and why: class of the error and message."""
-
-    id: int
-    image: str
-    error: str
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwitchReport:
-    """What a switch did: the models' names, the number of images that changed, and those that could not be embedded.
-
-    `locked_s` is how long searches waited for the change-over. `changed` is false for a command that was stopped.
-    """
-
-    model: str
-    from_model: str | None
-    images: int
-    unembedded: Sequence[UnembeddedImage] = field(default_factory=tuple)
-    locked_s: float = 0.0
-    changed: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "model": self.model,
-            "from_model": self.from_model,
-            "images": self.images,
-            "changed": self.changed,
-            "locked_s": self.locked_s,
-            "unembedded": [
-                {"id": each.id, "image": each.image, "error": each.error, "message": each.message}
-                for each in self.unembedded
-            ],
-        }
-
-
-class TooManyMissingError(SwitchError):
-    """More images than MOST_MISSING could not be embedded. `unembedded` has them."""
-
-    def __init__(self, unembedded: Sequence[UnembeddedImage], total: int) -> None:
-        super().__init__(
-            f"{len(unembedded):,} of {total:,} images could not be embedded with the new model, which would leave the "
-            "search: mount what is missing and run the command again, or add --accept-missing"
-        )
-        self.unembedded = unembedded
 
 
 def run_switch(
@@ -278,7 +227,7 @@ class _Run:
     def _require_few(self, failed: Sequence[UnembeddedImage]) -> None:
         total = self._retry(self._count_images)
         if len(failed) > MOST_MISSING * total and not self._accept_missing:
-            raise TooManyMissingError(failed, total)
+            raise TooManyMissingError(list(failed), total)
 
     def _report(self, switch: OpenSwitch) -> bool:
         """Report the progress; return whether the switch is still open."""
@@ -334,20 +283,6 @@ def _aborted(switch: OpenSwitch) -> SwitchError:
     return SwitchError(
         f"the switch to {switch.model} was aborted, or another command runs it by now: see `searchdb model status`"
     )
-
-
-def unembedded(database: Database, switch: OpenSwitch) -> list[UnembeddedImage]:
-    """Return the images that the new model could not embed, in the order of their references."""
-    failure = switch_failures.c
-    statement = (
-        sa.select(images.c.id, images.c.image, failure.error, failure.message)
-        .join(switch_failures, failure.image_id == images.c.id)
-        .where(failure.embedding_model_id == switch.model_id)
-        .where(sa.text(f"images.{switch.column.name} IS NULL"))
-        .order_by(images.c.image)
-    )
-    with database.connect() as connection:
-        return [UnembeddedImage(**row) for row in connection.execute(statement).mappings()]
 
 
 def _current(connection: sa.Connection) -> tuple[str, bytes] | None:

@@ -15,9 +15,8 @@ from searchdb.client import SearchDB
 from searchdb.db.open_switch import OpenSwitch
 from searchdb.db.switch_tables import unembedded_images
 from searchdb.embedder import Embedder
-from searchdb.errors import SwitchError
+from searchdb.errors import SwitchError, TooManyMissingError
 from searchdb.media.embed import CLIPEmbedder
-from searchdb.switch.run import TooManyMissingError
 from searchdb.switch.start import start_switch
 from tests.switch.conftest import FEW
 from tests.switch.test_run import similarities, vectors
