@@ -88,6 +88,7 @@ def test_a_model_of_1000_numbers_from_the_first_command(
     def searchdb(*arguments: str) -> str:
         return output(CliRunner().invoke(cli, arguments, prog_name="searchdb"))
 
+    searchdb("db", "migrate")
     searchdb("ingest", "files", str(drawings))
     hits = json.loads(searchdb("search", "a red car", "--threshold=-1", "--count=5", "--json"))
     assert len(hits) == 5

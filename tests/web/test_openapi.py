@@ -38,6 +38,7 @@ OPERATIONS = {
     ("GET", "/api/images/{image_id}"),
     ("POST", "/api/images"),
     ("DELETE", "/api/images/{image_id}"),
+    ("GET", "/api/model"),
     ("POST", "/api/embeddings"),
     ("GET", "/api/random"),
 }
