@@ -12,6 +12,8 @@ import numpy as np
 
 UNIT_TOLERANCE = 0.01
 """How far a length may be from 1 and still count as 1: half precision rounds each number by 0.0005 of itself."""
+SINGLE_PRECISION = 1e-6
+"""How far the length of a unit vector in single precision is from 1 by rounding, at most."""
 _SHORTEST = 1e-30
 """Shorter vectors count as zero: their direction is what rounding left of it."""
 
@@ -74,6 +76,8 @@ def unit_vectors(given: np.ndarray | Sequence[Any], width: int | None) -> UnitVe
     norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
     units = (scaled / np.where(usable, norms, 1.0)[:, None]).astype(np.float32)
     lengths = np.where(usable, norms, 1.0) * np.where(usable, largest, 1.0)
+    exact = np.abs(lengths - 1) <= SINGLE_PRECISION  # kept as they are, so that an export comes back bit for bit
+    units[exact & usable] = matrix[exact & usable]
     rescaled = int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
     return UnitVectors(vectors=units, errors=errors, rescaled=rescaled, widths=widths)
 
