@@ -86,14 +86,12 @@ def store_texts(database: Database, model_id: int, vectors: dict[str, np.ndarray
 
 def images_of(database: Database, model: ModelIdentity, vectors: np.ndarray) -> list[int]:
     """Store images `/0`, `/1`, ... with vectors by a model, and return their ids."""
-    from searchdb.db.tables import images
-
     with database.begin() as connection:
         model_id = claim_model(connection, model)
-        common = {"source": "test", "sha256": b"", "width": 1, "height": 1, "byte_size": 1}
-        rows = [
-            {**common, "embedding_model_id": model_id, "image": f"/{n}", "embedding": vector}
-            for n, vector in enumerate(vectors)
-        ]
-        statement = sa.insert(images).returning(images.c.id, sort_by_parameter_order=True)
-        return list(connection.scalars(statement, rows))
+        statement = text(
+            "INSERT INTO images (image, source, sha256, width, height, byte_size, embedding_model_id, embedding) "
+            "VALUES (:image, 'test', '', 1, 1, 1, :model, :vector)"
+        )
+        rows = [{"image": f"/{n}", "model": model_id, "vector": vector} for n, vector in enumerate(vectors)]
+        connection.execute(statement, rows)
+        return list(connection.scalars(text("SELECT id FROM images ORDER BY id")))
