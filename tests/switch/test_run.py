@@ -17,10 +17,10 @@ from tests.switch.conftest import FEW
 
 
 def vectors(collection: SearchDB, column: str = "embedding") -> dict[str, np.ndarray]:
-    """Return the vectors of a column by reference."""
+    """Return the vectors of a column by reference, of the images that have one in it."""
     with collection.database.connect() as connection:
         rows = connection.execute(sa.text(f"SELECT image, {column}::vector AS vector FROM images ORDER BY image")).all()
-    return {row.image: None if row.vector is None else np.asarray(row.vector.to_numpy()) for row in rows}
+    return {row.image: np.asarray(row.vector.to_numpy()) for row in rows if row.vector is not None}
 
 
 def similarities(found: dict[str, np.ndarray]) -> np.ndarray:
