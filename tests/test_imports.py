@@ -385,7 +385,7 @@ FILES: dict[str, set[str]] = {
         "db.width",
         "index.status",
     },
-    "switch.jobs": {"db.tables", "ingest.queue"},
+    "switch.jobs": {"db.tables", "ingest.queue", "ingest.queue_errors"},
     "switch.lease": {"db.open_switch", "db.switch_tables", "ingest.queue"},
     "switch.obstacles": set(),
     "switch.report": {"db.database", "db.open_switch", "db.switch_tables", "db.tables"},
