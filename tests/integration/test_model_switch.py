@@ -105,6 +105,12 @@ def clients_of(
         assert answer.status_code == 200, answer.text
         assert answer.json()["count"] > 0
 
+    def upload_to_page() -> None:
+        files = {"image": ("red.jpg", buffer.getvalue())}
+        answer = requests.post(f"{server.url}/search", data={"threshold": "-1"}, files=files, timeout=GIVE_UP_S)
+        assert answer.status_code == 200, answer.text
+        assert "vector=" in answer.url
+
     def embed() -> None:
         answer = requests.post(f"{server.url}/api/embeddings", json={"texts": ["a boat"]}, timeout=GIVE_UP_S)
         assert answer.status_code == 200, answer.text
@@ -127,6 +133,7 @@ def clients_of(
         "API by text and filter": get("/api/search?q=a+dog&min_size=10&threshold=-1"),
         "API by like": get(f"/api/search?like={some_id}&threshold=-1"),
         "API by upload": upload,
+        "page by upload": upload_to_page,
         "API, embeddings": embed,
         "relevance": get("/api/search?q=a+boat&min_relevance=0.01"),
         "status page": get("/status"),
