@@ -118,17 +118,19 @@ class ModelChoice:
         return self._used(self._renew())
 
     def dimension(self) -> int:
-        """Return the numbers of the stored vectors, as the database last said.
+        """Return the numbers of the stored vectors, as the database last said; of the model's where there are none.
 
         Raises:
             DatabaseError: the database cannot be asked, and has never answered.
         """
         try:
-            return self._recent().dimension
+            found = self._recent()
         except (DatabaseError, PoolTimeoutError):
             if self._known is None:
                 raise
-            return self._known.dimension
+            found = self._known
+        model = self._model
+        return model.embedder.dimension if found.empty and model is not None and model.usable else found.dimension
 
     def _used(self, found: Look) -> BackgroundModel:
         with self._lock:
