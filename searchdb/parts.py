@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from searchdb.config import Settings
-from searchdb.db.current_model import model_to_use
+from searchdb.db.current_model import current_model, model_to_use
 from searchdb.db.database import open_database
 from searchdb.errors import ModelMismatchError
 from searchdb.ingest.adoption import adopt_model
@@ -18,6 +18,7 @@ from searchdb.ingest.store import Store
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.media.fetch import Fetcher
 from searchdb.media.memory import MemoryBudget
+from searchdb.records import ModelIdentity
 from searchdb.search.query_cache import QueryCache
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,12 @@ class CollectionParts:
         After the collection was switched from it to another model, `follow_model` replaces it.
         """
         with self.database.connect() as connection:
+            stored = current_model(connection)
             name = model_to_use(connection, self.settings.explicit_model, self.settings.model)
+        return self._load(name, stored)
+
+    def _load(self, name: str, stored: ModelIdentity | None) -> CLIPEmbedder:
+        """Return the model with a name; `stored` is the one of the stored images."""
         return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)
 
     def checked_embedder(self) -> CLIPEmbedder:

@@ -7,6 +7,7 @@ import threading
 from functools import cached_property
 
 from searchdb.config import DOWNLOADS
+from searchdb.db.current_model import current_model
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.embedder import Embedder
 from searchdb.errors import ModelError, ModelUnavailableError
@@ -15,6 +16,7 @@ from searchdb.ingest.second_model import SecondModel
 from searchdb.ingest.videos import VideoLimits
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.parts import CollectionParts
+from searchdb.records import ModelIdentity
 from searchdb.switch.again import Again
 from searchdb.switch.reading import Reading
 
@@ -32,13 +34,24 @@ class OtherModels:
         self._device = device
         self._dtype = dtype
         self._lock = threading.Lock()
-        self._loaded: dict[bytes, Embedder] = {}
+        self._loaded: dict[bytes, CLIPEmbedder] = {}
         self._failed: set[bytes] = set()
 
-    def add(self, embedder: Embedder) -> None:
+    def add(self, embedder: CLIPEmbedder) -> None:
         """Use a model that is loaded already."""
         with self._lock:
             self._loaded[embedder.identity.weights_sha256] = embedder
+
+    def take(self, model: ModelIdentity) -> CLIPEmbedder | None:
+        """Return a model if it is loaded, and keep it no longer: the caller does."""
+        with self._lock:
+            return self._loaded.pop(model.weights_sha256, None)
+
+    def forget_all_but(self, model: ModelIdentity | None) -> None:
+        """Free the memory of the models, but for one."""
+        with self._lock:
+            kept = None if model is None else model.weights_sha256
+            self._loaded = {weights: each for weights, each in self._loaded.items() if weights == kept}
 
     def find(self, switch: OpenSwitch) -> Embedder:
         """Return the model that a collection is being switched to.
@@ -76,6 +89,10 @@ class WithSecondModel(CollectionParts):
         """The models beside the current one."""
         return OtherModels(device=self.settings.device, dtype=self.settings.dtype)
 
+    def _load(self, name: str, stored: ModelIdentity | None) -> CLIPEmbedder:
+        taken = None if stored is None or stored.name != name else self.other_models.take(stored)
+        return taken or super()._load(name, stored)
+
     @property
     def _video_limits(self) -> VideoLimits:
         return VideoLimits(
@@ -88,6 +105,8 @@ class WithSecondModel(CollectionParts):
     def _second_model(self) -> SecondModel | None:
         with self.database.connect() as connection:
             switch = open_switch(connection)
+            if switch is None:
+                self.other_models.forget_all_but(current_model(connection))
         if switch is None or switch.changed_at is not None:
             return None
         embedder = self.other_models.find_or_warn(switch)

@@ -17,7 +17,7 @@ from werkzeug.routing import IntegerConverter
 
 from searchdb.config import Settings
 from searchdb.embedder import Embedder
-from searchdb.errors import ModelMismatchError
+from searchdb.errors import ModelMismatchError, OtherModelError
 from searchdb.records import LARGEST_ID
 
 from . import api, errors
@@ -57,11 +57,15 @@ class _Application(OpenAPI):
     """The application, whose requests go on when the collection is switched to another model meanwhile."""
 
     def dispatch_request(self) -> ResponseReturnValue:
-        """Run the view; once more, if the collection was switched from the model that it used to another."""
+        """Run the view; once more, if the collection was switched from the model that it used to another.
+
+        A vector in the address may be of the new model, where another process has followed the change already.
+        """
         try:
             return super().dispatch_request()
-        except ModelMismatchError as exc:
-            if not (exc.switched and self.extensions[EXTENSION].follow()):
+        except (ModelMismatchError, OtherModelError) as exc:
+            may_follow = exc.switched if isinstance(exc, ModelMismatchError) else True
+            if not (may_follow and self.extensions[EXTENSION].follow()):
                 raise
         return super().dispatch_request()
 

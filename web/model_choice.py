@@ -28,6 +28,7 @@ class Look:
 
     Attributes:
         name: of the model to use.
+        weights: the SHA-256 of the stored images' model, if it has that name.
         upcoming: the name of the model that the collection is being switched to, if that will end soon.
         dimension: the numbers of the stored vectors.
         empty: whether there are no images; then the next look may find another model.
@@ -35,6 +36,7 @@ class Look:
     """
 
     name: str
+    weights: bytes | None
     upcoming: str | None
     dimension: int
     empty: bool
@@ -46,8 +48,10 @@ def look(connection: Connection, settings: Settings) -> Look:
     began, empty = time.monotonic(), not has_images(connection)
     stored, upcoming = current_model(connection), upcoming_model(connection)
     same = upcoming is None or (stored is not None and stored.weights_sha256 == upcoming.weights_sha256)
+    name = model_to_use(connection, settings.explicit_model, settings.model)
     return Look(
-        name=model_to_use(connection, settings.explicit_model, settings.model),
+        name=name,
+        weights=stored.weights_sha256 if stored is not None and stored.name == name else None,
         upcoming=None if upcoming is None or same else upcoming.name,
         dimension=current_column(connection).dimension,
         empty=empty,
@@ -114,12 +118,19 @@ class ModelChoice:
         return self._used(self._renew())
 
     def dimension(self) -> int:
-        """Return the numbers of the stored vectors.
+        """Return the numbers of the stored vectors, as the database last said; of the model's where there are none.
 
         Raises:
-            DatabaseError: the database cannot be asked.
+            DatabaseError: the database cannot be asked, and has never answered.
         """
-        return self._recent().dimension
+        try:
+            found = self._recent()
+        except (DatabaseError, PoolTimeoutError):
+            if self._known is None:
+                raise
+            found = self._known
+        model = self._model
+        return model.embedder.dimension if found.empty and model is not None and model.usable else found.dimension
 
     def _used(self, found: Look) -> BackgroundModel:
         with self._lock:
@@ -144,12 +155,12 @@ class ModelChoice:
         found = self._ask()
         with self._lock:
             if self._known is None or found.began >= self._known.began:  # threads may overtake each other
+                self._apply(found, self._known)
                 self._known = found
-                self._apply(found)
             return self._known
 
-    def _apply(self, found: Look) -> None:
-        if self._model is None or self._model.name != found.name:
+    def _apply(self, found: Look, before: Look | None) -> None:
+        if self._model is None or self._model.name != found.name or _has_other_weights(self._model, found, before):
             ready = self._next if self._next is not None and self._next.name == found.name else None
             self._model = ready or self._make(found.name)
         if found.upcoming is None:
@@ -157,3 +168,10 @@ class ModelChoice:
         elif self._next is None or self._next.name != found.upcoming:
             self._next = self._make(found.upcoming)
             self._next.start()
+
+
+def _has_other_weights(model: BackgroundModel, found: Look, before: Look | None) -> bool:
+    """Whether the collection was switched to other weights with the same name, as of a folder that was trained anew."""
+    if before is None or None in (found.weights, before.weights) or found.weights == before.weights:
+        return False
+    return not (model.usable and model.embedder.identity.weights_sha256 == found.weights)

@@ -23,6 +23,7 @@ from searchdb.index.rebuild import Rebuild, rebuild_if_stale
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY, Ingest
 from searchdb.ingest.queue import AGAIN_TASK, ISOLATED, STALLED_AFTER_S, TASK, Queue, queues
 from searchdb.ingest.queue_errors import queue_errors
+from searchdb.ingest.replaceable import Replaceable, Stoppable
 from searchdb.ingest.report import IngestReport
 
 HEARTBEAT_S = 5.0
@@ -48,19 +49,11 @@ RETRY_S = 1
 logger = logging.getLogger(__name__)
 
 
-class AgainWork(Protocol):
+class AgainWork(Stoppable, Protocol):
     """Embeds stored images with the model that the collection is being switched to."""
 
     def work(self, job_id: int, attempts: int, *, isolated: bool, model_id: int, ids: Sequence[int]) -> None:
         """Do one job; see `searchdb.switch.again.Again`."""
-        ...
-
-    def stop(self) -> None:
-        """Start no further image."""
-        ...
-
-    def close(self) -> None:
-        """End what runs in the background."""
         ...
 
 
@@ -88,11 +81,8 @@ class Worker:
         self._database = database
         self._queue = Queue(database.engine)
         self._make_ingest = make_ingest
-        self._ingest: Ingest | None = None
-        self._earlier: list[Ingest] = []
-        self._make_again = make_again
-        self._again: AgainWork | None = None
-        self._making = threading.Lock()
+        self._ingest = Replaceable(self._make_ingest_after)
+        self._again = None if make_again is None else Replaceable[AgainWork](lambda _earlier: make_again())
         self._active_jobs: set[int] = set()
         self._concurrency = concurrency
         self._rebuild = rebuild
@@ -109,7 +99,8 @@ class Worker:
     @property
     def report(self) -> IngestReport:
         """What this worker has done so far."""
-        return IngestReport() if self._ingest is None else self._ingest.report
+        ingest = self._ingest.current
+        return IngestReport() if ingest is None else ingest.report
 
     def start(self) -> None:
         """Start the worker in its own thread."""
@@ -118,7 +109,7 @@ class Worker:
     def stop(self) -> None:
         """Start no further image; those already started are stored, the rest goes back to the queue."""
         self._stop.set()
-        for each in (*self._earlier, self._ingest, self._again):
+        for each in (self._ingest, self._again):
             if each is not None:
                 each.stop()
         session = self._session  # read once: the other thread may reset it
@@ -147,7 +138,7 @@ class Worker:
         except BaseException as exc:  # noqa: BLE001 - `join` raises it in the thread that waits
             self._error = exc
         finally:
-            for each in (*self._earlier, self._ingest, self._again):
+            for each in (self._ingest, self._again):
                 if each is not None:
                     each.close()
             self._ended.set()
@@ -273,26 +264,24 @@ class Worker:
         job_id = cast("int", context.job.id)  # None only before a job is queued
         with self._job(job_id):
             isolated = context.job.lock == ISOLATED
-            ingest = self._current_ingest()
-            try:
+            with self._ingest.used() as ingest:
+                try:
+                    ingest.work(job_id, context.job.attempts, isolated=isolated)
+                    return
+                except ModelMismatchError as exc:
+                    if not exc.switched:
+                        raise
+            with self._ingest.used(after=ingest) as ingest:
                 ingest.work(job_id, context.job.attempts, isolated=isolated)
-            except ModelMismatchError as exc:
-                if not exc.switched:
-                    raise
-                self._current_ingest(after=ingest).work(job_id, context.job.attempts, isolated=isolated)
 
     def _work_again(self, context: procrastinate.JobContext, *, model_id: int, ids: Sequence[int]) -> None:
         """Embed stored images with the model that the collection is being switched to, in such a thread."""
         job_id = cast("int", context.job.id)
         with self._job(job_id):
-            with self._making:
-                if self._again is None and self._make_again is not None:
-                    self._again = self._make_again()
-                    if self._stop.is_set():
-                        self._again.stop()
             if self._again is not None:
-                isolated = context.job.lock == ISOLATED
-                self._again.work(job_id, context.job.attempts, isolated=isolated, model_id=model_id, ids=ids)
+                with self._again.used() as again:
+                    isolated = context.job.lock == ISOLATED
+                    again.work(job_id, context.job.attempts, isolated=isolated, model_id=model_id, ids=ids)
 
     @contextmanager
     def _job(self, job_id: int) -> Generator[None]:
@@ -312,18 +301,14 @@ class Worker:
         finally:
             self._active_jobs.discard(job_id)
 
-    def _current_ingest(self, after: Ingest | None = None) -> Ingest:
-        """Return the ingest with the collection's model: a new one if it was switched from that of `after`."""
-        with self._making:
-            if self._ingest is None or self._ingest is after:
-                made = self._make_ingest()
-                if after is not None:
-                    made.report = after.report
-                    self._earlier.append(after)  # other threads may still use it
-                self._ingest = made
-                if self._stop.is_set():
-                    made.stop()
-            return self._ingest
+    def _make_ingest_after(self, earlier: Ingest | None) -> Ingest:
+        """Return an ingest with the collection's model, which was switched from that of an earlier one."""
+        made = self._make_ingest()
+        if earlier is not None:
+            made.report = earlier.report
+            if self._again is not None:
+                self._again.replace()  # it would keep the model of the switch in memory
+        return made
 
 
 def _is_fatal(error: Exception) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 import threading
 import weakref
 from collections.abc import Iterator
@@ -21,10 +22,12 @@ from searchdb.db.current_model import model_to_use
 from searchdb.db.switch_tables import model_switches
 from searchdb.db.tables import embedding_models
 from searchdb.errors import ModelMismatchError
+from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.tiny_models import demo_twin
 from tests.helpers.waiting import until
 from web import create_app
 from web.backend import EXTENSION, Backend
+from web.vector_param import to_text
 
 IMAGES = 30
 
@@ -154,6 +157,73 @@ def test_the_page_loads_the_next_model_before_and_forgets_the_earlier_one(
     again = client.post("/api/search", data={"image": (_png(), "a.png")}).get_json()
     assert len(again["vector"]) > len(posted["vector"])
     assert client.get(f"/?vector={again['vector']}&threshold=-1").status_code == 200
+
+
+def test_a_page_that_has_not_looked_again_follows_at_once(
+    app: Flask, filled: SearchDB, twin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.model_choice.LOOK_S", 3600.0)
+    client, backend = app.test_client(), app.extensions[EXTENSION]
+    assert client.get("/?q=a+dog&threshold=-1").status_code == 200
+    filled.switch_model(str(twin))
+    assert backend.model().name == "demo"
+    redirected = client.post("/search", data={"image": (_png(), "a.png")})
+    assert redirected.status_code == 303
+    assert backend.model().name == str(twin)
+    found = client.get(redirected.location)
+    assert found.status_code == 200
+    filled.switch_model("demo")
+    assert backend.model().name == str(twin)
+    with SearchDB(filled.settings) as other:
+        vector = to_text(other.embed(["a dog"])[0], other.embedder.identity)
+    assert client.get(f"/?vector={vector}&threshold=-1").status_code == 200  # from a process that has followed before
+    assert backend.model().name == "demo"
+
+
+def test_the_page_follows_to_other_weights_with_the_same_name(
+    filled: SearchDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.model_choice.LOOK_S", 0.0)
+    folder = demo_twin(tmp_path / "trained", 512, seed=1)
+    filled.switch_model(str(folder))
+    app = create_app(filled.settings, warm_up=False)
+    app.testing = True
+    try:
+        client, backend = app.test_client(), app.extensions[EXTENSION]
+        assert client.get("/api/search?q=a+dog&threshold=-1").json["count"] > 0
+        earlier = backend.model().embedder.identity
+        shutil.rmtree(folder)
+        demo_twin(folder, 512, seed=2)
+        filled.switch_model(str(folder))
+        assert client.get("/api/search?q=a+dog&threshold=-1").json["count"] > 0
+        assert backend.model().embedder.identity.weights_sha256 != earlier.weights_sha256
+        same = backend.model()
+        assert client.get("/api/search?q=a+dog&threshold=-1").json["count"] > 0
+        assert backend.model() is same
+    finally:
+        backend.close()
+
+
+def test_a_worker_keeps_no_earlier_model(filled: SearchDB, twin: Path, tmp_path: Path) -> None:
+    with SearchDB(filled.settings) as program:
+        stop = threading.Event()
+        worker = threading.Thread(target=lambda: program.work(stop=stop))
+        worker.start()
+        try:
+            models = list[weakref.ref[CLIPEmbedder]]()
+            for number, model in enumerate((None, str(twin), "demo")):
+                if model:
+                    filled.switch_model(model)
+                Image.new("RGB", (70, 50), (number, 90, 9)).save(tmp_path / "new.png")
+                filled.ingest_files(tmp_path / "new.png", enqueue_only=True)
+                until(lambda: not filled.status().pending, "the worker")
+                models.append(weakref.ref(program.embedder))
+            until(lambda: not gc.collect() < 0 and models[0]() is models[1]() is None, "the earlier models' memory")
+            assert models[2]() is program.embedder
+            assert not program.other_models._loaded
+        finally:
+            stop.set()
+            worker.join()
 
 
 def test_the_page_loads_the_coming_model_in_the_background(

@@ -23,12 +23,12 @@ from tests.helpers.gunicorn import Server, serving
 from tests.helpers.tiny_models import demo_twin
 from tests.helpers.waiting import GIVE_UP_S
 
-IMAGES = 60
+IMAGES = 100
 TEXTS = ("a red car", "a boat at sunset", "snow and mountains", "a dog")
 ROUNDS_AFTER = 3
 """Requests of each client after a change-over, so that each has met the new model."""
 
-PAUSE_S = 0.05
+PAUSE_S = 0.1
 """Between two requests of a client: the switch, too, needs the processor."""
 
 
@@ -85,7 +85,9 @@ def exact_similarities(collection: SearchDB) -> np.ndarray:
     return vectors @ np.stack([row[0].to_numpy() for row in rows]).T
 
 
-def clients_of(server: Server, collection: SearchDB, long_running: SearchDB, url: str) -> dict[str, Callable[[], None]]:
+def clients_of(
+    server: Server, collection: SearchDB, long_running: SearchDB, sql: psycopg.Connection
+) -> dict[str, Callable[[], None]]:
     buffer = io.BytesIO()
     Image.new("RGB", (90, 60), "red").save(buffer, "JPEG")
     some_id = collection.search("a dog", threshold=-1)[0].id
@@ -103,12 +105,16 @@ def clients_of(server: Server, collection: SearchDB, long_running: SearchDB, url
         assert answer.status_code == 200, answer.text
         assert answer.json()["count"] > 0
 
+    def upload_to_page() -> None:
+        files = {"image": ("red.jpg", buffer.getvalue())}
+        answer = requests.post(f"{server.url}/search", data={"threshold": "-1"}, files=files, timeout=GIVE_UP_S)
+        assert answer.status_code == 200, answer.text
+        assert "vector=" in answer.url
+
     def embed() -> None:
         answer = requests.post(f"{server.url}/api/embeddings", json={"texts": ["a boat"]}, timeout=GIVE_UP_S)
         assert answer.status_code == 200, answer.text
         assert {len(each) for each in answer.json()["embeddings"]} == {answer.json()["dimension"]}
-
-    sql = psycopg.connect(url, autocommit=True, prepare_threshold=0)
 
     def prepared() -> None:
         for statement in (
@@ -127,6 +133,7 @@ def clients_of(server: Server, collection: SearchDB, long_running: SearchDB, url
         "API by text and filter": get("/api/search?q=a+dog&min_size=10&threshold=-1"),
         "API by like": get(f"/api/search?like={some_id}&threshold=-1"),
         "API by upload": upload,
+        "page by upload": upload_to_page,
         "API, embeddings": embed,
         "relevance": get("/api/search?q=a+boat&min_relevance=0.01"),
         "status page": get("/status"),
@@ -144,9 +151,13 @@ def test_no_client_fails_while_the_model_changes_forth_and_back(
     before = exact_similarities(filled)
     filled.embed(["a dog"])
     limits = {"SEARCHDB_DTYPE": "float32", "SEARCHDB_RATE_LIMIT": "", "SEARCHDB_WORK_LIMIT": ""}
-    with serving(settings) as serve, SearchDB(filled.settings) as long_running:
+    with (
+        serving(settings) as serve,
+        SearchDB(filled.settings) as long_running,
+        psycopg.connect(url.get_secret_value(), autocommit=True, prepare_threshold=0) as sql,
+    ):
         server = serve("--threads=8", **limits)
-        asks = clients_of(server, filled, long_running, url.get_secret_value())
+        asks = clients_of(server, filled, long_running, sql)
         clients = Clients(asks=asks)
         with clients.running():
             clients.until_each_asked(1)

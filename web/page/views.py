@@ -97,6 +97,7 @@ def search_by_image() -> ResponseReturnValue:
     with image_field("image"):
         query_image = _image_of_form()
     vector = to_text(embed_query_image(query_image), backend().model().embedder.identity)
+    backend().check_model()  # the address must not have a vector of a model that the collection was switched from
     return redirect(url_for("pages.index", **replace(search_request, vector=vector, page=1).args()), 303)
 
 
