@@ -127,7 +127,9 @@ def _check(connection: Connection, column: VectorColumn) -> None:
     require_no_obstacles(connection)
     assert column.model_id is not None  # noqa: S101 - of an open switch
     if column_of(connection, column.model_id) is None:
-        raise SwitchError(f"images has no column {column.name}: begin the switch again with `searchdb model switch`")
+        raise SwitchError(
+            f"images has no column {column.name}: the switch was ended; begin it again with `searchdb model switch`"
+        )
     if not has_index(connection, column):
         raise SwitchError(f"there is no valid index {column.index}: build it before the change-over")
 

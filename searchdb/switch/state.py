@@ -16,7 +16,7 @@ from searchdb.db.tables import embedding_models
 from searchdb.db.tables import images as all_images
 from searchdb.db.vectors import column_of, images_with
 from searchdb.switch.lease import is_alive
-from searchdb.switch.space import NUMBER_BYTES, VECTOR_HEADER
+from searchdb.switch.space import vector_bytes
 
 _AGE = text(
     "SELECT extract(epoch FROM now() - started_at) AS running_s, extract(epoch FROM now() - seen_at) AS silent_s "
@@ -91,7 +91,7 @@ def switch_status(connection: Connection) -> SwitchStatus | None:
         failed=failed,
         rate_per_s=rate,
         seconds_left=missing / rate if rate > 0 else None,
-        bytes=done * (NUMBER_BYTES * switch.model.dimension + VECTOR_HEADER),
+        bytes=done * vector_bytes(switch.model.dimension),
         host=switch.host,
         pid=switch.pid,
         alive=is_alive(switch, float(age.silent_s)),

@@ -12,6 +12,7 @@ from searchdb.batches import batched
 from searchdb.db.open_switch import OpenSwitch
 from searchdb.db.tables import image_sample, query_embeddings
 from searchdb.embedder import Embedder
+from searchdb.errors import SwitchError
 from searchdb.records import nfc
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.relevance import measure_scale, refresh_sample
@@ -27,6 +28,7 @@ _MISSING = text(
     LIMIT :size
     """
 )
+_STILL_OPEN = text("SELECT id FROM model_switches WHERE id = :id AND ended_at IS NULL AND phase <> 'abort' FOR SHARE")
 _LAST_USED = text(
     """
     UPDATE query_embeddings AS new SET last_used_at = old.last_used_at FROM query_embeddings AS old
@@ -43,6 +45,7 @@ def embed_texts(connection: Connection, switch: OpenSwitch, embedder: Embedder, 
 
     Raises:
         ModelError: the model cannot be loaded.
+        SwitchError: the switch was aborted.
     """
     stored = sa.select(query_embeddings.c.query).where(
         query_embeddings.c.embedding_model_id == switch.model_id, query_embeddings.c.query.in_(EVERYDAY_TEXTS)
@@ -80,6 +83,9 @@ def _embed(
         {"embedding_model_id": switch.model_id, "query": query, "embedding": vector}
         for query, vector in zip(texts, vectors, strict=True)
     ]
+    # An abort that began has noted it, and one that begins now waits: it finds these texts.
+    if connection.scalar(_STILL_OPEN, {"id": switch.id}) is None:
+        raise SwitchError(f"the switch to {switch.model} was aborted: see `searchdb model status`")
     connection.execute(insert(query_embeddings).on_conflict_do_nothing(), rows)
     connection.execute(_LAST_USED, {"new": switch.model_id, "old": switch.from_model_id, "texts": list(texts)})
     if commit:
