@@ -186,8 +186,9 @@ class ModelMismatchError(ModelError):
 
     `stored` and `given` are the names of the collection's model and of the one in use; `stored_weights` and
     `given_weights` the first hexadecimal digits of their SHA-256; `stored_dimension` and `given_dimension` how many
-    numbers their vectors have. `stored_is_demo`: the first is the demo's model. `switched`: the collection was switched
-    from the second to the first, so that the same can be done with the first.
+    numbers their vectors have, None for a model that is known by its name alone. `stored_is_demo`: the first is the
+    demo's model. `switched`: the collection was switched from the second to the first, so that the same can be done
+    with the first.
     """
 
     def __init__(
@@ -198,12 +199,12 @@ class ModelMismatchError(ModelError):
         stored_dimension: int,
         given: str,
         given_weights: str,
-        given_dimension: int,
+        given_dimension: int | None,
         stored_is_demo: bool = False,
         switched: bool = False,
     ) -> None:
         widths = ("", "")
-        if stored_dimension != given_dimension:
+        if given_dimension is not None and stored_dimension != given_dimension:
             widths = (f", {stored_dimension:,} numbers", f", {given_dimension:,} numbers")
         demo = "; `searchdb demo --remove` removes the demo" if stored_is_demo else ""
         super().__init__(

@@ -15,7 +15,7 @@ from searchdb.ingest.report import IngestReport
 from searchdb.ingest.run import ProgressCallback, no_progress
 from searchdb.ingest.vector_store import StoredVectors, store_vectors
 from searchdb.media.local_model import local_model
-from searchdb.records import MAX_DIMENSION, MIN_DIMENSION, ModelIdentity
+from searchdb.records import DEMO_MODEL, MAX_DIMENSION, MIN_DIMENSION, ModelIdentity
 from searchdb.second_model import WithSecondModel
 from searchdb.vector_files.opening import vector_files
 from searchdb.vector_files.reading import ReadRows, VectorReading
@@ -160,9 +160,11 @@ class _GivenModel:
                 raise ModelMismatchError(
                     stored=current.name,
                     stored_weights=current.short_weights,
+                    stored_dimension=current.dimension,
                     given=self.name,
                     given_weights="unknown" if found is None else found.short_weights,
-                    stored_is_demo=False,
+                    given_dimension=None if found is None else found.dimension,
+                    stored_is_demo=current.name == DEMO_MODEL,
                 )
 
     @property

@@ -7,6 +7,7 @@ import logging
 import re
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import urlencode
 
 import sqlalchemy.exc
 from flask import Flask, Response, make_response, render_template, request, url_for
@@ -175,14 +176,16 @@ def _other_model(error: OtherModelError) -> Response:
     """Say that the collection was switched to another model since the address was made, and lead to the search."""
     if below_api():
         return _query(error)
-    rest = {name: values for name, values in request.args.lists() if name not in ("vector", "page")}
+    # Not as arguments of url_for, which takes some names, such as _anchor, for its own.
+    rest = urlencode([each for each in request.args.items(multi=True) if each[0] not in ("vector", "page")])
+    start = url_for("pages.index")
     return _answer(
         400,
         "This address is from an earlier model",
         "It has the vector of an image by the model that this collection had before, which cannot be compared with "
         "those of the present one: search by the image again.",
         advice="Choose the file, or give its URL.",
-        link=("Search without the image" if rest else "Go to the start page", url_for("pages.index", **rest)),
+        link=("Search without the image", f"{start}?{rest}") if rest else ("Go to the start page", start),
     )
 
 

@@ -67,7 +67,8 @@ def describe_switch(status: SwitchStatus) -> str:
         parts.append(f"{status.rate_per_s:,.1f} per second, {duration(status.seconds_left)} left")
     run_by = f"run by process {status.pid} on {printable(status.host)}"
     if not status.alive:
-        again = f"searchdb model switch {printable(status.model)}"
+        ends = status.phase == "abort"
+        again = f"searchdb model switch {'--abort' if ends else printable(status.model)}"
         run_by = f"NOT RUNNING since {status.seen_at:%Y-%m-%d %H:%M}: `{again}` goes on"
     return ", ".join([*parts, run_by])
 

@@ -41,7 +41,7 @@ class SampledImage:
     description: str | None
     video: str | None
     video_time: float | None
-    sha256: bytes
+    sha256: bytes | None
     vectors: Mapping[bytes, np.ndarray]
     preview: bytes | None
 

@@ -63,6 +63,32 @@ def count_rows(connection: Connection, table: sa.Table) -> RowCount:
     return RowCount(rows=max(round(sampled / share), counted), exact=False)
 
 
+def count_matching(connection: Connection, table: sa.Table, condition: str, rows: RowCount) -> int:
+    """Return how many of a table's rows meet a condition, which an index answers where they are few.
+
+    Up to EXACT_UP_TO it is exact, otherwise an estimate: the share of them in a sample of the table's blocks.
+
+    Args:
+        connection: to the database.
+        table: the table.
+        condition: SQL on its rows, with unqualified names.
+        rows: of the table, from `count_rows`.
+    """
+    meets = sa.literal_column(condition, sa.Boolean)
+    few = sa.select(sa.literal(1)).select_from(table).where(meets).limit(EXACT_UP_TO + 1).subquery()
+    counted = connection.scalar(sa.select(sa.func.count()).select_from(few)) or 0
+    found = connection.execute(_STATISTICS, {"name": table.name}).one_or_none()
+    if counted <= EXACT_UP_TO or found is None:
+        return counted
+    share = min(SAMPLED_BLOCKS / max(found.blocks, 1), 1.0)
+    sample = block_sample(table, share, seed=0)
+    of_sample = sa.select(sa.func.count(), sa.func.count().filter(meets)).select_from(sample)
+    drawn, matching = connection.execute(of_sample).one()
+    if not drawn:
+        return counted
+    return max(counted, round(rows.rows * matching / drawn))
+
+
 def _is_outdated(statistics: sa.Row[Any]) -> bool:
     """Whether many rows have changed since; a crash of the server loses their number, but the table's growth shows."""
     return (

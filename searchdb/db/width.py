@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
+from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE
 from searchdb.db.functions import install_functions, is_pinned, pin_model
 from searchdb.db.tables import VECTOR_INDEX
 from searchdb.db.vectors import CURRENT, SIGNATURE, VectorColumn, current_column, other_columns
+from searchdb.errors import DatabaseError
 
 MAX_PLAIN_DIMENSION = 1024
 """Most numbers of a vector that is stored in its row. A page of 8 kB holds one such row, and a row must fit in a page;
@@ -26,9 +28,12 @@ def set_dimension(connection: Connection, dimension: int) -> None:
     Raises:
         DatabaseError: we do not own the tables.
     """
-    if is_pinned(connection):
+    column, pinned = current_column(connection), is_pinned(connection)
+    if column.dimension == dimension and not pinned:
+        return
+    _require_owner(connection, column.dimension, dimension)
+    if pinned:
         pin_model(connection, None)
-    column = current_column(connection)
     if column.dimension == dimension:
         return
     for other in other_columns(connection):
@@ -43,6 +48,22 @@ def set_dimension(connection: Connection, dimension: int) -> None:
         text(f"CREATE INDEX {VECTOR_INDEX} ON images USING ivfflat ({CURRENT} vector_cosine_ops) WITH (lists = 1)")
     )
     install_functions(connection, ["match_images"])
+
+
+def _require_owner(connection: Connection, stored: int, wanted: int) -> None:
+    owner = connection.scalar(
+        text(
+            "SELECT pg_get_userbyid(relowner) FROM pg_class "
+            "WHERE oid = to_regclass('images') AND NOT pg_has_role(relowner, 'USAGE')"
+        )
+    )
+    if owner is not None:
+        error = DatabaseError(
+            f"the empty collection is made for vectors of {stored:,} numbers and another model, and only the owner of "
+            f"the tables may prepare it for one of {wanted:,}: run `searchdb model switch NAME` once as {owner}"
+        )
+        error.sqlstate = INSUFFICIENT_PRIVILEGE
+        raise error
 
 
 def drop_column(connection: Connection, column: VectorColumn) -> None:

@@ -141,12 +141,13 @@ class Adder:
         """
         with self._engine.begin() as connection:
             image = _find_one(connection, images.c.id == image_id)
-            if image is not None:
+            if image is not None and image.sha256 is not None:
                 _lock(connection, CONTENT_LOCK, image.sha256)
             if image is None or not connection.execute(sa.delete(images).where(images.c.id == image_id)).rowcount:
                 raise ImageNotFoundError(image_id)
         path = Path(image.image)
-        if path.is_relative_to(self._uploads.folder):
+        # An upload's row always has the digest; one without came in as a vector, and its file is not ours.
+        if image.sha256 is not None and path.is_relative_to(self._uploads.folder):
             # After the row, so that no row is ever without its file; unless the same bytes were added again meanwhile.
             with self._engine.begin() as connection:
                 _lock(connection, CONTENT_LOCK, image.sha256)

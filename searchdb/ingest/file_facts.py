@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from searchdb.errors import ImageError
 from searchdb.media.formats import SNIFFED_BYTES, format_of
@@ -30,13 +31,15 @@ def with_file_facts(given: Sequence[GivenVector], *, max_bytes: int, max_pixels:
     local = [at for at, each in enumerate(given) if each.item.modified_at is not None]
     if local:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="file-facts") as pool:
-            facts = pool.map(lambda at: _with_facts(given[at], max_bytes, max_pixels), local)
+            facts = pool.map(
+                partial(_with_facts, max_bytes=max_bytes, max_pixels=max_pixels), map(given.__getitem__, local)
+            )
             for at, each in zip(local, facts, strict=True):
                 found[at] = each
     return found
 
 
-def _with_facts(given: GivenVector, max_bytes: int, max_pixels: int) -> GivenVector:
+def _with_facts(given: GivenVector, *, max_bytes: int, max_pixels: int) -> GivenVector:
     try:
         data = read_file(given.item.image, max_bytes)
     except ImageError:

@@ -46,13 +46,13 @@ def image_row(embedded: EmbeddedImage, model_id: int) -> dict[str, Any]:
         "modified_at": item.modified_at,
         "colour": decoded.colour,
     }
-    return storable(row) | metadata_row(item, decoded.written)
+    return storable_row(row) | metadata_row(item, decoded.written)
 
 
 def metadata_row(item: SourceItem, written: WrittenMetadata) -> dict[str, Any]:
     """Return the columns of `images` that come from the source, from what is written in the file, and beside it."""
     item = with_written(item, written).in_nfc()
-    return storable(
+    return storable_row(
         {
             "description": item.description and _cut(item.description, MAX_WORDS_BYTES),
             "credit": item.credit,
@@ -136,7 +136,7 @@ def _cut(text: str, size: int) -> str:
 
 def failure_row(failure: FailedImage) -> dict[str, Any]:
     """Return a row of `ingest_failures`."""
-    return storable(
+    return storable_row(
         {
             "image": failure.image,
             "source": failure.source,
@@ -148,11 +148,21 @@ def failure_row(failure: FailedImage) -> dict[str, Any]:
     )
 
 
+def storable_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table whose values are all storable."""
+    return {
+        name: value if value is None or type(value) in _ALWAYS_STORABLE else storable(value)
+        for name, value in row.items()
+    }
+
+
 def storable(value: Any) -> Any:
     """Return the value with what PostgreSQL cannot store replaced: metadata and EXIF may hold anything."""
     if value is None or type(value) in _ALWAYS_STORABLE:  # most values: the checks below take a microsecond each
         return value
     if isinstance(value, str):
+        if value.isascii() and "\0" not in value:
+            return value
         return UNSTORABLE.sub("�", value)
     if isinstance(value, Mapping):
         mapping = cast(Mapping[Any, Any], value)

@@ -316,11 +316,16 @@ def _tallies(outcome: ChunkOutcome, runs: Mapping[str, Sequence[UUID]], worker: 
     return list(rows.values())
 
 
+def any_of(texts: Sequence[str]) -> sa.CollectionAggregate[str]:
+    """Return what a column is compared with to be one of the texts: one parameter, where IN takes one for each."""
+    return sa.any_(sa.literal(list(texts), ARRAY(sa.Text)))
+
+
 def delete_failures(connection: Connection, references: Sequence[str]) -> None:
     """Delete the failures of references in the caller's transaction."""
     ordered = (
         sa.select(ingest_failures.c.id)
-        .where(ingest_failures.c.image.in_(references))
+        .where(ingest_failures.c.image == any_of(references))
         .order_by(ingest_failures.c.image.collate("C"))
         .with_for_update()
     )

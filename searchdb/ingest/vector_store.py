@@ -17,8 +17,8 @@ from searchdb.db.driver_errors import database_error
 from searchdb.db.tables import images
 from searchdb.db.vectors import images_with, other_columns
 from searchdb.ingest.folders import kept_folder
-from searchdb.ingest.rows import metadata_row, storable
-from searchdb.ingest.store import delete_failures, record_failures
+from searchdb.ingest.rows import metadata_row, storable_row
+from searchdb.ingest.store import any_of, delete_failures, record_failures
 from searchdb.records import FailedImage, GivenVector, ModelIdentity, RejectedItem, nfc
 
 _STAGING = "given_vectors"
@@ -61,9 +61,8 @@ def store_vectors(
     model_id = claim_model(connection, model)
     references = [each.item.image for each in given]
     # A file that was a video when it was stored.
-    connection.execute(
-        sa.delete(images).where(images.c.video.in_([each.item.image for each in given if not each.video]))
-    )
+    whole = [each.item.image for each in given if not each.video]
+    connection.execute(sa.delete(images).where(images.c.video == any_of(whole)))
     _copy(connection, [_row(each, model_id) for each in given])
     upsert = _upsert([column.name for column in other_columns(connection)])
     stored = connection.execute(upsert, execution_options={"preserve_rowcount": True}).rowcount
@@ -90,7 +89,7 @@ def _row(given: GivenVector, model_id: int) -> dict[str, Any]:
         "video": given.video,
         "video_time": given.video_time,
     }
-    return storable(row) | metadata_row(item, given.written)
+    return storable_row(row) | metadata_row(item, given.written)
 
 
 def _copy(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -161,13 +161,14 @@ def _find_moves(
     engine: Engine, missing: Sequence[Row], elsewhere: Iterable[SourceItem | RejectedItem], pool: ThreadPoolExecutor
 ) -> dict[int, MovedImage]:
     """Return where missing images are now, by their ids; only files of their size are read."""
-    sizes = {row["byte_size"] for row in missing}
+    known = [row for row in missing if row["sha256"] is not None]  # of a vector's file the content may be unknown
+    sizes = {row["byte_size"] for row in known}
     gone: dict[bytes, list[Row]] = defaultdict(list)
-    for row in missing:
+    for row in known:
         gone[row["sha256"]].append(row)
     new: dict[bytes, list[SourceItem]] = defaultdict(list)
     alike = (item for item in elsewhere if isinstance(item, SourceItem) and item.byte_size in sizes)
-    while missing and (items := list(islice(alike, BATCH))):
+    while known and (items := list(islice(alike, BATCH))):
         stored = stored_hashes(engine, [item.image for item in items])
         unknown = {item.image: item for item in items if item.image not in stored}
         for item, sha256 in zip(unknown.values(), pool.map(sha256_or_error, unknown), strict=True):

@@ -14,12 +14,13 @@ from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.current_model import check_model, has_images
 from searchdb.db.tables import images
 from searchdb.embedder import Embedder
-from searchdb.errors import BusyError, DatabaseError, ImageNotFoundError, ModelMismatchError, QueryError
+from searchdb.errors import BusyError, DatabaseError, ImageNotFoundError, QueryError
 from searchdb.records import Hit, StoredImage
 from searchdb.search import facets
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.search.facets import FACET_VALUES, Facets
 from searchdb.search.filters import Filters
+from searchdb.search.following import is_of_other_dimension, with_current_model
 from searchdb.search.guarded import guarded
 from searchdb.search.hit_rows import WHERE_TIMEOUT_S, HitsWanted, fetch_rows
 from searchdb.search.moments import HAS_VIDEOS, Moment, moments_of, videos_of
@@ -34,9 +35,6 @@ from searchdb.search.statements import SAMPLE, SAMPLE_ONE_PER_VIDEO, STORED_IMAG
 __all__ = ["MAX_HITS", "MAX_QUERY_CHARACTERS", "Facets", "Filters", "Query", "Searcher"]
 
 T = TypeVar("T")
-
-OTHER_DIMENSION = "22000"
-"""SQLSTATE with which pgvector and match_images refuse a vector that has not as many numbers as the stored ones."""
 
 
 def _nothing() -> None:
@@ -261,40 +259,13 @@ class Searcher:
             return count_rows(connection, images)
 
     def _with_current_model(self, run: Callable[[Searcher], T], query: Query | None = None) -> T:
-        """Return what `run` returns; once more if the collection was switched to another model meanwhile.
+        """Return what `run` returns; once more if the collection was switched to another model meanwhile."""
 
-        Then it runs with the successor, but for a query that needs no model. A vector of the earlier model cannot be
-        compared any more: a query with one is not repeated.
-        """
-        needs_model = query is None or query.needs_model
-        try:
-            try:
-                return run(self)
-            except (DatabaseError, QueryError) as exc:
-                if not _is_of_other_dimension(exc):
-                    raise
-                if needs_model:
-                    self._check_model(exc)
-                    raise
-        except ModelMismatchError as exc:
-            if not needs_model:
-                return run(self)
-            if self._successor is None or not exc.switched or (query is not None and query.vector is not None):
-                raise
-            return run(self._successor())
-        return run(self)
-
-    def _check_model(self, refused: Exception) -> None:
-        """Check the model after vectors of another dimension were refused.
-
-        Raises:
-            ModelMismatchError: the stored images were embedded with another model.
-        """
-        with self._reading() as connection:
-            try:
+        def check() -> None:
+            with self._reading() as connection:
                 check_model(connection, self._embedder.identity)
-            except ModelMismatchError as exc:
-                raise exc from refused
+
+        return with_current_model(self, run, query=query, successor=self._successor, check=check)
 
     @contextmanager
     def _reading(self, filters: Filters | None = None) -> Generator[Connection]:
@@ -330,7 +301,7 @@ class Searcher:
         try:
             rows = fetch_rows(connection, vectors.combined(connection), vectors.parts, wanted)
         except (DatabaseError, QueryError) as exc:
-            if not _is_of_other_dimension(exc):
+            if not is_of_other_dimension(exc):
                 raise
             connection.rollback()
             if has_images(connection):
@@ -339,12 +310,6 @@ class Searcher:
         if not rows or not all(vectors.is_of(row["model"]) for row in rows):
             vectors.check(connection)
         return rows
-
-
-def _is_of_other_dimension(error: Exception) -> bool:
-    """Whether PostgreSQL has refused vectors that have not as many numbers as the stored ones."""
-    cause = error.__cause__ if isinstance(error, QueryError) else error
-    return isinstance(cause, DatabaseError) and cause.sqlstate == OTHER_DIMENSION
 
 
 def _check_bounds(query: Query, threshold: float, min_relevance: float, count: int, offset: int) -> None:

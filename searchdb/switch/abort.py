@@ -16,7 +16,7 @@ from searchdb.db.width import drop_column
 from searchdb.errors import DatabaseError, SwitchError
 from searchdb.switch.forget import OF_A_MODEL
 from searchdb.switch.jobs import cancel_jobs
-from searchdb.switch.start import require_owner
+from searchdb.switch.obstacles import require_owner
 
 # The build of an index would hold the table until it ends, and be for nothing.
 _STOP_BUILDS = text(
@@ -40,7 +40,7 @@ def abort_switch(database: Database) -> OpenSwitch:
         DatabaseError: we do not own the tables, or they were in use all the time.
     """
     with database.connect() as connection:
-        require_owner(connection)
+        require_owner(connection, "ending the switch")
         switch = open_switch(connection)
         if switch is None:
             raise SwitchError("no switch to another model is open: there is nothing to abort")

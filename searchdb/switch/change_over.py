@@ -23,7 +23,7 @@ from searchdb.db.tables import embedding_models, images
 from searchdb.db.vectors import SIGNATURE, VectorColumn, column_of, current_column
 from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError
 from searchdb.index.status import BUILD_LOCK_KEY, drop_leftovers, has_index
-from searchdb.switch.obstacles import obstacles
+from searchdb.switch.obstacles import require_no_obstacles
 
 NOT_NULL_CHECK = "images_embedding_filled_check"
 """A CHECK that the new column has no NULL, which `finish` validates: it makes SET NOT NULL read no row."""
@@ -103,7 +103,7 @@ def change_over(
         connection.execute(text("LOCK TABLE embedding_models IN EXCLUSIVE MODE"))
         old = current_column(connection)
         if old.model_id != switch.from_model_id or column_of(connection, switch.model_id) is None:
-            raise SwitchError("the collection has been switched meanwhile: see `searchdb model status`")
+            raise SwitchError("the switch was ended, or the collection was switched: see `searchdb model status`")
         if embed_texts is not None:
             embed_texts(connection)
         connection.execute(text("LOCK TABLE images IN ACCESS EXCLUSIVE MODE"))
@@ -124,11 +124,7 @@ def change_over(
 
 def _check(connection: Connection, column: VectorColumn) -> None:
     """Check what can be checked before the lock."""
-    if names := obstacles(connection):
-        raise SwitchError(
-            f"{', '.join(names)} depends on images.embedding or images.embedding_model_id, and would keep the old "
-            "model's vectors: drop it before the change-over, and create it again afterwards"
-        )
+    require_no_obstacles(connection)
     assert column.model_id is not None  # noqa: S101 - of an open switch
     if column_of(connection, column.model_id) is None:
         raise SwitchError(f"images has no column {column.name}: begin the switch again with `searchdb model switch`")
@@ -202,7 +198,8 @@ def _exchange(connection: Connection, old: VectorColumn, new: VectorColumn) -> N
     connection.execute(text(f"ALTER TABLE images ALTER COLUMN {old.name} DROP NOT NULL"))
     for before, after in ((old, aside), (new, here)):
         connection.execute(text(f"ALTER TABLE images RENAME COLUMN {before.name} TO {after.name}"))
-        connection.execute(text(f"ALTER INDEX {schema}.{before.index} RENAME TO {after.index}"))
+        # The current model's may have been dropped by hand.
+        connection.execute(text(f"ALTER INDEX IF EXISTS {schema}.{before.index} RENAME TO {after.index}"))
         connection.execute(text(f"ALTER TABLE images RENAME CONSTRAINT {before.norm_check} TO {after.norm_check}"))
     # A column with a default is added without writing it to the rows.
     connection.execute(

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
 from searchdb.db.database import Database
-from searchdb.db.driver_errors import require_writable
 from searchdb.db.open_switch import open_switch
 from searchdb.db.short_locks import with_short_locks
 from searchdb.db.switch_tables import switch_failures
@@ -24,6 +23,7 @@ from searchdb.db.vectors import VectorColumn, column_of
 from searchdb.db.width import drop_column
 from searchdb.errors import SwitchError
 from searchdb.index.status import drop_leftovers
+from searchdb.switch.obstacles import require_owner
 
 OF_A_MODEL = (query_embeddings, relevance_scale, image_sample, index_builds, index_recalls, switch_failures)
 """Tables with what was made with a model; the row in `embedding_models` stays, because others may refer to it."""
@@ -50,7 +50,7 @@ def forget_model(database: Database, name: str) -> ForgetReport:
     """Drop the vectors of a model that is not the current one, and all that was made with it.
 
     The index's space is free at once. A row keeps the bytes of a dropped column until it is written again, as by VACUUM
-    FULL, or by a change to another model, which writes all rows: see `compact`.
+    FULL, or by a change to another model, which writes all rows.
 
     Args:
         database: the collection.
@@ -61,7 +61,7 @@ def forget_model(database: Database, name: str) -> ForgetReport:
         DatabaseError: we do not own the tables, or they were in use all the time.
     """
     with database.connect() as connection:
-        require_writable(connection, "forgetting a model")
+        require_owner(connection, "forgetting a model")
         model_id = _id_of(connection, name)
         column = column_of(connection, model_id)
         size = _sizes(connection, column)

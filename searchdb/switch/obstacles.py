@@ -1,10 +1,14 @@
-"""Finds what would keep the vectors of the old model when the columns of `images` are renamed."""
+"""Finds what stands in the way of a change: what would keep the old model's vectors, and another owner."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
+
+from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, require_writable
+from searchdb.errors import DatabaseError, SwitchError
+from searchdb.index.depth import owner
 
 # A view, a rule or a generated column refers to a column by its number, and follows a renamed one.
 _DEPENDENT = text(
@@ -34,3 +38,29 @@ _DEPENDENT = text(
 def obstacles(connection: Connection) -> Sequence[str]:
     """Return the names of the views, rules and others that depend on `images.embedding` or `embedding_model_id`."""
     return connection.scalars(_DEPENDENT).all()
+
+
+def require_no_obstacles(connection: Connection) -> None:
+    """Check that nothing would keep the old model's vectors.
+
+    Raises:
+        SwitchError: a view, a rule or a generated column would.
+    """
+    if names := obstacles(connection):
+        raise SwitchError(
+            f"{', '.join(names)} depends on images.embedding or images.embedding_model_id, and would keep the old "
+            "model's vectors when these columns are renamed: drop it before the switch, and create it again afterwards"
+        )
+
+
+def require_owner(connection: Connection, action: str) -> None:
+    """Check that we may change the tables; `action` is what for, such as "switching the model".
+
+    Raises:
+        DatabaseError: another role owns them, or they may only be read.
+    """
+    if (other := owner(connection)) is not None:
+        error = DatabaseError(f"{action} needs the owner of the tables: connect as {other}")
+        error.sqlstate = INSUFFICIENT_PRIVILEGE
+        raise error
+    require_writable(connection, action)

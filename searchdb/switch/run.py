@@ -147,6 +147,8 @@ class _Run:
             self._retry(lambda: self._embed_texts(switch))
             self._phase(switch, "index", heartbeat)
             self._build(switch, heartbeat)
+            if self._stop.is_set():
+                return self._stopped(switch)
             self._retry(lambda: measure_relevance(engine, switch, self._embedder))
             failed = self._retry(lambda: unembedded(self._database, switch))
             self._require_few(failed)

@@ -12,16 +12,14 @@ from sqlalchemy.dialects.postgresql import insert
 from searchdb.config import Settings
 from searchdb.db.current_model import current_model
 from searchdb.db.database import Database
-from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, require_writable
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.short_locks import with_short_locks
 from searchdb.db.switch_tables import model_switches
 from searchdb.db.tables import embedding_models, images, norm_in_range
 from searchdb.db.vectors import VectorColumn, column_of, current_column, other_columns
-from searchdb.errors import DatabaseError, SwitchError
-from searchdb.index.depth import owner
+from searchdb.errors import SwitchError
 from searchdb.records import MAX_DIMENSION, MIN_DIMENSION, ModelIdentity
-from searchdb.switch.obstacles import obstacles
+from searchdb.switch.obstacles import require_no_obstacles, require_owner
 from searchdb.switch.space import space_needed, storage_beside
 
 
@@ -50,35 +48,14 @@ def start_switch(database: Database, settings: Settings, model: ModelIdentity) -
             f"a switch to {found.model} is open since {found.started_at:%Y-%m-%d %H:%M}: continue it with "
             f"`searchdb model switch {found.model.name}`, or end it with `searchdb model switch --abort`"
         )
+    if found.phase == "abort":
+        raise SwitchError(
+            f"the switch to {found.model} is being ended: run `searchdb model switch --abort` once more if that was "
+            "interrupted, then begin again"
+        )
     if found.changed_at is None:
         _make_column(database, found.column)
     return found
-
-
-def require_no_obstacles(connection: Connection) -> None:
-    """Check that nothing would keep the old model's vectors.
-
-    Raises:
-        SwitchError: a view, a rule or a generated column would.
-    """
-    if names := obstacles(connection):
-        raise SwitchError(
-            f"{', '.join(names)} depends on images.embedding or images.embedding_model_id, and would keep the old "
-            "model's vectors when these columns are renamed: drop it before the switch, and create it again afterwards"
-        )
-
-
-def require_owner(connection: Connection) -> None:
-    """Check that we may change the tables.
-
-    Raises:
-        DatabaseError: another role owns them, or they may only be read.
-    """
-    if (other := owner(connection)) is not None:
-        error = DatabaseError(f"only the owner of the tables may switch the model: connect as {other}")
-        error.sqlstate = INSUFFICIENT_PRIVILEGE
-        raise error
-    require_writable(connection, "switching the model")
 
 
 def _check(database: Database, settings: Settings, model: ModelIdentity) -> None:
@@ -91,7 +68,7 @@ def _check(database: Database, settings: Settings, model: ModelIdentity) -> None
         current = current_model(connection)
         if current is not None and current.weights_sha256 == model.weights_sha256:
             raise SwitchError(f"the collection has the vectors of {model} already: there is nothing to switch")
-        require_owner(connection)
+        require_owner(connection, "switching the model")
         require_no_obstacles(connection)
         known = connection.scalar(
             sa.select(embedding_models.c.id).where(embedding_models.c.weights_sha256 == model.weights_sha256)

@@ -9,9 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
+from searchdb.db.counts import count_matching, count_rows
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.switch_tables import model_switches, switch_failures
 from searchdb.db.tables import embedding_models
+from searchdb.db.tables import images as all_images
 from searchdb.db.vectors import column_of, images_with
 from searchdb.switch.lease import is_alive
 from searchdb.switch.space import NUMBER_BYTES, VECTOR_HEADER
@@ -29,7 +31,7 @@ class SwitchStatus:
     Attributes:
         model, from_model: the names of the models.
         phase: what is being done: fill, index, texts, change, finish.
-        images: images in the collection now.
+        images: images in the collection now; more than 10,000 are an estimate, and so are `done` and `missing` then.
         done: those with a vector by the new model.
         missing: those without, the failed ones left out.
         failed: those that could not be embedded.
@@ -65,7 +67,8 @@ class SwitchStatus:
 def switch_status(connection: Connection) -> SwitchStatus | None:
     """Return how far the open change of the model is; None if none is open.
 
-    The images without a vector are counted in an index that holds only them, so that it is quick near the end.
+    Many images, and many of them without a vector, are estimated; the last 10,000 without one are counted, in an index
+    that holds only them.
     """
     switch = open_switch(connection)
     if switch is None:
@@ -109,12 +112,13 @@ def set_phase(engine: Engine, switch: OpenSwitch, phase: str) -> None:
 
 def _counts(connection: Connection, switch: OpenSwitch) -> tuple[int, int, int]:
     """Return the numbers of images, of those without a vector, and of those among them that failed."""
-    images = connection.scalar(text("SELECT count(*) FROM images")) or 0
+    rows = count_rows(connection, all_images)
+    images = rows.rows
     if switch.changed_at is not None or column_of(connection, switch.model_id) is None:
         return images, 0 if switch.changed_at is not None else images, 0
     name = switch.column.name
     table = images_with(name)
-    empty = connection.scalar(text(f"SELECT count(*) FROM images WHERE {name} IS NULL")) or 0  # noqa: S608
+    empty = min(count_matching(connection, all_images, f"{name} IS NULL", rows), images)
     failed = connection.scalar(
         sa.select(sa.func.count())
         .select_from(switch_failures)

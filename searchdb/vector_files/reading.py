@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,7 +60,7 @@ class VectorReading:
         self.width = width
         self._repeats = Repeats()
 
-    def read(self, paths: Iterable[Path], *, limit: int | None = None) -> Iterator[ReadRows]:
+    def read(self, paths: Iterable[Path], *, limit: int | None = None) -> Generator[ReadRows]:
         """Yield the rows of the files in batches; rows after `limit` are not read.
 
         Raises:

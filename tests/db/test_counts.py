@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from searchdb.db import counts
-from searchdb.db.counts import RowCount, count_rows
+from searchdb.db.counts import RowCount, count_matching, count_rows
 from searchdb.db.database import Database
 from searchdb.db.samples import random_keys
 from searchdb.db.tables import images, ingest_failures
@@ -123,3 +123,16 @@ def test_random_rows_of_a_large_table_are_drawn_from_some_blocks(database: Datab
         connection.exec_driver_sql("DELETE FROM ingest_failures WHERE id %% 500 > 0")
         assert len(random_keys(connection, ingest_failures.c.id, 10)) == 10
         assert random_keys(connection, images.c.id, 10) == []
+
+
+@pytest.mark.parametrize(("matching", "exact"), [(0, True), (BOUND, True), (2000, False)])
+def test_matching_rows(database: Database, matching: int, exact: bool) -> None:
+    add_failures(database, 3000)
+    analyze(database)
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE ingest_failures SET message = 'x' WHERE substr(image, 2)::int < :n"), {"n": matching}
+        )
+        rows = count_rows(connection, ingest_failures)
+        found = count_matching(connection, ingest_failures, "message = 'x'", rows)
+    assert found == matching if exact else abs(found - matching) < 0.1 * matching

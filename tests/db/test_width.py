@@ -19,7 +19,7 @@ from searchdb.index.build import build_index
 from searchdb.index.recall import measure_recall
 from searchdb.records import ModelIdentity
 from searchdb.repair import repair
-from tests.helpers.schemas import owned_database
+from tests.helpers.schemas import OWNER, owned_database, settings_for
 from tests.helpers.two_models import images_of, random_units, store_texts
 
 
@@ -57,6 +57,27 @@ def test_an_owner_without_superuser_rights_may(admin: sa.Engine, tmp_path: Path)
         images_of(database, model_of(1000), random_units(3, 1000))
         with database.connect() as connection:
             assert current_column(connection).dimension == 1000
+
+
+def test_a_role_that_does_not_own_the_tables_is_told_what_to_do(admin: sa.Engine, tmp_path: Path) -> None:
+    with owned_database(admin, "widened", tmp_path) as settings:
+        with Database(settings) as database:
+            migrate(database)
+        url = admin.url.set(database="widened")
+        with admin.connect() as connection:
+            connection.execute(text("CREATE ROLE searchdb_writer LOGIN"))
+        try:
+            with Database(settings) as database, database.begin() as connection:
+                for objects in ("TABLES", "SEQUENCES"):
+                    connection.execute(text(f"GRANT ALL ON ALL {objects} IN SCHEMA public TO searchdb_writer"))
+            with Database(settings_for(url, tmp_path, role="searchdb_writer")) as database:
+                with pytest.raises(DatabaseError, match=rf"`searchdb model switch NAME` once as {OWNER}"):
+                    images_of(database, model_of(1000), random_units(3, 1000))
+                images_of(database, model_of(512), random_units(3, 512))
+        finally:
+            with admin.connect() as connection:
+                connection.execute(text("DROP DATABASE widened WITH (FORCE)"))
+                connection.execute(text("DROP ROLE searchdb_writer"))
 
 
 def test_two_processes_at_once_agree(settings: Settings) -> None:

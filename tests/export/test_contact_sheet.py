@@ -93,6 +93,8 @@ def test_a_search_with_its_query_and_numbers(demo_collection: SearchDB, tmp_path
     for hit, shown in zip(hits, thumbnails(sheet), strict=True):
         assert hit.description is not None
         assert hit.description in sheet.text
+        assert hit.width is not None
+        assert hit.height is not None
         assert max(shown.size) == min(THUMBNAIL_SIDE, max(hit.width, hit.height))
         assert shown.width * hit.height == pytest.approx(shown.height * hit.width, rel=0.01)
     links = [unquote(link) for link in sheet.all("a", "href")]

@@ -103,7 +103,8 @@ def test_image_is_stored_and_found(adder: Adder, database: Database, embedder: C
     added = adder.add(data, item(description="A boat", tags=("sea", "sea"), metadata={"name": "boat.gif"}))
     image = added.image
     assert added.created
-    assert image.sha256 == hashlib.sha256(data).digest()
+    digest = hashlib.sha256(data).digest()
+    assert image.sha256 == digest
     assert (image.source, image.description, image.tags, image.metadata) == (
         "api",
         "A boat",
@@ -111,7 +112,7 @@ def test_image_is_stored_and_found(adder: Adder, database: Database, embedder: C
         {"name": "boat.gif"},
     )
     assert (image.width, image.height, image.byte_size) == (48, 32, len(data))
-    name = image.sha256.hex()
+    name = digest.hex()
     path = uploads / name[:2] / f"{name}.png"
     assert image.image == str(path)
     assert path.read_bytes() == data
@@ -323,3 +324,14 @@ def test_removing_keeps_files_outside_the_uploads_folder(adder: Adder, database:
         connection.execute(sa.update(images).values(image=str(theirs)))
     adder.remove(image.id)
     assert theirs.exists()
+
+
+@pytest.mark.parametrize("reference", ["https://example.org/boat.jpg", "/elsewhere/boat.jpg"])
+def test_removing_takes_an_image_whose_content_is_unknown(adder: Adder, database: Database, reference: str) -> None:
+    """As one that came in as a vector, and whose file was never on this machine."""
+    image = adder.add(make_image(), item()).image
+    with database.begin() as connection:
+        unknown = {"sha256": None, "byte_size": None, "width": None, "height": None}
+        connection.execute(sa.update(images).values(image=reference, **unknown))
+    assert adder.remove(image.id).sha256 is None
+    assert count(database, images) == 0

@@ -31,7 +31,8 @@ NAME = "somebody/made-this"
 
 
 def save(path: Path, rows: int, width: int = 768, **columns: Any) -> Path:
-    np.savez(path, embeddings=vectors(rows, width), **({"url": np.array(urls(rows))} | columns))
+    arrays: dict[str, Any] = {"embeddings": vectors(rows, width), "url": np.array(urls(rows)), **columns}
+    np.savez(path, **arrays)
     return path
 
 
@@ -73,7 +74,12 @@ def test_vectors_of_a_model_that_is_not_here(empty: SearchDB, tmp_path: Path) ->
     exact = vectors(30, 768) @ vectors(30, 768)[0]
     assert [hit.image for hit in hits] == [urls(30)[at] for at in np.argsort(-exact)[1:6]]
     assert empty.searcher.get(1).width is None
-    for what in ({"text": "a boat"}, {"like": 1, "exclude": "a dog"}, {"image": Image.new("RGB", (9, 9))}):
+    needs_model: list[dict[str, Any]] = [
+        {"text": "a boat"},
+        {"like": 1, "exclude": "a dog"},
+        {"image": Image.new("RGB", (9, 9))},
+    ]
+    for what in needs_model:
         with pytest.raises(ModelUnavailableError, match=NAME):
             empty.search(**what)
     assert empty.build_index() is not None

@@ -299,10 +299,10 @@ def test_a_stop_in_the_middle_leaves_it_queued(
     stop = threading.Event()
     new_ones = ingest_videos.VideoReading._new_ones  # pyright: ignore[reportPrivateUsage]
 
-    def stopping(self: Any, frames: Any, last: Any) -> Any:
+    def stopping(self: Any, *batch: Any) -> Any:
         stop.set()
         until(self._stopping.is_set, "the stop")
-        return new_ones(self, frames, last)
+        return new_ones(self, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(ingest_videos.VideoReading, "_new_ones", stopping)
@@ -316,9 +316,9 @@ SLOW = """
 import time
 from searchdb.ingest import videos
 new_ones = videos.VideoReading._new_ones
-def slow(self, frames, last):
+def slow(self, *batch):
     time.sleep(0.3)
-    return new_ones(self, frames, last)
+    return new_ones(self, *batch)
 videos.VideoReading._new_ones = slow
 """
 """A worker that spends a while on each batch of frames."""

@@ -107,9 +107,9 @@ def test_a_model_of_1000_numbers_from_the_first_command(
         page = client.get("/?q=a+red+car&not=snow&threshold=-1")
         assert page.status_code == 200
         assert "vector(1000)" in page.text
-        found = client.post("/api/search", data={"image": ((drawings / "3.png").open("rb"), "3.png")}).json
+        found = client.post("/api/search", data={"image": ((drawings / "3.png").open("rb"), "3.png")}).get_json()
         assert found["hits"][0]["similarity"] > 0.99
         assert client.get(f"/?vector={found['vector']}").status_code == 200
-        assert client.get("/api/model").json["dimension"] == 1000
+        assert client.get("/api/model").get_json()["dimension"] == 1000
     finally:
         app.extensions[EXTENSION].close()

@@ -132,15 +132,15 @@ def test_the_page_loads_the_next_model_before_and_forgets_the_earlier_one(
     monkeypatch.setattr("web.model_choice.LOOK_S", 0.0)
     client, backend = app.test_client(), app.extensions[EXTENSION]
     assert isinstance(backend, Backend)
-    assert client.get("/api/search?q=a+dog&threshold=-1").json["count"] > 0
-    posted = client.post("/api/search", data={"image": (_png(), "a.png")}).json
+    assert client.get("/api/search?q=a+dog&threshold=-1").get_json()["count"] > 0
+    posted = client.post("/api/search", data={"image": (_png(), "a.png")}).get_json()
     address = f"/?q=a+dog&country=Chile&vector={posted['vector']}"
     earlier = weakref.ref(backend.model())
 
     filled.switch_model(str(twin))
     answer = client.get("/api/search?q=a+dog&threshold=-1")
     assert answer.status_code == 200
-    assert client.get("/api/model").json == {"model": "twin", "dimension": 768}
+    assert client.get("/api/model").get_json() == {"model": "twin", "dimension": 768}
     assert "twin" in client.get("/").text
     until(lambda: not gc.collect() < 0 and earlier() is None, "the earlier model's memory")
 
@@ -148,10 +148,13 @@ def test_the_page_loads_the_next_model_before_and_forgets_the_earlier_one(
     assert page.status_code == 400
     assert "from an earlier model" in page.text
     assert 'href="/?q=a+dog&amp;country=Chile"' in page.text
+    page = client.get(f"{address}&endpoint=x&_anchor=y&_scheme=z")
+    assert page.status_code == 400
+    assert 'href="/?q=a+dog&amp;country=Chile&amp;endpoint=x&amp;_anchor=y&amp;_scheme=z"' in page.text
     refused = client.get(f"/api/search?vector={posted['vector']}")
     assert refused.status_code == 422
-    assert "512 numbers instead of 768" in refused.json["detail"]
-    again = client.post("/api/search", data={"image": (_png(), "a.png")}).json
+    assert "512 numbers instead of 768" in refused.get_json()["detail"]
+    again = client.post("/api/search", data={"image": (_png(), "a.png")}).get_json()
     assert len(again["vector"]) > len(posted["vector"])
     assert client.get(f"/?vector={again['vector']}&threshold=-1").status_code == 200
 

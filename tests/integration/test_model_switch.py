@@ -121,7 +121,7 @@ def clients_of(
             "SELECT id, similarity FROM search_images('a dog', -1, 5)",
             f"SELECT id, similarity FROM match_images((SELECT embedding FROM images WHERE id = {some_id}), -1, 5)",
         ):
-            assert len(sql.execute(statement).fetchall()) == 5
+            assert len(sql.execute(statement.encode()).fetchall()) == 5
 
     def python() -> None:
         assert len(long_running.search("a red car", threshold=-1, count=5)) == 5

@@ -84,6 +84,7 @@ def test_the_threshold_is_the_least_similarity(demo_collection: SearchDB) -> Non
 def test_a_repeated_text_costs_no_model_call(demo_collection: SearchDB) -> None:
     class Broken:
         identity = demo_collection.embedder.identity
+        dimension = demo_collection.embedder.dimension
         shortest_edge = demo_collection.embedder.shortest_edge
 
         def resize(self, image: Image.Image) -> Image.Image:

@@ -7,17 +7,20 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import text
 
+from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.functions import outdated_functions
-from searchdb.db.open_switch import OpenSwitch
+from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.schema import outdated_objects
 from searchdb.db.switch_tables import switch_failures, unembedded_images
 from searchdb.db.vectors import VectorColumn, column_of, current_column
-from searchdb.errors import SwitchError, SwitchIncompleteError
+from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError
 from searchdb.index.build import build_index
 from searchdb.index.status import index_status
 from searchdb.records import ModelIdentity
-from searchdb.switch.change_over import change_over
+from searchdb.repair import repair
+from searchdb.switch import obstacles
+from searchdb.switch.change_over import NOT_NULL_CHECK, change_over
 from searchdb.switch.finish import finish
 from searchdb.switch.forget import forget_model
 from tests.helpers.two_models import begin, fill_column, images_of, random_units, store_texts
@@ -197,6 +200,70 @@ def test_a_view_of_the_vectors_is_named(database: Database) -> None:
         connection.execute(text("CREATE VIEW mine AS SELECT id, embedding FROM images"))
     with pytest.raises(SwitchError, match="view mine depends"):
         change_over(database, switch)
+
+
+def test_a_collection_without_its_current_index_is_switched(database: Database) -> None:
+    switch, _ = prepared(database, WIDER)
+    with database.begin() as connection:
+        connection.execute(text("DROP INDEX images_embedding_idx"))
+    change_over(database, switch)
+    finish(database)
+    with database.connect() as connection:
+        assert index_status(connection).valid
+        kept = column_of(connection, 1)
+        assert kept is not None
+        assert index_status(connection, kept).method is None
+
+
+@pytest.mark.parametrize("point", ["validate", "set_not_null", "analyze"])
+def test_a_finish_that_was_interrupted_is_repeated(database: Database, point: str) -> None:
+    switch, _ = prepared(database, WIDER)
+    change_over(database, switch)
+    with database.begin() as connection:
+        if point != "validate":
+            connection.execute(text(f"ALTER TABLE images VALIDATE CONSTRAINT {NOT_NULL_CHECK}"))
+        if point == "analyze":
+            connection.execute(text("ALTER TABLE images ALTER COLUMN embedding SET NOT NULL"))
+            connection.execute(text(f"ALTER TABLE images DROP CONSTRAINT {NOT_NULL_CHECK}"))
+    assert finish(database) is True
+    with database.connect() as connection:
+        assert open_switch(connection) is None
+        assert outdated_objects(connection, "public") == []
+        check = text("SELECT count(*) FROM pg_constraint WHERE conname = :name")
+        assert connection.scalar(check, {"name": NOT_NULL_CHECK}) == 0
+    assert finish(database) is False
+
+
+def test_a_kept_column_is_repaired(database: Database, settings: Settings) -> None:
+    switch, _ = prepared(database, WIDER)
+    change_over(database, switch)
+    finish(database)
+    old = VectorColumn.beside(1, OLD.dimension)
+    for damage in (
+        f"DROP FUNCTION {old.function}(vector, float8, int)",
+        f"ALTER FUNCTION {old.function}(vector, float8, int) RESET search_path",
+        f"ALTER TABLE images DROP CONSTRAINT {old.norm_check}",
+        f"DROP INDEX {old.index}",
+    ):
+        with database.begin() as connection:
+            connection.execute(text(damage))
+        assert len(repair(settings).restored) == 1, damage
+        assert repair(settings).restored == [], damage
+    with database.connect() as connection:
+        assert index_status(connection, old).valid
+        found = connection.scalar(
+            text(f"SELECT count(*) FROM {old.function}((SELECT {old.name}::vector FROM images LIMIT 1), -1, 10)")
+        )
+        assert found == 10
+
+
+def test_forget_needs_the_owner(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch, _ = prepared(database, WIDER)
+    change_over(database, switch)
+    finish(database)
+    monkeypatch.setattr(obstacles, "owner", lambda _connection: "keeper")
+    with pytest.raises(DatabaseError, match="forgetting a model needs the owner of the tables: connect as keeper"):
+        forget_model(database, OLD.name)
 
 
 def test_forget(database: Database) -> None:

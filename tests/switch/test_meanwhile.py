@@ -34,7 +34,7 @@ def begun(collection: SearchDB, embedder: Embedder) -> OpenSwitch:
 
 def filled_at_once(collection: SearchDB, switch: OpenSwitch) -> dict[str, np.ndarray]:
     """Return the vectors that are in the new column."""
-    return {image: vector for image, vector in vectors(collection, switch.column.name).items() if vector is not None}
+    return vectors(collection, switch.column.name)
 
 
 def draw(path: Path, colour: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import text
 
+from searchdb.cli.switch_prose import describe_switch
 from searchdb.client import SearchDB
 from searchdb.db.vectors import other_columns
 from searchdb.errors import DatabaseError, SwitchError
@@ -16,6 +17,7 @@ from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.switch import space
 from searchdb.switch.feed import Feeder
 from searchdb.switch.start import start_switch
+from searchdb.switch.state import SwitchStatus, set_phase
 from searchdb.switch.texts import embed_texts
 from tests.switch.conftest import FEW
 
@@ -112,6 +114,33 @@ def test_an_abort_during_the_work_is_quiet(filled: SearchDB, twin: Path) -> None
     with pytest.raises(SwitchError, match="aborted"):
         filled.switch_model(str(twin), progress=abort)
     filled.work(drain=True)
+    assert leftovers(filled) == []
+
+
+@pytest.mark.parametrize("phase", ["texts", "index", "change"])
+def test_an_abort_ends_the_command_in_each_phase(filled: SearchDB, twin: Path, phase: str) -> None:
+    def abort(status: SwitchStatus) -> None:
+        if status.phase == phase and filled.switch_status() is not None:
+            filled.abort_switch()
+
+    hits = [hit.image for hit in filled.search("a red car")]
+    with pytest.raises(SwitchError, match=r"aborted|ended"):
+        filled.switch_model(str(twin), progress=abort)
+    assert leftovers(filled) == []
+    assert [hit.image for hit in filled.search("a red car")] == hits
+
+
+def test_an_abort_that_was_interrupted_is_repeated(filled: SearchDB, other: CLIPEmbedder, twin: Path) -> None:
+    switch = start_switch(filled.database, filled.settings, other.identity)
+    set_phase(filled.database.engine, switch, "abort")
+    with filled.database.begin() as connection:
+        connection.execute(text("UPDATE model_switches SET seen_at = now() - interval '1 hour'"))
+    with pytest.raises(SwitchError, match="model switch --abort` once more"):
+        filled.switch_model(str(twin))
+    status = filled.switch_status()
+    assert status is not None
+    assert "`searchdb model switch --abort` goes on" in describe_switch(status)
+    filled.abort_switch()
     assert leftovers(filled) == []
 
 

@@ -306,11 +306,13 @@ def test_images_are_refused_while_others_are_decoded(
         original = site.get(f"/images/{photo}/thumbnail")
         assert (original.status_code, original.headers["Location"]) == (302, f"/images/{photo}/file")
         check_refusal(site.get(f"/images/{scan}/preview"))
-        site.backend.thumbnails.put(site.backend.get(scan).sha256, b"small")
+        digest = site.backend.get(scan).sha256
+        assert digest is not None
+        site.backend.thumbnails.put(digest, b"small")
         small = site.get(f"/images/{scan}/preview")
         assert (small.status_code, small.headers["Location"]) == (302, f"/images/{scan}/thumbnail")
         assert small.headers["Cache-Control"] == "no-store"
-        site.backend.thumbnails.forget(site.backend.get(scan).sha256)
+        site.backend.thumbnails.forget(digest)
         assert site.get(CACHED).status_code == 200
     assert site.post("/api/search", **upload).status_code == 200
     assert site.get(f"/images/{scan}/preview").status_code == 200

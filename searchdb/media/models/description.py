@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from searchdb.errors import ModelUnavailableError
 from searchdb.media.model_files import weight_files, weights_sha256
@@ -100,10 +100,10 @@ def models_here() -> list[ModelDescription]:
 def read_card(folder: Path) -> Mapping[str, Any]:
     """Return the front matter of a model's card (README.md); empty if there is none or it is malformed."""
     import yaml
-    from huggingface_hub import metadata_load
+    from huggingface_hub import metadata_load  # pyright: ignore[reportUnknownVariableType]
 
     try:
-        return metadata_load(folder / "README.md") or {}
+        return cast("Mapping[str, Any] | None", metadata_load(folder / "README.md")) or {}
     except (OSError, ValueError, yaml.YAMLError):
         return {}
 
@@ -127,7 +127,7 @@ def _cached_folders() -> list[tuple[str, Path]]:
 def _strings(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
-    return tuple(str(each) for each in value) if isinstance(value, list | tuple) else ()
+    return tuple(map(str, cast("Sequence[Any]", value))) if isinstance(value, list | tuple) else ()
 
 
 def _licence(card: Mapping[str, Any]) -> str | None:
