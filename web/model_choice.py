@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -80,6 +81,7 @@ class ModelChoice:
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._known: Look | None = None
+        self._tried_at = -math.inf
         self._model: BackgroundModel | None = None
         self._next: BackgroundModel | None = None
 
@@ -141,13 +143,14 @@ class ModelChoice:
     def _recent(self) -> Look:
         known = self._known
         if known is not None and not known.empty:
-            if time.monotonic() - known.began < LOOK_S:
+            if time.monotonic() - max(known.began, self._tried_at) < LOOK_S:
                 return known
             if not self._looking.acquire(blocking=False):
                 return known  # another thread looks
             try:
                 return self._renew()
             finally:
+                self._tried_at = time.monotonic()  # while the database hangs, few threads should wait for it twice
                 self._looking.release()
         return self._renew()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -195,34 +195,39 @@ def _exchange(connection: Connection, old: VectorColumn, new: VectorColumn) -> N
     aside = VectorColumn.beside(old.model_id, old.dimension)
     here = VectorColumn(model_id=new.model_id, dimension=new.dimension)
     settings = {column: tuned_settings(connection, column) for column in (old, new)}
-    schema = connection.scalar(_SCHEMA)
-    connection.execute(text(f"DROP INDEX IF EXISTS {schema}.{new.missing_index}"))
-    connection.execute(text(f"ALTER TABLE images ALTER COLUMN {old.name} DROP NOT NULL"))
-    for before, after in ((old, aside), (new, here)):
-        connection.execute(text(f"ALTER TABLE images RENAME COLUMN {before.name} TO {after.name}"))
-        # The current model's may have been dropped by hand.
-        connection.execute(text(f"ALTER INDEX IF EXISTS {schema}.{before.index} RENAME TO {after.index}"))
-        connection.execute(text(f"ALTER TABLE images RENAME CONSTRAINT {before.norm_check} TO {after.norm_check}"))
-    # A column with a default is added without writing it to the rows.
-    connection.execute(
-        text(
-            "ALTER TABLE images DROP COLUMN embedding_model_id, "
-            f"ADD CONSTRAINT {NOT_NULL_CHECK} CHECK ({here.name} IS NOT NULL) NOT VALID, "
-            f"ADD COLUMN embedding_model_id integer NOT NULL DEFAULT {int(new.model_id)}"
-        )
-    )
-    connection.execute(text("ALTER TABLE images ALTER COLUMN embedding_model_id DROP DEFAULT"))
+    schema = connection.execute(_SCHEMA).scalar_one()
     comments = {
         "embedding_model_id": images.c.embedding_model_id.comment,
         here.name: images.c.embedding.comment,
         aside.name: f"unit vector by the model {aside.model_id}, from which the collection was switched; NULL: none",
     }
-    for name, comment in comments.items():
-        connection.execute(text(f"COMMENT ON COLUMN images.{name} IS '{comment}'"))
+    statements = [
+        f"DROP INDEX IF EXISTS {schema}.{new.missing_index}",
+        f"ALTER TABLE images ALTER COLUMN {old.name} DROP NOT NULL",
+        *_renamings(schema, old, aside),
+        *_renamings(schema, new, here),
+        # A column with a default is added without writing it to the rows.
+        "ALTER TABLE images DROP COLUMN embedding_model_id, "
+        f"ADD CONSTRAINT {NOT_NULL_CHECK} CHECK ({here.name} IS NOT NULL) NOT VALID, "
+        f"ADD COLUMN embedding_model_id integer NOT NULL DEFAULT {int(new.model_id)}",
+        "ALTER TABLE images ALTER COLUMN embedding_model_id DROP DEFAULT",
+        *(f"COMMENT ON COLUMN images.{name} IS '{comment}'" for name, comment in comments.items()),
+        f"DROP FUNCTION {new.function}{SIGNATURE}",
+    ]
+    # In one message: on a busy machine each answer takes a while, and searches wait meanwhile.
+    connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})
     install_match(connection, here, settings[new])
     install_match(connection, aside, settings[old])
-    connection.execute(text(f"DROP FUNCTION {new.function}{SIGNATURE}"))
     pin_model(connection, new.model_id)
+
+
+def _renamings(schema: str, before: VectorColumn, after: VectorColumn) -> Sequence[str]:
+    return (
+        f"ALTER TABLE images RENAME COLUMN {before.name} TO {after.name}",
+        # The current model's may have been dropped by hand.
+        f"ALTER INDEX IF EXISTS {schema}.{before.index} RENAME TO {after.index}",
+        f"ALTER TABLE images RENAME CONSTRAINT {before.norm_check} TO {after.norm_check}",
+    )
 
 
 def _record(connection: Connection, switch: OpenSwitch) -> None:
