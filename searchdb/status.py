@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from searchdb.config import Settings
 from searchdb.db.counts import RowCount, count_rows
-from searchdb.db.current_model import current_model
+from searchdb.db.current_model import current_model, unverified_row
 from searchdb.db.database import Database
 from searchdb.db.samples import block_sample
 from searchdb.db.switch_tables import unembedded_images
@@ -72,7 +72,8 @@ class CollectionStatus:
     """The state of a collection; `images`, `pending` and `failed` add up to the number of known references.
 
     `failures` counts the failed ones by error, most frequent first. `estimated` names those of `images`, `pending` and
-    `failed` that are estimates, because they are more than 10,000; if `failed` is one, so are `failures`. `switch` is
+    `failed` that are estimates, because they are more than 10,000; if `failed` is one, so are `failures`. `verified` is
+    false if the vectors came from elsewhere, and nobody has seen the weights of the `model` that is named. `switch` is
     the open change of the model, and `unembedded` the number of images that the current model could not embed.
     """
 
@@ -84,6 +85,7 @@ class CollectionStatus:
     queue: QueueStatus
     watches: Sequence[WatchStatus]
     model: str | None
+    verified: bool
     relevance: RelevanceStatus
     index: IndexStatus
     space: Sequence[SpaceUse]
@@ -118,6 +120,7 @@ def collection_status(database: Database, settings: Settings, *, as_reader: bool
             queue=queue_status(connection),
             watches=read_watches(connection),
             model=None if model is None else model.name,
+            verified=unverified_row(connection) is None,
             relevance=relevance_status(connection),
             index=index_status(connection),
             space=list(space_use(connection, settings, embedded=database.embedded)),

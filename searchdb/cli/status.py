@@ -34,7 +34,8 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"worker    {describe_worker(worker)}")
     for watch in status.watches:
         click.echo(f"watch     {describe_watch(watch)}")
-    click.echo(f"model     {status.model or 'none yet'}")
+    unseen = "" if status.verified else ": only its name is known, its vectors came from elsewhere"
+    click.echo(f"model     {status.model or 'none yet'}{unseen}")
     if status.switch is not None:
         click.echo(f"switch    {describe_switch(status.switch)}")
     if status.unembedded:

@@ -83,7 +83,8 @@ def test_vectors_of_a_model_that_is_not_here(empty: SearchDB, tmp_path: Path) ->
         with pytest.raises(ModelUnavailableError, match=NAME):
             empty.search(**what)
     assert empty.build_index() is not None
-    assert empty.status().images == 30
+    status = empty.status()
+    assert (status.images, status.model, status.verified) == (30, NAME, False)
 
 
 def test_the_same_rows_again_are_unchanged_and_changed_ones_are_stored(empty: SearchDB, tmp_path: Path) -> None:
