@@ -316,7 +316,7 @@ def _tallies(outcome: ChunkOutcome, runs: Mapping[str, Sequence[UUID]], worker: 
     return list(rows.values())
 
 
-def any_of(texts: Sequence[str]) -> sa.CollectionAggregate[str]:
+def any_of(texts: Sequence[str]) -> sa.CollectionAggregate[Any]:
     """Return what a column is compared with to be one of the texts: one parameter, where IN takes one for each."""
     return sa.any_(sa.literal(list(texts), ARRAY(sa.Text)))
 

@@ -188,17 +188,17 @@ def test_the_page_follows_to_other_weights_with_the_same_name(
     filled.switch_model(str(folder))
     app = create_app(filled.settings, warm_up=False)
     app.testing = True
+    client, backend = app.test_client(), app.extensions[EXTENSION]
     try:
-        client, backend = app.test_client(), app.extensions[EXTENSION]
-        assert client.get("/api/search?q=a+dog&threshold=-1").json["count"] > 0
+        assert client.get("/api/search?q=a+dog&threshold=-1").get_json()["count"] > 0
         earlier = backend.model().embedder.identity
         shutil.rmtree(folder)
         demo_twin(folder, 512, seed=2)
         filled.switch_model(str(folder))
-        assert client.get("/api/search?q=a+dog&threshold=-1").json["count"] > 0
+        assert client.get("/api/search?q=a+dog&threshold=-1").get_json()["count"] > 0
         assert backend.model().embedder.identity.weights_sha256 != earlier.weights_sha256
         same = backend.model()
-        assert client.get("/api/search?q=a+dog&threshold=-1").json["count"] > 0
+        assert client.get("/api/search?q=a+dog&threshold=-1").get_json()["count"] > 0
         assert backend.model() is same
     finally:
         backend.close()
