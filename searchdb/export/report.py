@@ -29,7 +29,7 @@ class ExportReport:
 
     Attributes:
         target: the file or folder; `-` for a stream.
-        format: csv, tsv, jsonl, parquet, html or folder.
+        format: csv, tsv, jsonl, parquet, npz, html or folder.
         exported: images that were written; of a contact sheet also those of which there is no thumbnail.
         unchanged: files that were in the folder already.
         failed: the images of which a file or a thumbnail is missing.

@@ -310,7 +310,7 @@ def test_a_full_disk_is_one_error_and_no_file(demo_collection: SearchDB, tmp_pat
         ({"columns": ["id", " id"]}, "columns", "named twice"),
         ({"columns": []}, "columns", "no column is named"),
         ({"columns": ["similarity"]}, "columns", "only searches have the column similarity"),
-        ({"format": "xlsx"}, "format", "csv, tsv, jsonl, parquet, html"),
+        ({"format": "xlsx"}, "format", "csv, tsv, jsonl, parquet, npz, html"),
         ({"format": "html", "columns": ["id"]}, "columns", "no columns"),
         ({"target": "x.xlsx"}, "format", "does not say the format"),
     ],

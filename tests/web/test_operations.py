@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 from searchdb.config import Settings
 from searchdb.db.connections import Timeouts
 from searchdb.db.database import Database, open_database
-from searchdb.db.schema import migrate
+from searchdb.db.schema import MIGRATION_LOCK_KEY, migrate
 from searchdb.db.tables import embedding_models
 from searchdb.errors import DatabaseError, ModelUnavailableError
 from tests.helpers.waiting import GIVE_UP_S
@@ -306,8 +306,17 @@ def test_a_cancelled_search_is_a_page(app: Flask, monkeypatch: pytest.MonkeyPatc
 
 
 def test_migrations_are_not_cut_short(empty_settings: Settings) -> None:
-    with Database(empty_settings, Timeouts(statement=0.001)) as database:
+    # A statement of the migration waits for longer than the limit: for the lock that another migration holds.
+    with (
+        Database(empty_settings) as other,
+        other.connect() as holder,
+        Database(empty_settings, Timeouts(statement=0.5)) as database,
+    ):
+        holder.execute(sa.select(sa.func.pg_advisory_lock(MIGRATION_LOCK_KEY)))
+        release = threading.Timer(1.5, lambda: holder.execute(sa.select(sa.func.pg_advisory_unlock_all())))
+        release.start()
         migrate(database)
+        release.join()
 
 
 @pytest.mark.slow
