@@ -232,9 +232,9 @@ def test_images_of_the_chunk_do_not_wait_for_its_videos(
     stored: list[int] = []
     read = ingest_videos.VideoReading.read
 
-    def watched(self: Any, item: Any) -> Any:
+    def watched(self: Any, *arguments: Any) -> Any:
         stored.append(len(rows(collection)))
-        return read(self, item)
+        return read(self, *arguments)
 
     monkeypatch.setattr(ingest_videos.VideoReading, "read", watched)
     collection.ingest_files(folder)
