@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from searchdb.bundled import migrations_folder
-from searchdb.errors import SchemaError
+from searchdb.db.schema import refuse_taken_names
 
 revision = "0011"
 down_revision = "0010"
@@ -19,7 +19,7 @@ NEW = ("frame_previews", "folder_watches", "videos")
 
 
 def upgrade() -> None:
-    _check_names()
+    refuse_taken_names(op.get_bind(), NEW)
     _previews()
     _watches()
     # Last, because it locks the table until the migration ends. New columns without a default rewrite no rows.
@@ -47,20 +47,6 @@ def downgrade() -> None:
         op.drop_column("images", name)
     op.drop_table("folder_watches")
     op.drop_table("frame_previews")
-
-
-def _check_names() -> None:
-    """Refuse to go on where an application beside us has one of the new names."""
-    taken = sa.text(
-        "SELECT relname FROM pg_class WHERE relname = ANY (:names) AND relnamespace = :schema ::regnamespace"
-    )
-    schema = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
-    name = op.get_bind().scalar(taken, {"names": list(NEW), "schema": schema})
-    if name is not None:
-        raise SchemaError(
-            f"the schema {schema} has a relation {name} that is not searchdb's, which needs the name for one of its "
-            f"own: rename it, as by ALTER TABLE {name} RENAME TO my_{name}, then run `searchdb db migrate`"
-        )
 
 
 def _previews() -> None:

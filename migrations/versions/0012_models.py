@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from searchdb.db.functions import installation
+from searchdb.db.schema import refuse_taken_names
 from searchdb.errors import SchemaError
 
 revision = "0012"
@@ -30,7 +31,7 @@ CURRENT = "(SELECT id FROM embedding_models WHERE current)"
 
 
 def upgrade() -> None:
-    _check_names()
+    refuse_taken_names(op.get_bind(), NEW)
     _models()
     for table, column in CACHES:
         op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE vector")
@@ -81,20 +82,6 @@ def downgrade() -> None:
         op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE vector(512)")
     for name in ("verified", "retired_at", "dimension"):
         op.drop_column("embedding_models", name)
-
-
-def _check_names() -> None:
-    """Refuse to go on where an application beside us has one of the new names."""
-    taken = sa.text(
-        "SELECT relname FROM pg_class WHERE relname = ANY (:names) AND relnamespace = :schema ::regnamespace"
-    )
-    schema = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
-    name = op.get_bind().scalar(taken, {"names": list(NEW), "schema": schema})
-    if name is not None:
-        raise SchemaError(
-            f"the schema {schema} has a relation {name} that is not searchdb's, which needs the name for one of its "
-            f"own: rename it, as by ALTER TABLE {name} RENAME TO my_{name}, then run `searchdb db migrate`"
-        )
 
 
 def _models() -> None:

@@ -170,6 +170,22 @@ def migrate(database: Database) -> None:
     database.engine.dispose()  # older connections do not know the vector type
 
 
+def refuse_taken_names(connection: Connection, names: Sequence[str]) -> None:
+    """Refuse a migration where an application beside us has one of the names that it creates.
+
+    Raises:
+        SchemaError: the first schema of the search_path has a relation with such a name.
+    """
+    taken = text("SELECT relname FROM pg_class WHERE relname = ANY (:names) AND relnamespace = :schema ::regnamespace")
+    schema = connection.scalar(text("SELECT quote_ident(current_schema())"))
+    name = connection.scalar(taken, {"names": list(names), "schema": schema})
+    if name is not None:
+        raise SchemaError(
+            f"the schema {schema} has a relation {name} that is not searchdb's, which needs the name for one of its "
+            f"own: rename it, as by ALTER TABLE {name} RENAME TO my_{name}, then run `searchdb db migrate`"
+        )
+
+
 def prepare_migration(connection: Connection) -> str:
     """Make a transaction ready for the migrations; return the schema in which they create tables.
 
