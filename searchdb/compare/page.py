@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from searchdb.clock import clock
 from searchdb.compare.embedding import RankableImage
@@ -19,6 +19,7 @@ from searchdb.compare.verdict import HEADLINE, duration, rate, short_name, signe
 from searchdb.errors import CompareError, StorageError
 from searchdb.export.destination import Sink
 from searchdb.export.links import MAX_TEXT_CHARACTERS, link_to, shortened, shown_name
+from searchdb.export.templates import load_template
 from searchdb.records import mask_credentials
 
 if TYPE_CHECKING:
@@ -144,18 +145,14 @@ def write_page(
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # loads slowly
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return load_template(
+        Path(__file__).with_name("page.html"),
+        rate=rate,
+        duration=duration,
+        size=size,
+        significance=significance,
+        signed=signed,
     )
-    filters = cast("dict[str, Any]", environment.filters)  # pyright: ignore[reportUnknownMemberType] - untyped
-    filters |= {"rate": rate, "duration": duration, "size": size, "significance": significance, "signed": signed}
-    return environment.get_template("page.html")
 
 
 def _section(number: int, result: QueryResult, shown: Mapping[int, RankableImage], folder: str | None) -> _Section:

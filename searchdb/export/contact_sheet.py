@@ -20,6 +20,7 @@ from searchdb.export.links import MAX_TEXT_CHARACTERS, link_to, shortened, shown
 from searchdb.export.originals import Originals, Thumbnail, in_order
 from searchdb.export.report import ExportFailure, ExportReport
 from searchdb.export.rows import Row
+from searchdb.export.templates import load_template
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -116,16 +117,7 @@ def _scores(rows: Sequence[Row]) -> str:
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # loads slowly
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("contact_sheet.html")
+    return load_template(Path(__file__).with_name("contact_sheet.html"))
 
 
 def _thumbnail(originals: Originals, row: Row) -> Thumbnail | ExportFailure:
