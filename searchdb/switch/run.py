@@ -12,7 +12,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from searchdb.config import Settings
-from searchdb.db.current_model import claim_model
+from searchdb.db.current_model import claim_model, current_model
 from searchdb.db.database import Database
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.retry import retry_until_available
@@ -116,9 +116,9 @@ class _Run:
         model = self._embedder.identity
         if self._is_empty():
             with self._database.begin() as connection:
-                before = _current_name(connection)
+                before = current_model(connection)
                 claim_model(connection, model)
-            return SwitchReport(model=model.name, from_model=before, images=0)
+            return SwitchReport(model=model.name, from_model=None if before is None else before.name, images=0)
         switch = self._retry(lambda: start_switch(self._database, self._settings, model))
         while not self._retry(lambda: take_lease(self._database.engine, switch.id)):
             # Another command runs it.
@@ -244,8 +244,8 @@ class _Run:
 
     def _ended_by_another(self, switch: OpenSwitch) -> SwitchReport:
         with self._database.connect() as connection:
-            current = _current(connection)
-        if current is None or current[1] != switch.model.weights_sha256:
+            current = current_model(connection)
+        if current is None or current.weights_sha256 != switch.model.weights_sha256:
             raise SwitchError(f"the switch to {switch.model} was aborted")
         return SwitchReport(
             model=switch.model.name, from_model=self._name_of(switch.from_model_id), images=self._count_images()
@@ -285,13 +285,3 @@ def _aborted(switch: OpenSwitch) -> SwitchError:
     return SwitchError(
         f"the switch to {switch.model} was aborted, or another command runs it by now: see `searchdb model status`"
     )
-
-
-def _current(connection: sa.Connection) -> tuple[str, bytes] | None:
-    row = connection.execute(sa.text("SELECT name, weights_sha256 FROM embedding_models WHERE current")).one_or_none()
-    return None if row is None else (row.name, bytes(row.weights_sha256))
-
-
-def _current_name(connection: sa.Connection) -> str | None:
-    current = _current(connection)
-    return None if current is None else current[0]
