@@ -174,7 +174,7 @@ class ModelChoice:
 
 
 def _has_other_weights(model: BackgroundModel, found: Look, before: Look | None) -> bool:
-    """Whether the collection was switched to other weights with the same name, as of a folder that was trained anew."""
+    """Whether the collection was switched to other weights with the same name, as of a retrained folder."""
     if before is None or None in (found.weights, before.weights) or found.weights == before.weights:
         return False
     return not (model.usable and model.embedder.identity.weights_sha256 == found.weights)

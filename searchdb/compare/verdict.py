@@ -12,7 +12,7 @@ HEADLINE = "nDCG@10"
 """The measure of quality that the sentences quote: it counts all right images among the first ten, and their order."""
 SIGNIFICANT, EQUAL, TOO_FEW = "significant", "equal", "too few queries"
 _SHIFTED = 0.02
-"""Difference of similarities from which on thresholds have to be chosen anew."""
+"""Difference of similarities above which the report says that thresholds must be chosen again."""
 
 
 def verdict(comparison: ModelComparison) -> Iterator[str]:

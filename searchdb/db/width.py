@@ -23,7 +23,7 @@ def storage(dimension: int) -> str:
 def set_dimension(connection: Connection, dimension: int) -> None:
     """Give `images.embedding` vectors of another dimension, and drop other models' columns; the table must be empty.
 
-    The vector index begins anew with one list, as in a fresh collection.
+    The vector index is created again with one list, as in a fresh collection.
 
     Raises:
         DatabaseError: we do not own the tables.

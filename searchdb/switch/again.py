@@ -151,7 +151,7 @@ class Again:
 
     def _store(self, switch: OpenSwitch, embedder: Embedder, results: Sequence[ReadResult]) -> None:
         changed = [each.row for each in results if isinstance(each, ChangedImage)]
-        # A URL that sends other bytes each time would be ingested again and again.
+        # A URL that sends other bytes each time would be ingested repeatedly.
         once = [row for row in changed if row.ingested_at < switch.started_at]
         failures: list[tuple[int, ImageError]] = [
             (each.row.id, each.error) for each in results if isinstance(each, Unreadable)

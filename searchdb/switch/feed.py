@@ -35,7 +35,7 @@ _FRAMES = "SELECT id, video FROM images WHERE video = ANY (:videos) AND <column>
 
 
 class Feeder:
-    """Queues what is missing for one switch; call `feed` again and again.
+    """Queues what is missing for one switch; call `feed` repeatedly.
 
     Args:
         database: the collection's.

@@ -54,7 +54,7 @@ class SpaceNeeded:
 def space_needed(database: Database, settings: Settings, dimension: int, *, missing: int | None = None) -> SpaceNeeded:
     """Return what a column for a model takes; `missing` is the number of images that lack a vector, by default all.
 
-    An UPDATE writes the whole row anew, and an entry in each index: until VACUUM, old and new exist side by side.
+    An UPDATE writes the whole row again, and an entry in each index: until VACUUM, old and new exist side by side.
     """
     with database.connect() as connection:
         sizes = connection.execute(_SIZES).one()
@@ -76,7 +76,7 @@ def vector_bytes(dimension: int) -> int:
 
 
 def _bytes_written(row: float, vector: int, *, plain: bool) -> int:
-    """Return the bytes that a row of `row` bytes takes, written anew with one more vector: whole rows fill a page."""
+    """Return the bytes that a row of `row` bytes takes, written again with one more vector: whole rows fill a page."""
     in_row = row + (vector if plain else TOAST_POINTER)
     out_of_line = 0 if plain else -(-vector // TOAST_CHUNK) * PAGE // TOAST_CHUNKS_A_PAGE
     return PAGE // max(int(USABLE_OF_PAGE // in_row), 1) + out_of_line

@@ -34,7 +34,7 @@ _VALUES = ", ".join(
     {"embedding": ":vector", "embedding_model_id": ":model"}.get(column.name, f"gone.{column.name}")
     for column in images.columns
 )
-# Ingested anew meanwhile: the newer row stays, with the tags that only the older one has.
+# Ingested again meanwhile: the newer row stays, with the tags that only the older one has.
 _MOVE_BACK = text(
     f"""
     INSERT INTO images ({_NAMES}) OVERRIDING SYSTEM VALUE SELECT {_VALUES} FROM unembedded_images AS gone WHERE id = :id

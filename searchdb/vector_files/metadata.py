@@ -40,7 +40,7 @@ _DROPPED = frozenset({
     "id", "rank", "similarity", "relevance", "parts", "source", "embedding_model_id", "model", "ingested_at",
     "modified_at", "companion_state",
 })  # fmt: skip
-"""Columns of our own exports that are made anew."""
+"""Columns of our own exports that every ingest sets itself."""
 _NESTED = ("metadata", "meta", "attributes", "properties")
 """Columns of JSON objects whose keys count as columns."""
 _LARGEST_INTEGER = 2**31 - 1
