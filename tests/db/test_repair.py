@@ -21,7 +21,7 @@ from searchdb.index.status import index_status
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.repair import repair
 from tests.helpers.cli import output, run
-from tests.helpers.old_schemas import upgrade_to
+from tests.helpers.old_schemas import fill_at_0009, upgrade_to
 from tests.helpers.schemas import owned_database
 from tests.helpers.vectors import clustered, fill
 
@@ -184,19 +184,6 @@ def test_an_owner_without_superuser_rights_repairs(admin: sa.Engine, tmp_path: P
             execute(settings, DAMAGES[damage])
         assert len(repair(settings).restored) == 3
         assert repair(settings).restored == []
-
-
-def fill_at_0009(database: Database, rows: int) -> None:
-    """Store made-up vectors in a database of revision 0009."""
-    model = "INSERT INTO embedding_models (name, weights_sha256, current) VALUES ('test', '\\x01', true)"
-    image = (
-        "INSERT INTO images (image, source, sha256, width, height, byte_size, embedding_model_id, embedding) "
-        "VALUES (:image, 'test', '', 1, 1, 1, 1, :vector)"
-    )
-    with database.begin() as connection:
-        connection.execute(sa.text(model))
-        values = [{"image": f"/{n}", "vector": vector} for n, vector in enumerate(clustered(rows))]
-        connection.execute(sa.text(image), values)
 
 
 ZERO = f"array_fill(0::real, ARRAY[{512}])::vector"

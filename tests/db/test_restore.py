@@ -19,7 +19,7 @@ from searchdb.db.database import Database, open_database
 from searchdb.db.embedded_programs import program_path
 from searchdb.db.functions import FUNCTIONS
 from searchdb.db.schema import migrate
-from tests.helpers.old_schemas import upgrade_to
+from tests.helpers.old_schemas import fill_at_0009, upgrade_to
 from tests.helpers.schemas import OWNER, make_owner, owned_database, settings_for
 from tests.helpers.vectors import cache_texts, clustered, fill
 
@@ -222,7 +222,7 @@ def test_a_dump_of_before_the_domain_is_completed_by_the_migration(
     with owned_database(admin, "source", tmp_path) as source:
         with Database(source) as database:
             upgrade_to(database, "0009")
-            fill(database, clustered(30))
+            fill_at_0009(database, 30)
         url = source.url()
         assert url is not None
         restored = url.set(database="restored")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -15,6 +16,7 @@ from searchdb.bundled import migrations_folder
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url
 from searchdb.db.database import Database
+from tests.helpers.vectors import clustered
 
 ROOT = Path(__file__).parents[2]
 FIRST_RELEASED = "0006"
@@ -33,6 +35,19 @@ def upgrade_to(database: Database, revision: str) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
     database.engine.dispose()  # older connections do not know the vector type
+
+
+def fill_at_0009(database: Database, rows: int) -> None:
+    """Store made-up vectors in a database of revision 0009."""
+    model = "INSERT INTO embedding_models (name, weights_sha256, current) VALUES ('test', '\\x01', true)"
+    image = (
+        "INSERT INTO images (image, source, sha256, width, height, byte_size, embedding_model_id, embedding) "
+        "VALUES (:image, 'test', '', 1, 1, 1, 1, :vector)"
+    )
+    with database.begin() as connection:
+        connection.execute(sa.text(model))
+        values = [{"image": f"/{n}", "vector": vector} for n, vector in enumerate(clustered(rows))]
+        connection.execute(sa.text(image), values)
 
 
 def _config() -> Config:
