@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property, partial
 from typing import cast
 
@@ -29,8 +29,10 @@ from searchdb.media.memory import FILES_BYTES, MemoryBudget
 from searchdb.records import StoredImage
 from searchdb.search.facets import NO_FACETS, Facets
 from searchdb.search.searcher import Query, Searcher
+from searchdb.switch.notice import loading
 
 from .background_model import WARM_UP_TEXT, BackgroundModel
+from .files.recent_query_images import RecentQueryImages
 from .files.thumbnails import ThumbnailCache
 from .files.visitor_fetcher import VisitorFetcher
 from .model_choice import Look, ModelChoice, look
@@ -102,8 +104,9 @@ class Backend:
         self._suspect = False
         self._failure: DatabaseError | None = None
         self._failed_at = 0.0
+        self.recent_query_images = RecentQueryImages()
         self._facets = TimedCache(lambda: self.searcher.facets(), FACETS_MAX_AGE_S)
-        self._models = ModelChoice(settings.explicit_model, self._look, self._make_model)
+        self._models = ModelChoice(settings.explicit_model, self._look, self._make_model, self._loading_next)
         self._searcher_lock = threading.Lock()
         self._searcher: tuple[Database, BackgroundModel, Searcher] | None = None
 
@@ -174,6 +177,11 @@ class Backend:
             model = self._models.current()
             setattr(g, _MODEL, model)
         return model
+
+    @property
+    def model_will_change(self) -> bool:
+        """Whether the collection is about to be switched to another model."""
+        return self._models.upcoming is not None
 
     def follow(self) -> bool:
         """Use the collection's current model from now on; return whether this request had another one.
@@ -305,6 +313,10 @@ class Backend:
             loaded=self._loaded and self._models.last is None,
             on_loaded=partial(self._adopt_model, embedder),
         )
+
+    def _loading_next(self) -> AbstractContextManager[None]:
+        database = self._database
+        return nullcontext() if database is None else loading(database.reader)
 
     def _check_suspect(self) -> None:
         """Check a suspect database with a new connection, which starts a dead embedded server again."""

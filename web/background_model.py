@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from PIL import Image
@@ -144,17 +145,17 @@ class BackgroundModel:
         """Whether loading has succeeded."""
         return self.loaded and self.failure is None
 
-    def start(self) -> None:
-        """Start loading, unless it was started already."""
+    def start(self, holding: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Start loading, unless it was started already; what `holding` returns is held until loading has ended."""
         with self._lock:
             if not self._started:
-                self._begin()
+                self._begin(holding)
 
     def start_again(self) -> None:
         """Start loading again if it failed; searches do not wait for it."""
         with self._lock:
             if self.failure is not None and not self._loading:
-                self._begin()
+                self._begin(nullcontext)
 
     def load(self) -> None:
         """Load the model and wait, without a time limit, until that has succeeded or failed."""
@@ -183,9 +184,13 @@ class BackgroundModel:
                 self.start_again()
             raise failure.with_traceback(None)
 
-    def _begin(self) -> None:
+    def _begin(self, holding: Callable[[], AbstractContextManager[None]]) -> None:
+        def load() -> None:
+            with holding():
+                self._load()
+
         self._started = self._loading = True
-        threading.Thread(target=self._load, name="load-model", daemon=True).start()
+        threading.Thread(target=load, name="load-model", daemon=True).start()
 
     def _load(self) -> None:
         try:

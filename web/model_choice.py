@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -72,12 +73,20 @@ class ModelChoice:
         explicit: the model that the settings name, which is used while the database does not answer; None without one.
         ask: looks at the database.
         make: returns the model with a given name, not loaded yet.
+        loading_next: what it returns is held while the next model is loaded: the collection changes to it afterwards.
     """
 
-    def __init__(self, explicit: str | None, ask: Callable[[], Look], make: Callable[[str], BackgroundModel]) -> None:
+    def __init__(
+        self,
+        explicit: str | None,
+        ask: Callable[[], Look],
+        make: Callable[[str], BackgroundModel],
+        loading_next: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._explicit = explicit
         self._ask = ask
         self._make = make
+        self._loading_next = loading_next
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._known: Look | None = None
@@ -170,7 +179,7 @@ class ModelChoice:
             self._next = None
         elif self._next is None or self._next.name != found.upcoming:
             self._next = self._make(found.upcoming)
-            self._next.start()
+            self._next.start(self._loading_next)
 
 
 def _has_other_weights(model: BackgroundModel, found: Look, before: Look | None) -> bool:

@@ -67,6 +67,7 @@ def list_command(ctx: click.Context, as_json: bool) -> None:
                         "current": model.current,
                         "retired_at": model.retired_at,
                         "verified": model.verified,
+                        "kept": model.kept,
                     }
                     for model in stored
                 ],
@@ -78,7 +79,7 @@ def list_command(ctx: click.Context, as_json: bool) -> None:
     click.echo("Models of this collection:" if stored else "Models of this collection: none yet")
     if stored:
         print_table(
-            ("", "model", "numbers", "weights", "switched from"),
+            ("", "model", "numbers", "weights", "switched from", "vectors"),
             (
                 (
                     "current" if model.current else "",
@@ -86,6 +87,7 @@ def list_command(ctx: click.Context, as_json: bool) -> None:
                     model.identity.dimension,
                     model.identity.short_weights if model.verified else "unknown",
                     model.retired_at and f"{model.retired_at:%Y-%m-%d %H:%M}",
+                    "kept" if model.kept else "dropped",
                 )
                 for model in stored
             ),

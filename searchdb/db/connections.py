@@ -31,6 +31,9 @@ OWNER_ENGINE = "searchdb_owner"
 """Execution option of a reader's engine: the engine of the owner, with which its users write."""
 ENCODING = "UTF8"
 
+APPLICATION, PAGE_APPLICATION = "searchdb", "searchdb page"
+"""What pg_stat_activity calls a program, and a server of the page."""
+
 LOCKED = "55P03"
 """SQLSTATE of a statement that waited for a lock for longer than lock_timeout."""
 LOCKED_S = 2.0
@@ -140,6 +143,7 @@ def make_engine(
     prepare: bool = True,
     open_connection: Callable[..., psycopg.Connection[Any]] = psycopg.connect,
     pool: PoolLimits = DEFAULT_POOL,
+    application: str = APPLICATION,
 ) -> Engine:
     """Return an engine that raises our errors instead of psycopg's.
 
@@ -149,6 +153,7 @@ def make_engine(
         prepare: whether psycopg may prepare statements on the server; it never does so through a pooler.
         open_connection: called with psycopg's arguments.
         pool: the number of connections.
+        application: what pg_stat_activity calls us, unless the URL says otherwise.
     """
     engine = sa.create_engine(
         "postgresql+psycopg://",
@@ -158,7 +163,7 @@ def make_engine(
         pool_size=pool.size,
         max_overflow=pool.overflow,
         pool_timeout=timeouts.pool,
-        connect_args=driver_arguments(url, timeouts) | ({} if prepare else {"prepare_threshold": None}),
+        connect_args=driver_arguments(url, timeouts, application) | ({} if prepare else {"prepare_threshold": None}),
     )
     engine.url = url  # only to show: SQLAlchemy itself would not understand all that libpq does
     engine.dialect.do_ping = partial(_ping, engine.dialect.do_ping)  # type: ignore[method-assign]
@@ -169,9 +174,9 @@ def make_engine(
     return engine
 
 
-def driver_arguments(url: URL, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> dict[str, Any]:
+def driver_arguments(url: URL, timeouts: Timeouts = DEFAULT_TIMEOUTS, application: str = APPLICATION) -> dict[str, Any]:
     """Return psycopg's arguments for a connection; what the URL or the environment says takes precedence."""
-    arguments: dict[str, Any] = {"fallback_application_name": "searchdb"}
+    arguments: dict[str, Any] = {"fallback_application_name": application}
     if "PGCONNECT_TIMEOUT" not in os.environ:
         arguments["connect_timeout"] = timeouts.connect
     if timeouts.silence is not None:

@@ -23,7 +23,7 @@ CURRENT_MODEL_ID = sa.select(embedding_models.c.id).where(embedding_models.c.cur
 """The id of the current model, NULL in a collection without one."""
 
 NEARLY_DONE = ("index", "texts", "change", "finish")
-"""Phases of a switch in which all vectors are there: the other model will soon be the current one."""
+"""Phases of a switch in which all vectors are there: the other model will soon be the current one, so pages load it."""
 
 _OPEN = model_switches.c.ended_at.is_(None)
 _MAY_READ_SWITCHES = sa.text("SELECT coalesce(has_table_privilege(to_regclass('model_switches'), 'SELECT'), false)")
@@ -139,22 +139,40 @@ def _adopt(connection: Connection, model: ModelIdentity) -> int | None:
     """Give the current model these weights if nobody has seen its weights before; return its id."""
     if model.weights_sha256 == unverified_digest(model.name):
         return None
+    adopted = _take_weights(connection, model, embedding_models.c.name == model.name)
+    if adopted is not None:
+        log.info("the vectors that came from elsewhere as %s belong to its weights from now on: %s", model.name, model)
+    return adopted
+
+
+def rename_model(connection: Connection, model: ModelIdentity) -> bool:
+    """Give the current model these weights and this name, if it has another one and nobody has seen its weights.
+
+    Its vectors must have been compared with the model's. Returns whether it was renamed.
+    """
+    named = embedding_models.c.name
+    before = connection.scalar(sa.select(named).where(embedding_models.c.current))
+    renamed = _take_weights(connection, model, named != model.name) is not None
+    if renamed:
+        log.info("the vectors that came from elsewhere as %s are those of %s", before, model)
+    return renamed
+
+
+def _take_weights(connection: Connection, model: ModelIdentity, named: sa.ColumnElement[bool]) -> int | None:
+    """Give the current model a model's name and weights, if nobody has seen its weights before; return its id."""
     of_other = sa.exists().where(embedding_models.c.weights_sha256 == model.weights_sha256)
-    adopted = connection.scalar(
+    return connection.scalar(
         sa.update(embedding_models)
         .where(
             embedding_models.c.current,
             ~embedding_models.c.verified,
-            embedding_models.c.name == model.name,
+            named,
             embedding_models.c.dimension == model.dimension,
             ~sa.select(sa.literal(1)).where(of_other).exists(),
         )
-        .values(weights_sha256=model.weights_sha256, verified=True)
+        .values(name=model.name, weights_sha256=model.weights_sha256, verified=True)
         .returning(embedding_models.c.id)
     )
-    if adopted is not None:
-        log.info("the vectors that came from elsewhere as %s belong to its weights from now on: %s", model.name, model)
-    return adopted
 
 
 def check_weights(connection: Connection, weights_sha256: bytes) -> None:

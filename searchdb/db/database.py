@@ -16,9 +16,11 @@ from sqlalchemy.engine import URL
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url, masked_url
 from searchdb.db.connections import (
+    APPLICATION,
     DEFAULT_POOL,
     DEFAULT_TIMEOUTS,
     OWNER_ENGINE,
+    PAGE_APPLICATION,
     PoolLimits,
     Timeouts,
     behind_pooler,
@@ -157,7 +159,14 @@ class Database:
         return CONNECTION_PARAMETERS if self.embedded else {}
 
     def _make_engine(self, url: URL, pool: PoolLimits) -> Engine:
-        return make_engine(url, self._timeouts, prepare=self._prepare, open_connection=self._open_connection, pool=pool)
+        return make_engine(
+            url,
+            self._timeouts,
+            prepare=self._prepare,
+            open_connection=self._open_connection,
+            pool=pool,
+            application=PAGE_APPLICATION if self._page else APPLICATION,
+        )
 
     def _open_reader(self) -> Engine:
         if self._reader_url is None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from searchdb.db.tables import embedding_models
+from searchdb.db.vectors import current_column, other_columns
 from searchdb.records import ModelIdentity
 
 
@@ -21,17 +22,20 @@ class StoredModel:
         current: whether the collection is searched with it.
         retired_at: when the collection was switched to another one; None if it was not.
         verified: whether its weights were seen; not so if its vectors came from elsewhere under its name.
+        kept: whether images have a column for its vectors; not so after `searchdb model forget`.
     """
 
     identity: ModelIdentity
     current: bool
     retired_at: datetime | None
     verified: bool
+    kept: bool
 
 
 def stored_models(connection: Connection) -> list[StoredModel]:
     """Return the models of the collection, the current one first, then those used last."""
     table = embedding_models.c
+    kept = {column.model_id for column in (current_column(connection), *other_columns(connection))}
     rows = connection.execute(
         sa.select(embedding_models).order_by(table.current.desc(), table.retired_at.desc().nulls_last(), table.id)
     )
@@ -41,6 +45,7 @@ def stored_models(connection: Connection) -> list[StoredModel]:
             current=row.current,
             retired_at=row.retired_at,
             verified=row.verified,
+            kept=row.id in kept,
         )
         for row in rows
     ]

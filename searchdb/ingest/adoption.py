@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from PIL import Image
 from sqlalchemy import Engine
 
-from searchdb.db.current_model import claim_model, may_be, unverified_row
+from searchdb.db.current_model import claim_model, may_be, rename_model, unverified_row
 from searchdb.db.driver_errors import is_read_only
 from searchdb.db.tables import as_vector, images
 from searchdb.embedder import Embedder
@@ -33,16 +33,17 @@ def adopt_model(engine: Engine, embedder: Embedder, *, max_bytes: int, max_pixel
     """Adopt the weights of a model whose vectors came from elsewhere, if they are the collection's; else do nothing.
 
     A few images whose files are on this machine are embedded again and compared first. Without such files the name has
-    to do.
+    to do. A model with another name, such as a folder with the same weights, is adopted only after a comparison.
 
     Raises:
-        UnverifiedModelError: it gives other vectors.
+        UnverifiedModelError: it has the name, and gives other vectors.
         ModelError: it cannot be loaded.
     """
     with engine.connect() as connection:
         row = unverified_row(connection)
-        if row is None or not may_be(row, embedder.identity):
+        if row is None or row.dimension != embedder.dimension:
             return
+        has_name = may_be(row, embedder.identity)
         candidates = connection.execute(
             sa.select(images.c.image, as_vector(images.c.embedding).label("embedding"))
             .where(images.c.video.is_(None), images.c.image.startswith("/"), images.c.sha256.is_not(None))
@@ -64,9 +65,15 @@ def adopt_model(engine: Engine, embedder: Embedder, *, max_bytes: int, max_pixel
             break
     if pixels:
         cosine = float(np.median((embedder.embed_images(pixels) * np.stack(given)).sum(axis=1)))
-        if cosine < LEAST_COSINE:
+        if cosine < LEAST_COSINE and has_name:
             raise UnverifiedModelError(embedder.identity.name, cosine, LEAST_COSINE)
+        if cosine < LEAST_COSINE:
+            return
         logger.info("%d images embedded again with %s: median cosine %.4f", len(pixels), embedder.identity.name, cosine)
-    if not read_only:
-        with engine.begin() as connection:
+    if read_only or not (has_name or pixels):
+        return
+    with engine.begin() as connection:
+        if has_name:
             claim_model(connection, embedder.identity)
+        else:
+            rename_model(connection, embedder.identity)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
@@ -25,6 +27,7 @@ from searchdb.switch.change_over import change_over
 from searchdb.switch.feed import Feeder
 from searchdb.switch.finish import finish
 from searchdb.switch.lease import Heartbeat, take_lease
+from searchdb.switch.notice import give_notice
 from searchdb.switch.report import SwitchReport, UnembeddedImage, unembedded
 from searchdb.switch.start import start_switch
 from searchdb.switch.state import SwitchStatus, set_phase, switch_status
@@ -144,6 +147,7 @@ class _Run:
                 return self._stopped(switch)
             # Before the index, which is tuned with them.
             self._phase(switch, "texts", heartbeat)
+            noticed = time.monotonic()
             self._retry(lambda: self._embed_texts(switch))
             self._phase(switch, "index", heartbeat)
             self._build(switch, heartbeat)
@@ -153,6 +157,7 @@ class _Run:
             failed = self._retry(lambda: unembedded(self._database, switch))
             self._require_few(failed)
             self._phase(switch, "change", heartbeat)
+            self._retry(functools.partial(give_notice, engine, noticed, self._stop))
             if self._stop.is_set():
                 return self._stopped(switch)
             try:

@@ -39,7 +39,7 @@ def test_the_list_as_json(demo_settings: Settings) -> None:
     assert list(document) == ["collection", "this_machine", "recommended"]
     (model,) = document["collection"]
     assert (model["name"], model["dimension"], model["current"]) == ("demo", 512, True)
-    assert (model["retired_at"], model["verified"]) == (None, True)
+    assert (model["retired_at"], model["verified"], model["kept"]) == (None, True, True)
     assert document["this_machine"][0]["name"] == "demo"
     assert {"name", "needs", "dimension", "languages"} <= document["recommended"][0].keys()
 

@@ -400,7 +400,7 @@ def test_the_page_reads_with_the_role_and_writes_as_the_owner(
         with database.connect() as connection:
             used = connection.exec_driver_sql(
                 f"SELECT count(*) FILTER (WHERE usename = '{READER}') > 0, count(*) FROM pg_stat_activity "
-                "WHERE application_name = 'searchdb'"
+                "WHERE application_name = 'searchdb page'"
             ).one()
             stored = "SELECT count(*) FROM query_embeddings WHERE query = 'a text only of the page'"
             assert connection.exec_driver_sql(stored).scalar_one() == 1

@@ -216,6 +216,33 @@ def test_a_model_that_gives_other_vectors_is_refused(
         assert not model_of(collection).verified
 
 
+def test_a_folder_with_the_same_weights_is_adopted_after_a_comparison(
+    empty: SearchDB, any_model: Settings, album: Path, tmp_path: Path
+) -> None:
+    twin, other = demo_twin(tmp_path / "twin", 768), demo_twin(tmp_path / "other", 768, seed=2)
+    empty.ingest_vectors(twin_vectors(empty, album, twin), model=NAME)
+    with SearchDB(any_model.model_copy(update={"model": str(other)})) as collection:
+        with pytest.raises(ModelMismatchError):
+            collection.search("a boat")
+        assert not model_of(collection).verified
+    with SearchDB(any_model.model_copy(update={"model": str(twin)})) as collection:
+        assert len(collection.search("a boat", count=3, threshold=-1)) == 3
+        model = model_of(collection)
+        assert (model.name, model.verified) == (str(twin), True)
+    with SearchDB(any_model) as collection:
+        assert len(collection.search("a boat", count=3, threshold=-1)) == 3
+
+
+def test_another_name_is_not_adopted_without_images_to_compare(
+    empty: SearchDB, any_model: Settings, tmp_path: Path
+) -> None:
+    empty.ingest_vectors(save(tmp_path / "v.npz", 20), model=NAME)
+    with SearchDB(any_model.model_copy(update={"model": str(demo_twin(tmp_path / "twin", 768))})) as collection:
+        with pytest.raises(ModelMismatchError):
+            collection.search("a boat")
+        assert model_of(collection).name == NAME
+
+
 def test_an_interrupted_ingest_leaves_whole_batches_and_goes_on(
     empty: SearchDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from searchdb.db.switch_tables import model_switches
 from searchdb.db.tables import embedding_models
 from searchdb.errors import ModelMismatchError
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.switch.state import SwitchStatus
 from tests.helpers.tiny_models import demo_twin
 from tests.helpers.waiting import until
 from web import create_app
@@ -118,6 +120,12 @@ def test_stored_images_are_compared_without_the_model(filled: SearchDB) -> None:
         assert len(other.search(like=[1, 2], unlike=3, threshold=-1, count=3, orientation="landscape")) >= 1
 
 
+@pytest.fixture(autouse=True)
+def _short_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change the model without waiting for pages to load it: the tests look at what they do if they have not."""
+    monkeypatch.setattr("searchdb.switch.notice.NOTICE_S", 0.0)
+
+
 @pytest.fixture
 def app(filled: SearchDB) -> Iterator[Flask]:
     app = create_app(filled.settings, warm_up=False)
@@ -178,6 +186,36 @@ def test_a_page_that_has_not_looked_again_follows_at_once(
         vector = to_text(other.embed(["a dog"])[0], other.embedder.identity)
     assert client.get(f"/?vector={vector}&threshold=-1").status_code == 200  # from a process that has followed before
     assert backend.model().name == "demo"
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_an_upload_just_before_the_change_is_found_after_it(
+    app: Flask, filled: SearchDB, twin: Path, monkeypatch: pytest.MonkeyPatch, *, looks: bool
+) -> None:
+    monkeypatch.setattr("web.model_choice.LOOK_S", 0.0)
+    client, backend = app.test_client(), app.extensions[EXTENSION]
+    before = client.post("/search", data={"image": (_png(), "a.png"), "threshold": "-1"})
+    hits = client.get(before.location).text.count('class="cell')
+    addresses = list[str]()
+
+    def upload(status: SwitchStatus) -> None:
+        if status.phase == "change" and not addresses:
+            addresses.append(client.post("/search", data={"image": (_png(), "a.png"), "threshold": "-1"}).location)
+            assert client.get(addresses[0]).status_code == 200
+            if not looks:
+                monkeypatch.setattr("web.model_choice.LOOK_S", 3600.0)
+
+    filled.switch_model(str(twin), progress=upload)
+    page = client.get(addresses[0])
+    assert page.status_code == 200
+    assert page.text.count('class="cell') == hits > 0
+    assert backend.model().name == str(twin)
+    assert backend.recent_query_images.get(addresses[0]) is None
+    assert client.get(addresses[0].replace("/?", "/images/1?")).status_code == 200
+    monkeypatch.setattr("web.files.recent_query_images.KEPT_S", 0.0)
+    assert client.get(addresses[0]).status_code == 400
+    posted = client.post("/search", data={"image": (_png(), "a.png")}).location
+    assert backend.recent_query_images.get(parse_qs(urlsplit(posted).query)["vector"][0]) is None  # no change is near
 
 
 def test_the_page_follows_to_other_weights_with_the_same_name(

@@ -12,6 +12,7 @@ from searchdb.db.database import Database
 from searchdb.db.functions import outdated_functions
 from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.schema import outdated_objects
+from searchdb.db.stored_models import stored_models
 from searchdb.db.switch_tables import switch_failures, unembedded_images
 from searchdb.db.vectors import VectorColumn, column_of, current_column
 from searchdb.errors import DatabaseError, SwitchError, SwitchIncompleteError
@@ -277,12 +278,18 @@ def test_forget(database: Database) -> None:
     change_over(database, switch)
     finish(database)
     before = answer(database)
+    with database.connect() as connection:
+        assert [(each.identity.name, each.kept) for each in stored_models(connection)] == [
+            (WIDER.name, True),
+            (OLD.name, True),
+        ]
     report = forget_model(database, OLD.name)
     assert report.texts == 1
     assert report.index_bytes > 0
     assert report.vector_bytes > ROWS * 2048
     with database.connect() as connection:
         assert column_of(connection, 1) is None
+        assert [each.kept for each in stored_models(connection)] == [True, False]
         assert connection.scalar(text("SELECT to_regprocedure('match_images_1(vector, float8, int)')")) is None
         assert outdated_objects(connection, "public") == []
     assert answer(database) == before

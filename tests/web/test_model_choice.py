@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import cast
 
 import pytest
@@ -23,12 +24,12 @@ class Model:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def start(self) -> None:
+    def start(self, _holding: object) -> None:
         pass
 
 
 def choice_of(ask: Callable[[], Look], explicit: str | None = None) -> ModelChoice:
-    return ModelChoice(explicit, ask, lambda name: cast("BackgroundModel", Model(name)))
+    return ModelChoice(explicit, ask, lambda name: cast("BackgroundModel", Model(name)), nullcontext)
 
 
 def seen(name: str = "a", *, weights: bytes | None = b"a") -> Look:

@@ -19,6 +19,7 @@ from searchdb.search.searcher import Searcher
 from ..backend import backend
 from ..files.images import NOT_SHOWN_BY_BROWSERS, format_shown, open_image_file
 from ..files.links import Links, host_of, is_url, name_of
+from ..files.recent_query_images import RecentImage
 from ..files.uploads import embed_query_image, fetch_query_image, read_upload
 from ..problems import image_field
 from ..search_url import checked_search_url
@@ -55,7 +56,7 @@ def _limits() -> dict[str, object]:
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
     """Show the results of a search, or without one the start page with sample images and example searches."""
-    search_request = _search_request(request.args)
+    search_request = _with_current_vector(_search_request(request.args))
     searcher = backend().searcher
     count = searcher.count()
     if count.rows == 0:
@@ -96,8 +97,11 @@ def search_by_image() -> ResponseReturnValue:
     search_request = replace(_search_request(request.form, vector=longest), vector=None)
     with image_field("image"):
         query_image = _image_of_form()
-    vector = to_text(embed_query_image(query_image), backend().model().embedder.identity)
+    model = backend().model().embedder.identity
+    vector = to_text(embed_query_image(query_image), model)
     backend().check_model()  # the address must not have a vector of a model that the collection was switched from
+    if backend().model_will_change:  # before the browser asks for that address, perhaps
+        backend().recent_query_images.keep(vector, RecentImage(pixels=query_image, model=model))
     return redirect(url_for("pages.index", **replace(search_request, vector=vector, page=1).args()), 303)
 
 
@@ -112,7 +116,7 @@ def surprise() -> ResponseReturnValue:
 @blueprint.get("/images/<id:image_id>")
 def image(image_id: int) -> ResponseReturnValue:
     """Show one image, or a video from one of its frames on; and, if it was opened from a search, its place in that."""
-    search_request = _search_request(request.args)
+    search_request = _with_current_vector(_search_request(request.args))
     searcher = backend().searcher
     image = searcher.get(image_id)
     usable = backend().model().usable or not search_request.needs_model
@@ -158,6 +162,22 @@ def _search_request(arguments: MultiDict[str, str], **changes: str) -> SearchReq
     search_request = replace(SearchRequest.from_args(arguments), **changes)
     checked_search_url(url_for("pages.index", **search_request.args()))
     return search_request
+
+
+def _with_current_vector(search_request: SearchRequest) -> SearchRequest:
+    """Return the search by the present model's vector, if the collection has just been switched and the image is kept.
+
+    Raises:
+        ServiceUnavailable, ModelError: as `BackgroundModel.wait`.
+    """
+    recent = backend().recent_query_images.get(search_request.vector or "")
+    if recent is None:
+        return search_request
+    model = backend().model()
+    model.wait()
+    if model.embedder.identity.weights_sha256 == recent.model.weights_sha256:
+        return search_request
+    return replace(search_request, vector=to_text(embed_query_image(recent.pixels), model.embedder.identity))
 
 
 def _examples(searcher: Searcher, search_request: SearchRequest, ids: Sequence[int]) -> Sequence[Tile]:
