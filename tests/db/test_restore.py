@@ -19,8 +19,13 @@ from searchdb.db.database import Database, open_database
 from searchdb.db.embedded_programs import program_path
 from searchdb.db.functions import FUNCTIONS
 from searchdb.db.schema import migrate
+from searchdb.db.vectors import other_columns
+from searchdb.index.build import build_index
+from searchdb.switch.change_over import change_over
+from searchdb.switch.finish import finish
 from tests.helpers.old_schemas import fill_at_0009, upgrade_to
 from tests.helpers.schemas import OWNER, make_owner, owned_database, settings_for
+from tests.helpers.two_models import OTHER, begin, fill_column, random_units, store_texts
 from tests.helpers.vectors import cache_texts, clustered, fill
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -72,7 +77,10 @@ def shell(tmp_path: Path, admin: sa.Engine) -> Iterator[Shell]:
 
 @pytest.fixture(params=PLACES.values(), ids=list(PLACES))
 def source(request: pytest.FixtureRequest, admin: sa.Engine, tmp_path: Path) -> Iterator[Settings]:
-    """A collection of OWNER's with images, a cached text, a tuned function, a view, and an index over halves."""
+    """A collection of OWNER's with images, a cached text, a tuned function, a view, and an index over halves.
+
+    It was switched to another model, so that each image has the vectors of two.
+    """
     extension_schema, search_path = request.param
     with owned_database(admin, "source", tmp_path, extension_schema=extension_schema, search_path=search_path) as given:
         with Database(given) as database:
@@ -82,6 +90,7 @@ def source(request: pytest.FixtureRequest, admin: sa.Engine, tmp_path: Path) -> 
             cache_texts(database, vectors[:1])
         with SearchDB(given) as collection:
             collection.build_index(method="hnsw")
+            switch_to_other(collection.database)
             with collection.database.begin() as connection:
                 for statement in (
                     "ALTER FUNCTION match_images(vector, double precision, integer) SET hnsw.ef_search = 123",
@@ -89,6 +98,19 @@ def source(request: pytest.FixtureRequest, admin: sa.Engine, tmp_path: Path) -> 
                 ):
                     connection.execute(sa.text(statement))
         yield given
+
+
+def switch_to_other(database: Database) -> None:
+    """Make OTHER, with made-up vectors, the collection's model."""
+    switch = begin(database, OTHER)
+    with database.connect() as connection:
+        ids = connection.scalars(sa.text("SELECT id FROM images ORDER BY id")).all()
+    vectors = random_units(len(ids) + 1, OTHER.dimension)
+    fill_column(database, switch.column, dict(zip(ids, vectors[1:], strict=True)))
+    store_texts(database, switch.model_id, {"text 0": vectors[0]})
+    build_index(database.engine, column=switch.column)
+    change_over(database, switch)
+    finish(database)
 
 
 def content(settings: Settings) -> dict[str, object]:
@@ -107,7 +129,7 @@ def content(settings: Settings) -> dict[str, object]:
         functions = connection.execute(
             sa.text(
                 "SELECT proname, proconfig, prosrc FROM pg_proc WHERE pronamespace = to_regnamespace(:schema) "
-                "AND proname = ANY (:names) ORDER BY 1"
+                "AND (proname = ANY (:names) OR proname LIKE 'match_images%') ORDER BY 1"
             ),
             {"schema": schema, "names": list(FUNCTIONS)},
         )
@@ -115,12 +137,17 @@ def content(settings: Settings) -> dict[str, object]:
             sa.text("SELECT indexdef FROM pg_indexes WHERE schemaname = :schema ORDER BY 1"), {"schema": schema}
         )
         found = connection.execute(sa.text("SELECT * FROM search_images('text 0', -1, 20)"))
+        (kept,) = other_columns(connection)
+        by_kept = connection.execute(
+            sa.text(f"SELECT * FROM {kept.function}((SELECT {kept.name} FROM images WHERE id = 1), -1, 20)")
+        )
         view = connection.execute(sa.text("SELECT * FROM best"))
         return {
             "rows": rows,
             "functions": [tuple(row) for row in functions],
             "indexes": list(indexes),
             "found": [tuple(row) for row in found],
+            "by the kept vectors": [tuple(row) for row in by_kept],
             "view": [tuple(row) for row in view],
         }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from PIL import Image
 
@@ -15,6 +16,7 @@ from searchdb.cli import cli
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.db.vectors import current_column
+from searchdb.index.tune import tune_index
 from tests.helpers.cli import output
 from tests.helpers.databases import NewSettings
 from tests.helpers.tiny_models import TINY_FAMILIES, demo_twin, save_tiny_model
@@ -22,6 +24,7 @@ from web import create_app
 from web.backend import EXTENSION
 
 IMAGES = 60
+TEXTS = ("a dog", "a red car", "snow at night", "a boat")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,29 @@ def test_each_family_is_on_the_page(collection: SearchDB) -> None:
         assert client.get("/status").status_code == 200
     finally:
         app.extensions[EXTENSION].close()
+
+
+@pytest.mark.parametrize("dimension", [64, 2000])
+def test_the_least_and_the_most_numbers(settings: Settings, tmp_path: Path, drawings: Path, dimension: int) -> None:
+    model = save_tiny_model("clip", tmp_path / "model", dimension=dimension)
+    with SearchDB(settings.model_copy(update={"model": str(model), "dtype": "float32"})) as collection:
+        assert collection.ingest_files(drawings).stored == IMAGES
+        with collection.database.begin() as connection:
+            assert current_column(connection).dimension == dimension
+            connection.execute(sa.text("UPDATE images SET country = 'Chile' WHERE id % 3 = 0"))
+        exact = {hit.id: hit.similarity for hit in collection.search("a red car", threshold=-1, count=IMAGES)}
+        for method in ("ivfflat", "hnsw"):
+            built = collection.build_index(method=method)
+            assert built is not None
+            assert built.method == method
+            tuned = tune_index(collection.database.engine, count=5, texts=collection.embed(TEXTS))
+            assert tuned.reached
+            assert {recall.kind for recall in tuned.chosen.recalls} == {"text", "pictures"}
+            filtered = collection.search("a red car", threshold=-1, count=IMAGES, country="Chile")
+            assert [hit.id for hit in filtered] == [id_ for id_ in exact if id_ % 3 == 0]
+            assert [hit.similarity for hit in filtered] == pytest.approx([exact[hit.id] for hit in filtered], abs=1e-5)
+        combined = collection.search("a red car", image=drawings / "0.png", exclude="snow", threshold=-1)
+        assert len(combined) == 10
 
 
 def test_a_model_of_1000_numbers_from_the_first_command(

@@ -142,10 +142,6 @@ def clients_of(
     }
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="the page may not have loaded the next model yet (503), or get a vector of the earlier one (400)",
-)
 def test_no_client_fails_while_the_model_changes_forth_and_back(
     settings: Settings, filled: SearchDB, tmp_path: Path
 ) -> None:
