@@ -13,7 +13,21 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks import attack, ingest, million, plots, quality, scale, search, stages, start, variants, video, web
+from benchmarks import (
+    attack,
+    change,
+    ingest,
+    million,
+    plots,
+    quality,
+    scale,
+    search,
+    stages,
+    start,
+    variants,
+    video,
+    web,
+)
 from benchmarks.report import machine
 
 Measured = tuple[dict[str, float], str]
@@ -29,6 +43,7 @@ BENCHMARKS: Mapping[str, Callable[..., Measured]] = {
     "attack": attack.measure,
     "variants": variants.measure,
     "scale": scale.measure,
+    "change": change.measure,
     "search-large": search.measure_large,
     "million": million.measure,
 }

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from searchdb.db.stored_models import stored_models
 from searchdb.errors import SwitchError
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY
 from searchdb.ingest.run import no_progress, running_worker
@@ -54,7 +55,10 @@ class SwitchingCollection(IngestingCollection):
             DatabaseError: PostgreSQL failed, or we do not own the tables.
         """
         embedder = self._other_model(name)
-        embedder.load()
+        with self.database.connect() as connection:
+            kept = {model.identity.weights_sha256 for model in stored_models(connection) if model.kept}
+        if embedder.identity.weights_sha256 not in kept:  # otherwise there may be nothing to embed
+            embedder.load()
         self.other_models.add(embedder)
 
         def working() -> AbstractContextManager[object]:
