@@ -14,6 +14,7 @@ from searchdb.errors import QueriesError, QueryError
 from searchdb.search.query import checked_text
 from searchdb.sources import printable
 from searchdb.sources.delimited import delimited_rows
+from searchdb.sources.json_lines import json_objects
 
 QUERY = "query"
 """Name of the column with the text."""
@@ -153,7 +154,7 @@ def _decoded(data: bytes, name: str) -> str:
 def _rows(lines: Sequence[str], suffix: str, name: str) -> Iterator[_Row]:
     at, head = next(((at, line) for at, line in enumerate(lines, 1) if line.strip()), (1, ""))
     if suffix in _JSON_LINES or (suffix not in _DELIMITERS and head.lstrip().startswith("{")):
-        return _json_rows(lines)
+        return json_objects(lines)
     for delimiter in _DELIMITERS.get(suffix, ("\t", ",", ";")):
         columns = _columns(head, delimiter)
         # Without an extension, the one word "query" may be a text to search for.
@@ -183,15 +184,3 @@ def _delimited(lines: Sequence[str], delimiter: str, first_line: int) -> Iterato
             header += [column.strip().lower() for column in fields]
         elif any(map(str.strip, fields)):
             yield at, dict(zip(header, fields, strict=False))
-
-
-def _json_rows(lines: Sequence[str]) -> Iterator[_Row]:
-    for at, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row: object = json.loads(line)
-        except (ValueError, RecursionError) as exc:
-            yield at, f"it is not JSON ({exc or 'nested too deeply'})"
-            continue
-        yield at, cast("dict[str, Any]", row) if isinstance(row, dict) else "it is not a JSON object, {...}"

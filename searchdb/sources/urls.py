@@ -19,6 +19,7 @@ from searchdb.records import RejectedItem, SourceItem, clean_url
 from searchdb.sources import printable
 from searchdb.sources.columns import SOURCE, URL_COLUMNS, item_from_row, normalised_names, url_of
 from searchdb.sources.delimited import UNCLOSED, bounded_lines, delimited_rows
+from searchdb.sources.json_lines import json_objects
 
 MAX_NESTING = 100
 """How deep lists and objects in a line of JSON may be nested: what is stored is read back by programs with limits."""
@@ -204,28 +205,20 @@ def _repeated(names: Sequence[str]) -> str | None:
 
 
 def _json_rows(lines: Iterator[str], first_line: int) -> Iterator[_Row]:
-    for at, line in enumerate(lines, first_line):
-        if not line.strip():
-            continue
-        try:
-            row: object = json.loads(
-                line, parse_constant=_refuse_number, parse_float=_finite, object_pairs_hook=_distinct
-            )
-        except (ValueError, RecursionError) as exc:
-            yield at, InvalidReferenceError(f"the line is not JSON ({exc or 'nested too deeply'})")
-            continue
-        if line.count("[") + line.count("{") > MAX_NESTING and _depth(row) > MAX_NESTING:
-            yield at, InvalidReferenceError(f"the line is nested {_depth(row)} deep, the limit is {MAX_NESTING}")
-            continue
-        if isinstance(row, dict):
-            values = cast("dict[str, Any]", row)
-            keys = normalised_names(list(values))
-            if twice := _repeated(keys):
-                yield at, InvalidReferenceError(f"the line has the key {printable(twice)!r} twice")
-            else:
-                yield at, dict(zip(keys, values.values(), strict=True))
+    for at, row in json_objects(lines, first_line, loads=_parse):
+        if isinstance(row, str):
+            yield at, InvalidReferenceError(row)
+        elif twice := _repeated(keys := normalised_names(list(row))):
+            yield at, InvalidReferenceError(f"the line has the key {printable(twice)!r} twice")
         else:
-            yield at, InvalidReferenceError("the line is not a JSON object, {...}")
+            yield at, dict(zip(keys, row.values(), strict=True))
+
+
+def _parse(line: str) -> object:
+    row = json.loads(line, parse_constant=_refuse_number, parse_float=_finite, object_pairs_hook=_distinct)
+    if line.count("[") + line.count("{") > MAX_NESTING and (depth := _depth(row)) > MAX_NESTING:
+        raise ValueError(f"nested {depth} deep, the limit is {MAX_NESTING}")
+    return row
 
 
 def _depth(value: object) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from searchdb.batches import batched
 from searchdb.errors import SourceError
 from searchdb.sources import printable
 from searchdb.sources.delimited import bounded_lines, delimited_rows
+from searchdb.sources.json_lines import json_objects
 from searchdb.vector_files.names import vector_column
 from searchdb.vector_files.records import BATCH_ROWS, Layout, RowBatch
 from searchdb.vector_files.units import parsed
@@ -121,20 +121,8 @@ def _read(path: Path, rows: Callable[[Iterator[str]], Iterator[_Row]]) -> Iterat
 
 
 def _json_rows(lines: Iterator[str]) -> Iterator[_Row]:
-    for at, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = json.loads(line)
-        except (ValueError, RecursionError) as exc:
-            yield at, f"the line is not JSON ({exc or 'nested too deeply'})"
-            continue
-        if not isinstance(row, dict):
-            yield at, "the line is not a JSON object, {...}"
-        elif _is_deep(cast("dict[str, Any]", row)):
-            yield at, f"the line is nested more than {MAX_NESTING} deep"
-        else:
-            yield at, cast("dict[str, Any]", row)
+    for at, row in json_objects(lines):
+        yield at, f"the line is nested more than {MAX_NESTING} deep" if isinstance(row, dict) and _is_deep(row) else row
 
 
 def _is_deep(row: dict[str, Any]) -> bool:

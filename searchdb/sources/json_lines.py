@@ -1,0 +1,28 @@
+"""Reads JSON lines: an object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+
+def json_objects(
+    lines: Iterable[str], first_line: int = 1, *, loads: Callable[[str], object] = json.loads
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yield the number of each line that is not blank, and its object, or what is wrong with the line.
+
+    Args:
+        lines: the lines.
+        first_line: the number of the first one.
+        loads: parses a line; raises ValueError or RecursionError if it cannot.
+    """
+    for at, line in enumerate(lines, first_line):
+        if not line.strip():
+            continue
+        try:
+            row = loads(line)
+        except (ValueError, RecursionError) as exc:
+            yield at, f"the line is not JSON ({exc or 'nested too deeply'})"
+            continue
+        yield at, cast("dict[str, Any]", row) if isinstance(row, dict) else "the line is not a JSON object, {...}"
