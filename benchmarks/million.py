@@ -33,8 +33,8 @@ from searchdb.index.on_demand import rebuild_on_demand
 from searchdb.index.status import index_status
 from searchdb.search.facets import facets
 from searchdb.search.filters import Filters
+from searchdb.search.image_sample import refresh_sample
 from searchdb.search.query_cache import QueryCache
-from searchdb.search.relevance import refresh_sample
 from searchdb.search.searcher import Query, Searcher
 from searchdb.status import collection_status
 from web import create_app

@@ -54,7 +54,7 @@ from searchdb.index.rebuild import rebuild_if_stale
 from searchdb.index.recall import measure_recall
 from searchdb.records import MAX_DIMENSION, MIN_DIMENSION, Hit, ModelIdentity
 from searchdb.search.filters import Filters
-from searchdb.search.relevance import MIN_SAMPLE, refresh_sample
+from searchdb.search.image_sample import MIN_SAMPLE, refresh_sample
 from searchdb.search.searcher import MAX_HITS, Query, Searcher
 
 FIRST_HITS = 100

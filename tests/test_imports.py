@@ -293,7 +293,8 @@ FILES: dict[str, set[str]] = {
     "search.everyday_texts": set(),
     "search.query": set(),
     "search.moments": {"db.tables", "search.ranking"},
-    "search.combination": {"db.tables", "db.best_effort", "search.ranking", "search.relevance"},
+    "search.combination": {"db.tables", "db.best_effort", "search.image_sample", "search.ranking"},
+    "search.image_sample": {"db.best_effort", "db.current_model", "db.samples", "db.tables", "db.vectors"},
     "search.relevance_scale": set(),
     "search.relevance": {
         "db.counts",
@@ -303,6 +304,7 @@ FILES: dict[str, set[str]] = {
         "db.current_model",
         "db.vectors",
         "search.everyday_texts",
+        "search.image_sample",
         "search.query_cache",
         "search.ranking",
         "search.relevance_scale",
@@ -382,6 +384,7 @@ FILES: dict[str, set[str]] = {
         "index.recall",
         "index.self_tune",
         "index.status",
+        "search.image_sample",
         "search.relevance",
     },
     "switch.forget": {

@@ -35,7 +35,8 @@ from searchdb.index.status import (
     new_index,
     old_index,
 )
-from searchdb.search.relevance import MIN_SAMPLE, calibrate, refresh_sample
+from searchdb.search.image_sample import MIN_SAMPLE, refresh_sample
+from searchdb.search.relevance import calibrate
 
 BUILD_MEMORY_MB = (160, 2048)
 """Bounds of a build's maintenance_work_mem: 32 MB for each of its processes, and what a small server can spare."""

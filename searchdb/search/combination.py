@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.tables import image_sample
 from searchdb.errors import QueryError
+from searchdb.search.image_sample import OF_CURRENT_MODEL, STORED, measure_on_sample
 from searchdb.search.ranking import parameter
-from searchdb.search.relevance import OF_CURRENT_MODEL, STORED, measure_on_sample
 
 WANTED_IMAGES = ("image", "like")
 TEXTS = ("text", "not")

@@ -1,11 +1,10 @@
-"""Judges relevance: reads and writes the collection's sample and scale, and remembers what each text measures."""
+"""Judges relevance: measures and stores the collection's scale, and remembers what each text measures on the sample."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -13,82 +12,44 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from cachetools import LRUCache, TTLCache
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from searchdb.db.best_effort import BestEffortWriter
 from searchdb.db.counts import count_rows
-from searchdb.db.current_model import CURRENT_MODEL_ID, check_model
-from searchdb.db.samples import BLOCKS_PER_ROW, random_keys
+from searchdb.db.current_model import check_model
+from searchdb.db.samples import random_keys
 from searchdb.db.tables import (
     NORM_IN_RANGE,
     as_vector,
     embedding_models,
     image_sample,
     images,
-    norm_in_range,
     relevance_scale,
 )
-from searchdb.db.vectors import CURRENT, VectorColumn, current_column
+from searchdb.db.vectors import CURRENT, VectorColumn
 from searchdb.errors import BusyError
 from searchdb.records import ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
+from searchdb.search.image_sample import (
+    MIN_SAMPLE,
+    OF_CURRENT_MODEL,
+    SAMPLE_SIZE,
+    STORED,
+    held,
+    measure_on_sample,
+)
 from searchdb.search.query_cache import QueryCache
 from searchdb.search.ranking import parameter, product
 from searchdb.search.relevance_scale import Relevance, Scale
 
-SAMPLE_SIZE = 1000
-"""Images that a text is compared with, which takes about a millisecond."""
-MIN_SAMPLE = 20
-"""Fewer images are not enough for a distribution: hits then have no relevance."""
-SAMPLE_LOCK_KEY = 0x5A3B1E00
-"""Key of the advisory lock that prevents two processes from sampling at once."""
 MAX_TEXTS = 10_000
 """Texts whose relevance is kept in memory, about 2 MB."""
 KEPT_S = 600.0
 """Seconds for which a process that may not store the scale keeps its own measurement, of 2 MB: measuring takes as long
 as many searches, and the collection changes slowly."""
-MEASURE_WAIT_S = 2.0
-"""Longest wait for another thread that draws the sample or measures the scale, in seconds: with a large model measuring
-takes longer, and the waiting searches would occupy all threads of a server."""
 MAX_SCALES = 4
 """Scales whose vector is kept in memory: the current one, and those that searches in progress still use."""
-
-# One statement, so that it is one transaction in autocommit, too; DO takes no parameters. The images are drawn from a
-# part of a large collection's blocks, unless most rows in them have been deleted.
-_REFRESH = """
-    DO $$
-    DECLARE
-        blocks CONSTANT double precision :=
-            pg_relation_size('images') / current_setting('block_size')::double precision;
-        percent CONSTANT double precision := 100 * least(<blocks> / greatest(blocks, 1), 1);
-        drawn bigint;
-    BEGIN
-        PERFORM pg_advisory_xact_lock(<key>);
-        -- Once images is locked, no other model can become the current one: has one since the caller looked?
-        PERFORM FROM images LIMIT 0;
-        IF '<column>' = 'embedding' AND NOT EXISTS (SELECT FROM embedding_models WHERE id = <model> AND current) THEN
-            RETURN;
-        END IF;
-        DELETE FROM image_sample WHERE embedding_model_id = <model>;
-        INSERT INTO image_sample (image_id, embedding_model_id, embedding)
-        -- without vectors from before the CHECK on their length
-        SELECT id, <model>, <column> FROM images TABLESAMPLE SYSTEM (percent)
-        WHERE <usable> ORDER BY random() LIMIT <size>;
-        GET DIAGNOSTICS drawn = ROW_COUNT;
-        IF drawn < <size> AND percent < 100 THEN
-            DELETE FROM image_sample WHERE embedding_model_id = <model>;
-            INSERT INTO image_sample (image_id, embedding_model_id, embedding)
-            SELECT id, <model>, <column> FROM images WHERE id IN (SELECT id FROM images ORDER BY random() LIMIT <size>)
-            AND <usable>;
-        END IF;
-        DELETE FROM relevance_scale WHERE embedding_model_id = <model>;
-    END $$
-"""
-
-
-_drawing = threading.Lock()
-"""Held by the thread that draws the sample, so that of many first searches only one does."""
 
 SCALE_COLUMNS = tuple(relevance_scale.c[f.name] for f in fields(Scale))
 """The columns that `Scale.from_row` reads."""
@@ -100,8 +61,6 @@ _SCALE_OF_MODEL = sa.and_(
 _SELECT_SCALE = sa.select(*SCALE_COLUMNS).join(embedding_models, _SCALE_OF_MODEL)
 _SELECT_EVERYDAY_VECTOR = sa.select(relevance_scale.c.everyday_vector).join(embedding_models, _SCALE_OF_MODEL)
 
-OF_CURRENT_MODEL = image_sample.c.embedding_model_id == CURRENT_MODEL_ID
-"""Condition on image_sample: only the vectors by the current model."""
 _MEASURED = (
     sa.select(
         sa.func.array_agg(product(image_sample.c.embedding, parameter("vector"))).label("similarities"),
@@ -113,8 +72,6 @@ _MEASURED = (
     .where(OF_CURRENT_MODEL)
     .subquery("sample")
 )
-STORED = sa.select(sa.func.count()).select_from(sa.select(images.c.id).limit(SAMPLE_SIZE).subquery()).scalar_subquery()
-"""The number of images, counted up to SAMPLE_SIZE."""
 _SELECT_TEXT = sa.select(_MEASURED, STORED.label("stored"), *SCALE_COLUMNS).select_from(
     _MEASURED.outerjoin(relevance_scale.join(embedding_models, _SCALE_OF_MODEL), sa.true())
 )
@@ -246,8 +203,8 @@ class RelevanceJudge:
 
         Returns None if there are less than MIN_SAMPLE images. Raises BusyError if another thread takes long for it.
         """
-        with _held(self._measuring) as held:  # the threads that wait for it need not measure it, too
-            if not held:
+        with held(self._measuring) as alone:  # the threads that wait for it need not measure it, too
+            if not alone:
                 raise BusyError("the scale of relevance is being measured: try again in a few seconds")
             if (kept := self._own_measurement()) is not None:
                 return kept
@@ -310,45 +267,6 @@ def relevance_status(connection: Connection) -> RelevanceStatus:
     )
 
 
-def measure_on_sample(
-    connection: Connection, writer: BestEffortWriter, measure: Callable[[], Mapping[Any, Any]]
-) -> Mapping[Any, Any] | None:
-    """Return what is measured on the sample; None if it has less than MIN_SAMPLE images.
-
-    Draws the sample when there is none or most of it is gone, in a transaction of its own, and measures again.
-
-    Args:
-        connection: in a transaction without uncommitted writes.
-        writer: stores the sample.
-        measure: returns `sampled` and STORED as `stored`, beside other values.
-    """
-    found = measure()
-    if _has_shrunk(found):
-        connection.commit()
-        with _held(_drawing) as held:
-            if held and _has_shrunk(measure()):  # no other thread has drawn it meanwhile
-                connection.commit()
-                writer.write(connection, refresh_sample)
-        found = measure()
-    return None if found["sampled"] < MIN_SAMPLE else found
-
-
-def _has_shrunk(found: Mapping[Any, Any]) -> bool:
-    """Whether there is no sample, or most of it is gone."""
-    return found["sampled"] < min(found["stored"], SAMPLE_SIZE) / 2
-
-
-@contextmanager
-def _held(lock: threading.Lock) -> Generator[bool]:
-    """Hold a lock, and yield whether it was free within MEASURE_WAIT_S."""
-    held = lock.acquire(timeout=MEASURE_WAIT_S)
-    try:
-        yield held
-    finally:
-        if held:
-            lock.release()
-
-
 def calibrate(connection: Connection, cache: QueryCache, column: VectorColumn | None = None) -> None:
     """Measure and store the scale of relevance with the model of a cache; call it after `refresh_sample`.
 
@@ -368,16 +286,17 @@ def calibrate(connection: Connection, cache: QueryCache, column: VectorColumn | 
         return
     of_model = image_sample.c.embedding_model_id == column.model_id
     vectors = connection.scalars(sa.select(image_sample.c.embedding).where(of_model)).all()
-    if len(vectors) < MIN_SAMPLE:
-        return
-    texts = cache.embed(connection, EVERYDAY_TEXTS)
-    scale = Scale.measure(texts @ np.stack(vectors).T, count_rows(connection, images).rows)
-    _store_scale(connection, cache.embedder.identity, scale, texts.mean(axis=0))
-    connection.commit()
+    if len(vectors) >= MIN_SAMPLE:
+        everyday = cache.embed(connection, EVERYDAY_TEXTS)
+        measure_scale(connection, cache.embedder.identity, vectors, everyday)
+        connection.commit()
 
 
 def measure_scale(
-    connection: Connection, model: ModelIdentity, sample: Sequence[np.ndarray], everyday: Sequence[np.ndarray]
+    connection: Connection,
+    model: ModelIdentity,
+    sample: Sequence[np.ndarray],
+    everyday: Sequence[np.ndarray] | np.ndarray,
 ) -> None:
     """Measure and store the scale of relevance of a model that is not the current one.
 
@@ -391,32 +310,6 @@ def measure_scale(
         texts = np.stack(everyday)
         scale = Scale.measure(texts @ np.stack(sample).T, count_rows(connection, images).rows)
         _store_scale(connection, model, scale, texts.mean(axis=0))
-
-
-def refresh_sample(connection: Connection, column: VectorColumn | None = None) -> None:
-    """Draw a new sample in one statement: SAMPLE_SIZE random images, or all there are.
-
-    Call it when the collection has changed much; the vector index's build does. The connection may be in autocommit.
-
-    Args:
-        connection: the database.
-        column: whose vectors to take; by default the current model's.
-    """
-    column = column or current_column(connection)
-    if column.model_id is None:  # no image yet
-        return
-    values = {
-        "key": SAMPLE_LOCK_KEY,
-        "size": SAMPLE_SIZE,
-        "blocks": BLOCKS_PER_ROW * SAMPLE_SIZE,
-        "model": column.model_id,
-        "column": column.name,
-        "usable": norm_in_range(column.name),
-    }
-    statement = _REFRESH
-    for name, value in values.items():
-        statement = statement.replace(f"<{name}>", str(value))
-    connection.execute(text(statement))
 
 
 def _store_scale(connection: Connection, model: ModelIdentity, scale: Scale, everyday_vector: np.ndarray) -> None:

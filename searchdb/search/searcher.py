@@ -23,12 +23,13 @@ from searchdb.search.filters import Filters
 from searchdb.search.following import is_of_other_dimension, with_current_model
 from searchdb.search.guarded import guarded
 from searchdb.search.hit_rows import WHERE_TIMEOUT_S, HitsWanted, fetch_rows
+from searchdb.search.image_sample import MIN_SAMPLE
 from searchdb.search.moments import HAS_VIDEOS, Moment, moments_of, videos_of
 from searchdb.search.query import MAX_QUERY_CHARACTERS, Query, checked_id, checked_text
 from searchdb.search.query_cache import QueryCache
 from searchdb.search.query_vectors import QueryVectors, embed_query
 from searchdb.search.ranking import MAX_HITS
-from searchdb.search.relevance import MIN_SAMPLE, RelevanceJudge
+from searchdb.search.relevance import RelevanceJudge
 from searchdb.search.relevance_scale import Relevance, Scale, adjusted
 from searchdb.search.statements import SAMPLE, SAMPLE_ONE_PER_VIDEO, STORED_IMAGE
 

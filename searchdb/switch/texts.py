@@ -15,7 +15,8 @@ from searchdb.embedder import Embedder
 from searchdb.errors import SwitchError
 from searchdb.records import nfc
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
-from searchdb.search.relevance import measure_scale, refresh_sample
+from searchdb.search.image_sample import refresh_sample
+from searchdb.search.relevance import measure_scale
 
 BATCH = 256
 """Texts embedded and stored at a time."""

@@ -8,7 +8,7 @@ from searchdb.client import SearchDB
 from searchdb.db.current_model import claim_model
 from searchdb.db.database import Database
 from searchdb.db.tables import images
-from searchdb.search.relevance import refresh_sample
+from searchdb.search.image_sample import refresh_sample
 
 
 def copy_album(source: SearchDB, target: Database, *, without: str | None = None, only: str | None = None) -> None:

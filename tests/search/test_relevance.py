@@ -23,7 +23,7 @@ from searchdb.errors import BusyError, QueryError
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import Hit, ModelIdentity
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
-from searchdb.search.relevance import MIN_SAMPLE, refresh_sample
+from searchdb.search.image_sample import MIN_SAMPLE, refresh_sample
 from searchdb.search.searcher import Query, Searcher
 from tests.helpers.album import copy_album
 from tests.helpers.waiting import GIVE_UP_S
@@ -188,7 +188,7 @@ def test_while_the_scale_is_measured_other_searches_have_hits_without_relevance(
     demo_collection: SearchDB, database: Database, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_album(demo_collection, database)
-    monkeypatch.setattr("searchdb.search.relevance.MEASURE_WAIT_S", 0.05)
+    monkeypatch.setattr("searchdb.search.image_sample.MEASURE_WAIT_S", 0.05)
     gate = Gate(embedder)
     searcher = Searcher(database.engine, gate, everyday_texts=("slow", *EVERYDAY_TEXTS))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as threads:

@@ -10,7 +10,7 @@ from searchdb.client import SearchDB
 from searchdb.db.database import Database
 from searchdb.db.tables import query_embeddings
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
-from searchdb.search.relevance import refresh_sample
+from searchdb.search.image_sample import refresh_sample
 from searchdb.search.similarity_histogram import TEXTS, similarity_histogram
 from tests.helpers.vectors import clustered, fill
 
