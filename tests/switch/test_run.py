@@ -12,6 +12,7 @@ from searchdb.client import SearchDB
 from searchdb.db.current_model import current_model
 from searchdb.db.vectors import current_column, other_columns
 from searchdb.errors import SwitchError
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.switch.state import SwitchStatus
 from tests.switch.conftest import FEW
 
@@ -56,12 +57,16 @@ def test_a_switch_gives_every_image_a_vector_by_the_new_model(filled: SearchDB, 
         assert all(hit.relevance is not None for hit in found)  # measured before the change-over
 
 
-def test_switching_back_embeds_only_what_came_meanwhile(filled: SearchDB, twin: Path) -> None:
+def test_switching_back_embeds_only_what_came_meanwhile(
+    filled: SearchDB, twin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = vectors(filled)
+    filled.search("a boat")
     filled.switch_model(str(twin))
     with SearchDB(filled.settings.model_copy(update={"model": str(twin)})) as again:
         with again.database.connect() as connection:
             builds = connection.scalar(sa.text("SELECT count(*) FROM index_builds"))
+        monkeypatch.setattr(CLIPEmbedder, "_model", lambda _self: pytest.fail("the model was loaded"))
         report = again.switch_model("demo")
         assert report.changed
         with again.database.connect() as connection:
