@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from searchdb.db.connections import PAGE_APPLICATION
-from searchdb.errors import DatabaseError
+from searchdb.errors import SearchDBError
 
 NOTICE_S = 5.0
 """Least seconds between the phase in which pages load the next model and the change: a page that is searched looks
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 def loading(engine: Engine) -> Generator[None]:
     """Have the change to the next model wait while that is loaded in the `with`, unless the database fails."""
     with ExitStack() as held:
-        held.enter_context(suppress(DatabaseError))  # of the end of the transaction
-        with suppress(DatabaseError, PoolTimeoutError):
+        held.enter_context(suppress(SearchDBError))  # of the end of the transaction
+        with suppress(SearchDBError, PoolTimeoutError):
             connection = held.enter_context(engine.connect())
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(LOADING_LOCK_KEY)))
         yield
