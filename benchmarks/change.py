@@ -119,7 +119,7 @@ def _fill(database: Database, settings: Settings, rows: int) -> None:
     switch = start_switch(database, settings, WIDE)
     columns = f"image, source, embedding, {switch.column.name}, embedding_model_id, sha256, width, height, byte_size"
     copying = f"COPY images ({columns}) FROM STDIN (FORMAT BINARY)"
-    with closing(connect(database)) as connection, connection.cursor() as cursor, cursor.copy(copying) as copy:
+    with closing(connect(database)) as connection, connection.cursor() as cursor, cursor.copy(copying.encode()) as copy:
         copy.set_types(["text", "text", "vector", "vector", "int4", "bytea", "int4", "int4", "int8"])
         for n, vector in enumerate(images):
             digest = n.to_bytes(32, "big")

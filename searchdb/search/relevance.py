@@ -288,7 +288,7 @@ def calibrate(connection: Connection, cache: QueryCache, column: VectorColumn | 
     vectors = connection.scalars(sa.select(image_sample.c.embedding).where(of_model)).all()
     if len(vectors) >= MIN_SAMPLE:
         everyday = cache.embed(connection, EVERYDAY_TEXTS)
-        measure_scale(connection, cache.embedder.identity, vectors, everyday)
+        measure_scale(connection, cache.embedder.identity, vectors, list(everyday))
         connection.commit()
 
 
@@ -296,7 +296,7 @@ def measure_scale(
     connection: Connection,
     model: ModelIdentity,
     sample: Sequence[np.ndarray],
-    everyday: Sequence[np.ndarray] | np.ndarray,
+    everyday: Sequence[np.ndarray],
 ) -> None:
     """Measure and store the scale of relevance of a model that is not the current one.
 

@@ -93,6 +93,7 @@ def test_the_least_and_the_most_numbers(settings: Settings, tmp_path: Path, draw
             assert built is not None
             assert built.method == method
             tuned = tune_index(collection.database.engine, count=5, texts=collection.embed(TEXTS))
+            assert tuned is not None
             assert tuned.reached
             assert {recall.kind for recall in tuned.chosen.recalls} == {"text", "pictures"}
             filtered = collection.search("a red car", threshold=-1, count=IMAGES, country="Chile")
