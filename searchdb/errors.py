@@ -14,6 +14,7 @@ SearchDBError
 ├── ModelError                   anything about the model
 │   ├── ModelUnavailableError        it cannot be loaded
 │   ├── ModelShapeError              its vectors have too few or too many numbers
+│   ├── ModelOutputError             it gives no numbers
 │   ├── ModelMismatchError           it is not the collection's model
 │   ├── VectorWidthError             vectors from elsewhere have another width than the collection's
 │   └── UnverifiedModelError         it does not give the vectors that came from elsewhere under its name
@@ -57,6 +58,7 @@ SearchDBError
     │   ├── NoVideoStreamError           it is a container of sound only
     │   └── DamagedVideoError            a video cannot be read, or only in part
     ├── InvalidVectorError           the vector that a file has for it cannot be stored
+    ├── NoVectorError                the model gives no numbers for it
     ├── RepeatedReferenceError       a file of vectors has another row for it
     └── WorkerLostError              the workers that processed it died
 
@@ -179,6 +181,16 @@ class ModelShapeError(ModelError):
         self.dimension = dimension
         self.least = least
         self.most = most
+
+
+class ModelOutputError(ModelError):
+    """The model gives vectors that are no numbers, for images or texts that it should understand."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(
+            f"the model {name!r} gives no numbers (NaN) for {what}: its weights are damaged, so copy them again; or "
+            "they do not bear half precision, so set SEARCHDB_DTYPE=float32"
+        )
 
 
 class ModelMismatchError(ModelError):
@@ -554,6 +566,13 @@ class DamagedVideoError(DecodeError):
 
 class InvalidVectorError(ImageError):
     """The vector that a file has for the image is zero, not finite, of another width than the others, or missing."""
+
+
+class NoVectorError(ImageError):
+    """The model gives no numbers for the image."""
+
+    def __init__(self) -> None:
+        super().__init__("the model gives no numbers (NaN) for this image")
 
 
 class RepeatedReferenceError(ImageError):

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from PIL import Image
+
 from searchdb.db.stored_models import stored_models
 from searchdb.errors import SwitchError
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY
@@ -55,10 +57,7 @@ class SwitchingCollection(IngestingCollection):
             DatabaseError: PostgreSQL failed, or we do not own the tables.
         """
         embedder = self._other_model(name)
-        with self.database.connect() as connection:
-            kept = {model.identity.weights_sha256 for model in stored_models(connection) if model.kept}
-        if embedder.identity.weights_sha256 not in kept:  # otherwise there may be nothing to embed
-            embedder.load()
+        self._try(embedder)
         self.other_models.add(embedder)
 
         def working() -> AbstractContextManager[object]:
@@ -108,6 +107,22 @@ class SwitchingCollection(IngestingCollection):
         self.store.check_model(self.embedder.identity)
         reading = self._make_reading(self.embedder, threading.Event())
         return retry_unembedded(self.database, self.embedder, reading, source=source, error=error)
+
+    def _try(self, embedder: CLIPEmbedder) -> None:
+        """Check that a model works; one whose vectors are kept is not loaded, which takes seconds."""
+        with self.database.connect() as connection:
+            kept = {model.identity.weights_sha256: model.identity for model in stored_models(connection) if model.kept}
+        before = kept.get(embedder.identity.weights_sha256)
+        if before is None:
+            embedder.embed_images([Image.new("RGB", (64, 64), "grey")])
+            embedder.embed_texts(["a photo"])
+        elif before.dimension != embedder.dimension:
+            raise SwitchError(
+                f"{embedder.name} gave vectors of {before.dimension:,} numbers before, and its config.json says "
+                f"{embedder.dimension:,} now: copy its files again"
+            )
+        else:
+            embedder.check_files()
 
     def _other_model(self, name: str) -> CLIPEmbedder:
         if not name.strip():

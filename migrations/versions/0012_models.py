@@ -135,6 +135,13 @@ def _switches() -> None:
         sa.Column("phase", sa.Text, nullable=False, comment="what is being done: fill, index, texts, change, finish"),
         sa.Column("host", sa.Text, nullable=False, comment="of the command that runs it"),
         sa.Column("pid", sa.Integer, nullable=False),
+        sa.Column(
+            "process",
+            sa.Text,
+            nullable=False,
+            server_default="",
+            comment="tells its process from all others",
+        ),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False, server_default=now, comment="of that command"),
         sa.Column("row_count", sa.BigInteger, nullable=False, comment="rows of images when it began"),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False, server_default=now),

@@ -40,7 +40,7 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
     """Make `model` the collection's model and return its id in `embedding_models`.
 
     Call it in the transaction that writes vectors: until that ends, no other model can become current. In an empty
-    collection the column `embedding` gets the model's number of numbers.
+    collection the column `embedding` gets the model's number of numbers, and an open switch ends.
 
     Raises:
         ModelMismatchError: stored images were embedded with other weights.
@@ -67,6 +67,8 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
     if stored is not None and has_images(connection):
         raise _mismatch(connection, _identity(stored), model)
     set_dimension(connection, model.dimension)
+    if stored is not None:  # the images that a switch was for are gone
+        connection.execute(sa.update(model_switches).where(_OPEN).values(ended_at=sa.func.now(), aborted=True))
     connection.execute(sa.update(embedding_models).where(current).values(current=False))
     claimed = sa.update(embedding_models).where(same).values(current=True, name=model.name, retired_at=None)
     return connection.execute(claimed.returning(embedding_models.c.id)).scalar_one()

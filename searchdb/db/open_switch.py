@@ -18,9 +18,9 @@ from searchdb.records import ModelIdentity
 class OpenSwitch:
     """A change of the model that has not ended: a row of `model_switches`, with the model that it leads to.
 
-    `phase` is what is being done: fill, index, texts, change, finish. `host` and `pid` are those of the command that
-    runs it, `seen_at` its last sign of life, `row_count` the number of images when it began, and `changed_at` when the
-    model became the current one.
+    `phase` is what is being done: fill, index, texts, change, finish. `host`, `pid` and `process` are those of the
+    command that runs it, `seen_at` its last sign of life, `row_count` the number of images when it began, and
+    `changed_at` when the model became the current one.
     """
 
     id: int
@@ -30,6 +30,7 @@ class OpenSwitch:
     phase: str
     host: str
     pid: int
+    process: str
     row_count: int
     started_at: datetime
     seen_at: datetime
@@ -63,6 +64,7 @@ def open_switch(connection: Connection) -> OpenSwitch | None:
                 "phase",
                 "host",
                 "pid",
+                "process",
                 "row_count",
                 "started_at",
                 "seen_at",

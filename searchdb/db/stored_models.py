@@ -18,6 +18,7 @@ class StoredModel:
     """A row of `embedding_models`.
 
     Attributes:
+        id: the row's.
         identity: its name, weights and dimension.
         current: whether the collection is searched with it.
         retired_at: when the collection was switched to another one; None if it was not.
@@ -25,6 +26,7 @@ class StoredModel:
         kept: whether images have a column for its vectors; not so after `searchdb model forget`.
     """
 
+    id: int
     identity: ModelIdentity
     current: bool
     retired_at: datetime | None
@@ -41,6 +43,7 @@ def stored_models(connection: Connection) -> list[StoredModel]:
     )
     return [
         StoredModel(
+            id=row.id,
             identity=ModelIdentity(name=row.name, weights_sha256=row.weights_sha256, dimension=row.dimension),
             current=row.current,
             retired_at=row.retired_at,

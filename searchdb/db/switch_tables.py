@@ -30,6 +30,7 @@ model_switches = Table(
     Column("phase", Text, nullable=False, comment="what is being done: fill, index, texts, change, finish"),
     Column("host", Text, nullable=False, comment="of the command that runs it"),
     Column("pid", Integer, nullable=False),
+    Column("process", Text, nullable=False, server_default="", comment="tells its process from all others"),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="of that command"),
     Column("row_count", BigInteger, nullable=False, comment="rows of images when it began"),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),

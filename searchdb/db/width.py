@@ -21,23 +21,23 @@ def storage(dimension: int) -> str:
 
 
 def set_dimension(connection: Connection, dimension: int) -> None:
-    """Give `images.embedding` vectors of another dimension, and drop other models' columns; the table must be empty.
+    """Give `images.embedding` vectors of this dimension, and drop other models' columns; the table must be empty.
 
     The vector index is created again with one list, as in a fresh collection.
 
     Raises:
         DatabaseError: we do not own the tables.
     """
-    column, pinned = current_column(connection), is_pinned(connection)
-    if column.dimension == dimension and not pinned:
+    column, others, pinned = current_column(connection), other_columns(connection), is_pinned(connection)
+    if column.dimension == dimension and not (pinned or others):
         return
     _require_owner(connection, column.dimension, dimension)
     if pinned:
         pin_model(connection, None)
+    for other in others:  # the model may be that of one of them, whose vectors are in `embedding` from now on
+        drop_column(connection, other)
     if column.dimension == dimension:
         return
-    for other in other_columns(connection):
-        drop_column(connection, other)
     schema = connection.scalar(
         text("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('images')")
     )

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from searchdb.errors import ModelShapeError
+from searchdb.errors import ModelOutputError, ModelShapeError
 from searchdb.media.model_files import DEMO_FOLDER, weights_sha256
 from searchdb.media.models.families import Family, dimension_of, family_of, read_config
 from searchdb.media.models.folders import model_folder
 from searchdb.media.models.geometry import MAX_SCALED_ASPECT
+from searchdb.media.models.loading import check_tokenizer
 from searchdb.media.models.preprocessing import Preprocessing
 from searchdb.records import DEMO_MODEL, MAX_DIMENSION, MIN_DIMENSION, ModelIdentity
 
@@ -98,6 +99,16 @@ class CLIPEmbedder:
         """
         self._model()
 
+    def check_files(self) -> None:
+        """Check what can be checked of the model's files without loading it, which takes milliseconds.
+
+        Raises:
+            ModelUnavailableError: its config, or a file of its preprocessing or its tokenizer, is missing or malformed.
+            ModelShapeError: its vectors have too few or too many numbers.
+        """
+        _ = self.dimension, self._preprocessing
+        check_tokenizer(self.name, self.folder)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Width and height in pixels of the model's input; of a square image's, where it depends on the image."""
@@ -118,16 +129,26 @@ class CLIPEmbedder:
         return self._preprocessing.resize(image)
 
     def embed_images(self, images: Sequence[Image.Image], /) -> np.ndarray:
-        """Return the unit vectors of images, float32 of shape (len(images), dimension)."""
+        """Return the unit vectors of images, float32 of shape (len(images), dimension).
+
+        Raises:
+            ModelUnavailableError, ModelShapeError: it cannot be loaded.
+            ModelOutputError: it gives no numbers for an image.
+        """
         loaded = self._model()
         if not images:
             return np.empty((0, self.dimension), np.float32)
-        return loaded.embed_pixels([np.asarray(self.resize(image)) for image in images])
+        vectors = loaded.embed_pixels([np.asarray(self.resize(image)) for image in images])
+        return self._finite(vectors, "images")
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the unit vectors of texts, float32 of shape (len(texts), dimension).
 
         Text beyond the model's context (77 tokens for CLIP) is truncated, with a warning in the log.
+
+        Raises:
+            ModelUnavailableError, ModelShapeError: it cannot be loaded.
+            ModelOutputError: it gives no numbers for a text.
         """
         loaded = self._model()
         vectors = np.empty((len(texts), self.dimension), np.float32)
@@ -135,6 +156,12 @@ class CLIPEmbedder:
         for start in range(0, len(texts), TEXT_BATCH_SIZE):
             batch = by_length[start : start + TEXT_BATCH_SIZE]
             vectors[batch] = loaded.embed_texts([texts[position] for position in batch])
+        return self._finite(vectors, "texts")
+
+    def _finite(self, vectors: np.ndarray, what: str) -> np.ndarray:
+        wrong = int((~np.isfinite(vectors).all(axis=1)).sum())
+        if wrong:
+            raise ModelOutputError(self.name, f"{wrong:,} of {len(vectors):,} {what}")
         return vectors
 
     @cached_property

@@ -10,7 +10,9 @@ from itertools import groupby
 from typing import TypeVar
 from uuid import uuid4
 
+import numpy as np
 import sqlalchemy as sa
+from PIL import Image
 
 from searchdb.batches import batched
 from searchdb.db.database import Database
@@ -24,6 +26,8 @@ from searchdb.errors import (
     DecodeInterruptedError,
     ImageError,
     ModelError,
+    ModelOutputError,
+    NoVectorError,
     WorkerLostError,
 )
 from searchdb.ingest.pipeline import FETCH_THREADS, MAX_ATTEMPTS
@@ -52,6 +56,20 @@ GONE = ("42703", "42P01")
 """SQLSTATEs of a column or table that does not exist: the switch was aborted meanwhile."""
 
 logger = logging.getLogger(__name__)
+
+
+def vectors_of(embedder: Embedder, images: Sequence[Image.Image]) -> list[np.ndarray | None]:
+    """Return the vectors of images; None for those for which the model gives no numbers.
+
+    Raises:
+        ModelUnavailableError, ModelShapeError: it cannot be loaded.
+    """
+    try:
+        return list(embedder.embed_images(images))
+    except ModelOutputError:
+        if len(images) == 1:
+            return [None]
+        return [vector for image in images for vector in vectors_of(embedder, [image])]
 
 
 class Again:
@@ -162,8 +180,10 @@ class Again:
         engine, column = self._database.engine, switch.column
         if read:
             with self._embedding:
-                vectors = embedder.embed_images([each.pixels for each in read])
-            found = [(each.row.id, each.sha256, vector) for each, vector in zip(read, vectors, strict=True)]
+                vectors = vectors_of(embedder, [each.pixels for each in read])
+            made = list(zip(read, vectors, strict=True))
+            found = [(each.row.id, each.sha256, vector) for each, vector in made if vector is not None]
+            failures += [(each.row.id, NoVectorError()) for each, vector in made if vector is None]
             self._retry(lambda: store_vectors(engine, column, found))
         if failures:
             self._retry(lambda: record_failures(engine, column, failures))

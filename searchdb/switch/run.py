@@ -155,7 +155,7 @@ class _Run:
                 return self._stopped(switch)
             self._retry(lambda: measure_relevance(engine, switch, self._embedder))
             failed = self._retry(lambda: unembedded(self._database, switch))
-            self._require_few(failed)
+            self._require_few(failed, switch, heartbeat)
             self._phase(switch, "change", heartbeat)
             self._retry(functools.partial(give_notice, engine, noticed, self._stop))
             if self._stop.is_set():
@@ -231,9 +231,10 @@ class _Run:
         if heartbeat.lost.is_set() or not self._retry(lambda: self._is_open(switch)):
             raise _aborted(switch)
 
-    def _require_few(self, failed: Sequence[UnembeddedImage]) -> None:
+    def _require_few(self, failed: Sequence[UnembeddedImage], switch: OpenSwitch, heartbeat: Heartbeat) -> None:
         total = self._retry(self._count_images)
         if len(failed) > MOST_MISSING * total and not self._accept_missing:
+            self._phase(switch, "fill", heartbeat)  # the model will not be the current one soon: pages need not hold it
             raise TooManyMissingError(list(failed), total)
 
     def _report(self, switch: OpenSwitch) -> bool:

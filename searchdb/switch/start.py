@@ -19,6 +19,7 @@ from searchdb.db.tables import embedding_models, images, norm_in_range
 from searchdb.db.vectors import VectorColumn, column_of, current_column, other_columns
 from searchdb.errors import SwitchError
 from searchdb.records import MAX_DIMENSION, MIN_DIMENSION, ModelIdentity
+from searchdb.switch.lease import this_process
 from searchdb.switch.obstacles import require_no_obstacles, require_owner
 from searchdb.switch.space import space_needed, storage_beside
 
@@ -104,6 +105,7 @@ def _insert(connection: Connection, model: ModelIdentity) -> None:
             phase="fill",
             host=socket.gethostname(),
             pid=os.getpid(),
+            process=this_process(),
             row_count=sa.select(sa.func.count()).select_from(images).scalar_subquery(),
         )
         .on_conflict_do_nothing()  # another command has begun one meanwhile

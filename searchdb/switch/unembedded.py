@@ -18,10 +18,11 @@ from searchdb.db.database import Database
 from searchdb.db.switch_tables import unembedded_images
 from searchdb.db.tables import Embedding, images
 from searchdb.embedder import Embedder
-from searchdb.errors import ImageError
+from searchdb.errors import ImageError, NoVectorError
 from searchdb.ingest.queue import Queue
 from searchdb.ingest.rows import storable
 from searchdb.records import Failure
+from searchdb.switch.again import vectors_of
 from searchdb.switch.reading import ReadImage, Reading, StoredRow, Unreadable, stored_rows
 
 BATCH = 32
@@ -113,11 +114,14 @@ def retry_unembedded(
             read = [each for each in results if isinstance(each, ReadImage)]
             errors = [(each.row.id, each.error) for each in results if isinstance(each, Unreadable)]
             changed = [each.row for each in results if not isinstance(each, ReadImage | Unreadable)]
-            vectors = embedder.embed_images([each.pixels for each in read])
-            _move_back(database, embedder, [(each.row, vector) for each, vector in zip(read, vectors, strict=True)])
+            vectors = vectors_of(embedder, [each.pixels for each in read])
+            made = list(zip(read, vectors, strict=True))
+            errors += [(each.row.id, NoVectorError()) for each, vector in made if vector is None]
+            found = [(each.row, vector) for each, vector in made if vector is not None]
+            _move_back(database, embedder, found)
             requeued, unreadable = _ingest(database, changed)
             _record(database, [*errors, *unreadable])
-            moved_back += len(read)
+            moved_back += len(found)
             queued += requeued
             failed += len(errors) + len(unreadable)
     return RetryReport(moved_back=moved_back, queued=queued, failed=failed)

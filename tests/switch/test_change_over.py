@@ -293,4 +293,32 @@ def test_forget(database: Database) -> None:
         assert connection.scalar(text("SELECT to_regprocedure('match_images_1(vector, float8, int)')")) is None
         assert outdated_objects(connection, "public") == []
     assert answer(database) == before
-    assert forget_model(database, OLD.name).texts == 0
+    with pytest.raises(SwitchError, match="not kept any more"):
+        forget_model(database, OLD.name)
+
+
+def test_forget_by_weights(database: Database) -> None:
+    """Of two models with one name, such as of a folder that was trained again, the weights tell which is meant."""
+    switch, ids = prepared(database, WIDER)
+    change_over(database, switch)
+    finish(database)
+    again = ModelIdentity(name=WIDER.name, weights_sha256=b"4" * 32, dimension=64)
+    switch = begin(database, again)
+    fill_column(database, switch.column, dict(zip(ids, random_units(ROWS, 64), strict=True)))
+    build_index(database.engine, column=switch.column)
+    store_texts(database, switch.model_id, {QUERY: random_units(1, 64)[0]})
+    change_over(database, switch)
+    finish(database)
+    assert forget_model(database, OLD.name).model == OLD.name
+    switch = begin(database, OLD)
+    fill_column(database, switch.column, dict(zip(ids, random_units(ROWS, OLD.dimension), strict=True)))
+    build_index(database.engine, column=switch.column)
+    store_texts(database, switch.model_id, {QUERY: random_units(1, OLD.dimension)[0]})
+    change_over(database, switch)
+    finish(database)
+    with pytest.raises(SwitchError, match=f"name the weights, {again.short_weights} or {WIDER.short_weights}"):
+        forget_model(database, WIDER.name)
+    assert forget_model(database, WIDER.short_weights).model == WIDER.name
+    assert forget_model(database, WIDER.name).model == WIDER.name
+    with database.connect() as connection:
+        assert [each.kept for each in stored_models(connection)] == [True, False, False]

@@ -97,6 +97,22 @@ def tokenizer_config(name: str, folder: Path) -> dict[str, Any]:
     return read_json(name, path) if path.exists() else {}
 
 
+def check_tokenizer(name: str, folder: Path) -> None:
+    """Check a folder's tokenizer without transformers, whose import takes seconds.
+
+    Raises:
+        ModelUnavailableError: its files are missing or malformed, or need a package that is not installed.
+    """
+    _check_tokenizer_files(name, folder)
+    if (path := folder / "tokenizer.json").exists():
+        from tokenizers import Tokenizer
+
+        try:
+            Tokenizer.from_file(str(path))
+        except Exception as exc:  # a bare one
+            raise ModelUnavailableError(name, f"its tokenizer cannot be loaded ({first_line(exc)})") from exc
+
+
 def _check_tokenizer_files(name: str, folder: Path) -> None:
     if any((folder / file).exists() for file in TOKENIZER_FILES):
         return
