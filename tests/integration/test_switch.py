@@ -64,8 +64,9 @@ def test_killed_workers_and_a_killed_command(collection: SearchDB, runs: Runs, t
         before = similarities(collection)
         server.delay_s = 0.5
 
-        def command() -> Run:
-            return runs.start("model", "switch", str(twin), "--json", before=SMALL_JOBS)
+        def command(*, new_interpreter: bool = False) -> Run:
+            arguments = ("model", "switch", str(twin), "--json")
+            return runs.start(*arguments, before=SMALL_JOBS, new_interpreter=new_interpreter)
 
         # A worker that was started before the switch, and one after it.
         first = runs.start("worker", before=SMALL_JOBS)
@@ -75,7 +76,7 @@ def test_killed_workers_and_a_killed_command(collection: SearchDB, runs: Runs, t
         for least, victim in ((8, first), (24, switch), (32, second)):
             reached = functools.partial(lambda least: embedded(collection) >= least, least)
             if victim is second:
-                switch = command()
+                switch = command(new_interpreter=True)
             until(reached, "some images")
             victim.send(signal.SIGKILL)
             victim.process.wait()
