@@ -114,7 +114,9 @@ searchdb.switch.run.take_lease = take
 
 
 def test_an_image_that_kills_workers_is_left_out(collection: SearchDB, runs: Runs, tmp_path: Path, twin: Path) -> None:
+    # Suspected images are done one by one, and a worker waits for up to POLL_S before each.
     fragile = f"""{SMALL_JOBS}
+searchdb.ingest.worker.POLL_S = 0.2
 import os
 import searchdb.cli.worker, searchdb.client, searchdb.ingest.preparation
 import torch, transformers
