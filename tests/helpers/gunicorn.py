@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ import pytest
 import requests
 
 from searchdb.config import Settings
+from tests.helpers import warm_processes
 from tests.helpers.waiting import GIVE_UP_S
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ class Server:
     """A running gunicorn; `log` is what it wrote, once it has stopped."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: warm_processes.Process
     written: IO[str]
     log: str = ""
 
@@ -77,8 +76,18 @@ class Server:
         assert "Traceback" not in self.log, self.log
 
 
-def start(settings: Settings, *options: str, configuration: str = CONFIGURATION, **environment: str) -> Server:
-    """Start gunicorn on a free port; the caller waits until it is ready, and stops it."""
+def start(
+    settings: Settings,
+    *options: str,
+    configuration: str = CONFIGURATION,
+    new_interpreter: bool = False,
+    **environment: str,
+) -> Server:
+    """Start gunicorn on a free port; the caller waits until it is ready, and stops it.
+
+    It is forked from a process that has imported torch, or a new interpreter, as it must be for a test of its memory,
+    or of variables that torch reads when it is imported.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -90,15 +99,16 @@ def start(settings: Settings, *options: str, configuration: str = CONFIGURATION,
         "SEARCHDB_MODEL": "demo",
         **environment,
     }
-    command = [sys.executable, "-m", "gunicorn", f"--config={configuration}", f"--bind={address}", *options]
+    arguments = ["-m", "gunicorn", f"--config={configuration}", f"--bind={address}", *options]
     # Not a pipe, which would be full after a few hundred requests.
     written = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `stop` closes it
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=written, text=True)
+    begin = warm_processes.start_interpreter if new_interpreter else warm_processes.start
+    process = begin(arguments, cwd=ROOT, env=environment, stderr=written)
     return Server(url=f"http://{address}", process=process, written=written)
 
 
 Serve = Callable[..., Server]
-"""Starts gunicorn with environment variables as keyword arguments, and waits until it is ready."""
+"""Starts gunicorn with the options of `start`, and waits until it is ready."""
 
 
 @contextmanager
@@ -106,8 +116,8 @@ def serving(settings: Settings) -> Iterator[Serve]:
     """Give a function that starts gunicorn over the database of the settings; at the end all are stopped."""
     servers: list[Server] = []
 
-    def start_and_wait(*options: str, **environment: str) -> Server:
-        servers.append(start(settings, *options, **environment))
+    def start_and_wait(*options: str, new_interpreter: bool = False, **environment: str) -> Server:
+        servers.append(start(settings, *options, new_interpreter=new_interpreter, **environment))
         servers[-1].until_ready()
         return servers[-1]
 

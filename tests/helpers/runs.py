@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +14,7 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
+from tests.helpers import warm_processes
 from tests.helpers.image_server import ImageServer
 from tests.helpers.waiting import GIVE_UP_S
 
@@ -35,9 +34,20 @@ searchdb.ingest.queue.ALIVE = procrastinate_workers.c.last_heartbeat > sqlalchem
 
 
 class Run:
-    """One searchdb process. What it prints goes to files, so that it never waits for its reader."""
+    """One searchdb process. What it prints goes to files, so that it never waits for its reader.
 
-    def __init__(self, settings: Settings, output: Path, arguments: Sequence[str], *, before: str = "") -> None:
+    It is forked from a process that has imported the libraries, or a `new_interpreter`, which costs several seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        output: Path,
+        arguments: Sequence[str],
+        *,
+        before: str = "",
+        new_interpreter: bool = False,
+    ) -> None:
         url = settings.database_url
         environment = os.environ | {
             **({} if url is None else {"DATABASE_URL": url.get_secret_value()}),
@@ -49,12 +59,9 @@ class Run:
         program = ["-c", f"{before}\nfrom searchdb.cli import main\nmain()"] if before else ["-m", "searchdb"]
         self._stdout, self._stderr = output.with_suffix(".out"), output.with_suffix(".err")
         with self._stdout.open("w") as stdout, self._stderr.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, *program, *arguments],
-                env=environment,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
+            begin = warm_processes.start_interpreter if new_interpreter else warm_processes.start
+            self.process = begin(
+                [*program, *arguments], env=environment, stdout=stdout, stderr=stderr, start_new_session=True
             )
 
     @property
@@ -98,9 +105,9 @@ class Runs:
         self._folder = folder
         self._runs: list[Run] = []
 
-    def start(self, *arguments: str, before: str = "") -> Run:
+    def start(self, *arguments: str, before: str = "", new_interpreter: bool = False) -> Run:
         output = self._folder / f"run-{len(self._runs)}"
-        run = Run(self._settings, output, arguments, before=before)
+        run = Run(self._settings, output, arguments, before=before, new_interpreter=new_interpreter)
         self._runs.append(run)
         return run
 

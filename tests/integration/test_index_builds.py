@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 
@@ -13,14 +10,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.tables import images
 from searchdb.db.vectors import CURRENT_COLUMN, current_column
 from searchdb.index import build
 from searchdb.index.status import build_progress, leftovers, new_index
+from tests.helpers.runs import Runs
 from tests.helpers.vectors import clustered, fill, recall
-from tests.helpers.waiting import GIVE_UP_S, until
+from tests.helpers.waiting import until
 
 ROWS = 4000
 
@@ -32,17 +29,6 @@ def vectors(database: Database) -> np.ndarray:
     fill(database, vectors)
     build.build_index(database.engine, method="ivfflat")
     return vectors
-
-
-def start_build(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
-    assert settings.database_url is not None
-    environment = os.environ | {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "SEARCHDB_HOME": str(settings.home),
-        "SEARCHDB_MODEL": "demo",
-    }
-    line = [sys.executable, "-m", "searchdb", "index", "build", *arguments]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def left(database: Database) -> list[str]:
@@ -109,13 +95,11 @@ def test_searches_and_ingest_go_on_during_a_build(database: Database, vectors: n
 
 
 @pytest.mark.parametrize("how", ["kill -9", "Ctrl-C", "SIGTERM", "pg_terminate_backend"])
-def test_a_killed_build_leaves_a_working_index(
-    database: Database, settings: Settings, vectors: np.ndarray, how: str
-) -> None:
+def test_a_killed_build_leaves_a_working_index(database: Database, runs: Runs, vectors: np.ndarray, how: str) -> None:
     with database.connect() as writer:
         # A build waits for those who write when it begins: here, for as long as we like.
         writer.execute(sa.text("UPDATE images SET description = 'held' WHERE image = '/0'"))
-        process = start_build(settings, "--method", "hnsw")
+        run = runs.start("index", "build", "--method", "hnsw", new_interpreter=how == "Ctrl-C")
         until(lambda: new_index(CURRENT_COLUMN) in left(database), "the build to begin")
         with database.connect() as connection:
             assert build.index_status(connection).building is not None
@@ -125,7 +109,7 @@ def test_a_killed_build_leaves_a_working_index(
                 connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": builder})
         signals = {"kill -9": signal.SIGKILL, "Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
         if how in signals:
-            process.send_signal(signals[how])
+            run.send(signals[how])
 
         def gone() -> bool:
             with database.connect() as connection:
@@ -134,9 +118,7 @@ def test_a_killed_build_leaves_a_working_index(
 
         until(gone, "the server to give the build up")
         writer.rollback()
-    _, stderr = process.communicate(timeout=GIVE_UP_S)
-    assert process.returncode != 0
-    assert "Traceback" not in stderr
+    assert run.wait() != 0
     assert left(database) == ([new_index(CURRENT_COLUMN)] if how == "kill -9" else [])
 
     with database.connect() as connection:

@@ -17,24 +17,10 @@ import sqlalchemy as sa
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from tests.helpers.hostile_files import make_hostile_folder
+from tests.helpers.runs import Runs
 from tests.helpers.waiting import GIVE_UP_S, until
 
 MEMORY_LIMIT_KB = 2 * 1024 * 1024
-
-
-def command(settings: Settings, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    assert settings.database_url is not None
-    environment = os.environ | {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "SEARCHDB_HOME": str(settings.home),
-        "SEARCHDB_MODEL": "demo",
-    }
-    return [sys.executable, "-m", "searchdb", *arguments], environment
-
-
-def start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
-    line, environment = command(settings, *arguments)
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def references(collection: SearchDB) -> list[str]:
@@ -53,11 +39,18 @@ def test_every_file_of_a_hostile_folder_becomes_a_row_or_a_named_failure(
     folder = tmp_path / "hostile"
     folder.mkdir()
     made = make_hostile_folder(folder, count=1000)
-    process = start(settings, "ingest", "files", str(folder), "--json")
-    stdout, stderr = process.communicate(timeout=GIVE_UP_S)
-    assert process.returncode == 0, stderr
-    assert "Traceback" not in stderr
-    report = json.loads(stdout)
+    # A new interpreter: the memory of a forked one has another beginning.
+    assert settings.database_url is not None
+    environment = os.environ | {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "SEARCHDB_HOME": str(settings.home),
+        "SEARCHDB_MODEL": "demo",
+    }
+    line = [sys.executable, "-m", "searchdb", "ingest", "files", str(folder), "--json"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=GIVE_UP_S)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    report = json.loads(done.stdout)
     failed = sum(report["failed"].values())
     assert report["stored"] + failed == len(made)
     assert collection.store.counts() == {"images": report["stored"], "failed": failed, "pending": 0}
@@ -67,51 +60,42 @@ def test_every_file_of_a_hostile_folder_becomes_a_row_or_a_named_failure(
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MEMORY_LIMIT_KB
 
 
-def test_two_ingests_of_one_folder_at_once_store_each_image_once(
-    settings: Settings, collection: SearchDB, album: Path
-) -> None:
-    processes = [start(settings, "ingest", "files", str(album), "--json", "--chunk-size", "16") for _ in range(2)]
-    for process in processes:
-        stdout, stderr = process.communicate(timeout=GIVE_UP_S)
-        assert process.returncode == 0, stderr
-        report = json.loads(stdout)
+def test_two_ingests_of_one_folder_at_once_store_each_image_once(runs: Runs, collection: SearchDB, album: Path) -> None:
+    both = [runs.start("ingest", "files", str(album), "--json", "--chunk-size", "16") for _ in range(2)]
+    for run in both:
+        report = run.report()
         assert report["stored"] + report["unchanged"] == 300
     assert len(references(collection)) == len(set(references(collection))) == 301
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_next_run_completes_what_a_stopped_one_began(
-    settings: Settings, collection: SearchDB, album: Path, how: signal.Signals
+    runs: Runs, collection: SearchDB, album: Path, how: signal.Signals
 ) -> None:
-    process = start(settings, "ingest", "files", str(album), "--chunk-size", "4")
+    arguments = ("ingest", "files", str(album), "--chunk-size", "4")
+    stopped = runs.start(*arguments, new_interpreter=how == signal.SIGINT)
     until(lambda: collection.store.counts()["images"] >= 8, "the first images")
-    process.send_signal(how)
-    _, stderr = process.communicate(timeout=GIVE_UP_S)
+    stopped.send(how)
+    status = stopped.wait()
     stored = collection.store.counts()["images"]
     assert 8 <= stored < 300
     if how != signal.SIGKILL:
-        assert process.returncode not in (0, -how)
-        assert "images are stored" in stderr
-        assert "Traceback" not in stderr
-    again = start(settings, "ingest", "files", str(album), "--json")
-    stdout, stderr = again.communicate(timeout=GIVE_UP_S)
-    assert again.returncode == 0, stderr
-    report = json.loads(stdout)
+        assert status not in (0, -how)
+        assert "images are stored" in stopped.stderr
+    report = runs.start("ingest", "files", str(album), "--json").report()
     assert (report["stored"], report["unchanged"]) == (300 - stored, stored)
     assert len(references(collection)) == 301
 
 
-def test_a_stopped_run_leaves_the_embedded_server_to_the_others(short_home: Path, album: Path) -> None:
+def test_a_stopped_run_leaves_the_embedded_server_to_the_others(short_home: Path, tmp_path: Path, album: Path) -> None:
     """`kill -9` of one process must not stop the server that another uses."""
     settings = Settings(home=short_home, model="demo")
-    with SearchDB(settings) as collection:
-        environment = os.environ | {"SEARCHDB_HOME": str(short_home), "SEARCHDB_MODEL": "demo"}
-        line = [sys.executable, "-m", "searchdb", "ingest", "files", str(album), "--chunk-size", "4"]
-        process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with SearchDB(settings) as collection, Runs(settings, tmp_path) as runs:
+        stopped = runs.start("ingest", "files", str(album), "--chunk-size", "4")
         while collection.store.counts()["images"] < 4:
-            assert process.poll() is None
+            assert stopped.process.poll() is None
             time.sleep(0.02)
-        process.kill()
-        process.wait()
+        stopped.process.kill()
+        stopped.process.wait()
         assert collection.store.counts()["images"] >= 4
         assert len(collection.search("a dog", threshold=-1, count=3)) == 3

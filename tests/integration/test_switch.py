@@ -64,8 +64,9 @@ def test_killed_workers_and_a_killed_command(collection: SearchDB, runs: Runs, t
         before = similarities(collection)
         server.delay_s = 0.5
 
-        def command() -> Run:
-            return runs.start("model", "switch", str(twin), "--json", before=SMALL_JOBS)
+        def command(*, new_interpreter: bool = False) -> Run:
+            arguments = ("model", "switch", str(twin), "--json")
+            return runs.start(*arguments, before=SMALL_JOBS, new_interpreter=new_interpreter)
 
         # A worker that was started before the switch, and one after it.
         first = runs.start("worker", before=SMALL_JOBS)
@@ -75,7 +76,7 @@ def test_killed_workers_and_a_killed_command(collection: SearchDB, runs: Runs, t
         for least, victim in ((8, first), (24, switch), (32, second)):
             reached = functools.partial(lambda least: embedded(collection) >= least, least)
             if victim is second:
-                switch = command()
+                switch = command(new_interpreter=True)
             until(reached, "some images")
             victim.send(signal.SIGKILL)
             victim.process.wait()
@@ -113,7 +114,9 @@ searchdb.switch.run.take_lease = take
 
 
 def test_an_image_that_kills_workers_is_left_out(collection: SearchDB, runs: Runs, tmp_path: Path, twin: Path) -> None:
+    # Suspected images are done one by one, and a worker waits for up to POLL_S before each.
     fragile = f"""{SMALL_JOBS}
+searchdb.ingest.worker.POLL_S = 0.2
 import os
 import searchdb.cli.worker, searchdb.client, searchdb.ingest.preparation
 import torch, transformers

@@ -117,8 +117,8 @@ def state(collection: SearchDB, server: ImageServer) -> State:
     )
 
 
-def start(runs: Runs, dataset: Dataset, *, before: str = "") -> Run:
-    return runs.start("ingest", "unsplash", str(dataset.part), "--chunk-size", "32", "--json", before=before)
+def start(runs: Runs, dataset: Dataset, **options: Any) -> Run:
+    return runs.start("ingest", "unsplash", str(dataset.part), "--chunk-size", "32", "--json", **options)
 
 
 def rows(collection: SearchDB, statement: str) -> list[Any]:
@@ -152,7 +152,7 @@ def test_every_photo_becomes_an_image_or_a_failure_that_names_its_cause(
 ) -> None:
     with ImageServer() as server:
         dataset = write_dataset(tmp_path, server)
-        run = start(runs, dataset)
+        run = start(runs, dataset, new_interpreter=True)
         sums: list[int] = []
 
         def ended() -> bool:

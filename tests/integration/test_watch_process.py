@@ -22,7 +22,8 @@ def test_a_signal_ends_it_with_a_report(
 ) -> None:
     photos = tmp_path / "photos"
     draw(photos, 4)
-    watch = runs.start("watch", str(photos), "--settle", "0.2", "--json")
+    arguments = ("watch", str(photos), "--settle", "0.2", "--json")
+    watch = runs.start(*arguments, new_interpreter=number == signal.SIGINT)
     until_equal(collection, photos)
     shown = output(run(settings, "status"))
     assert f"watch     {photos}; " in shown

@@ -156,7 +156,7 @@ def test_a_worker_told_to_stop_stores_what_it_has_begun_and_requeues_the_rest(
 ) -> None:
     with ImageServer(delay_s=0.2) as server:
         enqueue(collection, write_list(tmp_path, server))
-        worker = runs.start("worker", "--json")
+        worker = runs.start("worker", "--json", new_interpreter=True)
         until(lambda: collection.store.counts()["images"] >= CHUNK, "the first images")
         worker.send(signal.SIGTERM)
         report = worker.report()
@@ -180,7 +180,7 @@ def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command
     with ImageServer(delay_s=0.2) as server:
         listed = write_list(tmp_path, server)
         command = ("ingest", "urls", str(listed), "--chunk-size", str(CHUNK), "--json")
-        interrupted = runs.start(*command)
+        interrupted = runs.start(*command, new_interpreter=True)
         until(lambda: collection.store.counts()["images"] >= CHUNK, "the first images")
         interrupted.send(signal.SIGINT)
         assert interrupted.wait() == 1

@@ -24,7 +24,7 @@ def test_images_are_served_whole_and_searches_find_them(serve: Serve, stored_ima
     image = stored_images.folder / "noise.bmp"
     stored_images.draw(image.name, size=(400, 300))
     image_id = stored_images.add("a red boat", image=image)
-    server = serve()
+    server = serve(new_interpreter=True)
     for _ in range(2):
         assert server.get(f"/images/{image_id}/file").content == image.read_bytes()
     part = server.get(f"/images/{image_id}/file", headers={"Range": "bytes=5000-200000"})
@@ -37,7 +37,8 @@ def test_images_are_served_whole_and_searches_find_them(serve: Serve, stored_ima
 
 def test_several_workers_count_together_and_log_in_json(serve: Serve, stored_images: StoredImages) -> None:
     stored_images.add("a red boat")
-    server = serve(WEB_CONCURRENCY="2", SEARCHDB_LOG_FORMAT="json")
+    # A new interpreter: torch reads OMP_NUM_THREADS, which several workers share, when it is imported.
+    server = serve(new_interpreter=True, WEB_CONCURRENCY="2", SEARCHDB_LOG_FORMAT="json")
     for _ in range(20):
         assert server.get("/api/search?q=a+red+boat").status_code == 200
     numbers = server.get("/metrics").text

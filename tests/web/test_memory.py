@@ -41,7 +41,7 @@ def worker_memory(server: Server, field: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.usefixtures("stored_images")
 def test_three_hostile_uploads_at_once_stay_within_the_bound(serve: Serve) -> None:
-    server = serve()
+    server = serve(new_interpreter=True)
     float_tiff = LARGE_IMAGES["tiff F"](10_000, 10_000)
 
     def upload(_: int) -> int:
@@ -68,7 +68,7 @@ def test_an_image_that_takes_more_than_the_budget_is_named(client: FlaskClient) 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.usefixtures("stored_images")
 def test_a_stopping_server_ends_the_decoding_of_costly_images(serve: Serve) -> None:
-    server = serve()
+    server = serve(new_interpreter=True)
     worker = worker_pid(server)
     bomb = scan_bomb(8000, 30)  # few enough scans to be tried
 
