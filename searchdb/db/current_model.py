@@ -67,7 +67,7 @@ def claim_model(connection: Connection, model: ModelIdentity) -> int:
     if stored is not None and has_images(connection):
         raise _mismatch(connection, _identity(stored), model)
     set_dimension(connection, model.dimension)
-    if stored is not None:  # the images that a switch was for are gone
+    if connection.scalar(sa.select(sa.exists().where(_OPEN))):  # a switch, whose images are gone
         connection.execute(sa.update(model_switches).where(_OPEN).values(ended_at=sa.func.now(), aborted=True))
     connection.execute(sa.update(embedding_models).where(current).values(current=False))
     claimed = sa.update(embedding_models).where(same).values(current=True, name=model.name, retired_at=None)
