@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import models_as_arguments, open_collection
 from searchdb.cli.output import print_json, printable, progress_bar
 from searchdb.cli.prose import describe_ingest
 from searchdb.errors import ConfigError
@@ -79,7 +79,7 @@ def vectors_command(
         dry_run=dry_run,
     )
     try:
-        with progress_bar("reading vectors") as show:
+        with models_as_arguments(model), progress_bar("reading vectors") as show:
             report = ingest(progress=show)
     except ConfigError as exc:
         raise click.UsageError(str(exc)) from exc

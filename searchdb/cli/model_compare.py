@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import models_as_arguments, open_collection
 from searchdb.cli.output import print_json, print_table, printable
 from searchdb.records import LARGEST_ID
 
@@ -69,7 +69,7 @@ def compare_command(
     """
     if len(models) > 2:
         raise click.UsageError(f"{len(models)} models are named: compare two, or one with the collection's")
-    with _progress() as progress:
+    with models_as_arguments(*models), _progress() as progress:
         comparison = open_collection(ctx).compare_models(
             *models, queries=queries, sample=sample, seed=seed, count=count, output=output, progress=progress
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import models_as_arguments, open_collection
 from searchdb.cli.output import print_json, printable
 from searchdb.cli.switch_prose import (
     PHASES,
@@ -73,13 +73,14 @@ def switch_command(
         return
     assert name is not None  # noqa: S101 - checked above
     if dry_run:
-        plan = collection.plan_switch(name)
+        with models_as_arguments(name):
+            plan = collection.plan_switch(name)
         if as_json:
             print_json(plan.to_json())
         else:
             click.echo(describe_plan(plan))
         return
-    with stop_on_signals() as stop, showing_switch() as show:
+    with models_as_arguments(name), stop_on_signals() as stop, showing_switch() as show:
         try:
             report = collection.switch_model(
                 name,
