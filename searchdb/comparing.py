@@ -16,6 +16,7 @@ from searchdb.errors import CompareError
 from searchdb.export.destination import file_sink
 from searchdb.exporting import ExportingCollection
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.records import LARGEST_ID
 
 DEFAULT_SAMPLE = 1000
 """Images that models are compared on: CLIP ViT-B/32 embeds them in a minute on two cores."""
@@ -66,8 +67,8 @@ class ComparingCollection(ExportingCollection):
             ModelError: a model cannot be loaded.
             StorageError: `output` cannot be written.
         """
-        if sample < 1:
-            raise CompareError(f"the sample is {sample:,} images: it starts at 1", field="sample")
+        if not 1 <= sample <= LARGEST_ID:
+            raise CompareError(f"the sample is {sample:,} images: it has 1 to {LARGEST_ID:,}", field="sample")
         if not 1 <= count <= MAX_COUNT:
             raise CompareError(f"the count is {count:,}: lists have 1 to {MAX_COUNT} images", field="count")
         path = None if output is None else Path(output).expanduser()

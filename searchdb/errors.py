@@ -158,13 +158,16 @@ class ModelError(SearchDBError):
 
 
 class ModelUnavailableError(ModelError):
-    """The model cannot be loaded."""
+    """The model cannot be loaded. `as_argument`: it was named by an argument, not by SEARCHDB_MODEL."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(
-            f"cannot load the model {name!r}: {reason}. Set SEARCHDB_MODEL to a folder in Hugging Face layout, "
-            "or to 'demo' for the small model that comes with searchdb"
+    def __init__(self, name: str, reason: str, *, as_argument: bool = False) -> None:
+        way_out = (
+            "Give a hub name, a folder in Hugging Face layout, or `demo`"
+            if as_argument
+            else "Set SEARCHDB_MODEL to a folder in Hugging Face layout, or to 'demo' for the small model that comes "
+            "with searchdb"
         )
+        super().__init__(f"cannot load the model {name!r}: {reason}. {way_out}")
         self.name = name
         self.reason = reason
 

@@ -19,7 +19,7 @@ from searchdb.export.originals import Originals
 from searchdb.export.report import ExportReport
 from searchdb.export.rows import Row, Selection, selected_rows
 from searchdb.export.tables import HTML, NPZ, checked_format, write_table
-from searchdb.records import Hit
+from searchdb.records import LARGEST_ID, Hit
 from searchdb.search.filter_table import FILTERS
 from searchdb.search.filters import Filters
 from searchdb.search.ranking import FIRST_HITS
@@ -167,7 +167,8 @@ class ExportingCollection(SwitchingCollection):
                 field=parts[0],
             )
         filters = {name: value for name, value in search.items() if name in _FILTER_NAMES}
-        return Selection(filters=Filters(**filters), count=count)
+        # More than LIMIT takes means all.
+        return Selection(filters=Filters(**filters), count=None if count is None else min(count, LARGEST_ID))
 
     def _all_rows(self, selection: Selection, names: tuple[str, ...], limit: int, what: str) -> list[Row]:
         """Return all rows, of which `what` can have `limit`."""

@@ -22,6 +22,7 @@ BASE = {
     "bundled",
     "clock",
     "embedder",
+    "plurals",
     "private_folder",
 }
 """What every package may import."""
@@ -54,6 +55,7 @@ FILES: dict[str, set[str]] = {
     "batches": set(),
     "clock": set(),
     "embedder": {"records"},
+    "plurals": set(),
     "private_folder": {"errors"},
     "media.fetch": {"media.http_replies", "media.local_files", "media.memory", "media.safe_http"},
     "media.http_replies": {"media.safe_http"},

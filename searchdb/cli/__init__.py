@@ -7,13 +7,15 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from searchdb.cli.streams import standard_streams
-from searchdb.errors import SearchDBError
+from searchdb.errors import ModelUnavailableError, SearchDBError
 
 if TYPE_CHECKING:
     from searchdb.client import SearchDB
@@ -132,6 +134,17 @@ def open_collection(ctx: click.Context, **overrides: Any) -> SearchDB:
     from searchdb.client import SearchDB
 
     return ctx.with_resource(SearchDB(settings_of(ctx, **overrides)))
+
+
+@contextmanager
+def models_as_arguments(*names: str | None) -> Generator[None]:
+    """Give the advice that fits an argument, if a model cannot be loaded that one of the command's arguments names."""
+    try:
+        yield
+    except ModelUnavailableError as exc:
+        if exc.name not in names:
+            raise
+        raise ModelUnavailableError(exc.name, exc.reason, as_argument=True) from exc
 
 
 def _system_error(error: OSError) -> str:

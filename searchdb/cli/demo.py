@@ -17,6 +17,7 @@ from searchdb.cli import open_collection
 from searchdb.cli.ingest import run_ingest
 from searchdb.cli.output import print_hits
 from searchdb.cli.serve import HOST, environment_of, require_free_port
+from searchdb.plurals import counted
 from searchdb.records import RejectedItem, SourceItem
 
 SOURCE = "demo"
@@ -37,7 +38,7 @@ def demo_command(ctx: click.Context, no_serve: bool, port: int, remove: bool) ->
     """
     collection = open_collection(ctx, model="demo")
     if remove:
-        click.echo(f"removed {collection.store.delete_source(SOURCE):,} images", err=True)
+        click.echo(f"removed {counted(collection.store.delete_source(SOURCE), 'image')}", err=True)
         return
     if not no_serve:
         require_free_port(HOST, port)

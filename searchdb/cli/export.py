@@ -14,6 +14,7 @@ from searchdb.cli import open_collection
 from searchdb.cli.output import print_json, printable
 from searchdb.cli.query_options import filter_options, query_options
 from searchdb.errors import ExportError
+from searchdb.plurals import counted
 
 if TYPE_CHECKING:
     from searchdb.export.report import ExportReport
@@ -119,7 +120,7 @@ def _export_file(
 
 def _describe(report: ExportReport, *, copy: bool) -> None:
     """Print on standard error what was exported and what failed."""
-    done = f"{report.exported:,} image{'' if report.exported == 1 else 's'}"
+    done = counted(report.exported, "image")
     if report.format == "folder":
         done += " copied" if copy else " linked"
         there = f", {report.unchanged:,} there already" if report.unchanged else ""
@@ -128,8 +129,8 @@ def _describe(report: ExportReport, *, copy: bool) -> None:
         click.echo(f"{done} exported to {printable(report.target)}", err=True)
     if not report.failed:
         return
-    lacking = "have no thumbnail" if report.format == "html" else "failed"
-    click.echo(f"{len(report.failed):,} {lacking}:", err=True)
+    lacking = ("has no thumbnail", "have no thumbnail") if report.format == "html" else ("failed", "failed")
+    click.echo(f"{counted(len(report.failed), *lacking)}:", err=True)
     for failure in report.failed[:SHOWN_FAILURES]:
         click.echo(f"  {printable(failure.image)}: {printable(failure.message)}", err=True)
     if (more := len(report.failed) - SHOWN_FAILURES) > 0:

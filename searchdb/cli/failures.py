@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import click
@@ -13,7 +12,8 @@ import click
 from searchdb.cli import Group, open_collection
 from searchdb.cli.ingest import run_ingest
 from searchdb.cli.output import print_json, print_table
-from searchdb.records import mask_credentials
+from searchdb.plurals import counted
+from searchdb.records import Failure, mask_credentials
 
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,14 +34,15 @@ def failures_command() -> None:
 def list_failures(ctx: click.Context, source: str | None, error: str | None, as_json: bool) -> None:
     """List failures: the reference, the error, the number of attempts, and whether a retry may help.
 
-    Images that could not be embedded for a switch to another model are among them.
+    Images that could not be embedded for a switch to another model are among them; one whose ingest failed, too, is
+    listed once.
     """
     from searchdb.switch.unembedded import unembedded_failures
 
     collection = open_collection(ctx)
     with collection.database.connect() as connection:
-        unembedded = list(unembedded_failures(connection, source=source, error=error))
-    recorded = chain(collection.store.failures(source=source, error=error), unembedded)
+        unembedded = {each.image: each for each in unembedded_failures(connection, source=source, error=error)}
+    recorded = _each_once(collection.store.failures(source=source, error=error), unembedded)
     found = (replace(failure, image=mask_credentials(failure.image)) for failure in recorded)
     if as_json:
         shown = ({k: v for k, v in asdict(failure).items() if k != "item"} for failure in found)
@@ -49,6 +50,14 @@ def list_failures(ctx: click.Context, source: str | None, error: str | None, as_
         return
     columns = ("image", "source", "error", "message", "attempts", "retryable")
     print_table(columns, ([getattr(failure, name) for name in columns] for failure in found))
+
+
+def _each_once(failures: Iterable[Failure], unembedded: dict[str, Failure]) -> Iterator[Failure]:
+    """Yield the failures of ingests, then those of images that could not be embedded and are not among them."""
+    for failure in failures:
+        unembedded.pop(failure.image, None)
+        yield failure
+    yield from unembedded.values()
 
 
 @failures_command.command("retry")
@@ -67,15 +76,17 @@ def retry_failures(ctx: click.Context, source: str | None, error: str | None, as
     failures = list(collection.store.failures(source=source, error=error))
     items = [SourceItem.from_json(failure.item) for failure in failures if failure.item is not None]
     if malformed := len(failures) - len(items):
-        click.echo(f"{malformed:,} references are malformed: correct the source and ingest it again", err=True)
+        which = counted(malformed, "reference is", "references are")
+        click.echo(f"{which} malformed: correct the source and ingest it again", err=True)
     report = run_ingest("retrying", partial(collection.ingest, items, retry_failed=True))
     with collection.database.connect() as connection:
         unembedded = any(True for _ in unembedded_failures(connection, source=source, error=error))
     again = collection.retry_unembedded(source=source, error=error) if unembedded else None
     if again is not None:
         click.echo(
-            f"of the images that were not embedded, {again.moved_back:,} are found again, {again.failed:,} failed"
-            + (f", {again.queued:,} have changed and are queued" if again.queued else ""),
+            "of the images that were not embedded, "
+            f"{counted(again.moved_back, 'is', 'are')} found again, {again.failed:,} failed"
+            + (f", {counted(again.queued, 'has', 'have')} changed and will be ingested" if again.queued else ""),
             err=True,
         )
     if as_json:
@@ -95,4 +106,4 @@ def clear_failures(ctx: click.Context, source: str | None, error: str | None, as
     if as_json:
         print_json({"cleared": cleared})
     else:
-        click.echo(f"cleared {cleared:,} failures", err=True)
+        click.echo(f"cleared {counted(cleared, 'failure')}", err=True)

@@ -14,6 +14,7 @@ from searchdb.cli.ingest_vectors import vectors_command
 from searchdb.cli.output import loading_bar, print_json, progress_bar
 from searchdb.cli.prose import describe_ingest, describe_load, describe_losses
 from searchdb.errors import ConfigError, SourceError
+from searchdb.plurals import counted
 
 if TYPE_CHECKING:
     from searchdb.ingest.report import IngestReport
@@ -138,7 +139,12 @@ def ingest_files(
     report = run_ingest("ingesting files", ingest, enqueue_only=enqueue_only)
     if report.gone and not report.losses:
         advice = f"removed {report.removed:,} of them" if prune else "--prune removes them"
-        click.echo(f"the files of {report.gone:,} stored images and videos no longer exist: {advice}", err=True)
+        gone = (
+            "the file of 1 stored image or video no longer exists"
+            if report.gone == 1
+            else f"the files of {report.gone:,} stored images and videos no longer exist"
+        )
+        click.echo(f"{gone}: {advice}", err=True)
     elif report.losses:
         click.echo(describe_losses(report, prune=prune), err=True)
     _finish(ctx, report, as_json)
@@ -245,7 +251,10 @@ def run_ingest(label: str, ingest: IngestCall, *, enqueue_only: bool = False) ->
     with showing_progress(label) as show:
         report = ingest(progress=show)
     if enqueue_only:
-        click.echo(f"{report.queued:,} references are queued: `searchdb worker` ingests them", err=True)
+        click.echo(
+            f"{counted(report.queued, 'reference is', 'references are')} queued: `searchdb worker` ingests them",
+            err=True,
+        )
     if report.done or not enqueue_only:
         click.echo(describe_ingest(report), err=True)
     return report
@@ -271,8 +280,8 @@ def showing_progress(label: str) -> Generator[ProgressCallback]:
     finally:
         if interrupted and (report.queued or report.done):
             click.echo(
-                f"stopped: {report.stored:,} images are stored. To ingest what is still queued, run the same command "
-                "again, or `searchdb worker`",
+                f"stopped: {counted(report.stored, 'image is', 'images are')} stored. To ingest what is still "
+                "queued, run the same command again, or `searchdb worker`",
                 err=True,
             )
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import models_as_arguments, open_collection
 from searchdb.cli.output import print_json, printable, progress_bar
 from searchdb.cli.prose import describe_ingest
 from searchdb.errors import ConfigError
+from searchdb.plurals import counted
 
 if TYPE_CHECKING:
     from searchdb.vector_ingesting import VectorReport
@@ -78,7 +79,7 @@ def vectors_command(
         dry_run=dry_run,
     )
     try:
-        with progress_bar("reading vectors") as show:
+        with models_as_arguments(model), progress_bar("reading vectors") as show:
             report = ingest(progress=show)
     except ConfigError as exc:
         raise click.UsageError(str(exc)) from exc
@@ -91,12 +92,16 @@ def vectors_command(
 
 def describe_vectors(report: VectorReport, *, dry_run: bool = False) -> str:
     """Return the report of an ingest of vectors in a few lines."""
-    lines = [describe_ingest(report).replace("references: ", "rows: ", 1)]
+    lines = [describe_ingest(report, "row")]
     if dry_run:
-        lines = [f"{report.done:,} rows: {report.stored:,} could be stored, {report.failed.total():,} cannot be used"]
+        rows = counted(report.done, "row")
+        lines = [f"{rows}: {report.stored:,} could be stored, {report.failed.total():,} cannot be used"]
         lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
     if report.rescaled:
-        lines.append(f"{report.rescaled:,} vectors had another length than 1 and were scaled to it")
+        scaled = counted(
+            report.rescaled, "vector had another length than 1 and was", "vectors had another length than 1 and were"
+        )
+        lines.append(f"{scaled} scaled to it")
     if not report.verified and report.readable:
         lines.append(
             f"the model {printable(report.model)} is not on this machine, so its weights could not be checked: the "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from searchdb.cli import Group, open_collection
+from searchdb.cli import Group, models_as_arguments, open_collection
 from searchdb.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def show_command(name: str, as_json: bool) -> None:
     """
     from searchdb.media.models.description import describe_model
 
-    model = describe_model(name)
+    with models_as_arguments(name):
+        model = describe_model(name)
     if as_json:
         print_json(description_json(model))
         return

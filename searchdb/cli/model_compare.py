@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import models_as_arguments, open_collection
 from searchdb.cli.output import print_json, print_table, printable
+from searchdb.records import LARGEST_ID
 
 if TYPE_CHECKING:
     from searchdb.compare.records import CompareProgress, ModelComparison
@@ -30,8 +31,10 @@ SHOWN_LEFT_OUT = 5
     metavar="FILE",
     help="texts, one a line; or CSV, TSV or JSON lines with the columns query and, for what is right, relevant",
 )
-@click.option("--sample", type=click.IntRange(1), default=1000, show_default=True, help="random images to rank")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="another number draws other images")
+@click.option(
+    "--sample", type=click.IntRange(1, LARGEST_ID), default=1000, show_default=True, help="random images to rank"
+)
+@click.option("--seed", type=click.IntRange(0, LARGEST_ID), default=0, help="another number draws other images")
 @click.option(
     "--count", type=click.IntRange(1, 100), default=10, show_default=True, help="images of a list, the k of overlap@k"
 )
@@ -66,7 +69,7 @@ def compare_command(
     """
     if len(models) > 2:
         raise click.UsageError(f"{len(models)} models are named: compare two, or one with the collection's")
-    with _progress() as progress:
+    with models_as_arguments(*models), _progress() as progress:
         comparison = open_collection(ctx).compare_models(
             *models, queries=queries, sample=sample, seed=seed, count=count, output=output, progress=progress
         )

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from searchdb.cli import open_collection
+from searchdb.cli import models_as_arguments, open_collection
 from searchdb.cli.output import print_json, printable
-from searchdb.cli.switch_prose import PHASES, describe_plan, describe_switch, describe_switched, duration
+from searchdb.cli.switch_prose import (
+    PHASES,
+    describe_aborted,
+    describe_plan,
+    describe_switch,
+    describe_switched,
+    duration,
+)
 from searchdb.cli.worker import stop_on_signals
 from searchdb.errors import TooManyMissingError
+from searchdb.plurals import counted
 from searchdb.records import mask_credentials
 
 if TYPE_CHECKING:
@@ -54,22 +62,25 @@ def switch_command(
         raise click.UsageError("--abort ends the open switch, whichever it is: leave out NAME and --dry-run")
     if not abort and not name:
         raise click.UsageError("name the model to switch to, or use --abort")
+    from searchdb.switch.abort import abort_switch
+
     collection = open_collection(ctx)
     if abort:
-        model = collection.abort_switch()
-        click.echo(f"the switch to {model} was ended, and its vectors were dropped", err=True)
+        aborted = abort_switch(collection.database)
+        click.echo(describe_aborted(aborted), err=True)
         if as_json:
-            print_json({"aborted": model})
+            print_json({"aborted": aborted.model.name, "kept": aborted.kept})
         return
     assert name is not None  # noqa: S101 - checked above
     if dry_run:
-        plan = collection.plan_switch(name)
+        with models_as_arguments(name):
+            plan = collection.plan_switch(name)
         if as_json:
             print_json(plan.to_json())
         else:
             click.echo(describe_plan(plan))
         return
-    with stop_on_signals() as stop, showing_switch() as show:
+    with models_as_arguments(name), stop_on_signals() as stop, showing_switch() as show:
         try:
             report = collection.switch_model(
                 name,
@@ -118,8 +129,9 @@ def forget_command(ctx: click.Context, name: str, as_json: bool) -> None:
         print_json(asdict(report))
         return
     click.echo(
-        f"the vectors of {report.model} are dropped, and {report.texts:,} texts: {report.index_bytes / 1e6:,.1f} MB of "
-        f"its index are free; {report.vector_bytes / 1e6:,.1f} MB in the rows are, when these are written again",
+        f"the vectors of {printable(report.model)} are dropped, and {counted(report.texts, 'text')}: "
+        f"{report.index_bytes / 1e6:,.1f} MB of its index are free; "
+        f"{report.vector_bytes / 1e6:,.1f} MB in the rows are, when these are written again",
         err=True,
     )
 
@@ -135,7 +147,7 @@ def _current(collection: SearchDB) -> str | None:
 def _list_unembedded(images: Sequence[UnembeddedImage]) -> None:
     if not images:
         return
-    click.echo(f"{len(images):,} images could not be embedded with the new model:", err=True)
+    click.echo(f"{counted(len(images), 'image')} could not be embedded with the new model:", err=True)
     for each in images[:SHOWN]:
         click.echo(f"  {printable(mask_credentials(each.image))}: {each.error}: {printable(each.message)}", err=True)
     if len(images) > SHOWN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from searchdb.cli.output import printable
+from searchdb.plurals import counted
 
 if TYPE_CHECKING:
     from searchdb.ingest.report import IngestReport
@@ -16,44 +17,40 @@ if TYPE_CHECKING:
     from searchdb.watch.registry import WatchStatus
 
 
-def describe_ingest(report: IngestReport) -> str:
-    """Return the report of an ingest or a worker in a few lines."""
+def describe_ingest(report: IngestReport, what: str = "reference") -> str:
+    """Return the report of an ingest or a worker in a few lines; `what` is one of the things that were ingested."""
     lines = [
-        f"{report.done:,} references: {report.stored:,} stored{_frames(report)}, {report.unchanged:,} unchanged, "
+        f"{counted(report.done, what)}: {report.stored:,} stored{_frames(report)}, {report.unchanged:,} unchanged, "
         f"{report.failed.total():,} failed, {report.known_failures:,} failed before"
     ]
     lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
     if report.failed:
         lines.append("`searchdb failures list` shows the reasons")
     if report.sidecars or report.parts:
-        sidecars = "sidecar" if report.sidecars == 1 else "sidecars"
-        parts = "RAW file or video" if report.parts == 1 else "RAW files and videos"
-        counts = ((report.sidecars, sidecars), (report.parts, parts))
-        beside = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-        lines.append(f"files that belong to an image beside them: {beside}")
+        counts = [counted(report.sidecars, "sidecar")] if report.sidecars else []
+        counts += [counted(report.parts, "RAW file or video", "RAW files and videos")] if report.parts else []
+        lines.append(f"files that belong to an image beside them: {', '.join(counts)}")
     if report.excluded:
-        lines.append(
-            f"{report.excluded:,} files and folders were left out: clutter, sidecars without an image, or excluded by "
-            "patterns"
-        )
+        which = counted(report.excluded, "file or folder was", "files and folders were")
+        lines.append(f"{which} left out: clutter, sidecars without an image, or excluded by patterns")
     if report.index_rebuilt:
         lines.append("the vector index was rebuilt, because the collection had outgrown it")
     if report.known_failures:
         one = report.known_failures == 1
-        which = "reference failed before and was" if one else "references failed before and were"
-        lines.append(f"{report.known_failures:,} {which} not tried: --retry-failed tries {'it' if one else 'them'}")
+        which = counted(report.known_failures, "reference failed before and was", "references failed before and were")
+        lines.append(f"{which} not tried: --retry-failed tries {'it' if one else 'them'}")
     return "\n".join(lines)
 
 
 def _frames(report: IngestReport) -> str:
-    return f" (videos with {report.frames:,} frames among them)" if report.frames else ""
+    return f" (videos with {counted(report.frames, 'frame')} among them)" if report.frames else ""
 
 
 def describe_losses(report: IngestReport, *, prune: bool) -> str:
     """Return in one line which folders lost most of their images, and what became of these images."""
     lost = "; ".join(printable(str(loss)) for loss in report.losses)
     if report.removed:
-        return f"removed {report.removed:,} images: {lost}"
+        return f"removed {counted(report.removed, 'image')}: {lost}"
     what = "nothing was removed: " if prune else ""
     option = "--yes" if prune else "--prune --yes"
     return f"{what}{lost}. Mount their disk if it is not there; if they were deleted on purpose, {option} removes them"
@@ -64,12 +61,13 @@ def describe_load(report: LoadReport) -> str:
     from searchdb.unsplash.columns import FORMATS
 
     lines = [
-        f"{table}: {report.rows[table]:,} rows, {report.written[table]:,} new or changed, {report.bad[table]:,} bad"
+        f"{table}: {counted(report.rows[table], 'row')}, {report.written[table]:,} new or changed, "
+        f"{report.bad[table]:,} bad"
         for table in FORMATS
         if report.rows[table] or report.bad[table]
     ]
     if report.refreshed:
-        lines.append(f"updated the metadata of {report.refreshed:,} stored photos")
+        lines.append(f"updated the metadata of {counted(report.refreshed, 'stored photo')}")
     return "\n".join([*lines, *(f"  {bad}" for bad in report.bad_rows)])
 
 
@@ -78,7 +76,7 @@ def describe_queue(queue: QueueStatus) -> str:
     from searchdb.db.counts import RowCount
 
     queued = RowCount(rows=queue.queued, exact=queue.exact)
-    workers = f"{len(queue.workers)} worker{'' if len(queue.workers) == 1 else 's'}"
+    workers = counted(len(queue.workers), "worker")
     return f"{queued} queued, {queue.running:,} running, {queue.rate_per_s:,.1f}/s in the last minute, {workers}"
 
 
@@ -87,7 +85,7 @@ def describe_relevance(relevance: RelevanceStatus) -> str:
     if relevance.measured_at is None:
         return "not measured yet: the first search by a text does it, from 20 images on"
     return (
-        f"by this collection (no constants of the model): a sample of {relevance.sampled:,} images, measured "
+        f"by this collection (no constants of the model): a sample of {counted(relevance.sampled, 'image')}, measured "
         f"{relevance.measured_at:%Y-%m-%d %H:%M}"
     )
 
@@ -107,7 +105,7 @@ def describe_watch(watch: WatchStatus) -> str:
     if watch.polling:
         parts.append("polling")
     if watch.waiting:
-        parts.append(f"{watch.waiting:,} {'file is' if watch.waiting == 1 else 'files are'} still being written")
+        parts.append(f"{counted(watch.waiting, 'file is', 'files are')} still being written")
     if watch.lost:
         parts.append(f"LOST: not heard of since {watch.seen_at:%Y-%m-%d %H:%M}")
     if watch.problem:

@@ -9,6 +9,7 @@ from searchdb.cli.index_prose import index_summary
 from searchdb.cli.output import print_json
 from searchdb.cli.prose import describe_queue, describe_relevance, describe_space, describe_watch, describe_worker
 from searchdb.cli.switch_prose import describe_switch
+from searchdb.plurals import counted
 
 
 @click.command("status")
@@ -39,7 +40,7 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     if status.switch is not None:
         click.echo(f"switch    {describe_switch(status.switch)}")
     if status.unembedded:
-        click.echo(f"unembedded {status.unembedded:,}: `searchdb failures list` says why")
+        click.echo(f"no vector {counted(status.unembedded, 'image')}, not found: `searchdb failures list` says why")
     click.echo(f"relevance {describe_relevance(status.relevance)}")
     click.echo(f"index     {index_summary(status.index)}")
     for use in status.space:

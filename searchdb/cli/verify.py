@@ -8,6 +8,7 @@ import click
 
 from searchdb.cli import open_collection
 from searchdb.cli.output import print_json, printable
+from searchdb.plurals import counted
 
 if TYPE_CHECKING:
     from searchdb.ingest.verify import Difference
@@ -54,10 +55,10 @@ def verify_command(
     numbers = report.to_json()
     if as_json:
         print_json(numbers | {"differences": differences})
-    counted = ", ".join(f"{numbers[name]:,} {name}" for name in ("unchanged", *report.counts))
+    outcomes = ", ".join(f"{numbers[name]:,} {name}" for name in ("unchanged", *report.counts))
     fixed = f" ({report.fixed:,} fixed)" if report.fixed else ""
-    skipped = f"; {report.skipped:,} images at URLs skipped" if report.skipped else ""
-    click.echo(f"{report.checked:,} images checked: {counted}{fixed}{skipped}", err=True)
+    skipped = f"; {counted(report.skipped, 'image')} at URLs skipped" if report.skipped else ""
+    click.echo(f"{counted(report.checked, 'image')} checked: {outcomes}{fixed}{skipped}", err=True)
     for kind, count in report.counts.items():
         if kind != "moved" or count > report.fixed:
             click.echo(ADVICE[kind], err=True)

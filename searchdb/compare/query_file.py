@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,9 +64,9 @@ def checked_queries(queries: Iterable[ModelQuery], name: str) -> list[ModelQuery
             text = checked_text(query.text, QUERY).strip()
         except QueryError as exc:
             raise QueriesError(f"{name}: {exc}") from exc
-        former = found.get(text, ModelQuery(text=text))
+        former = found.get(text, ModelQuery(text=text, file=query.file))
         lines = query.lines or (0,) * len(query.relevant)
-        found[text] = ModelQuery(text=text, relevant=(*former.relevant, *query.relevant), lines=(*former.lines, *lines))
+        found[text] = replace(former, relevant=(*former.relevant, *query.relevant), lines=(*former.lines, *lines))
     if not found:
         raise QueriesError(f"{name} has no query: write a text on each line, or CSV, TSV or JSON lines with `{QUERY}`")
     if len(found) > MAX_QUERIES:
@@ -83,7 +84,8 @@ def _queries(rows: Iterator[_Row], name: str) -> Iterator[ModelQuery]:
             text = row.get(QUERY)
             if not isinstance(text, str):
                 raise ValueError(f"`{QUERY}` is no text" if QUERY in row else f"it has no `{QUERY}`")
-            query = ModelQuery(text=checked_text(text, QUERY), relevant=references, lines=[line] * len(references))
+            lines = [line] * len(references)
+            query = ModelQuery(text=checked_text(text, QUERY), relevant=references, lines=lines, file=name)
         except (ValueError, QueryError) as exc:
             wrong.append((line, str(exc)))
         else:

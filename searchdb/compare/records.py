@@ -14,12 +14,13 @@ Figures = Mapping[str, float]
 class ModelQuery:
     """A text to compare models by, and the stored images that are right for it, by id, path or URL; none: no truth.
 
-    `lines` are the lines of a file that the references come from, one each, for messages.
+    `lines` are the lines of a file that the references come from, one each, and `file` is its name, for messages.
     """
 
     text: str
     relevant: Sequence[int | str] = ()
     lines: Sequence[int] = ()
+    file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def judged_queries(connection: Connection, queries: Sequence[ModelQuery]) -> lis
                 named_as = f"no image has the id {each}" if isinstance(each, int) else f"{_shown(each)} is not stored"
                 wrong.append((line, f"{named_as}: ingest it, or leave it out"))
     if wrong:
-        raise wrong_lines("the queries", wrong)
+        raise wrong_lines(next((query.file for query in queries if query.file), "the queries"), wrong)
     return [
         JudgedQuery(text=query.text, relevant=frozenset(found[each] for each in query.relevant)) for query in queries
     ]
@@ -152,12 +152,21 @@ def _ids_of(connection: Connection, references: set[str]) -> dict[str, int]:
 
 def _spellings(reference: int | str) -> list[str]:
     """Return how a path or URL may be stored, the likeliest first."""
-    if isinstance(reference, int) or "\0" in reference:
+    if isinstance(reference, int) or not _is_storable(reference):
         return []
     if is_url(reference):
         return [reference]
     path = os.path.expanduser(reference)  # noqa: PTH111 - pathlib raises for an unknown ~user
     return list(dict.fromkeys([reference, os.path.abspath(path), os.path.realpath(path)]))  # noqa: PTH100
+
+
+def _is_storable(reference: str) -> bool:
+    """Whether PostgreSQL can store a text: not with a NUL, and not half of a character, as JSON's "\\ud800" is."""
+    try:
+        reference.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in reference
 
 
 def _number(reference: int | str) -> int | None:

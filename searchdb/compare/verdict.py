@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from searchdb.compare.quality import FEWEST_DIFFERENT
 from searchdb.compare.records import Difference, ModelComparison, ModelSummary
+from searchdb.plurals import counted
 
 HEADLINE = "nDCG@10"
 """The measure of quality that the sentences quote: it counts all right images among the first ten, and their order."""
@@ -19,16 +20,18 @@ def verdict(comparison: ModelComparison) -> Iterator[str]:
     """Yield sentences, the most important first; A is the first model and B the second."""
     first, second = comparison.first, comparison.second
     listed = min(comparison.count, comparison.compared)
-    queries = _count(len(comparison.queries), "query", "queries")
+    first_images = "image" if listed == 1 else f"{listed:,} images"
+    have = "has" if listed == 1 else "have"
+    queries = counted(len(comparison.queries), "query", "queries")
     yield (
-        f"The first {listed:,} images of both models have {100 * comparison.overlap:.0f}% in common, the mean of "
-        f"{queries} on {comparison.compared:,} of {_count(comparison.images, 'image')} "
+        f"The first {first_images} of both models {have} {100 * comparison.overlap:.0f}% in common, the mean of "
+        f"{queries} on {comparison.compared:,} of {counted(comparison.images, 'image')} "
         f"(rank-biased overlap {comparison.rank_biased_overlap:.2f})."
     )
     yield _quality(comparison)
     yield (
         f"B embeds {rate(second.images_per_s)} images a second on this machine, A {rate(first.images_per_s)}: all "
-        f"{_count(comparison.images, 'image')} {'take' if comparison.images != 1 else 'takes'} "
+        f"{counted(comparison.images, 'image')} {'take' if comparison.images != 1 else 'takes'} "
         f"{duration(second.embedding_s)} with B, without reading them. Their vectors take "
         f"{size(second.vector_bytes)}; with A {size(first.vector_bytes)}."
     )
@@ -40,9 +43,11 @@ def verdict(comparison: ModelComparison) -> Iterator[str]:
     if comparison.left_out:
         reasons = Counter(each.error for each in comparison.left_out)
         shown = ", ".join(f"{number:,} {error}" for error, number in reasons.most_common())
-        yield f"{_count(len(comparison.left_out), 'image')} of the sample could not be read: {shown}."
+        yield f"{counted(len(comparison.left_out), 'image')} of the sample could not be read: {shown}."
     if comparison.frames:
-        yield f"{_count(comparison.frames, 'image')} of the sample are frames of videos, embedded from their previews."
+        one = "image of the sample is a frame of a video, embedded from its preview"
+        several = "images of the sample are frames of videos, embedded from their previews"
+        yield f"{counted(comparison.frames, one, several)}."
 
 
 def _quality(comparison: ModelComparison) -> str:
@@ -52,7 +57,7 @@ def _quality(comparison: ModelComparison) -> str:
             "Which lists are better, only the images show: no query names images that are right. With a column "
             "`relevant`, the quality is measured."
         )
-    judged = _count(comparison.judged, "query names", "queries name")
+    judged = counted(comparison.judged, "query names", "queries name")
     better = "B" if found.difference > 0 else "A"
     meaning = {
         SIGNIFICANT: f"{better} is significantly better",
@@ -88,8 +93,8 @@ def duration(seconds: float) -> str:
     """Return a time for people, such as `3 minutes`."""
     for limit, length, unit in ((120, 1, "second"), (7200, 60, "minute"), (172_800, 3600, "hour")):
         if seconds < limit:
-            return _count(max(1, round(seconds / length)), unit)
-    return _count(round(seconds / 86_400), "day")
+            return counted(max(1, round(seconds / length)), unit)
+    return counted(round(seconds / 86_400), "day")
 
 
 def size(number: int) -> str:
@@ -105,7 +110,3 @@ def size(number: int) -> str:
 def short_name(model: ModelSummary) -> str:
     """Return the last part of a model's name, which may be a path."""
     return model.name.rstrip("/").rpartition("/")[2] or model.name
-
-
-def _count(number: int, one: str, several: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"

@@ -25,6 +25,7 @@ from searchdb.ingest.queue import AGAIN_TASK, ISOLATED, STALLED_AFTER_S, TASK, Q
 from searchdb.ingest.queue_errors import queue_errors
 from searchdb.ingest.replaceable import Replaceable, Stoppable
 from searchdb.ingest.report import IngestReport
+from searchdb.plurals import counted
 
 HEARTBEAT_S = 5.0
 """Seconds between heartbeats, and between checks for workers without them."""
@@ -231,7 +232,7 @@ class Worker:
                 if time.monotonic() - began > STALLED_AFTER_S:
                     recovered = await asyncio.to_thread(self._queue.recover)
                     if recovered:
-                        logger.warning("%d chunks of dead workers are back in the queue", recovered)
+                        logger.warning("back in the queue: %s of dead workers", counted(recovered, "chunk"))
                 if time.monotonic() - tidied > TIDY_S:
                     tidied = time.monotonic()
                     self._start_tidying()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, text
@@ -12,11 +14,13 @@ from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.short_locks import with_short_locks
 from searchdb.db.switch_tables import model_switches, switch_failures
 from searchdb.db.tables import embedding_models
+from searchdb.db.vectors import column_of
 from searchdb.db.width import drop_column
 from searchdb.errors import DatabaseError, SwitchError
+from searchdb.records import ModelIdentity
 from searchdb.switch.forget import OF_A_MODEL
 from searchdb.switch.jobs import cancel_jobs
-from searchdb.switch.obstacles import require_owner
+from searchdb.switch.obstacles import require_owner, require_unused
 
 # The build of an index would hold the table until it ends, and be for nothing.
 _STOP_BUILDS = text(
@@ -28,7 +32,15 @@ _STOP_BUILDS = text(
 )
 
 
-def abort_switch(database: Database) -> OpenSwitch:
+@dataclass(frozen=True, kw_only=True)
+class AbortReport:
+    """The model that a change led to which was ended, and whether the collection still has vectors by it."""
+
+    model: ModelIdentity
+    kept: bool
+
+
+def abort_switch(database: Database) -> AbortReport:
     """Drop what the open change has made: column, index, function, texts and jobs; return what was ended.
 
     Vectors of a model that was the current one before are kept, with those that were added.
@@ -36,7 +48,8 @@ def abort_switch(database: Database) -> OpenSwitch:
     Workers that are at it find no column and leave their jobs. It may be called at any moment before the change-over.
 
     Raises:
-        SwitchError: no change is open, or the model has become the current one.
+        SwitchError: no change is open, the model has become the current one, or something depends on the column that
+            would be dropped.
         DatabaseError: we do not own the tables, or they were in use all the time.
     """
     with database.connect() as connection:
@@ -45,6 +58,8 @@ def abort_switch(database: Database) -> OpenSwitch:
         if switch is None:
             raise SwitchError("no switch to another model is open: there is nothing to abort")
         _require_unchanged(switch)
+        if not _was_current(connection, switch):
+            require_unused(connection, switch.column.name)
     with database.begin() as connection:
         # First, so that nothing new is queued; the command that runs it notices, and ends.
         connection.execute(
@@ -63,9 +78,8 @@ def abort_switch(database: Database) -> OpenSwitch:
             return
         _require_unchanged(found)
         connection.execute(text("LOCK TABLE images IN ACCESS EXCLUSIVE MODE"))
-        model = embedding_models.c
         # The vectors of a model that was the current one before are kept until `searchdb model forget`.
-        if connection.scalar(sa.select(model.retired_at).where(model.id == switch.model_id)) is not None:
+        if _was_current(connection, switch):
             schema = connection.scalar(
                 text("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = 'images'::regclass")
             )
@@ -74,6 +88,7 @@ def abort_switch(database: Database) -> OpenSwitch:
                 sa.delete(switch_failures).where(switch_failures.c.embedding_model_id == switch.model_id)
             )
         else:
+            require_unused(connection, switch.column.name)
             drop_column(connection, switch.column)
             for table in OF_A_MODEL:
                 connection.execute(sa.delete(table).where(table.c.embedding_model_id == switch.model_id))
@@ -85,12 +100,19 @@ def abort_switch(database: Database) -> OpenSwitch:
         )
 
     with_short_locks(database.engine, drop, what="ending the switch")
-    return switch
+    with database.connect() as connection:
+        return AbortReport(model=switch.model, kept=column_of(connection, switch.model_id) is not None)
+
+
+def _was_current(connection: Connection, switch: OpenSwitch) -> bool:
+    """Whether the model that a change leads to was the current one before."""
+    model = embedding_models.c
+    return connection.scalar(sa.select(model.retired_at).where(model.id == switch.model_id)) is not None
 
 
 def _require_unchanged(switch: OpenSwitch) -> None:
     if switch.changed_at is not None:
         raise SwitchError(
             f"the collection has the vectors of {switch.model} since {switch.changed_at:%Y-%m-%d %H:%M}: finish with "
-            f"`searchdb model switch {switch.model.name}`, then switch back to the model before"
+            f"`searchdb model switch {shlex.quote(switch.model.name)}`, then switch back to the model before"
         )

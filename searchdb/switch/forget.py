@@ -23,7 +23,7 @@ from searchdb.db.vectors import VectorColumn, column_of
 from searchdb.db.width import drop_column
 from searchdb.errors import SwitchError
 from searchdb.index.status import drop_leftovers
-from searchdb.switch.obstacles import require_owner
+from searchdb.switch.obstacles import require_owner, require_unused
 
 LEAST_DIGITS = 6
 """Hexadecimal digits of the weights from which a model can be named by them."""
@@ -76,6 +76,7 @@ def forget_model(database: Database, name: str) -> ForgetReport:
         _kept_model(connection, name)  # it may have become the current one
         if column is not None:
             connection.execute(text("LOCK TABLE images IN ACCESS EXCLUSIVE MODE"))
+            require_unused(connection, column.name)
             drop_column(connection, column)
         texts = 0
         for table in OF_A_MODEL:

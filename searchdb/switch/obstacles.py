@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import sqlalchemy as sa
 from sqlalchemy import Connection, text
 
 from searchdb.db.driver_errors import INSUFFICIENT_PRIVILEGE, require_writable
 from searchdb.errors import DatabaseError, SwitchError
 from searchdb.index.depth import owner
+
+RENAMED = ("embedding", "embedding_model_id")
+"""Columns that a change of the model renames."""
 
 # A view, a rule or a generated column refers to a column by its number, and follows a renamed one.
 _DEPENDENT = text(
@@ -22,7 +26,7 @@ _DEPENDENT = text(
     FROM pg_depend AS dependent
     JOIN pg_attribute AS att ON att.attrelid = dependent.refobjid AND att.attnum = dependent.refobjsubid
     WHERE dependent.refclassid = 'pg_class'::regclass AND dependent.refobjid = to_regclass('images')
-    AND att.attname IN ('embedding', 'embedding_model_id')
+    AND att.attname IN :columns
     AND (
         dependent.classid
             IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
@@ -32,12 +36,12 @@ _DEPENDENT = text(
     )
     ORDER BY name
     """
-)
+).bindparams(sa.bindparam("columns", expanding=True))
 
 
-def obstacles(connection: Connection) -> Sequence[str]:
-    """Return the names of the views, rules and others that depend on `images.embedding` or `embedding_model_id`."""
-    return connection.scalars(_DEPENDENT).all()
+def obstacles(connection: Connection, columns: Collection[str] = RENAMED) -> Sequence[str]:
+    """Return the names of the views, rules and others that depend on any of these columns of `images`."""
+    return connection.scalars(_DEPENDENT, {"columns": list(columns)}).all()
 
 
 def require_no_obstacles(connection: Connection) -> None:
@@ -50,6 +54,19 @@ def require_no_obstacles(connection: Connection) -> None:
         raise SwitchError(
             f"{', '.join(names)} depends on images.embedding or images.embedding_model_id, and would keep the old "
             "model's vectors when these columns are renamed: drop it before the switch, and create it again afterwards"
+        )
+
+
+def require_unused(connection: Connection, column: str) -> None:
+    """Check that a column of `images` can be dropped: PostgreSQL refuses it while something else depends on it.
+
+    Raises:
+        SwitchError: a view, a rule or a generated column does.
+    """
+    if names := obstacles(connection, [column]):
+        raise SwitchError(
+            f"{', '.join(names)} depends on images.{column}, which is to be dropped: drop it first, or define it "
+            "without this column"
         )
 
 

@@ -19,6 +19,7 @@ from searchdb.db.samples import random_keys
 from searchdb.db.tables import embedding_models, images
 from searchdb.db.vectors import column_of
 from searchdb.embedder import Embedder
+from searchdb.errors import SwitchError
 from searchdb.ingest.frames import FILE
 from searchdb.switch.obstacles import obstacles
 from searchdb.switch.reading import ReadImage, Reading, rows_to_read
@@ -70,16 +71,18 @@ def plan_switch(database: Database, settings: Settings, embedder: Embedder, read
 
     Raises:
         ModelError: the model cannot be loaded.
+        SwitchError: it is the current one.
     """
     model = embedder.identity
     with database.connect() as connection:
         current = current_model(connection)
+        if current is not None and current.weights_sha256 == model.weights_sha256:
+            raise SwitchError(f"the collection has the vectors of {model} already: there is nothing to switch")
         total = connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
         same = embedding_models.c.weights_sha256 == model.weights_sha256
         known = connection.scalar(sa.select(embedding_models.c.id).where(same))
         column = None if known is None else column_of(connection, known)
-        is_current = current is not None and current.weights_sha256 == model.weights_sha256
-        to_embed = 0 if is_current else total if column is None else count_missing(connection, column)
+        to_embed = total if column is None else count_missing(connection, column)
         in_the_way = obstacles(connection)
         missing_files = _missing_files(connection)
     sampled, failed, seconds = _measure(database, embedder, reading) if to_embed else (0, 0, None)

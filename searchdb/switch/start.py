@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 
 import sqlalchemy as sa
@@ -47,7 +48,7 @@ def start_switch(database: Database, settings: Settings, model: ModelIdentity) -
     if found.model.weights_sha256 != model.weights_sha256:
         raise SwitchError(
             f"a switch to {found.model} is open since {found.started_at:%Y-%m-%d %H:%M}: continue it with "
-            f"`searchdb model switch {found.model.name}`, or end it with `searchdb model switch --abort`"
+            f"`searchdb model switch {shlex.quote(found.model.name)}`, or end it with `searchdb model switch --abort`"
         )
     if found.phase == "abort":
         raise SwitchError(

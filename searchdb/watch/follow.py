@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -333,7 +334,7 @@ class Watch:
         problems = [root.problem for root in self._roots if root.problem]
         problems += [
             f"{loss}. They are kept: mount their disk if it is not there, or remove them with "
-            f"`searchdb ingest files {loss.folder} --prune --yes`"
+            f"`searchdb ingest files {shlex.quote(loss.folder)} --prune --yes`"
             for loss in self._removals.losses
         ]
         problem = "; ".join(problems) or None

@@ -267,7 +267,7 @@ def test_ingest_failures_status_and_retry(settings: Settings, album: Path, tmp_p
 
     (folder / "1.jpg").unlink()
     gone = run(settings, "ingest", "files", folder, "--json")
-    assert "the files of 1 stored images and videos no longer exist" in gone.stderr
+    assert "the file of 1 stored image or video no longer exists" in gone.stderr
     assert (json.loads(gone.stdout)["gone"], json.loads(gone.stdout)["removed"]) == (1, 0)
     assert "removed 1 of them" in run(settings, "ingest", "files", folder, "--prune").stderr
     assert json.loads(output(run(settings, "status", "--json")))["images"] == 3
@@ -289,7 +289,9 @@ def test_decomposed_folder_names_are_found_by_typing_them(settings: Settings, al
 
 def test_failures_are_cleared(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("bad")
-    assert run(settings, "ingest", "files", tmp_path / "bad.jpg").exit_code == 1
+    failed = run(settings, "ingest", "files", tmp_path / "bad.jpg")
+    assert failed.exit_code == 1
+    assert "1 reference: 0 stored" in failed.stderr
     assert json.loads(output(run(settings, "failures", "clear", "--source", "urls", "--json"))) == {"cleared": 0}
     assert json.loads(output(run(settings, "failures", "clear", "--json"))) == {"cleared": 1}
 

@@ -38,6 +38,7 @@ def test_files_by_their_extension(demo_settings: Settings, tmp_path: Path) -> No
 def test_a_search_exports_a_hundred_and_filters_all(demo_settings: Settings) -> None:
     assert len(output(run(demo_settings, "export", "a boat", "--columns", "id")).splitlines()) == 101
     assert len(output(run(demo_settings, "export", "--columns", "id")).splitlines()) == 301
+    assert len(output(run(demo_settings, "export", "--columns", "id", "--count", str(10**30))).splitlines()) == 301
 
 
 def test_a_report(demo_settings: Settings, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from searchdb.config import Settings
@@ -44,6 +45,14 @@ def test_the_list_as_json(demo_settings: Settings) -> None:
     assert {"name", "needs", "dimension", "languages"} <= document["recommended"][0].keys()
 
 
+def test_a_switch_of_an_empty_collection_says_how_its_model_is_kept(settings: Settings) -> None:
+    result = run(settings, "model", "switch", "demo")
+    output(result)
+    assert (
+        "the collection is empty, and made for demo now: set SEARCHDB_MODEL=demo for the first ingest" in result.stderr
+    )
+
+
 def test_show_says_what_a_model_is(settings: Settings, tmp_path: Path) -> None:
     folder = save_tiny_model("siglip2-naflex", tmp_path / "model")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [en, de, fr, it, es, pt, zh]\n---\n")
@@ -72,5 +81,24 @@ def test_show_says_that_a_model_cannot_be_stored(settings: Settings, tmp_path: P
 def test_an_unknown_model_is_one_line(settings: Settings) -> None:
     result = run(settings, "model", "show", "/no/such/folder")
     assert result.exit_code == 1
-    assert "there is no such folder" in result.stderr
+    assert "there is no such folder. Give a hub name, a folder in Hugging Face layout, or `demo`" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "model switch /no/such/folder",
+        "model switch /no/such/folder --dry-run",
+        "ingest vectors v.npz --model /no/such/folder",
+    ],
+)
+def test_the_way_out_of_a_model_that_cannot_be_loaded_fits_the_command(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("v.npz", embeddings=np.ones((1, 64), np.float32), url=np.array(["https://example.org/1.jpg"]))
+    result = run(settings, *command.split())
+    assert result.exit_code == 1
+    assert "Give a hub name, a folder in Hugging Face layout, or `demo`" in result.stderr
+    assert "SEARCHDB_MODEL" not in result.stderr

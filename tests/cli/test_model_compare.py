@@ -70,9 +70,12 @@ def test_errors_are_one_line(demo_settings: Settings, twin: Path, queries: Path,
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("query,relevant\na dog,/none.jpg\n")
     assert fails(twin, "--queries", wrong) == (
-        "Error: the queries, line 2: '/none.jpg' is not stored: ingest it, or leave it out\n"
+        "Error: wrong.csv, line 2: '/none.jpg' is not stored: ingest it, or leave it out\n"
     )
-    assert "cannot load the model" in fails(tmp_path / "none", "--queries", queries)
+    assert fails(tmp_path / "none", "--queries", queries).endswith(
+        "there is no such folder. Give a hub name, a folder in Hugging Face layout, or `demo`\n"
+    )
+    assert "is not in the range" in fails(twin, "--queries", queries, "--sample", str(10**30), status=2)
     assert "are the same model" in fails("demo", "demo", "--queries", queries)
     assert "'/none/queries.txt' cannot be read" in fails(twin, "--queries", "/none/queries.txt")
     assert "3 models are named" in fails("a", "b", "c", "--queries", queries, status=2)

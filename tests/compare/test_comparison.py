@@ -290,12 +290,21 @@ def test_right_images_that_are_not_stored(demo_collection: SearchDB, twin: Path,
     with pytest.raises(QueriesError) as caught:
         demo_collection.compare_models(str(twin), queries=path)
     assert caught.value.lines == (3, 4, 5)
-    assert "line 3: '/no/such.jpg' is not stored: ingest it, or leave it out" in str(caught.value)
+    assert str(caught.value).startswith(
+        "q.csv, line 3: '/no/such.jpg' is not stored: ingest it, or leave it out; line 4"
+    )
     assert "secret" not in str(caught.value)
     with pytest.raises(QueriesError, match="no image has the id 99999"):
         demo_collection.compare_models(str(twin), queries=[ModelQuery(text="a dog", relevant=[99999])])
     with pytest.raises(QueriesError, match="the list of queries has no query"):
         demo_collection.compare_models(str(twin), queries=[])
+
+
+def test_half_a_character_is_no_image(demo_collection: SearchDB, twin: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"query": "a dog"}\n{"query": "a cat", "relevant": ["\\ud800"]}\n')
+    with pytest.raises(QueriesError, match=r"^q\.jsonl, line 2: '\\ud800' is not stored"):
+        demo_collection.compare_models(str(twin), queries=path)
 
 
 def test_a_sample_that_takes_too_much_memory(demo_settings: Settings, twin: Path) -> None:
@@ -308,7 +317,7 @@ def test_a_sample_that_takes_too_much_memory(demo_settings: Settings, twin: Path
         assert caught.value.field == "sample"
 
 
-@pytest.mark.parametrize(("field", "value"), [("sample", 0), ("count", 0), ("count", 101)])
+@pytest.mark.parametrize(("field", "value"), [("sample", 0), ("sample", 10**30), ("count", 0), ("count", 101)])
 def test_numbers_out_of_range(demo_collection: SearchDB, twin: Path, field: str, value: int) -> None:
     with pytest.raises(CompareError) as caught:
         demo_collection.compare_models(str(twin), queries=TEXTS, **{field: value})  # pyright: ignore[reportArgumentType]

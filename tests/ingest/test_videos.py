@@ -152,7 +152,7 @@ def test_gone_files_count_a_video_once(settings: Settings, collection: SearchDB,
     assert (report.gone, report.removed) == (1, 0)
     assert len(collection.gone_files(folder)) == 5
     result = run(settings, "ingest", "files", str(folder), "--prune")
-    assert "the files of 1 stored images and videos no longer exist: removed 1 of them" in result.stderr
+    assert "the file of 1 stored image or video no longer exists: removed 1 of them" in result.stderr
     assert [Path(each).name for each in rows(collection)] == ["0.jpg", "1.jpg", "2.jpg"]
 
 

@@ -226,7 +226,7 @@ def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: Search
         twice = {server.url(path) for path, hits in server.hits.items() if hits > 1}
         assert twice <= lost
         assert max(server.hits.values()) <= 2
-        assert any("1 chunks of dead workers" in run.stderr for run in others)
+        assert any("1 chunk of dead workers" in run.stderr for run in others)
         for run in others:  # which wait for more
             assert run.process.poll() is None
             run.send(signal.SIGTERM)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -21,9 +23,11 @@ from searchdb.index.status import index_status
 from searchdb.records import ModelIdentity
 from searchdb.repair import repair
 from searchdb.switch import obstacles
+from searchdb.switch.abort import abort_switch
 from searchdb.switch.change_over import NOT_NULL_CHECK, change_over
 from searchdb.switch.finish import finish
 from searchdb.switch.forget import forget_model
+from tests.helpers.cli import output, run
 from tests.helpers.two_models import begin, fill_column, images_of, random_units, store_texts
 
 ROWS = 400
@@ -322,3 +326,47 @@ def test_forget_by_weights(database: Database) -> None:
     assert forget_model(database, WIDER.name).model == WIDER.name
     with database.connect() as connection:
         assert [each.kept for each in stored_models(connection)] == [True, False, False]
+
+
+def test_an_abort_tells_whether_vectors_are_kept(database: Database, settings: Settings) -> None:
+    """Those of a model that was the current one before are."""
+    switch, _ = prepared(database, WIDER)
+    change_over(database, switch)
+    finish(database)
+    begin(database, OLD)
+    result = run(settings, "model", "switch", "--abort")
+    output(result)
+    assert "its vectors are kept" in result.stderr
+    assert "`searchdb model forget old`" in result.stderr
+    with database.connect() as connection:
+        assert column_of(connection, 1) is not None
+    begin(database, SAME_WIDTH)
+    result = run(settings, "model", "switch", "--abort", "--json")
+    assert json.loads(output(result)) == {"aborted": "same", "kept": False}
+    assert result.stderr == "the switch to same was ended, and its vectors were dropped\n"
+
+
+def test_what_uses_a_column_is_named_before_the_column_is_dropped(database: Database) -> None:
+    switch, _ = prepared(database, WIDER)
+
+    def make_view(column: str) -> None:
+        with database.begin() as connection:
+            connection.execute(text(f"CREATE VIEW mine AS SELECT id, {column} FROM images"))
+
+    def drop_view() -> None:
+        with database.begin() as connection:
+            connection.execute(text("DROP VIEW mine"))
+
+    make_view(switch.column.name)
+    with pytest.raises(SwitchError, match=f"view mine depends on images.{switch.column.name}, .*: drop it first"):
+        abort_switch(database)
+    with database.connect() as connection:
+        assert open_switch(connection) == switch  # untouched
+    drop_view()
+    change_over(database, switch)
+    finish(database)
+    make_view("embedding_1")
+    with pytest.raises(SwitchError, match=r"view mine depends on images.embedding_1, .*: drop it first"):
+        forget_model(database, OLD.name)
+    drop_view()
+    forget_model(database, OLD.name)

@@ -63,6 +63,7 @@ def test_a_process_and_its_child_are_told_apart() -> None:
         (ELSEWHERE, os.getpid(), False, True),
         (ELSEWHERE, os.getpid(), True, False),
     ],
+    ids=["here", "here, ended", "here, silent", "elsewhere", "elsewhere, with our pid", "elsewhere, silent"],
 )
 def test_who_is_taken_for_dead(
     database: Database, switch: OpenSwitch, process: str, pid: int, *, silent: bool, alive: bool

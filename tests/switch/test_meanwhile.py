@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -15,9 +16,11 @@ from searchdb.client import SearchDB
 from searchdb.db.open_switch import OpenSwitch
 from searchdb.db.switch_tables import unembedded_images
 from searchdb.embedder import Embedder
-from searchdb.errors import SwitchError, TooManyMissingError
+from searchdb.errors import FileUnreadableError, SwitchError, TooManyMissingError
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.records import FailedImage, SourceItem
 from searchdb.switch.start import start_switch
+from tests.helpers.cli import output, run
 from tests.switch.conftest import FEW
 from tests.switch.test_run import similarities, vectors
 
@@ -121,6 +124,11 @@ def test_images_that_cannot_be_read_move_aside_and_come_back(
     assert [(each.image, each.error) for each in report.unembedded] == [(str(gone), "FileUnreadableError")]
     assert len(vectors(filled)) == FEW - 1
     assert filled.status().unembedded == 1
+    assert "\nno vector 1 image, not found: " in output(run(filled.settings, "status"))
+    item = SourceItem(image=str(gone), source="files")
+    filled.store.record_failures([FailedImage.of(item, FileUnreadableError("there is no such file"))])
+    failures = json.loads(output(run(filled.settings, "failures", "list", "--json")))["failures"]
+    assert [each["image"] for each in failures] == [str(gone)]  # once, though its ingest has failed, too
     with SearchDB(filled.settings.model_copy(update={"model": str(twin)})) as again:
         assert again.retry_unembedded().failed == 1
         shutil.move(tmp_path / "aside", gone)

@@ -82,6 +82,8 @@ def test_switching_back_embeds_only_what_came_meanwhile(
 def test_a_switch_to_the_current_model_is_refused(filled: SearchDB) -> None:
     with pytest.raises(SwitchError, match="there is nothing to switch"):
         filled.switch_model("demo")
+    with pytest.raises(SwitchError, match="there is nothing to switch"):
+        filled.plan_switch("demo")
 
 
 def test_an_empty_collection_takes_a_model_at_once(collection: SearchDB, twin: Path) -> None:

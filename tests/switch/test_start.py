@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import text
 
-from searchdb.cli.switch_prose import describe_switch
+from searchdb.cli.switch_prose import describe_switch, describe_switched
 from searchdb.client import SearchDB
 from searchdb.db.vectors import other_columns
 from searchdb.errors import DatabaseError, SwitchError
@@ -16,6 +17,7 @@ from searchdb.media.embed import CLIPEmbedder
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from searchdb.switch import space
 from searchdb.switch.feed import Feeder
+from searchdb.switch.report import SwitchReport
 from searchdb.switch.start import start_switch
 from searchdb.switch.state import SwitchStatus, set_phase
 from searchdb.switch.texts import embed_texts
@@ -101,6 +103,22 @@ def test_an_abort_leaves_nothing(filled: SearchDB, other: CLIPEmbedder, phase: s
     assert filled.switch_status() is None
     with pytest.raises(SwitchError, match="nothing to abort"):
         filled.abort_switch()
+
+
+def test_names_are_quoted_in_commands(filled: SearchDB, twin: Path, other: CLIPEmbedder, other_twin: Path) -> None:
+    spaced = dataclasses.replace(other.identity, name="/my models/twin")
+    start_switch(filled.database, filled.settings, spaced)
+    with pytest.raises(SwitchError, match="`searchdb model switch '/my models/twin'`"):
+        filled.switch_model(str(other_twin))
+    with filled.database.begin() as connection:
+        connection.execute(text("UPDATE model_switches SET seen_at = now() - interval '1 hour'"))
+    status = filled.switch_status()
+    assert status is not None
+    assert "`searchdb model switch '/my models/twin'` goes on" in describe_switch(status)
+    report = SwitchReport(model="demo", from_model=spaced.name, images=1)
+    assert describe_switched(report) == (
+        "1 image has the vectors of demo now; `searchdb model switch '/my models/twin'` goes back"
+    )
 
 
 def test_an_abort_during_the_work_is_quiet(filled: SearchDB, twin: Path) -> None:
