@@ -13,7 +13,7 @@ import numpy as np
 
 from searchdb.errors import SourceError
 from searchdb.sources import printable
-from searchdb.vector_files.arrays import Array, broken, npy_array
+from searchdb.vector_files.arrays import BROKEN, Array, broken, check_width, npy_array
 from searchdb.vector_files.parquet import parquet_columns, parquet_row_count
 from searchdb.vector_files.records import Layout, RowBatch
 from searchdb.vector_files.text import sidecar_rows
@@ -35,6 +35,7 @@ def npy_batches(path: Path, layout: Layout) -> Iterator[RowBatch]:
     array = npy_array(path)
     if not array.is_vectors:
         raise SourceError(f"{path.name} holds {array.describe()}, but vectors are a matrix of numbers, one in each row")
+    check_width(array, path.name)
     sidecar = Path(layout.metadata).expanduser() if layout.metadata is not None else find_sidecar(path)
     if sidecar is not None and (count := _row_count(sidecar)) != array.shape[0]:
         raise SourceError(
@@ -97,5 +98,5 @@ def _batches(path: Path, array: Array, columns: _Columns | None) -> Iterator[Row
 def _chunks(path: Path, array: Array, stack: ExitStack) -> Iterator[np.ndarray]:
     try:
         yield from array.chunks(stack)
-    except (OSError, ValueError) as exc:
+    except BROKEN as exc:
         raise broken(path, exc) from exc

@@ -37,6 +37,11 @@ def unit_vectors(given: np.ndarray | Sequence[Any], width: int | None) -> UnitVe
 
     Vectors of another width, zero vectors, and those with NaN or infinity get an error.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite, which the errors tell
+        return _unit_vectors(given, width)
+
+
+def _unit_vectors(given: np.ndarray | Sequence[Any], width: int | None) -> UnitVectors:
     if isinstance(given, np.ndarray):
         found = int(given.shape[1])
         widths = Counter({found: len(given)})
@@ -86,6 +91,7 @@ def parsed(value: Any) -> np.ndarray | str:
     """Return numbers as an array of shape (n,), or why they are none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "the row has no vector"
+    given = value
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("{") and text.endswith("}"):  # an array in PostgreSQL's notation
@@ -93,15 +99,15 @@ def parsed(value: Any) -> np.ndarray | str:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            return f"the vector {_shown(value)} is not a list of numbers, such as [0.1,-0.2]"
+            return f"the vector {_shown(given)} is not a list of numbers, such as [0.1,-0.2]"
     if not isinstance(value, np.ndarray | list):
-        return f"the vector {_shown(value)} is not a list of numbers, such as [0.1,-0.2]"
+        return f"the vector {_shown(given)} is not a list of numbers, such as [0.1,-0.2]"
     try:
         array = np.asarray(cast("Any", value), dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
-        return f"the vector {_shown(value)} holds something else than numbers"
+        return f"the vector {_shown(given)} holds something else than numbers"
     if array.ndim != 1:
-        return f"the vector {_shown(value)} is not a plain list of numbers"
+        return f"the vector {_shown(given)} is not a plain list of numbers"
     return array if len(array) else "the vector has no numbers"
 
 
