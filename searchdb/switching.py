@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from searchdb.db.stored_models import stored_models
-from searchdb.errors import SwitchError
 from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY
 from searchdb.ingest.run import no_progress, running_worker
 from searchdb.ingesting import IngestingCollection
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.media.model_files import require_name
 from searchdb.switch.abort import abort_switch
 from searchdb.switch.plan import SwitchPlan, plan_switch
 from searchdb.switch.report import SwitchReport
@@ -110,6 +110,5 @@ class SwitchingCollection(IngestingCollection):
         return retry_unembedded(self.database, self.embedder, reading, source=source, error=error)
 
     def _other_model(self, name: str) -> CLIPEmbedder:
-        if not name.strip():
-            raise SwitchError("the model's name is empty: give a hub name, a folder, or `demo`")
+        require_name(name)
         return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)

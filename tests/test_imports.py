@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 BASE = {
     "errors",
+    "wording",
     "records",
     "config",
     "database_url",

@@ -11,6 +11,7 @@ from searchdb.cli import open_collection
 from searchdb.cli.output import print_json, printable, progress_bar
 from searchdb.cli.prose import describe_ingest
 from searchdb.errors import ConfigError
+from searchdb.wording import counted
 
 if TYPE_CHECKING:
     from searchdb.vector_ingesting import VectorReport
@@ -91,12 +92,14 @@ def vectors_command(
 
 def describe_vectors(report: VectorReport, *, dry_run: bool = False) -> str:
     """Return the report of an ingest of vectors in a few lines."""
-    lines = [describe_ingest(report).replace("references: ", "rows: ", 1)]
+    lines = [describe_ingest(report, of="row")]
     if dry_run:
-        lines = [f"{report.done:,} rows: {report.stored:,} could be stored, {report.failed.total():,} cannot be used"]
+        unusable = report.failed.total()
+        lines = [f"{counted(report.done, 'row')}: {report.stored:,} could be stored, {unusable:,} cannot be used"]
         lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
     if report.rescaled:
-        lines.append(f"{report.rescaled:,} vectors had another length than 1 and were scaled to it")
+        were = "was" if report.rescaled == 1 else "were"
+        lines.append(f"{counted(report.rescaled, 'vector')} had another length than 1 and {were} scaled to it")
     if not report.verified and report.readable:
         lines.append(
             f"the model {printable(report.model)} is not on this machine, so its weights could not be checked: the "

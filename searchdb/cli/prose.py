@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from searchdb.cli.output import printable
+from searchdb.wording import counted
 
 if TYPE_CHECKING:
     from searchdb.ingest.report import IngestReport
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from searchdb.watch.registry import WatchStatus
 
 
-def describe_ingest(report: IngestReport) -> str:
-    """Return the report of an ingest or a worker in a few lines."""
+def describe_ingest(report: IngestReport, *, of: str = "reference") -> str:
+    """Return the report of an ingest or a worker in a few lines; `of` is what it counts."""
     lines = [
-        f"{report.done:,} references: {report.stored:,} stored{_frames(report)}, {report.unchanged:,} unchanged, "
+        f"{counted(report.done, of)}: {report.stored:,} stored{_frames(report)}, {report.unchanged:,} unchanged, "
         f"{report.failed.total():,} failed, {report.known_failures:,} failed before"
     ]
     lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
@@ -32,10 +33,8 @@ def describe_ingest(report: IngestReport) -> str:
         beside = ", ".join(f"{count:,} {what}" for count, what in counts if count)
         lines.append(f"files that belong to an image beside them: {beside}")
     if report.excluded:
-        lines.append(
-            f"{report.excluded:,} files and folders were left out: clutter, sidecars without an image, or excluded by "
-            "patterns"
-        )
+        left_out = "1 file or folder was" if report.excluded == 1 else f"{report.excluded:,} files and folders were"
+        lines.append(f"{left_out} left out: clutter, sidecars without an image, or excluded by patterns")
     if report.index_rebuilt:
         lines.append("the vector index was rebuilt, because the collection had outgrown it")
     if report.known_failures:
@@ -46,7 +45,7 @@ def describe_ingest(report: IngestReport) -> str:
 
 
 def _frames(report: IngestReport) -> str:
-    return f" (videos with {report.frames:,} frames among them)" if report.frames else ""
+    return f" (videos with {counted(report.frames, 'frame')} among them)" if report.frames else ""
 
 
 def describe_losses(report: IngestReport, *, prune: bool) -> str:

@@ -35,6 +35,16 @@ SUBFOLDERS = ["*/*"]
 """Not downloaded: the weights of one model in other formats, or those of a pipeline's parts."""
 
 
+def require_name(name: str) -> None:
+    """Refuse an empty name of a model, which as a path would be the current folder.
+
+    Raises:
+        ModelUnavailableError: the name is empty.
+    """
+    if not name.strip():
+        raise ModelUnavailableError(name, "the model's name is empty: give a hub name, a folder, or `demo`")
+
+
 def cached_folder(name: str) -> Path | None:
     """Return the folder of a hub model in the local cache; None if it is not there, or without its weights.
 

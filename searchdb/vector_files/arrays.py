@@ -23,6 +23,7 @@ from searchdb.records import MAX_DIMENSION, MIN_DIMENSION
 from searchdb.sources import printable
 from searchdb.vector_files.names import vector_column
 from searchdb.vector_files.records import BATCH_ROWS, Layout, RowBatch
+from searchdb.wording import counted
 
 _NUMBERS = "fiu"
 """Kinds of numpy types that vectors may have: floating point, integers."""
@@ -195,8 +196,8 @@ def _check_reference(array: Array, rows: int, path: Path) -> None:
         raise object_error(path.name, array.name)
     if array.shape != (rows,):
         raise SourceError(
-            f"{path.name}: {printable(array.name)!r} has {array.describe()}, but there are {rows:,} vectors: "
-            "a reference for each is needed"
+            f"{path.name}: {printable(array.name)!r} has {array.describe()}, but the file has "
+            f"{counted(rows, 'vector')}: a reference for each is needed"
         )
 
 

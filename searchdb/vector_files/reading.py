@@ -32,6 +32,7 @@ from searchdb.vector_files.records import Layout, RowBatch, limited
 from searchdb.vector_files.references import Template, reference_of, template_of
 from searchdb.vector_files.repeats import Repeats
 from searchdb.vector_files.units import UnitVectors, unit_vectors
+from searchdb.wording import counted
 
 SOURCE = "vectors"
 
@@ -140,7 +141,8 @@ class _Columns:
         elif self._reference is None:
             has = ", ".join(map(printable, batch.columns)) or "no other columns"
             others = "".join(
-                f"; {printable(column)!r} has {count:,} values, but there are {batch.total:,} vectors"
+                f"; {printable(column)!r} has {counted(count, 'value')}, but the file has "
+                f"{counted(batch.total, 'vector')}"
                 for column, count in batch.other_lengths.items()
                 if column.lower() in REFERENCE_NAMES
             )

@@ -17,6 +17,7 @@ from searchdb.vector_files.arrays import BROKEN, Array, broken, check_width, npy
 from searchdb.vector_files.parquet import parquet_columns, parquet_row_count
 from searchdb.vector_files.records import Layout, RowBatch
 from searchdb.vector_files.text import sidecar_rows
+from searchdb.wording import counted
 
 _NUMBERED = re.compile(r"(?:img|image|text)_emb(?:edding)?s?_(\d+)")
 _SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".txt")
@@ -39,8 +40,8 @@ def npy_batches(path: Path, layout: Layout) -> Iterator[RowBatch]:
     sidecar = Path(layout.metadata).expanduser() if layout.metadata is not None else find_sidecar(path)
     if sidecar is not None and (count := _row_count(sidecar)) != array.shape[0]:
         raise SourceError(
-            f"{printable(sidecar.name)} has {count:,} rows, but {printable(path.name)} has {array.shape[0]:,} vectors: "
-            "they do not belong together"
+            f"{printable(sidecar.name)} has {counted(count, 'row')}, but {printable(path.name)} has "
+            f"{counted(array.shape[0], 'vector')}: they do not belong together"
         )
     yield from _batches(path, array, None if sidecar is None else _Columns(sidecar))
 

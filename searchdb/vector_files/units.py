@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from searchdb.wording import counted
+
 UNIT_TOLERANCE = 0.01
 """How far a length may be from 1 and still count as 1: half precision rounds each number by 0.0005 of itself."""
 SINGLE_PRECISION = 1e-6
@@ -121,4 +123,4 @@ def _not_finite(row: np.ndarray) -> str:
 
 
 def _wrong_width(found: int, width: int) -> str:
-    return f"the vector has {found:,} numbers, the others have {width:,}"
+    return f"the vector has {counted(found, 'number')}, the others have {width:,}"

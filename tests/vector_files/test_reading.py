@@ -203,7 +203,7 @@ def test_a_matrix_wider_than_any_vector(tmp_path: Path) -> None:
 
 def test_references_of_which_there_are_more_or_fewer_than_vectors(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", embeddings=vectors(5), paths=np.array(["/a", "/b", "/c"]))
-    with pytest.raises(SourceError, match="'paths' has 3 values, but there are 5 vectors"):
+    with pytest.raises(SourceError, match="'paths' has 3 values, but the file has 5 vectors"):
         read(tmp_path / "v.npz")
 
 
@@ -605,9 +605,9 @@ EXPORTED = dict.fromkeys(("rendition", "source", "source_id", "sha256", "ingeste
 """Columns by which an export is recognised, and those of frames."""
 
 
-def export(path: Path, *rows: dict[str, Any]) -> Path:
+def export(path: Path, *rows: dict[str, Any], width: int = WIDTH) -> Path:
     """Write rows as an export does, each with a vector."""
-    made = vectors(len(rows))
+    made = vectors(len(rows), width)
     lines = [EXPORTED | {"embedding": made[at].tolist()} | row for at, row in enumerate(rows)]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return path
