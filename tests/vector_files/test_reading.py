@@ -641,6 +641,23 @@ def test_frames_without_a_time_are_failures(tmp_path: Path, video: str, time: An
     assert "line 3 of v.jsonl: the row is a frame of a video, but its video_time" in str(failure.error)
 
 
+@pytest.mark.parametrize(
+    ("video", "ending", "reason"),
+    [
+        ("/a.mp4", "#\ud800", "its reference ends in"),
+        ("https://example.org/a.mp4", "#x", "its reference ends in '#x' instead of a time"),
+        ("/" + "a" * 2046, "#t=5", "the reference is 2,051 bytes long, the limit is 2,048"),
+        ("https://example.org/" + "a" * 2025, "#t=5", "the reference is 2,049 bytes long"),
+    ],
+)
+def test_frames_with_malformed_references_are_failures(tmp_path: Path, video: str, ending: str, reason: str) -> None:
+    good = {"image": "/b.mp4#t=1", "video": "/b.mp4", "video_time": 1}
+    bad = {"image": video + ending, "video": video, "video_time": 1}
+    given, [failure], _ = read(export(tmp_path / "v.jsonl", good, bad))
+    assert references(given) == ["/b.mp4#t=1"]
+    assert reason in str(failure.error)
+
+
 def test_a_frame_that_is_none_of_its_video_is_an_image(tmp_path: Path) -> None:
     row = {"image": "https://example.org/b.jpg", "video": "/a.mp4", "video_time": 2}
     [given], _, _ = read(export(tmp_path / "v.jsonl", row))
