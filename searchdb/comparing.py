@@ -16,6 +16,7 @@ from searchdb.errors import CompareError
 from searchdb.export.destination import file_sink
 from searchdb.exporting import ExportingCollection
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.media.model_files import require_name
 from searchdb.records import LARGEST_ID
 
 DEFAULT_SAMPLE = 1000
@@ -75,7 +76,8 @@ class ComparingCollection(ExportingCollection):
         if path is not None:
             check_output(path)
         asked = self._model_queries(queries)
-        embedders = [self._embedder_of(name) for name in ([first, second] if second else [self._current(), first])]
+        names = [self._current(), first] if second is None else [first, second]
+        embedders = [self._embedder_of(name) for name in names]
         one, other = (embedder.identity for embedder in embedders)
         if one.weights_sha256 == other.weights_sha256:
             raise CompareError(
@@ -120,6 +122,7 @@ class ComparingCollection(ExportingCollection):
         return model.name
 
     def _embedder_of(self, name: str) -> CLIPEmbedder:
+        require_name(name)
         if name == self.embedder.name:
             return self.embedder
         return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)

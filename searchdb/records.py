@@ -304,8 +304,8 @@ class EmbeddedImage:
 class GivenVector:
     """One image whose vector another program made: float32 unit vector of shape (n,).
 
-    What nothing tells is None. `written` is what the image's file says about it, where that is on this machine. `video`
-    and `video_time` are those of a frame.
+    What nothing tells is None. `written` is what the image's file says about it, where that is on this machine and
+    `reads_file` is true. `video` and `video_time` are those of a frame.
     """
 
     item: SourceItem
@@ -317,6 +317,7 @@ class GivenVector:
     colour: str | None = None
     video: str | None = None
     video_time: float | None = None
+    reads_file: bool = False
     written: WrittenMetadata = field(default_factory=WrittenMetadata)
 
 

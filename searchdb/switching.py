@@ -14,6 +14,7 @@ from searchdb.ingest.pipeline import DEFAULT_CONCURRENCY
 from searchdb.ingest.run import no_progress, running_worker
 from searchdb.ingesting import IngestingCollection
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.media.model_files import require_name
 from searchdb.switch.abort import abort_switch
 from searchdb.switch.plan import SwitchPlan, plan_switch
 from searchdb.switch.report import SwitchReport
@@ -125,6 +126,5 @@ class SwitchingCollection(IngestingCollection):
             embedder.check_files()
 
     def _other_model(self, name: str) -> CLIPEmbedder:
-        if not name.strip():
-            raise SwitchError("the model's name is empty: give a hub name, a folder, or `demo`")
+        require_name(name)
         return CLIPEmbedder(name, device=self.settings.device, dtype=self.settings.dtype)

@@ -94,14 +94,12 @@ def describe_vectors(report: VectorReport, *, dry_run: bool = False) -> str:
     """Return the report of an ingest of vectors in a few lines."""
     lines = [describe_ingest(report, "row")]
     if dry_run:
-        rows = counted(report.done, "row")
-        lines = [f"{rows}: {report.stored:,} could be stored, {report.failed.total():,} cannot be used"]
+        unusable = report.failed.total()
+        lines = [f"{counted(report.done, 'row')}: {report.stored:,} could be stored, {unusable:,} cannot be used"]
         lines += [f"  {count:6,} {error}" for error, count in report.failed.most_common()]
     if report.rescaled:
-        scaled = counted(
-            report.rescaled, "vector had another length than 1 and was", "vectors had another length than 1 and were"
-        )
-        lines.append(f"{scaled} scaled to it")
+        were = "was" if report.rescaled == 1 else "were"
+        lines.append(f"{counted(report.rescaled, 'vector')} had another length than 1 and {were} scaled to it")
     if not report.verified and report.readable:
         lines.append(
             f"the model {printable(report.model)} is not on this machine, so its weights could not be checked: the "

@@ -58,9 +58,9 @@ def switch_command(
     worker`; then the new model becomes the current one in a moment. If it is interrupted, the same command goes on. The
     old vectors are kept until `searchdb model forget`, so that switching back takes seconds.
     """
-    if abort and (name or dry_run):
+    if abort and (name is not None or dry_run):
         raise click.UsageError("--abort ends the open switch, whichever it is: leave out NAME and --dry-run")
-    if not abort and not name:
+    if not abort and name is None:
         raise click.UsageError("name the model to switch to, or use --abort")
     from searchdb.switch.abort import abort_switch
 

@@ -23,12 +23,12 @@ _TURNED_BY_EXIF = frozenset({"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"})
 
 
 def with_file_facts(given: Sequence[GivenVector], *, max_bytes: int, max_pixels: int) -> list[GivenVector]:
-    """Return the images with what their files tell, where those are on this machine, as `modified_at` says.
+    """Return the images with what their files tell, where `reads_file` says that they do.
 
     Files of more than `max_bytes`, and what is no image, tell nothing more than their size in bytes.
     """
     found = list(given)
-    local = [at for at, each in enumerate(given) if each.item.modified_at is not None]
+    local = [at for at, each in enumerate(given) if each.reads_file]
     if local:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="file-facts") as pool:
             facts = pool.map(

@@ -123,7 +123,10 @@ def _upsert(others: Sequence[str]) -> sa.Executable:
     values["folder"] = kept_folder(excluded.folder)
     same_content = excluded.sha256.is_(None) | (excluded.sha256 == table.c.sha256)
     kept = {name: sa.case((same_content, table.c[name])) for name in others}
-    differs = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
+    # A file of vectors knows nothing of the files beside an image: they are no difference as long as what is stored of
+    # them is the same.
+    compared = {name: value for name, value in values.items() if name != "companion_state"}
+    differs = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in compared.items()))
     return statement.on_conflict_do_update(
         index_elements=["image"], set_={**values, **kept, "ingested_at": sa.func.now()}, where=differs
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from searchdb.errors import ModelUnavailableError
 from searchdb.media.embed import CLIPEmbedder
-from searchdb.media.model_files import cached_folder
+from searchdb.media.model_files import cached_folder, require_name
 from searchdb.records import DEMO_MODEL, ModelIdentity
 
 
@@ -14,9 +14,10 @@ def local_model(name: str) -> ModelIdentity | None:
     """Return the identity of a model that is here: the demo's, a folder's, or one in the hub's cache; None otherwise.
 
     Raises:
-        ModelUnavailableError: the name is a path where there is no model.
+        ModelUnavailableError: the name is empty, or a path where there is no model.
         ModelShapeError: its vectors have too few or too many numbers.
     """
+    require_name(name)
     local = Path(name).expanduser()
     is_path = local.is_absolute() or name.startswith((".", "~")) or local.is_dir()
     if name != DEMO_MODEL and not is_path:

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from searchdb.errors import ModelUnavailableError
 
@@ -28,8 +28,21 @@ SMALL_FILES = [
 """What a model on the hub has beside its weights; some hold only the one or the other file of a tokenizer."""
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 """Weight files in HF layout; `from_pretrained` loads the first pattern that matches."""
+MAX_JSON_BYTES = 16 * 1024 * 1024
+"""Largest JSON file that is read: the longest on the hub, lists of added tokens, have a few megabytes."""
+_SHOWN_CHARS = 40
 SUBFOLDERS = ["*/*"]
 """Not downloaded: the weights of one model in other formats, or those of a pipeline's parts."""
+
+
+def require_name(name: str) -> None:
+    """Refuse an empty name of a model, which as a path would be the current folder.
+
+    Raises:
+        ModelUnavailableError: the name is empty.
+    """
+    if not name.strip():
+        raise ModelUnavailableError(name, "the model's name is empty: give a hub name, a folder, or `demo`")
 
 
 def cached_folder(name: str) -> Path | None:
@@ -79,12 +92,15 @@ def weights_sha256(name: str, folder: Path) -> bytes:
     """Return the SHA-256 of the weight file, or of the joined digests of its parts if there are several.
 
     Raises:
-        ModelUnavailableError: the folder has no weights.
+        ModelUnavailableError: the folder has no weights, or they cannot be read.
     """
     files = weight_files(folder)
     if not files:
         raise ModelUnavailableError(name, f"{folder} has no weights ({' or '.join(WEIGHT_PATTERNS)})")
-    digests = [_file_sha256(path) for path in files]
+    try:
+        digests = [_file_sha256(path) for path in files]
+    except OSError as exc:
+        raise ModelUnavailableError(name, f"its weights cannot be read ({first_line(exc)})") from exc
     return digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
 
 
@@ -100,12 +116,28 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
     """Return the content of one of the model's JSON files.
 
     Raises:
-        ModelUnavailableError: the file is missing or malformed.
+        ModelUnavailableError: the file is missing or malformed, no object, or larger than MAX_JSON_BYTES.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise ModelUnavailableError(name, f"{path} has {size:,} bytes, the limit is {MAX_JSON_BYTES:,}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as exc:
         raise ModelUnavailableError(name, f"{path} cannot be read ({first_line(exc)})") from exc
+    except UnicodeDecodeError as exc:
+        raise ModelUnavailableError(name, f"{path} cannot be read (it is not UTF-8)") from exc
+    except (ValueError, RecursionError) as exc:  # limits of Python's own, which its message is about
+        reason = "it is nested too deeply, or has a number of thousands of digits"
+        raise ModelUnavailableError(name, f"{path} cannot be read ({reason})") from exc
+    if not isinstance(content, dict):
+        raise ModelUnavailableError(name, f"{path} holds no JSON object, {{...}}")
+    return cast("dict[str, Any]", content)
+
+
+def shown_value(value: Any) -> str:
+    """Return the beginning of a value of a JSON file, for messages."""
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
 def first_line(exc: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -23,6 +24,15 @@ def json_objects(
         try:
             row = loads(line)
         except (ValueError, RecursionError) as exc:
-            yield at, f"the line is not JSON ({exc or 'nested too deeply'})"
+            yield at, f"the line is not JSON ({problem_of(exc)})"
             continue
         yield at, cast("dict[str, Any]", row) if isinstance(row, dict) else "the line is not a JSON object, {...}"
+
+
+def problem_of(exc: ValueError | RecursionError) -> str:
+    """Return what is wrong with a text that json cannot parse; what Python says of its own limits helps nobody."""
+    if isinstance(exc, RecursionError):
+        return "it is nested too deeply"
+    if "set_int_max_str_digits" in str(exc):
+        return f"a number in it has more than {sys.get_int_max_str_digits():,} digits"
+    return str(exc)

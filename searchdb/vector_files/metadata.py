@@ -7,10 +7,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, cast
 
+from searchdb.errors import InvalidReferenceError
+from searchdb.records import MAX_REFERENCE_BYTES
 from searchdb.sources.columns import CONVERTERS, RATING, rating_of, storable_value
+from searchdb.vector_files.nesting import MAX_NESTING, is_deep
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "description": ("description", "caption", "title", "alt_text", "alt", "text"),
@@ -34,15 +38,17 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "colour": ("colour",),
 }
 """Names of the columns for each field, the first that has a usable value counts; the others are metadata."""
-_OF_EXPORTS = ("rendition", "folder", "video", "video_time")
+_OF_EXPORTS = ("source", "rendition", "folder", "modified_at")
 """Columns of our own exports that mean what they say; in other files they may mean anything."""
+_OF_FRAMES = frozenset({"video", "video_time"})
+"""Columns of our own exports that say which frame of a video a row is of."""
 _DROPPED = frozenset({
-    "id", "rank", "similarity", "relevance", "parts", "source", "embedding_model_id", "model", "ingested_at",
-    "modified_at", "companion_state",
+    "id", "rank", "similarity", "relevance", "parts", "embedding_model_id", "model", "ingested_at", "companion_state",
 })  # fmt: skip
 """Columns of our own exports that every ingest sets itself."""
 _NESTED = ("metadata", "meta", "attributes", "properties")
 """Columns of JSON objects whose keys count as columns."""
+_TOO_DEEP = f"its metadata is nested more than {MAX_NESTING} deep"
 _LARGEST_INTEGER = 2**31 - 1
 _LARGEST_BIGINT = 2**63 - 1
 
@@ -52,12 +58,24 @@ def is_export(columns: Collection[str]) -> bool:
     return {"image", "rendition", "source", "source_id", "sha256", "ingested_at"} <= set(columns)
 
 
-def fields_of(row: Mapping[str, Any], *, exported: bool) -> dict[str, Any]:
+def fields_of(row: Mapping[str, Any], *, exported: bool, is_frame: bool = False) -> dict[str, Any]:
     """Return the fields of `SourceItem`, the other columns of `images` that the row has, and `metadata`.
 
-    What cannot be converted, such as a date in words, is metadata as it is.
+    What cannot be converted, such as a date in words, is metadata as it is. An export says when a file was changed, or
+    that it is none: `modified_at` is among the fields, and may be None.
+
+    Args:
+        row: the values by column.
+        exported: whether they are those of an export by searchdb.
+        is_frame: whether it is one of a frame, whose video and time are known.
+
+    Raises:
+        InvalidReferenceError: a value is nested more than MAX_NESTING deep.
     """
-    values = {name: value for name, value in _present(row.items()) if not (exported and name in _DROPPED)}
+    dropped = _DROPPED | (_OF_FRAMES if is_frame else frozenset()) if exported else frozenset[str]()
+    values = {name: value for name, value in _present(row.items(), strip=not exported) if name not in dropped}
+    if is_deep(values):
+        raise InvalidReferenceError(_TOO_DEEP)
     metadata: dict[str, Any] = {}
     for name in [each for each in values if each.lower() in _NESTED or each.startswith("column ")]:
         nested = _object(values[name])
@@ -67,7 +85,7 @@ def fields_of(row: Mapping[str, Any], *, exported: bool) -> dict[str, Any]:
         if exported:
             metadata |= nested
         else:
-            values = dict(_present(nested.items())) | values
+            values = dict(_present(nested.items(), strip=True)) | values
     by_name = {name.lower(): name for name in reversed(values)}
     found: dict[str, Any] = {}
     for field, names in _NAMES.items():
@@ -81,17 +99,20 @@ def fields_of(row: Mapping[str, Any], *, exported: bool) -> dict[str, Any]:
     for field in ("latitude", "longitude"):  # one without the other is no place
         if field in found and not {"latitude", "longitude"} <= found.keys():
             metadata[field] = found.pop(field)
-    if exported:
-        found |= {name: values.pop(name) for name in _OF_EXPORTS if name in values}
-        if "video_time" in found:
-            found["video_time"] = float(found["video_time"])
+    for name in _OF_EXPORTS if exported else ():
+        with suppress(ValueError, TypeError, OverflowError):
+            if name in values:
+                found[name] = _CONVERT[name](values[name])
+                del values[name]
+    if exported and "modified_at" in row:
+        found.setdefault("modified_at", None)
     found["metadata"] = metadata | {name: _json_value(value) for name, value in values.items()}
     return found
 
 
-def _present(items: Any) -> Iterator[tuple[str, Any]]:
+def _present(items: Any, *, strip: bool) -> Iterator[tuple[str, Any]]:
     for name, given in items:
-        value = given.strip() if isinstance(given, str) else given
+        value = given.strip() if isinstance(given, str) and (strip or not given.strip()) else given
         if value is None or (isinstance(value, str | list | dict | tuple) and not value):
             continue
         if isinstance(value, float) and math.isnan(value):  # what pandas has for nothing
@@ -100,13 +121,23 @@ def _present(items: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _object(value: Any) -> dict[str, Any] | None:
-    """Return an object, or the one that a text holds; None if it is no object."""
+    """Return an object, or the one that a text holds; None if it is no object.
+
+    Raises:
+        InvalidReferenceError: it is nested more than MAX_NESTING deep.
+    """
     if isinstance(value, str) and value.startswith("{"):
         try:
             value = json.loads(value)
-        except (ValueError, RecursionError):
+        except ValueError:
             return None
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+        except RecursionError as exc:
+            raise InvalidReferenceError(_TOO_DEEP) from exc
+    if not isinstance(value, dict):
+        return None
+    if is_deep(found := cast("dict[str, Any]", value)):
+        raise InvalidReferenceError(_TOO_DEEP)
+    return found
 
 
 def _json_value(value: Any) -> Any:
@@ -172,6 +203,14 @@ def _text(value: Any) -> str:
     return storable_value(str(value))
 
 
+def _indexed(value: Any) -> str:
+    """Return a text that PostgreSQL's indexes hold."""
+    text = _text(value)
+    if len(text.encode()) > MAX_REFERENCE_BYTES:
+        raise ValueError("is too long")
+    return text
+
+
 _CONVERT: Mapping[str, Callable[[Any], Any]] = {
     **CONVERTERS,
     **dict.fromkeys(("description", "credit", "camera", "country", "city", "source_id"), _text),
@@ -183,4 +222,8 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = {
     "sha256": _sha256,
     "byte_size": _bytes,
     "colour": _colour,
+    "source": _indexed,
+    "folder": _indexed,
+    "rendition": CONVERTERS["page_url"],
+    "modified_at": _time,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from searchdb.errors import SourceError
@@ -94,9 +95,10 @@ def _rank(values: Sequence[Any], base: str | None) -> int:
     if all(is_url(text.lower()) for text in texts):
         return 2
     if len(texts[0]) < os.pathconf("/", "PC_PATH_MAX") and "\0" not in texts[0]:
-        path = os.path.join(base or "/nowhere", os.path.expanduser(texts[0]))  # noqa: PTH111, PTH118
-        if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder above may not be entered
-            return 3
+        with suppress(UnicodeEncodeError):  # of ~ and lone surrogates
+            path = os.path.join(base or "/nowhere", os.path.expanduser(texts[0]))  # noqa: PTH111, PTH118
+            if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder above may not be entered
+                return 3
     return 1 if all(text.startswith(("/", "~")) for text in texts) else 0
 
 

@@ -17,6 +17,10 @@ from searchdb.vector_files.records import BATCH_ROWS, Layout, RowBatch
 
 _HASHES = ("sha256",)
 """Columns of bytes that are read; others hold the images themselves."""
+_UNHOLDABLE = (ValueError, OverflowError, LookupError)
+"""What pyarrow raises for values that Python cannot hold: a date after 9999, other texts than UTF-8, unknown zones."""
+_OUT_OF_RANGE = "<value out of range"
+"""What pyarrow writes for times that its own calendar has not."""
 
 
 def parquet_batches(path: Path, layout: Layout) -> Iterator[RowBatch]:
@@ -81,7 +85,7 @@ def _opened(path: Path) -> Generator[Any]:
             yield file
     except OSError as exc:
         raise SourceError(f"{printable(str(path))} cannot be read: {exc.strerror or _first_line(exc)}") from exc
-    except arrow.ArrowException as exc:
+    except (arrow.ArrowException, UnicodeDecodeError) as exc:  # the latter for names of columns
         raise SourceError(f"{printable(str(path))} is no readable Parquet file: {_first_line(exc)}") from exc
 
 
@@ -116,14 +120,52 @@ def _read_columns(schema: Any, vector: str | None) -> list[str]:
 
 
 def _columns(batch: Any, *, leaving_out: str | None = None) -> dict[str, list[Any]]:
-    return {name: batch.column(at).to_pylist() for at, name in enumerate(batch.schema.names) if name != leaving_out}
+    return {name: _values(batch.column(at)) for at, name in enumerate(batch.schema.names) if name != leaving_out}
+
+
+def _values(column: Any) -> list[Any]:
+    """Return the values of a column; those that Python cannot hold become texts, or None."""
+    arrow = import_module("pyarrow")
+    if (whole := _microseconds(column.type)) is not None:
+        column = column.cast(whole, safe=False)
+    try:
+        return cast("list[Any]", column.to_pylist())
+    except _UNHOLDABLE:
+        return [_value(arrow, each) for each in column]
+
+
+def _value(arrow: Any, scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except _UNHOLDABLE:
+        kind = scalar.type
+    types = import_module("pyarrow.types")
+    if types.is_string(kind) or types.is_large_string(kind):
+        return scalar.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")  # as texts in other files are read
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return [_value(arrow, each) for each in scalar.values]
+    try:
+        value = _value(arrow, scalar.cast(_microseconds(kind) or arrow.string(), safe=False))
+    except arrow.ArrowException:
+        return None
+    return None if isinstance(value, str) and value.startswith(_OUT_OF_RANGE) else value
+
+
+def _microseconds(kind: Any) -> Any:
+    """Return the type of times in microseconds for one of nanoseconds, of which Python's types have none, else None."""
+    arrow, types = import_module("pyarrow"), import_module("pyarrow.types")
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return arrow.timestamp("us", kind.tz)
+    if types.is_duration(kind) and kind.unit == "ns":
+        return arrow.duration("us")
+    return arrow.time64("us") if types.is_time64(kind) and kind.unit == "ns" else None
 
 
 def _vectors(column: Any) -> np.ndarray | list[Any]:
     """Return a matrix if all vectors have the same length, otherwise what each row has."""
     types = import_module("pyarrow.types")
     if types.is_string(column.type) or types.is_large_string(column.type):
-        return cast("list[Any]", column.to_pylist())
+        return _values(column)
     if column.null_count == 0 and len(column):
         lengths = (
             {column.type.list_size}

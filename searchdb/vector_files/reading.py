@@ -20,12 +20,14 @@ from searchdb.errors import (
     SourceError,
     VectorWidthError,
 )
+from searchdb.plurals import counted
 from searchdb.records import GivenVector, RejectedItem, SourceItem, is_url
 from searchdb.sources import printable
 from searchdb.sources.companions import file_time
 from searchdb.vector_files.arrays import UnreadableColumn, object_error
+from searchdb.vector_files.frames import Frame, frame_of
 from searchdb.vector_files.metadata import fields_of, is_export
-from searchdb.vector_files.names import reference_column
+from searchdb.vector_files.names import REFERENCE_NAMES, reference_column
 from searchdb.vector_files.opening import read_batches
 from searchdb.vector_files.records import Layout, RowBatch, limited
 from searchdb.vector_files.references import Template, reference_of, template_of
@@ -64,7 +66,8 @@ class VectorReading:
         """Yield the rows of the files in batches; rows after `limit` are not read.
 
         Raises:
-            SourceError: a file cannot be read, its columns cannot be told, or none of its first rows has a reference.
+            SourceError: a file cannot be read or has no rows, its columns cannot be told, or none of its first rows has
+                a reference.
             VectorWidthError: none of the first rows of a file has vectors of the right width.
         """
         left = limit
@@ -82,6 +85,8 @@ class VectorReading:
                 if left is not None:
                     left -= len(batch)
                 yield read
+            if columns is None:
+                raise SourceError(f"{printable(str(path))} has no rows: give a file with vectors, or leave it out")
             if left is not None and left <= 0:
                 return
 
@@ -102,10 +107,12 @@ class VectorReading:
             try:
                 if at in batch.malformed:
                     raise InvalidReferenceError(batch.malformed[at])
-                reference = columns.reference(batch, at, row)
+                frame = columns.frame(row)
+                reference = columns.reference(batch, at, row) if frame is None else frame.reference
                 if at in units.errors:
                     raise InvalidVectorError(units.errors[at])
-                found.append((at, _given(reference, units.vectors[at], columns.others(row), exported=columns.exported)))
+                fields = fields_of(columns.others(row), exported=columns.exported, is_frame=frame is not None)
+                found.append((at, _given(reference, units.vectors[at], fields, frame)))
             except ImageError as exc:
                 rejected.append(_rejected(batch, at, reference, exc))
         repeated = self._repeats.add([each.item.image for _, each in found])
@@ -133,10 +140,16 @@ class _Columns:
             self._template = template_of(layout.template, batch.columns, batch.name)
         elif self._reference is None:
             has = ", ".join(map(printable, batch.columns)) or "no other columns"
+            others = "".join(
+                f"; {printable(column)!r} has {counted(count, 'value')}, but the file has "
+                f"{counted(batch.total, 'vector')}"
+                for column, count in batch.other_lengths.items()
+                if column.lower() in REFERENCE_NAMES
+            )
             raise SourceError(
-                f"{batch.name} does not say which images its vectors are of: it has {has}. Name the column with paths "
-                "or URLs with --reference, or make references of the rows' numbers with --reference-template "
-                "'https://example.org/{}.jpg'"
+                f"{batch.name} does not say which images its vectors are of: it has {has}{others}. Name the column "
+                "with paths or URLs with --reference, or make references of the rows' numbers with "
+                "--reference-template 'https://example.org/{}.jpg'"
             )
         if self._reference is not None and isinstance(batch.columns[self._reference], UnreadableColumn):
             raise object_error(batch.name, self._reference)
@@ -159,11 +172,17 @@ class _Columns:
         own = batch.indexes[at] if self._reference is None else row.get(self._reference)
         if self._template is not None:
             return reference_of(self._template(row, own), self._base)
-        video = row.get("video") if self.exported else None
-        if video and row.get("video_time") is not None and str(own).startswith(str(video)):
-            # A frame: in a URL, the time would be dropped as a fragment.
-            return reference_of(video, self._base) + str(own).removeprefix(str(video))
         return reference_of(own, self._base)
+
+    def frame(self, row: Mapping[str, Any]) -> Frame | None:
+        """Return the frame of a video that a row of an export is, with its reference; None for an image.
+
+        Raises:
+            InvalidReferenceError: the frame's time is missing or malformed, or the video's reference is.
+        """
+        if not self.exported or self._template is not None or self._reference is None:
+            return None
+        return frame_of(row.get(self._reference), row.get("video"), row.get("video_time"), self._base)
 
     def others(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a row without its reference, unless a template was made of it."""
@@ -172,15 +191,14 @@ class _Columns:
         return row
 
 
-def _given(reference: str, vector: np.ndarray, columns: Mapping[str, Any], *, exported: bool) -> GivenVector:
-    fields = fields_of(columns, exported=exported)
+def _given(reference: str, vector: np.ndarray, fields: dict[str, Any], frame: Frame | None) -> GivenVector:
     facts = {name: fields.pop(name, None) for name in ("sha256", "byte_size", "width", "height", "colour")}
-    video, time = fields.pop("video", None), fields.pop("video_time", None)
-    if video is not None and time is not None:
-        facts |= {"video": reference.rpartition("#")[0], "video_time": time}
-    elif not is_url(reference) and (modified_at := _modified_at(reference)) is not None:
-        fields["modified_at"] = modified_at
-    item = SourceItem(image=reference, source=SOURCE, **fields)
+    if frame is not None:
+        facts |= {"video": frame.video, "video_time": frame.time_s}
+    elif "modified_at" not in fields and not is_url(reference):
+        fields["modified_at"] = _modified_at(reference)
+        facts["reads_file"] = fields["modified_at"] is not None
+    item = SourceItem(**{"image": reference, "source": SOURCE} | fields)
     return GivenVector(item=item, embedding=vector, **facts)
 
 

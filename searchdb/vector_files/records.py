@@ -20,6 +20,8 @@ class RowBatch:
     rows in the file, from 1; `indexes` those of its data, from 0, as numpy counts. `vectors` are a matrix with a row
     for each, or a list of what each row has: numbers, a text such as `[0.1,0.2]`, or None. `columns` are the other
     columns, all of one length. `malformed` are the reasons why rows could not be read, by their position in the batch.
+    `other_lengths` are the columns that were left out because they have more or fewer values than there are vectors,
+    `total`, and how many.
     """
 
     name: str
@@ -29,6 +31,8 @@ class RowBatch:
     vectors: np.ndarray | Sequence[Any]
     columns: Mapping[str, Sequence[Any]]
     malformed: Mapping[int, str] = field(default_factory=dict[int, str])
+    other_lengths: Mapping[str, int] = field(default_factory=dict[str, int])
+    total: int = 0
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -55,7 +55,10 @@ def template_of(text: str, columns: Collection[str], name: str) -> Template:
                 value = path_of(row.get(field) if field else own)
                 if value is None or value == "":
                     raise InvalidReferenceError(f"the row has no {field or 'reference'}")
-                filled.append(encode(str(value)))
+                try:
+                    filled.append(encode(str(value)))
+                except UnicodeEncodeError as exc:
+                    raise InvalidReferenceError(f"the row's {field or 'reference'} is not valid UTF-8") from exc
         return "".join(filled)
 
     return fill
@@ -79,7 +82,10 @@ def reference_of(value: Any, base: str | None) -> str:
         except ValueError as exc:
             raise InvalidReferenceError(f"the reference {_shown(text)} {exc}") from None
     if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
+        try:
+            text = unquote(urlsplit(text).path)
+        except ValueError as exc:
+            raise InvalidReferenceError(f"the reference {_shown(text)} has a malformed host") from exc
     elif "://" in text:
         raise InvalidReferenceError(
             f"the reference {_shown(text)} is neither a path nor an http(s) URL: make one of it with "
@@ -91,6 +97,8 @@ def reference_of(value: Any, base: str | None) -> str:
 def _path(text: str, base: str | None) -> str:
     if "\0" in text:
         raise InvalidReferenceError(f"the reference {_shown(text)} holds a NUL character")
+    if not _is_encodable(text):  # most functions of os raise for it
+        raise InvalidReferenceError(f"the reference {_shown(text)} is not valid UTF-8")
     path = os.path.expanduser(text)  # noqa: PTH111 - pathlib raises for an unknown ~user
     if not os.path.isabs(path):  # noqa: PTH117 - a text, which Path would normalise
         if base is None:
@@ -101,13 +109,20 @@ def _path(text: str, base: str | None) -> str:
         path = os.path.join(base, path)  # noqa: PTH118
     folder, name = os.path.split(os.path.normpath(path))
     path = os.path.join(_resolved(folder), name)  # noqa: PTH118
-    try:
-        size = len(path.encode())
-    except UnicodeEncodeError as exc:
-        raise InvalidReferenceError(f"the reference {_shown(text)} is not valid UTF-8") from exc
+    if not _is_encodable(path):  # where a symbolic link leads
+        raise InvalidReferenceError(f"the reference {_shown(text)} leads to a path that is not valid UTF-8")
+    size = len(path.encode())
     if size > MAX_REFERENCE_BYTES:
         raise InvalidReferenceError(f"the path is {size:,} bytes long, the limit is {MAX_REFERENCE_BYTES:,}")
     return path
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=1024)  # many files are in the same folder, and each part of a path takes a system call

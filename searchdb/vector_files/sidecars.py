@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from searchdb.errors import SourceError
+from searchdb.plurals import counted
 from searchdb.sources import printable
-from searchdb.vector_files.arrays import Array, broken, npy_array
+from searchdb.vector_files.arrays import BROKEN, Array, broken, check_width, npy_array
 from searchdb.vector_files.parquet import parquet_columns, parquet_row_count
 from searchdb.vector_files.records import Layout, RowBatch
 from searchdb.vector_files.text import sidecar_rows
@@ -35,11 +36,12 @@ def npy_batches(path: Path, layout: Layout) -> Iterator[RowBatch]:
     array = npy_array(path)
     if not array.is_vectors:
         raise SourceError(f"{path.name} holds {array.describe()}, but vectors are a matrix of numbers, one in each row")
+    check_width(array, path.name)
     sidecar = Path(layout.metadata).expanduser() if layout.metadata is not None else find_sidecar(path)
     if sidecar is not None and (count := _row_count(sidecar)) != array.shape[0]:
         raise SourceError(
-            f"{printable(sidecar.name)} has {count:,} rows, but {printable(path.name)} has {array.shape[0]:,} vectors: "
-            "they do not belong together"
+            f"{printable(sidecar.name)} has {counted(count, 'row')}, but {printable(path.name)} has "
+            f"{counted(array.shape[0], 'vector')}: they do not belong together"
         )
     yield from _batches(path, array, None if sidecar is None else _Columns(sidecar))
 
@@ -97,5 +99,5 @@ def _batches(path: Path, array: Array, columns: _Columns | None) -> Iterator[Row
 def _chunks(path: Path, array: Array, stack: ExitStack) -> Iterator[np.ndarray]:
     try:
         yield from array.chunks(stack)
-    except (OSError, ValueError) as exc:
+    except BROKEN as exc:
         raise broken(path, exc) from exc

@@ -15,13 +15,12 @@ from searchdb.sources import printable
 from searchdb.sources.delimited import bounded_lines, delimited_rows
 from searchdb.sources.json_lines import json_objects
 from searchdb.vector_files.names import vector_column
+from searchdb.vector_files.nesting import MAX_NESTING, is_deep
 from searchdb.vector_files.records import BATCH_ROWS, Layout, RowBatch
 from searchdb.vector_files.units import parsed
 
 MAX_LINE_CHARS = 1024 * 1024
 """Longest line in characters: a vector of 2,000 numbers takes 50,000."""
-MAX_NESTING = 100
-"""How deep lists and objects in a line of JSON may be nested: what is stored is read back by programs with limits."""
 _HEAD_BYTES = 256 * 1024
 """What is looked at to tell COPY's text from other texts with tabs."""
 _VECTOR = re.compile(r"(?i)\s*[\[{][-+.,\s\denaifty]*\d[-+.,\s\denaifty]*[\]}]\s*")
@@ -122,22 +121,7 @@ def _read(path: Path, rows: Callable[[Iterator[str]], Iterator[_Row]]) -> Iterat
 
 def _json_rows(lines: Iterator[str]) -> Iterator[_Row]:
     for at, row in json_objects(lines):
-        yield at, f"the line is nested more than {MAX_NESTING} deep" if isinstance(row, dict) and _is_deep(row) else row
-
-
-def _is_deep(row: dict[str, Any]) -> bool:
-    level: list[list[Any] | dict[str, Any]] = [row]
-    for _ in range(MAX_NESTING):
-        inside = (inner for each in level for inner in (each.values() if isinstance(each, dict) else each))
-        # A list that begins with a number, as a vector does, is taken for one of numbers.
-        level = [cast("list[Any]", each) for each in inside if isinstance(each, dict | list) and _may_hold_lists(each)]
-        if not level:
-            return False
-    return True
-
-
-def _may_hold_lists(values: Any) -> bool:
-    return isinstance(values, dict) or (bool(values) and not isinstance(values[0], int | float))
+        yield at, f"the line is nested more than {MAX_NESTING} deep" if isinstance(row, dict) and is_deep(row) else row
 
 
 def _copy_rows(lines: Iterator[str]) -> Iterator[tuple[int, list[str | None] | csv.Error]]:

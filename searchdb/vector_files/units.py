@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from searchdb.plurals import counted
+
 UNIT_TOLERANCE = 0.01
 """How far a length may be from 1 and still count as 1: half precision rounds each number by 0.0005 of itself."""
 SINGLE_PRECISION = 1e-6
@@ -37,6 +39,11 @@ def unit_vectors(given: np.ndarray | Sequence[Any], width: int | None) -> UnitVe
 
     Vectors of another width, zero vectors, and those with NaN or infinity get an error.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite, which the errors tell
+        return _unit_vectors(given, width)
+
+
+def _unit_vectors(given: np.ndarray | Sequence[Any], width: int | None) -> UnitVectors:
     if isinstance(given, np.ndarray):
         found = int(given.shape[1])
         widths = Counter({found: len(given)})
@@ -86,6 +93,7 @@ def parsed(value: Any) -> np.ndarray | str:
     """Return numbers as an array of shape (n,), or why they are none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "the row has no vector"
+    given = value
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("{") and text.endswith("}"):  # an array in PostgreSQL's notation
@@ -93,15 +101,15 @@ def parsed(value: Any) -> np.ndarray | str:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            return f"the vector {_shown(value)} is not a list of numbers, such as [0.1,-0.2]"
+            return f"the vector {_shown(given)} is not a list of numbers, such as [0.1,-0.2]"
     if not isinstance(value, np.ndarray | list):
-        return f"the vector {_shown(value)} is not a list of numbers, such as [0.1,-0.2]"
+        return f"the vector {_shown(given)} is not a list of numbers, such as [0.1,-0.2]"
     try:
         array = np.asarray(cast("Any", value), dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
-        return f"the vector {_shown(value)} holds something else than numbers"
+        return f"the vector {_shown(given)} holds something else than numbers"
     if array.ndim != 1:
-        return f"the vector {_shown(value)} is not a plain list of numbers"
+        return f"the vector {_shown(given)} is not a plain list of numbers"
     return array if len(array) else "the vector has no numbers"
 
 
@@ -115,4 +123,4 @@ def _not_finite(row: np.ndarray) -> str:
 
 
 def _wrong_width(found: int, width: int) -> str:
-    return f"the vector has {found:,} numbers, the others have {width:,}"
+    return f"the vector has {counted(found, 'number')}, the others have {width:,}"

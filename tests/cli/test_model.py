@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from searchdb.config import Settings
+from searchdb.media.embed import DEMO_FOLDER
 from tests.helpers.cli import output, run
 from tests.helpers.tiny_models import save_tiny_model
+from tests.ingest.test_vectors import save
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +79,28 @@ def test_show_as_json(settings: Settings) -> None:
 def test_show_says_that_a_model_cannot_be_stored(settings: Settings, tmp_path: Path) -> None:
     folder = save_tiny_model("clip", tmp_path / "model", dimension=2008)
     assert "2,008, which searchdb cannot store" in output(run(settings, "model", "show", str(folder)))
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["model", "show", "{}"],
+        ["model", "switch", "{}"],
+        ["model", "switch", "{}", "--dry-run"],
+        ["model", "compare", "{}", "demo", "--queries", "-"],
+        ["model", "compare", "demo", "{}", "--queries", "-"],
+        ["ingest", "vectors", "v.npz", "--model", "{}"],
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(
+    demo_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str
+) -> None:
+    monkeypatch.chdir(shutil.copytree(DEMO_FOLDER, tmp_path / "model"))
+    save(Path("v.npz"), 1)
+    result = run(demo_settings, *(part.replace("{}", name) for part in command), stdin="a dog\n")
+    assert result.exit_code == 1
+    assert "the model's name is empty: give a hub name, a folder, or `demo`" in result.stderr
 
 
 def test_an_unknown_model_is_one_line(settings: Settings) -> None:

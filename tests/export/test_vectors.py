@@ -9,26 +9,29 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from PIL import Image
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.db.tables import images
 from searchdb.errors import ExportError
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import Hit
 from tests.helpers.cli import output, run
+from tests.helpers.sidecars import write_xmp
+from tests.helpers.stored_videos import StoredVideos
 from tests.ingest.test_vectors import NAME, save
 
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "npz")
 KEPT = (
-    "image", "source_id", "description", "tags", "width", "height", "credit", "camera", "country", "city",
-    "latitude", "longitude", "sha256", "byte_size", "colour", "rating", "folder", "embedding",
+    "image", "source", "rendition", "modified_at", "taken_at", "source_id", "description", "tags", "width", "height",
+    "credit", "camera", "country", "city", "latitude", "longitude", "sha256", "byte_size", "colour", "rating", "folder",
+    "video", "video_time", "embedding",
 )  # fmt: skip
 
 
 def rows(collection: SearchDB) -> list[tuple[object, ...]]:
-    # The demo album is stored without the times of its files.
-    metadata = images.c.metadata.op("-", return_type=JSONB())(sa.literal("taken_at_from", sa.Text))
-    statement = sa.select(*(images.c[name] for name in KEPT), metadata).order_by(images.c.image.collate("C"))
+    statement = sa.select(*(images.c[name] for name in KEPT), images.c.metadata).order_by(images.c.image.collate("C"))
     with collection.database.connect() as connection:
         return [
             tuple(value.tolist() if isinstance(value, np.ndarray) else value for value in row)
@@ -36,11 +39,16 @@ def rows(collection: SearchDB) -> list[tuple[object, ...]]:
         ]
 
 
+def companion_states(collection: SearchDB) -> list[str | None]:
+    with collection.database.connect() as connection:
+        return list(connection.scalars(sa.select(images.c.companion_state).order_by(images.c.id)))
+
+
 def found(hits: list[Hit]) -> list[tuple[str, float]]:
     return sorted((hit.image, round(hit.similarity, 6)) for hit in hits)
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "npz"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_round_trip(
     demo_collection: SearchDB, demo_settings: Settings, collection: SearchDB, tmp_path: Path, form: str
 ) -> None:
@@ -51,6 +59,28 @@ def test_a_round_trip(
     assert rows(collection) == rows(demo_collection)
     for arguments in ({"text": "a red boat at sunset"}, {"text": "a dog", "tag": "beach"}):
         assert found(collection.search(**arguments, count=20)) == found(demo_collection.search(**arguments, count=20))  # pyright: ignore
+
+
+def test_a_round_trip_into_the_same_collection_changes_nothing(
+    collection: SearchDB, embedder: CLIPEmbedder, tmp_path: Path
+) -> None:
+    for name, colour in (("a b.jpg", "red"), ("b.jpg", "teal")):
+        Image.new("RGB", (60, 40), colour).save(tmp_path / name)
+    write_xmp(tmp_path / "b.jpg.xmp", rating=4)
+    collection.ingest_files(tmp_path)
+    for video in ("/videos/a boat.mp4", "https://example.org/dog.mp4"):
+        StoredVideos(collection.database, embedder).add(video, {0: "a boat", 2.5: "a dog"})
+    with collection.database.begin() as connection:
+        connection.execute(sa.update(images).where(images.c.id == 1).values(description=" spaces around\n"))
+    before, states = rows(collection), companion_states(collection)
+    assert any(states)
+    for form in FORMATS:
+        target = tmp_path / f"v.{form}"
+        collection.export(target, vectors=True)
+        report = collection.ingest_vectors(target)
+        assert (report.stored, report.unchanged, report.failed.total()) == (0, len(before), 0), form
+        (tmp_path / "a b.jpg").touch()  # what the file is now is no matter of the export
+    assert (rows(collection), companion_states(collection)) == (before, states)
 
 
 def test_the_width_comes_from_the_vectors(settings: Settings, tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from searchdb.errors import (
 )
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.vector_files import arrays
+from tests.helpers.cli import run
 from tests.helpers.tiny_models import demo_twin
-from tests.vector_files.test_reading import urls, vectors
+from tests.vector_files.test_reading import export, urls, vectors
 
 NAME = "somebody/made-this"
 
@@ -257,3 +258,27 @@ def test_an_interrupted_ingest_leaves_whole_batches_and_goes_on(
     assert len(rows_of(empty, "id")) == 20
     report = empty.ingest_vectors(tmp_path / "v.npz", model=NAME)
     assert (report.stored, report.unchanged) == (15, 20)
+
+
+def test_one_row_is_said_in_the_singular(settings: Settings, tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", embeddings=2 * vectors(1, 512), url=np.array(urls(1)))
+    dry = run(settings, "ingest", "vectors", tmp_path / "v.npz", "--model", "demo", "--dry-run")
+    assert "1 row: 1 could be stored, 0 cannot be used" in dry.stderr
+    result = run(settings, "ingest", "vectors", tmp_path / "v.npz", "--model", "demo")
+    assert "1 row: 1 stored, 0 unchanged, 0 failed" in result.stderr
+    assert "1 vector had another length than 1 and was scaled to it" in result.stderr
+
+
+def test_a_file_without_rows_fails_with_the_reason(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "v.jsonl").touch()
+    result = run(settings, "ingest", "vectors", tmp_path / "v.jsonl", "--model", "demo")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "v.jsonl has no rows" in result.stderr
+
+
+def test_values_of_exports_that_do_not_fit_are_stored_as_metadata(collection: SearchDB, tmp_path: Path) -> None:
+    values = {"rendition": 5, "folder": ["a"], "video": 7, "video_time": -5, "source": "y" * 3000}
+    collection.ingest_vectors(export(tmp_path / "v.jsonl", {"image": "/a.jpg", **values}, width=512), model="demo")
+    assert rows_of(collection, "rendition", "folder", "video", "source", "metadata") == [
+        (None, None, None, "vectors", values)
+    ]

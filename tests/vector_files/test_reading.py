@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import tracemalloc
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pyarrow as pa
@@ -159,6 +161,67 @@ def test_truncated_arrays_are_named(tmp_path: Path) -> None:
         read(tmp_path / "v.npy", template="/x/{}")
 
 
+def npy_with(header: str) -> bytes:
+    """The beginning of an npy file, without any data."""
+    line = f"{header}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line
+
+
+@pytest.mark.parametrize("form", ["npy", "npz"])
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (5, 10000000000000000000)}", "it is truncated"),
+        ("{'descr': '<f4', 'fortran_order': True, 'shape': (100000000000000000, 10000)}", "it is truncated"),
+        ("{'descr': '<f4', 'fortran_order': True, 'shape': (1000000000, 64)}", "it is truncated"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-5, 64)}", "its header says that the array has -5 x 64"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 0)}", "has 0 numbers in a row"),
+        ("{'descr': ((((((", "its header is damaged"),
+        ("{[]: 1}", "its header is damaged"),
+        ("(" * 3000, "its header is damaged"),
+    ],
+)
+def test_headers_that_say_something_impossible(tmp_path: Path, form: str, header: str, reason: str) -> None:
+    path = tmp_path / f"v.{form}"
+    if form == "npy":
+        path.write_bytes(npy_with(header))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("embeddings.npy", npy_with(header))
+    with pytest.raises(SourceError, match=rf"v\.{form}.*{reason}"):
+        read(path, template="/x/{}")
+
+
+def test_a_matrix_wider_than_any_vector(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", embeddings=np.ones((2, 2001), np.float32), url=np.array(urls(2)))
+    with pytest.raises(SourceError, match=r"'embeddings' has 2,001 numbers in a row, .* vectors of 64 to 2,000"):
+        read(tmp_path / "v.npz")
+    # What has more values in a row than a vector is no metadata either.
+    np.savez(tmp_path / "v.npz", embeddings=vectors(2), url=np.array(urls(2)), pixels=np.zeros((2, 40, 60), np.uint8))
+    assert [each.item.metadata for each in read(tmp_path / "v.npz")[0]] == [{}, {}]
+
+
+def test_references_of_which_there_are_more_or_fewer_than_vectors(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", embeddings=vectors(5), paths=np.array(["/a", "/b", "/c"]))
+    with pytest.raises(SourceError, match="'paths' has 3 values, but the file has 5 vectors"):
+        read(tmp_path / "v.npz")
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "jsonl", "csv", "copy"])
+def test_a_file_without_rows(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"v.{form}"
+    if form == "npz":
+        np.savez(path, embeddings=vectors(0), url=np.array([], dtype=str))
+    elif form == "npy":
+        np.save(path, vectors(0))
+    elif form == "parquet":
+        pq.write_table(pa.table({"url": pa.array([], pa.string()), "v": pa.array([], pa.list_(pa.float32()))}), path)
+    else:
+        path.write_text("url,embedding\n" if form == "csv" else "")
+    with pytest.raises(SourceError, match=rf"v\.{form} has no rows"):
+        read(path, template="/x/{}" if form == "npy" else None)
+
+
 def test_a_folder_of_clip_retrieval(tmp_path: Path) -> None:
     for part in (0, 1, 10):
         for kind in ("img_emb", "text_emb", "metadata"):
@@ -263,6 +326,44 @@ def test_images_of_the_library_datasets(tmp_path: Path) -> None:
     assert given[0].item.metadata == {}
 
 
+def not_utf8(*others: str) -> Any:
+    """A column of texts, the first of which is not UTF-8."""
+    ends = np.array([0, 4], np.int32)
+    return pa.concat_arrays(
+        [pa.StringArray.from_buffers(1, pa.py_buffer(ends), pa.py_buffer(b"/\xff\xfea")), pa.array(others)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "stored"),
+    [
+        (pa.array([1, 10**18 + 1], pa.timestamp("ns")), ["1970-01-01T00:00:00", "2001-09-09T01:46:40"]),
+        (pa.array([1, 2], pa.time64("ns")), ["00:00:00", "00:00:00"]),
+        (pa.array([1, 2], pa.duration("ns")), ["0:00:00", "0:00:00"]),
+        (pa.array([2**62, 0], pa.timestamp("us", "UTC")), [ANY, "1970-01-01T00:00:00+00:00"]),
+        (pa.array([2**50, 1], pa.timestamp("s")), [None, "1970-01-01T00:00:01"]),
+        (pa.array([2**30, 1], pa.date32()), [None, "1970-01-02"]),
+        (pa.array([1, 2], pa.timestamp("us", "Mars/North")), [None, None]),
+        (pa.array([[1], [2]], pa.list_(pa.timestamp("ns"))), [["1970-01-01T00:00:00"], ["1970-01-01T00:00:00"]]),
+        (not_utf8("b"), ["/\udcff\udcfea", "b"]),
+        (pa.ListArray.from_arrays([0, 1, 2], not_utf8("b")), [["/\udcff\udcfea"], ["b"]]),
+        (pa.StructArray.from_arrays([not_utf8("b")], ["c"]), [None, {"c": "b"}]),
+    ],
+)  # fmt: skip
+def test_values_of_parquet_that_python_cannot_hold(tmp_path: Path, column: Any, stored: list[Any]) -> None:
+    pq.write_table(pa.table({"url": urls(2), "embedding": list(vectors(2)), "x": column}), tmp_path / "v.parquet")
+    given, rejected, _ = read(tmp_path / "v.parquet")
+    assert (references(given), rejected) == (urls(2), [])
+    assert [each.item.metadata.get("x") for each in given] == stored
+
+
+def test_references_of_parquet_that_are_not_utf8(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": not_utf8("/b"), "embedding": list(vectors(2))}), tmp_path / "v.parquet")
+    given, [bad], _ = read(tmp_path / "v.parquet")
+    assert references(given) == ["/b"]
+    assert "is not valid UTF-8" in str(bad.error)
+
+
 # --- Texts ----------------------------------------------------------------------------------------
 
 
@@ -293,8 +394,6 @@ def test_a_file_of_which_nothing_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "v.jsonl").write_text("{\n[\n")
     with pytest.raises(SourceError, match=r"no row of v.jsonl can be used: line 1 of v.jsonl: the line is not JSON"):
         read(tmp_path / "v.jsonl")
-    (tmp_path / "empty.jsonl").write_text("")
-    assert read(tmp_path / "empty.jsonl") == ([], [], 0)
     (tmp_path / "v.bin").write_text("")
     with pytest.raises(SourceError, match="does not say the format"):
         read(tmp_path / "v.bin")
@@ -399,6 +498,17 @@ def test_numbers_of_any_size_become_unit_vectors(tmp_path: Path) -> None:
     np.testing.assert_allclose(matrix(given), vectors(3), atol=1e-6)
 
 
+def test_numbers_that_overflow_are_infinite(tmp_path: Path) -> None:
+    made = vectors(2).astype(np.longdouble)
+    made[1, 0] = np.finfo(np.longdouble).max  # where long doubles are doubles, its length overflows
+    np.savez(tmp_path / "v.npz", embeddings=made, url=np.array(urls(2)))
+    given, rejected, _ = read(tmp_path / "v.npz")
+    assert len(given) + len(rejected) == 2
+    made = np.full((1, WIDTH), 1e308)  # the length of this vector overflows
+    np.savez(tmp_path / "v.npz", embeddings=made, url=np.array(urls(1)))
+    np.testing.assert_allclose(matrix(read(tmp_path / "v.npz")[0]), 1 / 8)
+
+
 def test_single_rows_of_another_width_are_failures(tmp_path: Path) -> None:
     rows = [*vectors(3), np.ones(3)]
     (tmp_path / "v.jsonl").write_text(
@@ -468,6 +578,126 @@ def test_what_cannot_be_converted_is_metadata(tmp_path: Path) -> None:
         name: row[name] for name in ("taken_at", "width", "height", "latitude", "longitude", "rating", "tags", "colour")
     }
     assert item.metadata == {**kept, "title": "T", "deep": [1, {"a": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("/a\ud800/b.jpg", "is not valid UTF-8"),
+        ("~\ud800/b.jpg", "is not valid UTF-8"),
+        ("file://[", "has a malformed host"),
+        ("http://[", "has a malformed host or port"),
+        (["/a"], "is neither an absolute path nor a URL"),
+        ({}, "the row has no reference"),
+    ],
+)
+def test_references_that_are_none(tmp_path: Path, reference: Any, reason: str) -> None:
+    made = [row.tolist() for row in vectors(2)]
+    rows = [{"path": reference, "vector": made[0]}, {"path": "/b", "vector": made[1]}]
+    (tmp_path / "v.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    given, [bad], _ = read(tmp_path / "v.jsonl")
+    assert references(given) == ["/b"]
+    assert str(bad.error).startswith("line 1 of v.jsonl: ")
+    assert reason in str(bad.error)
+
+
+EXPORTED = dict.fromkeys(("rendition", "source", "source_id", "sha256", "ingested_at", "video", "video_time"))
+"""Columns by which an export is recognised, and those of frames."""
+
+
+def export(path: Path, *rows: dict[str, Any], width: int = WIDTH) -> Path:
+    """Write rows as an export does, each with a vector."""
+    made = vectors(len(rows), width)
+    lines = [EXPORTED | {"embedding": made[at].tolist()} | row for at, row in enumerate(rows)]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rendition", 5), ("rendition", {"a": 1}), ("rendition", "/a.jpg"), ("folder", ["a"]), ("folder", "x" * 3000),
+        ("source", False), ("modified_at", "yesterday"), ("video_time", "abc"), ("video_time", [1]),
+        ("video_time", -5), ("video", 7), ("video", "/a.mp4"), ("sha256", [1]),
+    ],
+)  # fmt: skip
+def test_columns_of_exports_that_cannot_be_converted_are_metadata(tmp_path: Path, name: str, value: Any) -> None:
+    [given], rejected, _ = read(export(tmp_path / "v.jsonl", {"image": "/a.jpg", name: value}))
+    assert not rejected
+    assert given.item.metadata == {name: value}
+    assert (given.item.source, given.item.rendition, given.video, given.video_time) == ("vectors", None, None, None)
+
+
+@pytest.mark.parametrize("time", [None, "abc", [1], -5, "nan", "inf", True])
+@pytest.mark.parametrize("video", ["/a.mp4", "https://example.org/a.mp4"])
+def test_frames_without_a_time_are_failures(tmp_path: Path, video: str, time: Any) -> None:
+    rows = ({"image": f"{video}#t={at}", "video": video, "video_time": at} for at in (1, "2.5"))
+    bad = {"image": f"{video}#t=3", "video": video, "video_time": time}
+    given, [failure], _ = read(export(tmp_path / "v.jsonl", *rows, bad))
+    assert [(each.item.image, each.video, each.video_time) for each in given] == [
+        (f"{video}#t=1", video, 1.0),
+        (f"{video}#t=2.5", video, 2.5),
+    ]
+    assert "line 3 of v.jsonl: the row is a frame of a video, but its video_time" in str(failure.error)
+
+
+@pytest.mark.parametrize(
+    ("video", "ending", "reason"),
+    [
+        ("/a.mp4", "#\ud800", "its reference ends in"),
+        ("https://example.org/a.mp4", "#x", "its reference ends in '#x' instead of a time"),
+        ("/" + "a" * 2046, "#t=5", "the reference is 2,051 bytes long, the limit is 2,048"),
+        ("https://example.org/" + "a" * 2025, "#t=5", "the reference is 2,049 bytes long"),
+    ],
+)
+def test_frames_with_malformed_references_are_failures(tmp_path: Path, video: str, ending: str, reason: str) -> None:
+    good = {"image": "/b.mp4#t=1", "video": "/b.mp4", "video_time": 1}
+    bad = {"image": video + ending, "video": video, "video_time": 1}
+    given, [failure], _ = read(export(tmp_path / "v.jsonl", good, bad))
+    assert references(given) == ["/b.mp4#t=1"]
+    assert reason in str(failure.error)
+
+
+def test_a_frame_that_is_none_of_its_video_is_an_image(tmp_path: Path) -> None:
+    row = {"image": "https://example.org/b.jpg", "video": "/a.mp4", "video_time": 2}
+    [given], _, _ = read(export(tmp_path / "v.jsonl", row))
+    assert (given.item.image, given.video, given.video_time) == (row["image"], None, None)
+    assert given.item.metadata == {"video": "/a.mp4", "video_time": 2}
+
+
+@pytest.mark.parametrize("depth", [101, 900, 100_000])
+@pytest.mark.parametrize("form", ["csv", "jsonl", "npz", "parquet"])
+def test_metadata_that_is_nested_deep(tmp_path: Path, form: str, depth: int) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    path = tmp_path / f"v.{form}"
+    columns = {"url": urls(2), "metadata": [deep, '{"b": 1}']}
+    if form == "npz":
+        np.savez(path, embeddings=vectors(2), **{name: np.array(values) for name, values in columns.items()})  # pyright: ignore
+    elif form == "parquet":
+        pq.write_table(pa.table({**columns, "embedding": list(vectors(2))}), path)
+    else:
+        texts = [json.dumps(row.tolist()) for row in vectors(2)]
+        lines = [
+            f'{{"url": "{url}", "embedding": {text}, "x": [1, {metadata}]}}'
+            if form == "jsonl"
+            else f'{url},"{text}","{metadata.replace(chr(34), chr(34) * 2)}"'
+            for url, text, metadata in zip(urls(2), texts, columns["metadata"], strict=True)
+        ]
+        path.write_text("\n".join(lines if form == "jsonl" else ["url,embedding,metadata", *lines]))
+    given, [bad], _ = read(path)
+    assert references(given) == urls(2)[1:]
+    assert "nested" in str(bad.error) or "field limit" in str(bad.error)
+    assert "recursion" not in str(bad.error)
+
+
+def test_numbers_of_thousands_of_digits(tmp_path: Path) -> None:
+    made = json.dumps(vectors(1)[0].tolist())
+    lines = [
+        f'{{"url": "{url}", "embedding": {made}, "n": {n}}}' for url, n in zip(urls(2), ("1" * 5000, 1), strict=True)
+    ]
+    (tmp_path / "v.jsonl").write_text("\n".join(lines))
+    _, [bad], _ = read(tmp_path / "v.jsonl")
+    assert str(bad.error) == "line 1 of v.jsonl: the line is not JSON (a number in it has more than 4,300 digits)"
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "parquet", "jsonl"])

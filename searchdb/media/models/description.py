@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from searchdb.errors import ModelUnavailableError
 from searchdb.media.model_files import weight_files, weights_sha256
-from searchdb.media.models.families import dimension_of, family_of, read_config
+from searchdb.media.models.families import context_of, dimension_of, family_of, read_config
 from searchdb.media.models.folders import description_folder
 from searchdb.media.models.loading import tokenizer_config
 from searchdb.media.models.preprocessing import Preprocessing
@@ -70,13 +70,12 @@ def describe_model(name: str, folder: Path | None = None, *, hash_weights: bool 
     family, config = family_of(name, folder), read_config(name, folder)
     card = read_card(folder)
     here = bool(weight_files(folder))
-    tokens = tokenizer_config(name, folder).get("model_max_length") or family.context(config)
     return ModelDescription(
         name=name,
         family=family.title,
         model_type=config["model_type"],
         dimension=dimension_of(name, config),
-        context_length=min(family.context(config), int(tokens)),
+        context_length=context_of(name, config, tokenizer_config(name, folder).get("model_max_length")),
         image_size=Preprocessing.read(name, folder, family.processor).geometry.image_size,
         languages=_strings(card.get("language") or card.get("languages")),
         licence=_licence(card),
@@ -104,7 +103,7 @@ def read_card(folder: Path) -> Mapping[str, Any]:
 
     try:
         return cast("Mapping[str, Any] | None", metadata_load(folder / "README.md")) or {}
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
 
 

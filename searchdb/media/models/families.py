@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from searchdb.errors import ModelUnavailableError
-from searchdb.media.model_files import read_json
+from searchdb.media.model_files import read_json, shown_value
 
 Config = Mapping[str, Any]
 
@@ -62,7 +62,11 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     for file, what in _OTHER_FORMATS.items():
         if (folder / file).exists() and not (folder / "config.json").exists():
             raise ModelUnavailableError(name, what)
-    return read_json(name, folder / "config.json")
+    config = read_json(name, folder / "config.json")
+    for part in ("text_config", "vision_config", "text_config_dict", "vision_config_dict"):
+        if not isinstance(config.get(part) or {}, dict):
+            raise ModelUnavailableError(name, f"its config.json is malformed: {part} is no object, {{...}}")
+    return config
 
 
 def dimension_of(name: str, config: Config) -> int:
@@ -73,12 +77,47 @@ def dimension_of(name: str, config: Config) -> int:
     """
     try:
         image, text = FAMILIES[config["model_type"]].dimensions(config)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as exc:
-        raise ModelUnavailableError(name, f"its config.json is malformed ({exc!r})") from exc
+    except _MALFORMED as exc:
+        raise ModelUnavailableError(name, f"its config.json is malformed: {_problem_of(exc)}") from exc
     if image != text:
         reason = f"its images have {image} numbers and its texts {text}, so that they cannot be compared"
         raise ModelUnavailableError(name, reason)
     return image
+
+
+def context_of(name: str, config: Config, tokens: Any) -> int:
+    """Return the most tokens of a text: what the config.json says, or fewer `tokens` if the tokenizer says so.
+
+    Raises:
+        ModelUnavailableError: one of the files is malformed.
+    """
+    try:
+        context = FAMILIES[config["model_type"]].context(config)
+    except _MALFORMED as exc:
+        raise ModelUnavailableError(name, f"its config.json is malformed: {_problem_of(exc)}") from exc
+    try:
+        context = min(context, int(tokens or context))
+    except _MALFORMED as exc:
+        reason = f"its tokenizer_config.json is malformed: model_max_length is {shown_value(tokens)}, no whole number"
+        raise ModelUnavailableError(name, reason) from exc
+    if context < 1:
+        raise ModelUnavailableError(name, f"its config.json or tokenizer_config.json says {context} tokens of a text")
+    return context
+
+
+_MALFORMED = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What the functions below raise for values of other kinds than they expect."""
+
+
+def _problem_of(exc: Exception) -> str:
+    # Only our own errors are written for people.
+    return str(exc) if type(exc) is ValueError else "a size in it is no number"
+
+
+def _whole_number(value: Any, key: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{key} is {shown_value(value)}, no whole number")
+    return value
 
 
 def _what_it_is(folder: Path, model_type: object) -> str:
@@ -109,7 +148,7 @@ def _at(config: Config, part: str, key: str, default: Any) -> Any:
 def _projection(default: int) -> Callable[[Config], tuple[int, int]]:
     def dimensions(config: Config) -> tuple[int, int]:
         size = config.get("projection_dim")
-        numbers = default if size is None else int(size)
+        numbers = default if size is None else _whole_number(size, "projection_dim")
         return numbers, numbers
 
     return dimensions
@@ -119,12 +158,13 @@ def _siglip_dimensions(config: Config) -> tuple[int, int]:
     text = _at(config, "text_config", "projection_size", None) or _at(config, "text_config", "hidden_size", 768)
     if not _at(config, "vision_config", "vision_use_head", True):
         raise ValueError("vision_use_head is false: it has no vector of a whole image")
-    return int(_at(config, "vision_config", "hidden_size", 768)), int(text)
+    image = _at(config, "vision_config", "hidden_size", 768)
+    return _whole_number(image, "hidden_size of vision_config"), _whole_number(text, "the size of text_config")
 
 
 def _align_dimensions(config: Config) -> tuple[int, int]:
     """As `round_filters` in transformers' modeling_align.py: the last block's channels are the vector's numbers."""
-    divisor = int(_at(config, "vision_config", "depth_divisor", 8))
+    divisor = _whole_number(_at(config, "vision_config", "depth_divisor", 8), "depth_divisor")
     channels = _at(config, "vision_config", "out_channels", [320])[-1]
     scaled = channels * _at(config, "vision_config", "width_coefficient", 2.0)
     rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
@@ -135,7 +175,8 @@ def _align_dimensions(config: Config) -> tuple[int, int]:
 
 def _positions(default: int, *, most: int | None = None) -> Callable[[Config], int]:
     def context(config: Config) -> int:
-        positions = int(_at(config, "text_config", "max_position_embeddings", default))
+        key = "max_position_embeddings"
+        positions = _whole_number(_at(config, "text_config", key, default), key)
         return positions if most is None else min(positions, most)
 
     return context
@@ -143,7 +184,7 @@ def _positions(default: int, *, most: int | None = None) -> Callable[[Config], i
 
 def _roberta_positions(config: Config) -> int:
     """XLM-RoBERTa numbers its positions from behind the padding token's number."""
-    return _positions(514)(config) - int(_at(config, "text_config", "pad_token_id", 1)) - 1
+    return _positions(514)(config) - _whole_number(_at(config, "text_config", "pad_token_id", 1), "pad_token_id") - 1
 
 
 _CLIP, _SIGLIP = "CLIPImageProcessor", "SiglipImageProcessor"

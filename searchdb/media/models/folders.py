@@ -12,6 +12,7 @@ from searchdb.media.model_files import (
     WEIGHT_PATTERNS,
     cached_folder,
     download,
+    require_name,
     weight_files,
 )
 from searchdb.media.models.families import family_of
@@ -24,8 +25,9 @@ def local_folder(name: str) -> Path | None:
     """Return the folder of a model that is on this machine; None for a hub model that is not.
 
     Raises:
-        ModelUnavailableError: the folder does not exist, or the name is neither a folder nor a hub name.
+        ModelUnavailableError: the folder does not exist, or the name is empty, or neither a folder nor a hub name.
     """
+    require_name(name)
     if name == DEMO_MODEL:
         return DEMO_FOLDER
     local = Path(name).expanduser()

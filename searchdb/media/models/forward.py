@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from searchdb.media.models.families import Family
+from searchdb.media.models.families import Family, context_of
 from searchdb.media.models.geometry import Patches
 from searchdb.media.models.loading import load_model, load_tokenizer
 from searchdb.media.models.preprocessing import Preprocessing
@@ -48,7 +48,8 @@ class LoadedModel:
 
         self._torch = torch
         self._model = model
-        self._texts = _Texts(model, tokenizer, family)
+        context = context_of(name, model.config.to_dict(), tokenizer.model_max_length)
+        self._texts = _Texts(model, tokenizer, family, context)
         self._values = _values_of(preprocessing, model)
         self._single = ThreadPoolExecutor(1, thread_name_prefix="embed-single")
         cores = torch.get_num_threads()
@@ -88,10 +89,10 @@ class LoadedModel:
 class _Texts:
     """Makes the model's input of texts: tokens, in lower case where the model was trained on that, padded and cut."""
 
-    def __init__(self, model: Any, tokenizer: Any, family: Family) -> None:
+    def __init__(self, model: Any, tokenizer: Any, family: Family, context: int) -> None:
         self._device = model.device
         self._tokenizer = tokenizer
-        self._context = min(family.context(model.config.to_dict()), int(tokenizer.model_max_length))
+        self._context = context
         self._padding = "max_length" if family.pads_to_context else True
         # What the tokenizer returns is what the model takes, but a mask that the model was trained without.
         self._left_out = {"attention_mask"} if family.attends_to_padding else set[str]()

@@ -11,7 +11,7 @@ from typing import Any, cast
 from searchdb.errors import ModelUnavailableError
 from searchdb.media.model_files import first_line, read_json
 from searchdb.media.models.devices import choose_device, choose_dtype
-from searchdb.media.models.families import dimension_of
+from searchdb.media.models.families import dimension_of, read_config
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,6 @@ def load_model(name: str, folder: Path, *, device: str, dtype: str) -> Any:
     Raises:
         ModelUnavailableError: its weights are missing or damaged, or are not those of its config.json.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
 
@@ -35,13 +34,15 @@ def load_model(name: str, folder: Path, *, device: str, dtype: str) -> Any:
     transformers_logging.set_verbosity_error()  # what matters of its warnings is an error of ours
     chosen_device = choose_device(name, device)
     chosen_dtype = choose_dtype(chosen_device, dtype)
+    _check_dtype(name, folder)
     load = cast("Any", AutoModel.from_pretrained)  # pyright: ignore[reportUnknownMemberType] - untyped
     try:
         model, loading = load(
             folder, dtype=chosen_dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
         model.to(chosen_device).eval()
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError) as exc:
+    # What config.json says goes through many functions of transformers and torch, which raise anything for it.
+    except Exception as exc:
         raise ModelUnavailableError(name, _why_not_loaded(exc)) from exc
     if loading["missing_keys"]:
         some = ", ".join(sorted(loading["missing_keys"])[:3])
@@ -49,7 +50,7 @@ def load_model(name: str, folder: Path, *, device: str, dtype: str) -> Any:
             name, f"its weights lack {len(loading['missing_keys'])} of the model's tensors ({some}): copy them again"
         )
     config = model.config.to_dict()
-    if dimension_of(name, config) != (read := dimension_of(name, read_json(name, folder / "config.json"))):
+    if dimension_of(name, config) != (read := dimension_of(name, read_config(name, folder))):
         raise ModelUnavailableError(
             name, f"its config.json says {read} numbers, the loaded model {dimension_of(name, config)}"
         )
@@ -135,7 +136,34 @@ def _is_installed(module: str) -> bool:
         return False
 
 
+def _in_one_line(exc: Exception) -> str:
+    """Return an exception's message without line breaks, at most 200 characters."""
+    return " ".join(str(exc).split())[:200] or type(exc).__name__
+
+
+def _check_dtype(name: str, folder: Path) -> None:
+    """Refuse a config.json whose type of numbers torch does not have; only the tokenizer would fail for it."""
+    import torch
+
+    config = read_config(name, folder)
+    for part in (config, config.get("text_config") or {}, config.get("vision_config") or {}):
+        for wanted in (part.get("dtype"), part.get("torch_dtype")):
+            if isinstance(wanted, str | int | float | list) and wanted != "auto":
+                known = getattr(torch, str(wanted).removeprefix("torch."), None)
+                if not isinstance(known, torch.dtype):
+                    raise ModelUnavailableError(
+                        name, f"its config.json is malformed: torch has no type of numbers {str(wanted)[:40]!r}"
+                    )
+
+
 def _why_not_loaded(exc: Exception) -> str:
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    if isinstance(exc, SafetensorError):
+        return "its weights are damaged or cut: copy them again"
+    if isinstance(exc, StrictDataclassError | ArithmeticError | AttributeError | LookupError | TypeError):
+        return f"its config.json does not fit its kind of model ({_in_one_line(exc)})"
     if isinstance(exc, ImportError):
         return f"it needs a package that is not installed ({first_line(exc)})"
     if "ignore_mismatched_sizes" in str(exc) or re.search("size mismatch", str(exc)):

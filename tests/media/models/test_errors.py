@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from searchdb.errors import ModelUnavailableError
+from searchdb.media import model_files
 from searchdb.media.embed import CLIPEmbedder
+from searchdb.media.models.description import describe_model
 from searchdb.media.models.folders import model_folder
 from tests.helpers.tiny_models import save_tiny_model
 
@@ -185,7 +187,7 @@ def test_cut_weights(copy: Callable[[str], Path]) -> None:
     folder = copy("align")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    refused(folder, "cannot load")
+    refused(folder, "its weights are damaged or cut: copy them again")
 
 
 def test_no_weights(copy: Callable[[str], Path]) -> None:
@@ -207,6 +209,72 @@ def test_a_malformed_config(copy: Callable[[str], Path]) -> None:
     folder = copy("siglip")
     change(folder / "config.json", text_config=["no"], vision_config=7)
     refused(folder, r"its config\.json is malformed")
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1]", "holds no JSON object"),
+        ("null", "holds no JSON object"),
+        ("[" * 100_000, "it is nested too deeply, or has a number of thousands of digits"),
+        (f'{{"a": {"1" * 5000}}}', "it is nested too deeply, or has a number of thousands of digits"),
+        ('{"a": "\udcff"}', "it is not UTF-8"),
+    ],
+)
+def test_files_that_hold_no_object(copy: Callable[[str], Path], name: str, content: str, reason: str) -> None:
+    folder = copy("clip")
+    (folder / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ModelUnavailableError, match=rf"{name} .*{reason}"):
+        describe_model(str(folder))
+
+
+def test_a_config_that_is_too_large(copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copy("clip")
+    monkeypatch.setattr(model_files, "MAX_JSON_BYTES", 100)
+    refused(folder, r"config\.json has [\d,]+ bytes, the limit is 100\.")
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "values", "reason"),
+    [
+        ("clip", "config.json", {"text_config": [1]}, "text_config is no object"),
+        ("clip", "config.json", {"vision_config": "x"}, "vision_config is no object"),
+        ("clip", "config.json", {"projection_dim": 400.5}, "projection_dim is 400.5, no whole number"),
+        ("clip", "config.json", {"projection_dim": float("inf")}, "projection_dim is Infinity, no whole number"),
+        ("clip", "config.json", {"dtype": "float99"}, "torch has no type of numbers 'float99'"),
+        ("clip", "tokenizer_config.json", {"model_max_length": "x"}, "model_max_length|its tokenizer cannot be loaded"),
+        ("siglip", "preprocessor_config.json", {"size": "x"}, "size is \"x\", no number of 1 to 4,096 pixels"),
+        ("siglip", "preprocessor_config.json", {"size": {"height": 10**7, "width": 9}}, "10000000, no number of 1 to"),
+        ("siglip", "preprocessor_config.json", {"size": {"height": 0, "width": 32}}, "the height in size is 0, no"),
+        ("siglip", "preprocessor_config.json", {"size": None}, "size is null, no number"),
+        ("siglip", "preprocessor_config.json", {"image_mean": [0.5]}, r"image_mean is \[0\.5\], not three numbers"),
+        ("siglip", "preprocessor_config.json", {"image_std": [0.5, 0, 1]}, "image_std holds zero"),
+        ("siglip", "preprocessor_config.json", {"rescale_factor": "x"}, 'rescale_factor is "x", no number'),
+        ("siglip", "preprocessor_config.json", {"resample": 99}, "no way to resample 99"),
+        ("clip", "preprocessor_config.json", {"size": {"shortest_edge": 10**7}}, "size is 10000000, no number of 1 to"),
+        ("clip", "preprocessor_config.json", {"crop_size": [1]}, r"crop_size is \[1\], no number of 1 to 4,096 pixels"),
+        ("siglip2-naflex", "preprocessor_config.json", {"max_num_patches": 10**9}, "max_num_patches is 1000000000: "),
+        ("siglip2-naflex", "preprocessor_config.json", {"patch_size": 0}, "patch_size is 0, no number of 1 to 4,096"),
+        ("clip", "processor_config.json", {"image_processor": [1]}, "image_processor is no object"),
+    ],
+)  # fmt: skip
+def test_values_of_another_kind(
+    copy: Callable[[str], Path], model: str, file: str, values: dict[str, object], reason: str
+) -> None:
+    folder = copy(model)
+    change(folder / file, **values)
+    refused(folder, reason)
+
+
+@pytest.mark.parametrize(
+    "values", [{"image_size": "big"}, {"hidden_size": 7}, {"num_attention_heads": 0}, {"hidden_act": "unheard-of"}]
+)
+def test_values_that_only_transformers_refuses(copy: Callable[[str], Path], values: dict[str, object]) -> None:
+    folder = copy("clip")
+    config = json.loads((folder / "config.json").read_text())
+    change(folder / "config.json", vision_config=config["vision_config"] | values)
+    refused(folder, r"its config\.json does not fit its kind of model \(.+\)")
 
 
 # --- Names of the hub ----------------------------------------------------------------------------------
