@@ -72,7 +72,9 @@ def fields_of(row: Mapping[str, Any], *, exported: bool, is_frame: bool = False)
     Raises:
         InvalidReferenceError: a value is nested more than MAX_NESTING deep.
     """
-    dropped = _DROPPED | (_OF_FRAMES if is_frame else frozenset()) if exported else frozenset[str]()
+    dropped = frozenset[str]()
+    if exported:
+        dropped = _DROPPED | _OF_FRAMES if is_frame else _DROPPED
     values = {name: value for name, value in _present(row.items(), strip=not exported) if name not in dropped}
     if is_deep(values):
         raise InvalidReferenceError(_TOO_DEEP)

@@ -198,7 +198,8 @@ def _given(reference: str, vector: np.ndarray, fields: dict[str, Any], frame: Fr
     elif "modified_at" not in fields and not is_url(reference):
         fields["modified_at"] = _modified_at(reference)
         facts["reads_file"] = fields["modified_at"] is not None
-    item = SourceItem(**{"image": reference, "source": SOURCE} | fields)
+    source = fields.pop("source", SOURCE)
+    item = SourceItem(image=reference, source=source, **fields)
     return GivenVector(item=item, embedding=vector, **facts)
 
 

@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from tests.helpers import warm_server
 
@@ -192,7 +192,7 @@ def start(
 
 def start_interpreter(arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a new interpreter, for a test that includes its start; arguments and options are those of `start`."""
-    return subprocess.Popen([sys.executable, *arguments], **options)
+    return cast("subprocess.Popen[bytes]", subprocess.Popen([sys.executable, *arguments], **options))
 
 
 def run(

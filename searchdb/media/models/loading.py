@@ -148,12 +148,13 @@ def _check_dtype(name: str, folder: Path) -> None:
     config = read_config(name, folder)
     for part in (config, config.get("text_config") or {}, config.get("vision_config") or {}):
         for wanted in (part.get("dtype"), part.get("torch_dtype")):
-            if isinstance(wanted, str | int | float | list) and wanted != "auto":
-                known = getattr(torch, str(wanted).removeprefix("torch."), None)
-                if not isinstance(known, torch.dtype):
-                    raise ModelUnavailableError(
-                        name, f"its config.json is malformed: torch has no type of numbers {str(wanted)[:40]!r}"
-                    )
+            if wanted is None or wanted == "auto" or isinstance(wanted, dict):
+                continue
+            shown = str(cast("object", wanted))
+            if not isinstance(getattr(torch, shown.removeprefix("torch."), None), torch.dtype):
+                raise ModelUnavailableError(
+                    name, f"its config.json is malformed: torch has no type of numbers {shown[:40]!r}"
+                )
 
 
 def _why_not_loaded(exc: Exception) -> str:
