@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,9 @@ from searchdb.ingest.store import Store
 from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.cli import output, run
 from tests.helpers.pgbouncer import pgbouncer, through
+from tests.helpers.waiting import GIVE_UP_S
 from web import create_app
-from web.backend import EXTENSION
+from web.backend import EXTENSION, TIMEOUTS
 
 THREADS = 12
 REQUESTS = 300
@@ -75,7 +77,11 @@ def test_a_pooler_is_detected(server: EmbeddedServer, settings: Settings, mode: 
         assert database.driver_arguments()["prepare_threshold"] is None
 
 
-def test_no_request_fails(bouncer: Path, demo_settings: Settings, embedder: CLIPEmbedder) -> None:
+def test_no_request_fails(
+    bouncer: Path, demo_settings: Settings, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine a request may wait for more than a second for a connection.
+    monkeypatch.setattr("web.backend.TIMEOUTS", replace(TIMEOUTS, pool=GIVE_UP_S, statement=GIVE_UP_S))
     app = create_app(through(bouncer, demo_settings), embedder=embedder)
     app.testing = True
     paths = ("/?q=a+boat", "/api/search?q=a+red+car", "/images/5", "/?q=snow&tag=boat", "/api/random", "/status")
