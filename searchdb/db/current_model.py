@@ -148,7 +148,7 @@ def _adopt(connection: Connection, model: ModelIdentity) -> int | None:
 
 
 def rename_model(connection: Connection, model: ModelIdentity) -> bool:
-    """Give the current model these weights and this name, if it has another one and nobody has seen its weights.
+    """Give the current model these weights and this name, if its name differs and its weights are unverified.
 
     Its vectors must have been compared with the model's. Returns whether it was renamed.
     """
@@ -161,7 +161,7 @@ def rename_model(connection: Connection, model: ModelIdentity) -> bool:
 
 
 def _take_weights(connection: Connection, model: ModelIdentity, named: sa.ColumnElement[bool]) -> int | None:
-    """Give the current model a model's name and weights, if nobody has seen its weights before; return its id."""
+    """Give the current model a model's name and weights, if its own weights are unverified; return its id."""
     of_other = sa.exists().where(embedding_models.c.weights_sha256 == model.weights_sha256)
     return connection.scalar(
         sa.update(embedding_models)

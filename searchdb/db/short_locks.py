@@ -1,4 +1,4 @@
-"""Alters a table that is in use: waits for its lock only briefly, and retries, so that nobody waits behind it."""
+"""Alters a table that is in use: waits only briefly for its lock, and retries, so that other statements go on."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Starts Python processes that need not import torch and transformers, which takes several seconds of each new one.
 
 A server imports them once per run of pytest, and forks a process for each command. Such a process is a real one: it has
-its own id, memory, threads, signals, environment, folder, streams, and session if it shall; it can be killed; it ends
-as every interpreter does. It runs the same code on the same database. What it does not test is the start:
+its own id, memory, threads, signals, environment, folder and streams, and its own session if asked for; it can be
+killed; it ends as every interpreter does. It runs the same code on the same database. It does not test the start:
 
 - that a module can be imported at all, and what its import does or reads: environment variables such as HF_HOME or
   OMP_NUM_THREADS, the options of the interpreter. Therefore a test cannot give a process other variables than those in
@@ -90,7 +90,7 @@ Process = WarmProcess | subprocess.Popen[bytes]
 
 
 class _Server:
-    """The server, which ends with this process: nobody else can send requests. An `empty` one imports nothing."""
+    """The server, which ends with this process. With `empty`, it imports nothing."""
 
     def __init__(self, *, empty: bool = False) -> None:
         self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -68,7 +68,7 @@ class Child:
         result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         assert result is not None
         code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-        with suppress(BrokenPipeError):  # nobody wants to know
+        with suppress(BrokenPipeError):  # the process that asked has ended
             self.status.send(str(code).encode())
         os.waitpid(self.pid, 0)
         self.close()
@@ -80,7 +80,7 @@ class Child:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What a forked process is to become: Python's arguments, and what the process shall find around it."""
+    """What a forked process runs: Python's arguments, its environment, folder and session."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
@@ -99,7 +99,7 @@ class Command:
         os.chdir(self.folder)
         os.environ.clear()
         os.environ.update(self.environment)
-        # Torch begins with the same numbers in every process, and `random` sees to itself after a fork.
+        # Torch begins with the same numbers in every process, and `random` seeds itself again after a fork.
         if numpy_random := sys.modules.get("numpy.random"):
             numpy_random.seed()
         signal.signal(signal.SIGINT, self.interrupt)
