@@ -4,8 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
-# Processes that run the tests; each has a PostgreSQL server. Most tests wait more than they compute.
-JOBS   ?= 2
+# Processes that run the tests, one more than there are cores, at most six: tests also wait. Each takes 2 GB of memory with
+# its PostgreSQL server.
+JOBS   ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 5 ? cores + 1 : 6)))
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Build of torch on Linux: auto, cpu or cuda. auto takes the CPU build where no NVIDIA device is found; that is 1.5 GB
 # of packages instead of 5.
 TORCH     ?= auto
@@ -20,13 +22,13 @@ serve: $(VENV)/.installed       ## serve the page for the database in DATABASE_U
 	$(BIN)/searchdb serve $(ARGS)
 
 test: $(VENV)/.installed-dev    ## run every test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: $(VENV)/.installed-dev ## run the tests that take neither seconds each nor a browser
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not browser" $(ARGS)
+	$(PYTEST) -m "not slow and not browser" $(ARGS)
 
 coverage: $(VENV)/.installed-dev ## run the fast tests and print the share of lines and branches they execute
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not browser" --cov --cov-report=term $(ARGS)
+	$(PYTEST) -m "not slow and not browser" --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.installed-dev $(VENV)/.installed-bench ## check style, formatting and types
 	$(BIN)/ruff check .

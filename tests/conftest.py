@@ -35,10 +35,14 @@ _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs whole processes as slow; `make test-fast` leaves it out."""
+    """Mark what runs whole processes as slow; `make test-fast` leaves it out.
+
+    Their files and those of the browser come first: one that starts last would run alone at the end.
+    """
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not {"integration", "browser"} & set(item.path.parts))
 
 
 @pytest.fixture(scope="session", autouse=True)

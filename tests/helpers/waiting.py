@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-GIVE_UP_S = 600
-"""Seconds after which a test stops waiting. A safety net only: a busy machine may need minutes."""
+GIVE_UP_S = 180
+"""Seconds after which a test stops waiting. A safety net only: a busy machine may need a minute."""
 
 
 def until(condition: Callable[[], object], what: str) -> None:
