@@ -21,7 +21,6 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import searchdb.demo
-from searchdb.cli.demo import album_items
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.db import user_sql as sql
@@ -31,6 +30,7 @@ from searchdb.errors import DatabaseError
 from searchdb.unsplash import loader
 from searchdb.unsplash.reader import find_parts
 from tests.helpers import unsplash_files
+from tests.helpers.album import copy_album
 from tests.helpers.databases import NewSettings
 
 pytestmark = pytest.mark.slow
@@ -149,13 +149,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def collection(new_settings: NewSettings, album: Path, home: Path) -> Iterator[SearchDB]:
-    """A collection with the album, as `make demo` leaves it."""
+def collection(new_settings: NewSettings, demo_collection: SearchDB, home: Path) -> Iterator[SearchDB]:
+    """A collection with the album, as `make demo` leaves it: copied, because tests add to it."""
     with (
         new_settings(home) as settings,
         SearchDB(settings.model_copy(update={"dtype": "float32"})) as collection,
     ):
-        collection.ingest(album_items(album))
+        copy_album(demo_collection, collection.database)
         yield collection
 
 
@@ -681,7 +681,7 @@ def psql(sample: SampleCollection, statement: str) -> list[list[str]]:
 
 def test_the_best_label_is_correct_for_nearly_every_image(sample: SampleCollection) -> None:
     statement = RECIPES["Which of a few labels fits an image?"].statement
-    rows_of_the_demo = [row for row in sample.rows if row["source"] == "demo"][::6]
+    rows_of_the_demo = [row for row in sample.rows if row["source"] == "demo"][::12]
     right = 0
     for row in rows_of_the_demo:
         rows, _ = run(sample.collection, statement.replace("postcard-v1-00226.jpg", Path(row["image"]).name))
@@ -704,14 +704,14 @@ def test_a_query_with_nothing_to_look_for_says_so(
         run(sample.collection, RECIPES[title].statement.replace(old, new))
 
 
-@pytest.mark.parametrize(
-    ("title", "index"),
-    [
-        ("Which images from one country fit a text best?", "images_country_idx"),
-        ("Which well rated images below a folder fit a text best?", "images_folder_idx"),
-        ("Which images rank best by words and by appearance together?", "images_words_idx"),
-    ],
-)
+OTHER_INDEXES = {
+    "Which images from one country fit a text best?": "images_country_idx",
+    "Which well rated images below a folder fit a text best?": "images_folder_idx",
+    "Which images rank best by words and by appearance together?": "images_words_idx",
+}
+
+
+@pytest.mark.parametrize(("title", "index"), OTHER_INDEXES.items())
 def test_other_indexes_that_the_text_names_can_serve_the_query(
     sample: SampleCollection, title: str, index: str
 ) -> None:
@@ -719,6 +719,9 @@ def test_other_indexes_that_the_text_names_can_serve_the_query(
     run(sample.collection, statement)  # embeds its texts
     with sample.collection.database.connect() as connection:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # as with many rows
+        # Which of several is the cheapest depends on whether autovacuum has looked at these few rows.
+        for other in {*OTHER_INDEXES.values(), "images_rating_idx"} - {index}:
+            connection.exec_driver_sql(f"DROP INDEX {other}")
         plan = connection.exec_driver_sql(f"EXPLAIN {statement}".replace("%", "%%")).scalars().all()
         connection.rollback()
     assert any(index in line for line in plan), plan

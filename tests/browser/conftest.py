@@ -33,6 +33,12 @@ CHROMIUM_ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-features="
+    # The list below an address bar that nobody sees, which would be a page of its own for each tab, and cost as much.
+    "WebUIOmniboxPopup,WebUIOmniboxAimPopup,"
+    # What Playwright disables, too, in an argument that this one replaces, as far as it concerns pages.
+    "AvoidUnnecessaryBeforeUnloadCheckSync,HttpsFirstBalancedModeAutoEnable,HttpsUpgrades,LensOverlay,MediaRouter,"
+    "OptimizationHints,PaintHolding,PreconnectToSearch,ThirdPartyStoragePartitioning",
 )
 
 

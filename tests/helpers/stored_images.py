@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from PIL import Image
 from sqlalchemy import Engine
@@ -26,6 +27,7 @@ class StoredImages:
         self.folder = folder
         self._database = database
         self._embedder = embedder
+        self._vectors: dict[str, np.ndarray] = {}
 
     def draw(self, name: str, *, size: tuple[int, int] = (60, 40), colour: str = "teal", **options: Any) -> Path:
         """Save an image of one colour; the suffix of the name sets the format unless `format` does."""
@@ -45,11 +47,14 @@ class StoredImages:
         if content:
             with Image.open(image) as opened:
                 width, height = opened.size
+        text = vector_of or description or "a picture"
+        if text not in self._vectors:
+            [self._vectors[text]] = self._embedder.embed_texts([text])
         row = {
             "image": str(image),
             "source": "files",
             "description": description,
-            "embedding": self._embedder.embed_texts([vector_of or description or "a picture"])[0],
+            "embedding": self._vectors[text],
             "sha256": hashlib.sha256(content or str(image).encode()).digest(),
             "byte_size": len(content),
             "width": width,

@@ -54,8 +54,9 @@ def test_building_fits_the_index_and_the_function_and_keeps_recall(database: Dat
     assert recall(database, vectors, clustered(50, seed=1)) >= 0.95
 
 
+@pytest.mark.usefixtures("quick_graphs")
 def test_two_builds_at_once_are_one(database: Database) -> None:
-    fill(database, clustered(3000))
+    fill(database, clustered(1000))
     results: list[IndexStatus | None] = []
     threads = [threading.Thread(target=lambda: results.append(build_index(database.engine))) for _ in range(3)]
     for thread in threads:
@@ -169,7 +170,7 @@ def test_only_the_owner_builds(database: Database, admin: sa.Engine, caplog: pyt
 
 
 def test_by_default_a_large_collection_gets_a_graph_over_halves(database: Database) -> None:
-    vectors = real_like(2000)
+    vectors = real_like(1000)
     fill(database, vectors)
     built = build_index(database.engine)
     assert built is not None
@@ -178,7 +179,7 @@ def test_by_default_a_large_collection_gets_a_graph_over_halves(database: Databa
     assert definition(database).endswith(
         "USING hnsw (((embedding)::halfvec(512)) halfvec_cosine_ops) WITH (m='24', ef_construction='320')"
     )
-    assert "hnsw over halfvec, m 24, ef_construction 320, ef_search 100; 2,000 rows now" in index_summary(built)
+    assert "hnsw over halfvec, m 24, ef_construction 320, ef_search 100; 1,000 rows now" in index_summary(built)
     assert recall(database, vectors, real_like_texts(50)) >= 0.97
 
 
@@ -191,10 +192,11 @@ def test_by_default_a_small_collection_is_exact(database: Database) -> None:
     assert recall(database, vectors, real_like_texts(20)) == 1
 
 
+@pytest.mark.usefixtures("quick_graphs")
 @pytest.mark.parametrize("value_type", ["vector", "halfvec"])
 @pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
 def test_match_images_serves_every_kind_of_index(database: Database, method: str, value_type: str) -> None:
-    vectors = real_like(1500)
+    vectors = real_like(1200)
     fill(database, vectors)
     built = build_index(database.engine, method=method, value_type=value_type)
     assert built is not None
@@ -209,30 +211,30 @@ def test_match_images_serves_every_kind_of_index(database: Database, method: str
 
 @pytest.mark.slow
 def test_hnsw_is_built_in_place_of_ivfflat_and_back(database: Database) -> None:
-    vectors = clustered(3000)
+    vectors = clustered(1200)
     fill(database, vectors)
     built = build_index(database.engine, method="hnsw", value_type="vector", m=12)
     assert built is not None
     assert (built.method, built.m, built.ef_construction, built.ef_search) == ("hnsw", 12, 320, 100)
     assert (built.lists, built.valid, built.stale, built.leftovers) == (None, True, False, ())
-    assert "hnsw, m 12, ef_construction 320, ef_search 100; 3,000 rows now" in index_summary(built)
+    assert "hnsw, m 12, ef_construction 320, ef_search 100; 1,200 rows now" in index_summary(built)
     assert definition(database).endswith(
         "USING hnsw (embedding vector_cosine_ops) WITH (m='12', ef_construction='320')"
     )
     assert recall(database, vectors, clustered(50, seed=1)) >= 0.9
     with database.connect() as connection:
         row = connection.execute(sa.select(index_builds).order_by(index_builds.c.id.desc()).limit(1)).one()
-        assert (row.method, row.lists, row.m, row.ef_construction, row.row_count) == ("hnsw", None, 12, 320, 3000)
+        assert (row.method, row.lists, row.m, row.ef_construction, row.row_count) == ("hnsw", None, 12, 320, 1200)
         assert (row.type, row.chosen) == ("vector", True)
     back = build_index(database.engine, method="ivfflat")
     assert back is not None
-    assert (back.method, back.lists, back.probes) == ("ivfflat", 54, 40)
+    assert (back.method, back.lists, back.probes) == ("ivfflat", 34, 34)
 
 
 @pytest.mark.slow
 def test_hnsw_adapts_to_new_rows_and_is_not_rebuilt(database: Database) -> None:
-    build_index(database.engine, method="hnsw")
-    vectors = clustered(1500)
+    build_index(database.engine, method="hnsw", m=16, ef_construction=64)
+    vectors = clustered(1000)
     fill(database, vectors)
     assert not rebuild_if_stale(database.engine)
     assert recall(database, vectors, clustered(20, seed=1)) >= 0.9
@@ -240,6 +242,7 @@ def test_hnsw_adapts_to_new_rows_and_is_not_rebuilt(database: Database) -> None:
         assert index_status(connection).method == "hnsw"
 
 
+@pytest.mark.usefixtures("quick_graphs")
 def test_a_missing_index_is_reported_and_built(database: Database) -> None:
     vectors = clustered(1000)
     fill(database, vectors)
@@ -254,10 +257,11 @@ def test_a_missing_index_is_reported_and_built(database: Database) -> None:
         assert index_status(connection).valid
 
 
+@pytest.mark.usefixtures("quick_graphs")
 @pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
 @pytest.mark.slow
 def test_pages_are_full_and_thresholds_exact(database: Database, method: str) -> None:
-    fill(database, clustered(3000))
+    fill(database, clustered(1500))
     build_index(database.engine, method=method)
     query = clustered(1, seed=1)[0]
     statement = sa.text("SELECT similarity FROM match_images(:query, :threshold, :count)")
@@ -274,9 +278,10 @@ def test_pages_are_full_and_thresholds_exact(database: Database, method: str) ->
         assert len(connection.scalars(statement, at | {"threshold": float(np.nextafter(boundary, 2))}).all()) == 9
 
 
+@pytest.mark.usefixtures("quick_graphs")
 @pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
 def test_match_images_uses_its_index_however_it_is_called(database: Database, method: str) -> None:
-    vectors = clustered(1500)
+    vectors = clustered(1000)
     fill(database, vectors)
     build_index(database.engine, method=method)
     value = {"v": vectors[5], "t": -1.0, "c": 7}

@@ -18,6 +18,8 @@ from tests.helpers.vectors import clustered
 from web import create_app
 from web.backend import EXTENSION
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
+
 
 def copy_rows(database: Database, embedder: CLIPEmbedder, rows: int = 1000) -> None:
     """Store images by COPY, as a person with psql does."""

@@ -33,6 +33,9 @@ def state_of(database: Database) -> IndexStatus:
         return index_status(connection)
 
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
+
+
 def test_the_index_is_rebuilt_when_stale_and_only_then(database: Database) -> None:
     assert not rebuild_if_stale(database.engine)
     fill(database, clustered(1000))
@@ -100,7 +103,7 @@ def test_a_graph_is_tuned_again_when_the_rows_have_doubled(database: Database) -
 
 
 def test_a_rebuild_tunes_itself_on_the_stored_texts(database: Database) -> None:
-    vectors = real_like(4000)
+    vectors = real_like(2000)
     cache_texts(database, real_like_texts(100))
     fill(database, vectors)
     assert rebuild_if_stale(database.engine)
@@ -115,11 +118,11 @@ def test_a_rebuild_tunes_itself_on_the_stored_texts(database: Database) -> None:
 
 
 def test_a_rebuild_without_texts_is_generous_and_does_not_claim_a_recall_for_texts(database: Database) -> None:
-    vectors = real_like(4000)
+    vectors = real_like(1500)
     fill(database, vectors)
     assert rebuild_if_stale(database.engine)
     state = state_of(database)
-    assert state.setting >= fit_ef_search(4000)
+    assert state.setting >= fit_ef_search(1500)
     assert state.recall_of("text") is None
     assert state.to_json()["recall"]["text"] is None
     details = dict(index_details(state))
@@ -151,7 +154,7 @@ class Texts:
 
 
 def test_a_rebuild_embeds_the_everyday_texts_where_few_are_stored(database: Database) -> None:
-    fill(database, real_like(1500))
+    fill(database, real_like(1000))
     model = Texts()
     assert rebuild_if_stale(database.engine, cache=lambda: QueryCache(model))
     assert model.embedded == len(EVERYDAY_TEXTS)
@@ -174,7 +177,7 @@ def test_a_model_that_is_missing_or_not_the_collections_prevents_no_build(
     def another() -> QueryCache:
         return QueryCache(Texts(ModelIdentity(name="another", weights_sha256=b"o" * 32, dimension=512)))
 
-    fill(database, real_like(1500))
+    fill(database, real_like(1000))
     for cache in (missing, another):
         caplog.clear()
         built = build_index(database.engine, cache=cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pgvector.psycopg import register_vector
 
 from searchdb.cli.index_prose import index_details, recall_line, tuning_summary
 from searchdb.config import Settings
-from searchdb.db.database import Database
+from searchdb.db.database import Database, open_database
 from searchdb.db.tables import images, index_recalls, query_embeddings
 from searchdb.errors import ConfigError, DatabaseError, QueryError
 from searchdb.index.build import build_index
@@ -24,6 +25,8 @@ from searchdb.index.tune import tune_index
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from tests.helpers.cli import output, run
+from tests.helpers.database_copies import copied
+from tests.helpers.databases import NewSettings
 from tests.helpers.vectors import cache_texts, clustered, fill
 
 ROWS = 2000
@@ -37,13 +40,35 @@ def off_manifold(count: int, *, seed: int = 1) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    """The vectors of the images in the test's `database`, whose index was built on them."""
+    return clustered(ROWS)
+
+
+@pytest.fixture(scope="module")
+def filled(
+    vectors: np.ndarray, new_settings: NewSettings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """The settings of a database with `vectors`, of which tests have copies: filling and building it takes seconds."""
+    with new_settings(tmp_path_factory.mktemp("home")) as settings:
+        with open_database(settings) as database:
+            fill(database, vectors)
+            build_index(database.engine, method="ivfflat")
+        yield settings
+
+
 @pytest.fixture
-def vectors(database: Database) -> np.ndarray:
-    """The vectors of the images in `database`, whose index was built on them."""
-    vectors = clustered(ROWS)
-    fill(database, vectors)
-    build_index(database.engine, method="ivfflat")
-    return vectors
+def settings(
+    request: pytest.FixtureRequest, new_settings: NewSettings, admin: sa.Engine, tmp_path: Path
+) -> Iterator[Settings]:
+    """Settings that name a fresh database, which has the images of a test that takes their `vectors`."""
+    if "vectors" in request.fixturenames:
+        database = copied(admin, request.getfixturevalue("filled"), tmp_path)
+    else:
+        database = new_settings(tmp_path)
+    with database as settings:
+        yield settings
 
 
 def true_recall(database: Database, vectors: np.ndarray, queries: np.ndarray, count: int = 10) -> float:
@@ -158,6 +183,7 @@ def test_without_an_index_recall_is_1_and_tuning_fails(database: Database) -> No
         tune_index(database.engine, target=0.9)
 
 
+@pytest.mark.usefixtures("quick_graphs")
 @pytest.mark.parametrize(("method", "setting"), [("ivfflat", "ivfflat.probes"), ("hnsw", "hnsw.ef_search")])
 @pytest.mark.slow
 def test_tuning_sets_the_smallest_setting_that_reaches_the_target_for_every_client(
@@ -258,8 +284,9 @@ def test_a_reader_measures_but_does_not_tune(database: Database, vectors: np.nda
         connection.execute(sa.text("DROP ROLE plain_measurer"))
 
 
+@pytest.mark.usefixtures("quick_graphs")
 def test_the_commands(settings: Settings, database: Database, embedder: CLIPEmbedder, tmp_path: Path) -> None:
-    fill(database, clustered(1200))
+    fill(database, clustered(1000))
     with database.begin() as connection:  # the vectors are random, but the texts come from the demo's model
         connection.execute(
             sa.text("UPDATE embedding_models SET weights_sha256 = :sha"), {"sha": embedder.identity.weights_sha256}
@@ -270,7 +297,7 @@ def test_the_commands(settings: Settings, database: Database, embedder: CLIPEmbe
     assert run(settings, "index", "build", "--m", "5").exit_code == 2
     assert run(settings, "index", "build", "--method", "hnsw", "--m", "50", "--ef-construction", "60").exit_code == 2
     built = output(run(settings, "index", "build"))
-    assert "1,200 rows: fits" in built
+    assert "1,000 rows: fits" in built
     assert "tuned     to recall 0.98 on" in built
     with database.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(query_embeddings)) == len(EVERYDAY_TEXTS)

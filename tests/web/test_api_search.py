@@ -219,8 +219,8 @@ def test_embeddings_of_images(client: FlaskClient, embedder: CLIPEmbedder) -> No
         ({"texts": ["a"], "more": 1}, "more"),
     ],
 )
-def test_invalid_embedding_requests_are_refused(client: FlaskClient, body: dict[str, Any], field: str) -> None:
-    assert fields(client.post("/api/embeddings", json=body)) == {field}
+def test_invalid_embedding_requests_are_refused(demo_client: FlaskClient, body: dict[str, Any], field: str) -> None:
+    assert fields(demo_client.post("/api/embeddings", json=body)) == {field}
 
 
 def test_embeddings_of_files_that_are_not_images(client: FlaskClient) -> None:
@@ -265,27 +265,25 @@ def test_embeddings_of_files_that_are_not_images(client: FlaskClient) -> None:
         ("q=" + "a" * 7000, "q"),
     ],
 )
-def test_wrong_parameters_are_named(client: FlaskClient, query: str, field: str) -> None:
-    assert fields(client.get(f"/api/search?{query}")) == {field}
+def test_wrong_parameters_are_named(demo_client: FlaskClient, query: str, field: str) -> None:
+    assert fields(demo_client.get(f"/api/search?{query}")) == {field}
 
 
 @pytest.mark.parametrize("query", ["", "not=a", "q=%20", "q=a&not=a", "vector=abc", "q=a&count=600&offset=600"])
-def test_invalid_queries_are_refused(client: FlaskClient, stored_images: StoredImages, query: str) -> None:
-    stored_images.add("a boat")
-    problem(client.get(f"/api/search?{query}"), 422)
+def test_invalid_queries_are_refused(demo_client: FlaskClient, query: str) -> None:
+    problem(demo_client.get(f"/api/search?{query}"), 422)
 
 
 @pytest.mark.parametrize("text", ["\x00", "\x1b[31mred\x07", "a\x00b", "\ufffe", "%ff%fe", "\u202eevil", "💥" * 400])
-def test_odd_characters_are_searched_for(client: FlaskClient, stored_images: StoredImages, text: str) -> None:
-    stored_images.add("a boat")
-    response = client.get("/api/search", query_string={"q": text, "words": "x" + text.replace("\x00", "")[:100]})
+def test_odd_characters_are_searched_for(demo_client: FlaskClient, text: str) -> None:
+    response = demo_client.get("/api/search", query_string={"q": text, "words": "x" + text.replace("\x00", "")[:100]})
     assert response.status_code in (200, 422)
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b'{"url": "\xff"}', b'{"url": "\\ud800"}', b"[" * 100_000])
-def test_invalid_json_is_refused(client: FlaskClient, body: bytes) -> None:
+def test_invalid_json_is_refused(demo_client: FlaskClient, body: bytes) -> None:
     for path in ("/api/search", "/api/embeddings"):
-        response = client.post(path, data=body, content_type="application/json")
+        response = demo_client.post(path, data=body, content_type="application/json")
         assert "not JSON" in problem(response, 400)["detail"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import TestResponse, encode_multipart
 
 from searchdb.config import Settings
-from searchdb.db.database import Database
+from searchdb.db.database import open_database
 from searchdb.ingest.store import Store
 from tests.helpers.image_server import ImageServer, huge_png, make_image
 from web import create_app
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.slow  # sends every hostile input to every endpoint
 
 if TYPE_CHECKING:
     from searchdb.media.embed import CLIPEmbedder
+    from tests.helpers.databases import NewSettings
 
 TOKEN = {"Authorization": "Bearer hunter2"}
 MARKUP = "\"'><script>alert(1)</script><svg onload=alert(1)>{{1237*6551}}"
@@ -57,17 +59,34 @@ class Site:
         return self.store.counts(), {path for path in self.home.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def site(settings: Settings, database: Database, embedder: CLIPEmbedder) -> Iterator[Site]:
+@contextmanager
+def serving(settings: Settings, embedder: CLIPEmbedder) -> Iterator[Site]:
     changes = {"api_token": SecretStr("hunter2"), "allow_private_addresses": False, "max_image_bytes": 8 * 2**20}
+    changes |= {"rate_limit": "", "work_limit": ""}
     settings = settings.model_copy(update=changes)
     app = create_app(settings, embedder=embedder)
     client = app.test_client()
     said = {"image": (BytesIO(make_image("PNG")), f"{MARKUP}.png"), "description": MARKUP, "tags": [MARKUP]}
     assert client.post("/api/images", data=said, headers=TOKEN).status_code == 201
-    yield Site(client=client, home=settings.home, store=Store(database.engine))
+    with open_database(settings) as database:
+        yield Site(client=client, home=settings.home, store=Store(database.engine))
     app.extensions[REBUILDER].join()
     app.extensions[EXTENSION].close()
+
+
+@pytest.fixture
+def site(settings: Settings, embedder: CLIPEmbedder) -> Iterator[Site]:
+    with serving(settings, embedder) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def unchanged_site(
+    new_settings: NewSettings, embedder: CLIPEmbedder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A site for tests whose every request is refused."""
+    with new_settings(tmp_path_factory.mktemp("home")) as settings, serving(settings, embedder) as site:
+        yield site
 
 
 def uploads(site: Site, data: bytes, name: str = "a.png") -> dict[str, TestResponse]:
@@ -158,12 +177,12 @@ def test_no_path_leads_out_of_the_collection(site: Site, up: str) -> None:
         *("gif and script", "empty", "half", "jpeg of nothing"),
     ],
 )
-def test_files_that_are_not_images_are_refused_everywhere_alike(site: Site, data: bytes, status: int) -> None:
-    before = site.kept()
-    for place, response in uploads(site, data).items():
+def test_files_that_are_not_images_are_refused_everywhere_alike(unchanged_site: Site, data: bytes, status: int) -> None:
+    before = unchanged_site.kept()
+    for place, response in uploads(unchanged_site, data).items():
         assert response.status_code == status, (place, response.text)
-        tells_nothing(site, response)
-    assert site.kept() == before
+        tells_nothing(unchanged_site, response)
+    assert unchanged_site.kept() == before
 
 
 def test_a_polyglot_is_served_as_the_image_it_is(site: Site) -> None:
@@ -211,8 +230,8 @@ def test_control_characters_are_searched_and_stored(site: Site) -> None:
     "host",
     ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "0x7f.1", "169.254.169.254"],
 )
-def test_private_addresses_are_not_contacted(site: Site, host: str) -> None:
-    before = site.kept()
+def test_private_addresses_are_not_contacted(unchanged_site: Site, host: str) -> None:
+    site, before = unchanged_site, unchanged_site.kept()
     with ImageServer() as server:
         url = server.url("/ok.jpg", host=host)
         for response in (

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.helpers.stored_images import StoredImages
 
 TOKEN = "a token for tests"
-EXAMPLES = 20
+EXAMPLES = 8
 """Requests of each kind to each operation."""
 
 OPERATIONS = {
