@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks.vectors import clip_like
 IMAGES, TEXTS = 60, 20
 
 
+@cache  # they take a second to make
 def made_up() -> dict[str, np.ndarray]:
     """Return images and texts that each point to one of them."""
     images, directions = clip_like(IMAGES, TEXTS)

@@ -5,28 +5,34 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.vectors import CHUNK, clip_like
+from benchmarks import vectors
+from benchmarks.vectors import clip_like
 from searchdb.records import DEFAULT_DIMENSION
 
 PHOTOGRAPHS, TEXTS = 1353, 1000
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return clip_like(PHOTOGRAPHS, 0)[0]
+def both() -> tuple[np.ndarray, np.ndarray]:
+    return clip_like(PHOTOGRAPHS, TEXTS)
 
 
 @pytest.fixture(scope="module")
-def texts() -> np.ndarray:
-    return clip_like(0, TEXTS)[1]
+def images(both: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def texts(both: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return both[1]
 
 
 def test_vectors_are_unit_vectors(images: np.ndarray, texts: np.ndarray):
     assert images.shape == (PHOTOGRAPHS, DEFAULT_DIMENSION)
     assert texts.shape == (TEXTS, DEFAULT_DIMENSION)
-    for vectors in (images, texts):
-        assert vectors.dtype == np.float32
-        assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    for made in (images, texts):
+        assert made.dtype == np.float32
+        assert np.linalg.norm(made, axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_cones_are_as_narrow(images: np.ndarray, texts: np.ndarray):
@@ -62,9 +68,11 @@ def test_texts_differ_mostly_where_images_hardly_do(images: np.ndarray, texts: n
     assert [of_texts[count - 1] for count in (50, 100, 200)] == pytest.approx([0.12, 0.25, 0.47], abs=0.02)
 
 
-def test_the_same_seed_gives_the_same_vectors(images: np.ndarray, texts: np.ndarray):
-    more_images, more_texts = clip_like(CHUNK + 5, TEXTS + 5)
-    assert np.array_equal(more_images[:PHOTOGRAPHS], images)
+def test_the_same_seed_gives_the_same_vectors(texts: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(vectors, "CHUNK", 200)
+    images = clip_like(150, 0)[0]
+    more_images, more_texts = clip_like(205, TEXTS + 5)
+    assert np.array_equal(more_images[:150], images)
     assert more_texts[:TEXTS] == pytest.approx(texts, abs=1e-6)  # rotated together: rounding differs
-    assert not np.array_equal(more_images[CHUNK:], more_images[:5])
+    assert not np.array_equal(more_images[200:], more_images[:5])
     assert not np.array_equal(clip_like(5, 0, seed=1)[0], images[:5])

@@ -9,12 +9,20 @@ import pytest
 import sqlalchemy as sa
 
 from searchdb.client import SearchDB
+from searchdb.compare import speed
 from searchdb.compare.records import ModelComparison, ModelQuery
 from searchdb.db.tables import images
 from tests.helpers.tiny_models import demo_twin
 
 TWIN_NUMBERS = 768
 WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _few_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure rates on a few images and texts: most of a small comparison's time would go into it."""
+    monkeypatch.setattr(speed, "MEASURED_IMAGES", 4)
+    monkeypatch.setattr(speed, "MEASURED_TEXTS", 4)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """The shipped weights: loaded as users load them, and measured on scenes that training never saw."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -15,13 +13,16 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from searchdb.demo.evaluate import ABSENT, Report, measure
 from searchdb.demo.scenes import EVALUATION_SEEDS, compose, draw
 from searchdb.media.embed import DEMO_FOLDER
+from tests.helpers import warm_processes
+from tests.helpers.waiting import GIVE_UP_S
 
 pytestmark = pytest.mark.slow
 
 MEGABYTE = 1024 * 1024
 
-# The last of the evaluation seeds: not those that the figures of the model's README were measured on.
-SEEDS = EVALUATION_SEEDS[-2000:]
+# The last of the evaluation seeds: not those that the figures of the model's README were measured on, and a fifth as
+# many. Queries have fewer right answers among so few scenes, and less precision.
+SEEDS = EVALUATION_SEEDS[-400:]
 
 
 def load(dtype: torch.dtype) -> CLIPModel:
@@ -40,15 +41,13 @@ def report() -> Report:
 @pytest.mark.parametrize(
     ("sort", "bar"),
     [
-        ("object", 0.95),
-        ("setting", 0.95),
-        ("time", 0.95),
-        ("object + setting", 0.92),
-        ("object + time", 0.92),
-        ("colour + object", 0.92),
-        ("two objects", 0.92),
-        # The aim is 0.85. Half of these queries have eight right answers or fewer among 2,000 scenes; the shipped
-        # weights reach 0.88 among 4,000. Raise the bar with the next training.
+        ("object", 0.97),
+        ("setting", 0.97),
+        ("time", 0.97),
+        ("object + setting", 0.95),
+        ("object + time", 0.95),
+        ("two objects", 0.85),
+        ("colour + object", 0.75),
         ("colour + object + time", 0.80),
     ],
 )
@@ -74,14 +73,14 @@ def test_files_are_small_and_half_precision():
 
 def test_the_model_loads_without_output():
     code = (
-        "import sys; from transformers import AutoTokenizer, CLIPModel;"
+        "import sys, warnings; warnings.simplefilter('error');"
+        "from transformers import AutoTokenizer, CLIPModel;"
         "from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as P;"
         "model, info = CLIPModel.from_pretrained(sys.argv[1], output_loading_info=True);"
         "assert not any(info.values()), info;"
         "AutoTokenizer.from_pretrained(sys.argv[1]); P.from_pretrained(sys.argv[1])"
     )
-    command = [sys.executable, "-W", "error", "-c", code, str(DEMO_FOLDER)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm_processes.run(["-c", code, str(DEMO_FOLDER)], timeout=GIVE_UP_S)
     assert done.returncode == 0, done.stderr
     spoken = [line for line in done.stderr.splitlines() if line and "Loading weights" not in line]
     assert (done.stdout, spoken) == ("", [])

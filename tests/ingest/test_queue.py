@@ -543,7 +543,7 @@ class QueueMachine(RuleBasedStateMachine):
 @pytest.mark.slow
 def test_no_reference_is_lost_in_any_sequence_of_events(backlog: Backlog) -> None:
     machine = type("Machine", (QueueMachine,), {"backlog": backlog})
-    limits = hypothesis_settings(max_examples=20, stateful_step_count=30, deadline=None)
+    limits = hypothesis_settings(max_examples=10, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(machine, settings=limits)
 
 

@@ -169,13 +169,24 @@ def test_files_tell_what_the_vectors_do_not(collection: SearchDB, tmp_path: Path
     assert collection.verify().to_json()["changed"] == 0
 
 
-def twin_vectors(collection: SearchDB, folder: Path, model: Path, *, noise: float = 0.0) -> Path:
-    """Images of the demo album with the vectors of a model, under its name."""
-    paths = sorted(folder.glob("*.jpg"))[:12] or sorted(folder.rglob("*.jpg"))[:12]
-    made = CLIPEmbedder(str(model)).embed_images([Image.open(path).convert("RGB") for path in paths])
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that gives vectors of 768 numbers; tests only read it."""
+    return demo_twin(tmp_path_factory.mktemp("models") / "twin", 768)
+
+
+@pytest.fixture(scope="module")
+def twins(twin: Path, originals: list[Path]) -> dict[Path, np.ndarray]:
+    """Images of the demo album with the vectors of the twin."""
+    paths = originals[:12]
+    return dict(zip(paths, CLIPEmbedder(str(twin)).embed_images([Image.open(path) for path in paths]), strict=True))
+
+
+def write_vectors(collection: SearchDB, vectors: dict[Path, np.ndarray], *, noise: float = 0.0) -> Path:
+    made = np.stack(list(vectors.values()))
     made = made + noise * np.random.default_rng(0).normal(size=made.shape)
     target = collection.settings.home / "given.jsonl"
-    lines = [{"image": str(path), "embedding": row.tolist()} for path, row in zip(paths, made, strict=True)]
+    lines = [{"image": str(path), "embedding": row.tolist()} for path, row in zip(vectors, made, strict=True)]
     target.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return target
 
@@ -187,10 +198,14 @@ def pretend_name(collection: SearchDB, name: str) -> None:
 
 
 def test_weights_are_adopted_when_the_model_is_there(
-    empty: SearchDB, any_model: Settings, album: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    empty: SearchDB,
+    any_model: Settings,
+    album: Path,
+    twin: Path,
+    twins: dict[Path, np.ndarray],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    twin = demo_twin(tmp_path / "twin", 768)
-    empty.ingest_vectors(twin_vectors(empty, album, twin), model=NAME)
+    empty.ingest_vectors(write_vectors(empty, twins), model=NAME)
     pretend_name(empty, str(twin.resolve()))
     with caplog.at_level(logging.INFO), SearchDB(any_model) as collection:
         hits = collection.search("a boat", count=3, threshold=-1)
@@ -204,10 +219,9 @@ def test_weights_are_adopted_when_the_model_is_there(
 
 
 def test_a_model_that_gives_other_vectors_is_refused(
-    empty: SearchDB, any_model: Settings, album: Path, tmp_path: Path
+    empty: SearchDB, any_model: Settings, album: Path, twin: Path, twins: dict[Path, np.ndarray]
 ) -> None:
-    twin = demo_twin(tmp_path / "twin", 768)
-    empty.ingest_vectors(twin_vectors(empty, album, twin, noise=0.05), model=NAME)
+    empty.ingest_vectors(write_vectors(empty, twins, noise=0.05), model=NAME)
     pretend_name(empty, str(twin.resolve()))
     with SearchDB(any_model) as collection:
         for call in (lambda: collection.search("a boat"), lambda: collection.ingest_files(album, limit=20)):
@@ -218,10 +232,10 @@ def test_a_model_that_gives_other_vectors_is_refused(
 
 
 def test_a_folder_with_the_same_weights_is_adopted_after_a_comparison(
-    empty: SearchDB, any_model: Settings, album: Path, tmp_path: Path
+    empty: SearchDB, any_model: Settings, twin: Path, twins: dict[Path, np.ndarray], tmp_path: Path
 ) -> None:
-    twin, other = demo_twin(tmp_path / "twin", 768), demo_twin(tmp_path / "other", 768, seed=2)
-    empty.ingest_vectors(twin_vectors(empty, album, twin), model=NAME)
+    other = demo_twin(tmp_path / "other", 768, seed=2)
+    empty.ingest_vectors(write_vectors(empty, twins), model=NAME)
     with SearchDB(any_model.model_copy(update={"model": str(other)})) as collection:
         with pytest.raises(ModelMismatchError):
             collection.search("a boat")
@@ -235,10 +249,10 @@ def test_a_folder_with_the_same_weights_is_adopted_after_a_comparison(
 
 
 def test_another_name_is_not_adopted_without_images_to_compare(
-    empty: SearchDB, any_model: Settings, tmp_path: Path
+    empty: SearchDB, any_model: Settings, twin: Path, tmp_path: Path
 ) -> None:
     empty.ingest_vectors(save(tmp_path / "v.npz", 20), model=NAME)
-    with SearchDB(any_model.model_copy(update={"model": str(demo_twin(tmp_path / "twin", 768))})) as collection:
+    with SearchDB(any_model.model_copy(update={"model": str(twin)})) as collection:
         with pytest.raises(ModelMismatchError):
             collection.search("a boat")
         assert model_of(collection).name == NAME

@@ -47,13 +47,13 @@ def image_server() -> Iterator[ImageServer]:
 
 @pytest.fixture
 def listed(image_server: ImageServer, tmp_path: Path) -> Path:
-    """A list of a dozen images."""
+    """A list of six images."""
     listed = tmp_path / "list.txt"
-    listed.write_text("".join(f"{image_server.url(f'/ok.jpg?seed={n}')}\n" for n in range(12)))
+    listed.write_text("".join(f"{image_server.url(f'/ok.jpg?seed={n}')}\n" for n in range(6)))
     return listed
 
 
-def enqueue(collection: SearchDB, listed: Path, *, chunk_size: int = 4) -> None:
+def enqueue(collection: SearchDB, listed: Path, *, chunk_size: int = 2) -> None:
     collection.ingest_urls(str(listed), enqueue_only=True, chunk_size=chunk_size)
 
 
@@ -123,8 +123,8 @@ def test_work_ends_at_once_where_nothing_is_queued(collection: SearchDB) -> None
 def test_work_ends_when_cancelled(collection: SearchDB, listed: Path) -> None:
     enqueue(collection, listed)
     stop = threading.Event()
-    report = collection.work(stop=stop, progress=lambda report: stop.set() if report.stored == 12 else None)
-    assert report.stored == 12
+    report = collection.work(stop=stop, progress=lambda report: stop.set() if report.stored == 6 else None)
+    assert report.stored == 6
 
 
 def test_a_model_other_than_the_collections_ends_the_worker_and_leaves_the_chunk(
@@ -139,10 +139,10 @@ def test_a_model_other_than_the_collections_ends_the_worker_and_leaves_the_chunk
         with pytest.raises(ModelMismatchError, match="other/model"):
             collection.work(drain=True)
     assert image_server.requests["/ok.jpg"] == 0
-    assert collection.store.counts() == {"images": 1, "failed": 0, "pending": 12}
+    assert collection.store.counts() == {"images": 1, "failed": 0, "pending": 6}
     assert {(job["status"], job["attempts"]) for job in job_rows(collection)} == {("todo", 0)}
     assert alive(collection) == 0
-    assert collection.work(drain=True).stored == 12
+    assert collection.work(drain=True).stored == 6
 
 
 def test_sessions_that_keep_failing_end_the_worker_with_the_error(
@@ -177,7 +177,7 @@ def test_an_unexpected_error_costs_one_image(
     (failure,) = collection.store.failures()
     assert (failure.image, failure.error) == (image_server.url("/ok.jpg?seed=5"), "WorkerLostError")
     assert len(raised) == 2 * MAX_ATTEMPTS
-    assert collection.store.counts() == {"images": 11, "failed": 1, "pending": 0}
+    assert collection.store.counts() == {"images": 5, "failed": 1, "pending": 0}
     assert job_rows(collection) == []
 
 
@@ -186,7 +186,7 @@ def test_an_ingest_counts_an_unexpected_error_and_ends(
 ) -> None:
     fail_at(monkeypatch, "seed=5", RuntimeError("unexpected"))
     report = collection.ingest_urls(str(listed), chunk_size=2)
-    assert (report.stored, dict(report.failed), report.done) == (11, {"WorkerLostError": 1}, 12)
+    assert (report.stored, dict(report.failed), report.done) == (5, {"WorkerLostError": 1}, 6)
 
 
 def test_a_worker_considered_dead_goes_on(collection: SearchDB, listed: Path, image_server: ImageServer) -> None:
@@ -197,7 +197,7 @@ def test_a_worker_considered_dead_goes_on(collection: SearchDB, listed: Path, im
         with collection.database.begin() as connection:
             connection.execute(sa.text("DELETE FROM procrastinate_workers"))
         enqueue(collection, listed)
-        until(lambda: collection.store.counts()["images"] == 12, "the images")
+        until(lambda: collection.store.counts()["images"] == 6, "the images")
         until(collection.queue.is_empty, "the end of the jobs")
         until(lambda: alive(collection) == 1, "the worker's new session")
     finally:
@@ -217,7 +217,7 @@ def test_a_lost_connection_is_replaced(collection: SearchDB, listed: Path, image
         with collection.database.connect() as connection:
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             connection.execute(sa.text(f"{others} AND pid <> pg_backend_pid()"))
-        until(lambda: collection.store.counts()["images"] == 12, "the images")
+        until(lambda: collection.store.counts()["images"] == 6, "the images")
     finally:
         worker.stop()
         worker.join(GIVE_UP_S)
@@ -245,7 +245,7 @@ def test_a_chunk_whose_end_could_not_be_recorded_does_not_stay_in_the_queue(
     timer = threading.Timer(30, stop.set)
     timer.start()
     try:
-        assert collection.work(drain=True, stop=stop).stored == 12
+        assert collection.work(drain=True, stop=stop).stored == 6
     finally:
         timer.cancel()
     assert broken
@@ -257,8 +257,8 @@ def test_a_queue_whose_jobs_were_deleted_is_worked_off_by_the_same_command(colle
     with collection.database.begin() as connection:
         connection.execute(sa.text("DELETE FROM procrastinate_jobs"))
     report = collection.ingest_urls(str(listed))
-    assert (report.stored, report.done) == (12, 12)
-    assert collection.store.counts() == {"images": 12, "failed": 0, "pending": 0}
+    assert (report.stored, report.done) == (6, 6)
+    assert collection.store.counts() == {"images": 6, "failed": 0, "pending": 0}
 
 
 def test_a_reference_that_is_named_again_in_another_chunk_counts_once(
@@ -266,8 +266,8 @@ def test_a_reference_that_is_named_again_in_another_chunk_counts_once(
 ) -> None:
     listed.write_text(listed.read_text() * 2)
     report = collection.ingest_urls(str(listed), chunk_size=3, retry_failed=True)
-    assert collection.store.counts() == {"images": 12, "failed": 0, "pending": 0}
-    assert report.stored == 12
+    assert collection.store.counts() == {"images": 6, "failed": 0, "pending": 0}
+    assert report.stored == 6
     assert report.done == report.total
     assert set(image_server.hits.values()) == {1}
 
@@ -280,7 +280,7 @@ def test_ingest_works_in_a_thread(collection: SearchDB, listed: Path) -> None:
     thread = threading.Thread(target=lambda: stored.append(collection.ingest_urls(str(listed)).stored))
     thread.start()
     thread.join(GIVE_UP_S)
-    assert stored == [12]
+    assert stored == [6]
 
 
 def test_ingest_works_inside_a_running_event_loop_as_in_a_notebook(collection: SearchDB, listed: Path) -> None:
@@ -288,13 +288,13 @@ def test_ingest_works_inside_a_running_event_loop_as_in_a_notebook(collection: S
         return collection.ingest_urls(str(listed)).stored
 
     with ThreadPoolExecutor(1) as thread:  # this one may have a loop running, of the browser's tests
-        assert thread.submit(lambda: asyncio.run(cell())).result() == 12
+        assert thread.submit(lambda: asyncio.run(cell())).result() == 6
 
 
 def test_a_second_ingest_in_the_same_process_is_a_new_run(collection: SearchDB, listed: Path) -> None:
-    assert collection.ingest_urls(str(listed)).stored == 12
+    assert collection.ingest_urls(str(listed)).stored == 6
     again = collection.ingest_urls(str(listed))
-    assert (again.stored, again.unchanged, again.queued) == (0, 12, 0)
+    assert (again.stored, again.unchanged, again.queued) == (0, 6, 0)
 
 
 def test_two_workers_in_one_process_share_the_queue(
@@ -307,5 +307,5 @@ def test_two_workers_in_one_process_share_the_queue(
     for thread in threads:
         thread.join(GIVE_UP_S)
         assert not thread.is_alive()
-    assert collection.store.counts() == {"images": 12, "failed": 0, "pending": 0}
+    assert collection.store.counts() == {"images": 6, "failed": 0, "pending": 0}
     assert set(image_server.hits.values()) == {1}

@@ -333,7 +333,7 @@ def test_a_raw_that_is_cut_anywhere_is_an_image_or_damaged() -> None:
     """A whole preview is read from a file whose sensor data is cut; without one, nothing black is stored."""
     image = upright(PHOTOGRAPH)
     whole = dng(image, preview=None)
-    for place in (12, 200, 1000, 50_000, len(whole) // 2, len(whole) - 1):
+    for place in (12, 1000, len(whole) // 2, len(whole) - 1):
         with pytest.raises(DamagedImageError):
             decoded(whole[:place])
 

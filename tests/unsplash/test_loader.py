@@ -204,7 +204,7 @@ def test_bad_rows_are_skipped_counted_and_reported(database: Database, folder: P
 
 def test_an_unreadable_part_is_rolled_back(database: Database, folder: Path, tmp_path: Path) -> None:
     files.write(folder, "photos.tsv000", [files.photo(1)])
-    files.write(folder, "photos.tsv001", (files.photo(n) for n in range(2, 20_000)))
+    files.write(folder, "photos.tsv001", (files.photo(n) for n in range(2, 2_000)))
     archive = files.zipped(folder, tmp_path / "lite.zip")
     data = bytearray(archive.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -214,18 +214,22 @@ def test_an_unreadable_part_is_rolled_back(database: Database, folder: Path, tmp
     assert [row["photo_id"] for row in content(database, "photos")] == ["photo000001"]
 
 
-def test_an_interrupted_load_leaves_no_partial_part(database: Database, folder: Path) -> None:
+def test_an_interrupted_load_leaves_no_partial_part(
+    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "PROGRESS_ROWS", 1_000)
+
     def interrupt(progress: LoadProgress) -> None:
         if progress.part == "keywords.tsv001":
             raise KeyboardInterrupt
 
     folder.mkdir()
     files.many_keywords(folder / "keywords.tsv000", 100)
-    files.many_keywords(folder / "keywords.tsv001", 20_000)
+    files.many_keywords(folder / "keywords.tsv001", 2_000)
     with pytest.raises(KeyboardInterrupt):
         loader.load(database.engine, find_parts([folder]), progress=interrupt)
     assert len(content(database, "keywords")) == 100
-    assert load(database, folder).written == {"keywords": 19_900}
+    assert load(database, folder).written == {"keywords": 1_900}
 
 
 def test_postgresql_errors_are_translated(database: Database, folder: Path) -> None:
@@ -238,18 +242,21 @@ def test_postgresql_errors_are_translated(database: Database, folder: Path) -> N
     assert caught.value.sqlstate == "22003"
 
 
-def test_progress_counts_the_bytes_of_all_parts(database: Database, folder: Path, tmp_path: Path) -> None:
+def test_progress_counts_the_bytes_of_all_parts(
+    database: Database, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "PROGRESS_ROWS", 1_000)
     folder.mkdir()
-    files.many_keywords(folder / "keywords.tsv000", 25_000)
+    files.many_keywords(folder / "keywords.tsv000", 2_500)
     files.write(folder, "photos.tsv000", [files.photo()])
     for path in (folder, files.zipped(folder, tmp_path / "lite.zip")):
         reported: list[LoadProgress] = []
         loader.load(database.engine, find_parts([path]), progress=reported.append)
         assert [(each.table, each.rows) for each in reported] == [
             ("photos", 1),
-            ("keywords", 10_000),
-            ("keywords", 20_000),
-            ("keywords", 25_000),
+            ("keywords", 1_000),
+            ("keywords", 2_000),
+            ("keywords", 2_500),
         ]
         done = [each.bytes_done for each in reported]
         assert done == sorted(done)
@@ -440,13 +447,15 @@ def test_refreshing_does_not_change_unknown_images(database: Database, folder: P
     assert loader.refresh(database.engine) == 0
 
 
-@pytest.mark.slow
-def test_more_images_than_one_batch_are_refreshed(database: Database, folder: Path) -> None:
-    files.write(folder, "photos.tsv000", (files.photo(n) for n in range(1, 1203)))
+def test_more_images_than_one_batch_are_refreshed(
+    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "BATCH_PHOTOS", 50)
+    files.write(folder, "photos.tsv000", (files.photo(n) for n in range(1, 123)))
     load(database, folder)
     store(
         database,
-        *(SourceItem(image=f"/{n}", source="unsplash", source_id=f"photo{n:06}") for n in range(1, 1203)),
+        *(SourceItem(image=f"/{n}", source="unsplash", source_id=f"photo{n:06}") for n in range(1, 123)),
     )
-    assert loader.refresh(database.engine) == 1202
+    assert loader.refresh(database.engine) == 122
     assert loader.refresh(database.engine) == 0

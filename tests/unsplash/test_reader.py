@@ -166,7 +166,7 @@ def test_an_encrypted_zip_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_zip_with_a_damaged_member_is_refused_when_it_is_read(tmp_path: Path) -> None:
-    files.write(tmp_path / "dataset", "photos.tsv000", (files.photo(n) for n in range(20_000)))
+    files.write(tmp_path / "dataset", "photos.tsv000", (files.photo(n) for n in range(2_000)))
     archive = files.zipped(tmp_path / "dataset", tmp_path / "damaged.zip")
     data = bytearray(archive.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -278,7 +278,7 @@ def test_bytes_that_are_not_utf_8_and_nul_are_replaced(tmp_path: Path) -> None:
     assert values(keywords_part(tmp_path, HEADER.encode() + b"p1\tcaf\xe9\x00\t\t\n"))[0]["keyword"] == "caf��"
 
 
-@pytest.mark.parametrize("following", [10, 100_000])
+@pytest.mark.parametrize("following", [10, 20_000])  # 20,000 lines are longer than a field of the csv module
 def test_an_unclosed_quote_affects_only_its_own_row(tmp_path: Path, following: int) -> None:
     rest = "".join(f"p{n}\tdune\t\t\n" for n in range(following))
     found = rows(keywords_part(tmp_path, f'{HEADER}{GOOD}p1\t"open\t1\tt\n{rest}'))
@@ -301,11 +301,11 @@ def test_an_endless_row_is_cut() -> None:
 
 @pytest.mark.slow
 def test_memory_stays_constant(tmp_path: Path) -> None:
-    """300,000 rows, 12 MB, with an unclosed quote in the middle."""
-    path = files.many_keywords(tmp_path / "keywords.tsv000", 150_000)
+    """60,000 rows, with an unclosed quote in the middle; to keep them would take 20 MB, and one takes 1 MB."""
+    path = files.many_keywords(tmp_path / "keywords.tsv000", 30_000)
     with path.open("a") as file:
         file.write('p\t"' + "\n" * 10)
-    with path.open("ab") as out, files.many_keywords(tmp_path / "keywords.tsv001", 150_000).open("rb") as more:
+    with path.open("ab") as out, files.many_keywords(tmp_path / "keywords.tsv001", 30_000).open("rb") as more:
         out.write(more.read())
     part = find_parts([path])[0]
     tracemalloc.start()
@@ -314,8 +314,8 @@ def test_memory_stays_constant(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count == 300_000
-    assert peak < 8 * 1024 * 1024
+    assert count == 60_000
+    assert peak < 4 * 1024 * 1024
 
 
 _ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)

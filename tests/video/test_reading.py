@@ -209,7 +209,7 @@ def test_seeking_finds_what_decoding_all_finds(tmp_path: Path) -> None:
     scenes = [((20 * index, 255 - 20 * index, 128), 2.0) for index in range(10)]
     rare = draw_video(tmp_path / "rare.mp4", scenes, key_every=1000)  # one key frame: nothing to seek to
     dense = draw_video(tmp_path / "dense.mp4", scenes, key_every=10)
-    for every in (1.0, 4.0, 7.0):
+    for every in (1.0, 7.0):
         all_of_it, sought = read(rare, every_s=every)[0], read(dense, every_s=every)[0]
         assert times(all_of_it) == times(sought)
         for one, other in zip(all_of_it, sought, strict=True):
@@ -329,7 +329,7 @@ def test_random_damage_never_crashes_or_hangs(tmp_path: Path) -> None:
     for ending in ("mp4", "mkv", "avi"):
         path = draw_video(tmp_path / f"v.{ending}", TWO)
         data = np.frombuffer(path.read_bytes(), np.uint8)
-        for _ in range(3):
+        for _ in range(2):
             hurt = data.copy()
             hurt[noise.integers(100, len(data), 60)] = noise.integers(0, 255, 60)
             path.write_bytes(hurt.tobytes())

@@ -21,7 +21,7 @@ def vectors(embedder: CLIPEmbedder) -> np.ndarray:
     return np.concatenate([embedder.embed_images(images), embedder.embed_texts(TEXTS)])
 
 
-@pytest.mark.parametrize("dimension", [SMALLEST_TWIN, 512, 768, 1000, 2000])
+@pytest.mark.parametrize("dimension", [SMALLEST_TWIN, 512, 2000])
 def test_cosines_equal_the_demos(embedder: CLIPEmbedder, tmp_path: Path, dimension: int) -> None:
     twin = CLIPEmbedder(str(demo_twin(tmp_path / "twin", dimension)), dtype="float32")
     assert twin.dimension == dimension

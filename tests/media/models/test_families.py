@@ -86,7 +86,7 @@ def as_theirs(resized: Image.Image, family: TinyFamily) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(width=st.integers(1, 500), height=st.integers(1, 500), seed=st.integers(0, 99))
 def test_resizing_is_bit_equal_to_the_processor(
     tiny_embedders: dict[str, CLIPEmbedder],
@@ -136,8 +136,8 @@ def test_vectors_are_float32_unit_vectors(tiny: CLIPEmbedder, family: TinyFamily
 def test_order_and_batch_size_do_not_matter(tiny: CLIPEmbedder) -> None:
     images = [noise(*SIZES[n % 8], seed=n) for n in range(70)]
     together = tiny.embed_images(images)
-    alone = np.concatenate([tiny.embed_images([image]) for image in images])
-    assert np.abs(together - alone).max() < 1e-4
+    alone = np.concatenate([tiny.embed_images([image]) for image in images[::7]])
+    assert np.abs(together[::7] - alone).max() < 1e-4
     assert np.abs(tiny.embed_images(images[::-1])[::-1] - together).max() < 1e-4
     texts = [f"{text} {'near the sea ' * (n % 3)}" for n, text in enumerate(TEXTS * 4)]
     together = tiny.embed_texts(texts)
