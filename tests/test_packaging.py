@@ -6,7 +6,6 @@ import email
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -26,12 +25,12 @@ import searchdb
 from searchdb.config import Settings
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.schema import SCHEMA_REVISION
+from tests.helpers import warm_processes
+from tests.helpers.waiting import GIVE_UP_S
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONSTRAINTS = ("constraints.txt", "constraints-lowest.txt")
-START_S = 300
-"""Longest wait for a server: a limit for a hanging test, far above what a busy machine needs."""
 
 
 # --- The package in this environment --------------------------------------------------------------
@@ -145,23 +144,23 @@ class Installation:
         self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.environment |= {"SEARCHDB_HOME": str(home), "SEARCHDB_MODEL": "demo"}
 
-    def popen(self, *command: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a command of the environment."""
-        return subprocess.Popen(
-            [self.bin / command[0], *command[1:]],
-            cwd=self.folder,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, *command: str, output: Path, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a command of the environment, which writes to a file."""
+        with output.open("wb") as file:
+            return subprocess.Popen(
+                [self.bin / command[0], *command[1:]],
+                cwd=self.folder,
+                env=self.environment | environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
 
     def run(self, *command: str, **environment: str) -> str:
         """Run a command of the environment to its end and return what it prints."""
-        process = self.popen(*command, **environment)
-        printed, _ = process.communicate()
-        assert process.returncode == 0, printed
-        return printed
+        output = self.folder.parent / "output"
+        process = self.start(*command, output=output, **environment)
+        assert process.wait(GIVE_UP_S) == 0, output.read_text()
+        return output.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -173,20 +172,18 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shutil.rmtree(home, ignore_errors=True)
 
 
-def answers(process: subprocess.Popen[str], url: str) -> str:
-    """Wait until the URL answers, stop the server, and return what it answered."""
-    text = None
-    deadline = time.monotonic() + START_S
-    while text is None and process.poll() is None and time.monotonic() < deadline:
+def answers(server: warm_processes.Process, url: str) -> bool:
+    """Wait until the URL answers or the server ends, stop the server, and return whether it answered."""
+    answered = False
+    deadline = time.monotonic() + GIVE_UP_S
+    while not answered and server.poll() is None and time.monotonic() < deadline:
         try:
-            response = requests.get(url, timeout=START_S)
-            text = response.text if response.status_code == 200 else None
+            answered = requests.get(url, timeout=GIVE_UP_S).status_code == 200
         except requests.ConnectionError:
             time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=START_S)
-    assert text is not None, printed
-    return text
+    server.terminate()
+    server.wait(GIVE_UP_S)
+    return answered
 
 
 def free_port() -> int:
@@ -212,27 +209,42 @@ def test_installed_package_migrates(installed: Installation, empty_settings: Set
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--debug"]], ids=["gunicorn", "debug"])
-def test_installed_package_serves_its_own_page(installed: Installation, settings: Settings, options: list[str]) -> None:
+def test_installed_package_serves_its_own_page(
+    installed: Installation, settings: Settings, tmp_path: Path, options: list[str]
+) -> None:
     assert settings.database_url is not None
     port = free_port()
-    server = installed.popen(
-        "searchdb", "serve", f"--port={port}", *options, DATABASE_URL=settings.database_url.get_secret_value()
+    log = tmp_path / "log"
+    server = installed.start(
+        *("searchdb", "serve", f"--port={port}", *options),
+        output=log,
+        DATABASE_URL=settings.database_url.get_secret_value(),
     )
-    assert answers(server, f"http://127.0.0.1:{port}/healthz")
+    assert answers(server, f"http://127.0.0.1:{port}/healthz"), log.read_text()
 
 
 @pytest.mark.slow
 def test_gunicorn_takes_the_configuration_of_the_wheel(installed: Installation, settings: Settings) -> None:
+    """It imports both the configuration and the application that this names; the test above runs them."""
     assert settings.database_url is not None
-    port = free_port()
-    command = ["python", "-m", "gunicorn", "--config=python:searchdb.web.ops.serving", f"--bind=127.0.0.1:{port}"]
-    server = installed.popen(*command, DATABASE_URL=settings.database_url.get_secret_value())
-    assert answers(server, f"http://127.0.0.1:{port}/healthz")
+    command = ["python", "-m", "gunicorn", "--config=python:searchdb.web.ops.serving", "--check-config"]
+    installed.run(*command, DATABASE_URL=settings.database_url.get_secret_value())
+
+
+DEMO = """
+from functools import partial
+from searchdb.cli import main
+from searchdb.demo import album
+
+album.draw_album = partial(album.draw_album, count=30)
+main()
+"""
+"""The demo with few of its images."""
 
 
 @pytest.mark.slow
 def test_installed_package_runs_the_demo(installed: Installation) -> None:
-    assert "Ranked results for: a red car" in installed.run("searchdb", "demo", "--no-serve")
+    assert "Ranked results for: a red car" in installed.run("python", "-c", DEMO, "demo", "--no-serve")
 
 
 # --- The repository's own page --------------------------------------------------------------------
@@ -240,35 +252,33 @@ def test_installed_package_runs_the_demo(installed: Installation) -> None:
 
 @pytest.mark.slow
 def test_repository_serves_its_own_page(settings: Settings, tmp_path: Path) -> None:
-    """A `web` in the working directory or on the path is not taken for the repository's."""
+    """A `web` in the working directory, which is the first on the path, is not taken for the repository's."""
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "__init__.py").write_text("raise RuntimeError('another web')\n")
     assert settings.database_url is not None
     port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-P", "-m", "searchdb", "serve", f"--port={port}"],
-        cwd=tmp_path,
-        env=os.environ
-        | {"DATABASE_URL": settings.database_url.get_secret_value(), "SEARCHDB_MODEL": "demo"}
-        | {"SEARCHDB_HOME": str(settings.home), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert answers(server, f"http://127.0.0.1:{port}/healthz")
+    variables = {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "SEARCHDB_HOME": str(settings.home),
+        "SEARCHDB_MODEL": "demo",
+    }
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        server = warm_processes.start(
+            ["-m", "searchdb", "serve", f"--port={port}"], cwd=tmp_path, env=os.environ | variables, stderr=stderr
+        )
+    assert answers(server, f"http://127.0.0.1:{port}/healthz"), log.read_text()
 
 
-def test_a_taken_port_is_one_line(settings: Settings) -> None:
+def test_a_taken_port_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "searchdb", "serve", f"--port={port}"]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        ended = warm_processes.run(["-m", "searchdb", "serve", f"--port={port}"], timeout=GIVE_UP_S)
     assert ended.returncode == 1
     assert ended.stderr == f"Error: port {port} is taken: choose another with --port\n"
 
 
 def test_an_unknown_host_is_one_line() -> None:
-    command = [sys.executable, "-m", "searchdb", "serve", "--host=name.invalid"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = warm_processes.run(["-m", "searchdb", "serve", "--host=name.invalid"], timeout=GIVE_UP_S)
     assert ended.returncode == 1
     assert re.fullmatch(r"Error: cannot listen on name\.invalid port 5000: .*\n", ended.stderr)

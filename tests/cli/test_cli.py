@@ -15,10 +15,12 @@ from searchdb.config import Settings
 from searchdb.db.database import Database
 from searchdb.db.schema import SCHEMA_REVISION
 from searchdb.media.embed import CLIPEmbedder
+from tests.helpers import warm_processes
 from tests.helpers.cli import output, run
 from tests.helpers.image_server import ImageServer
 from tests.helpers.stored_videos import StoredVideos
 from tests.helpers.unsplash_files import keyword, photo, write
+from tests.helpers.waiting import GIVE_UP_S
 
 
 @pytest.fixture(autouse=True)
@@ -349,20 +351,22 @@ def test_db_commands_with_a_database_url(settings: Settings, empty_settings: Set
 
 @pytest.mark.slow
 def test_db_commands_with_the_embedded_server(short_home: Path) -> None:
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, new_interpreter: bool = True) -> subprocess.CompletedProcess[str]:
+        command = ["-m", "searchdb", "--home", str(short_home), *arguments]
+        if not new_interpreter:
+            return warm_processes.run(command, timeout=GIVE_UP_S)
         return subprocess.run(
-            [sys.executable, "-m", "searchdb", "--home", str(short_home), *arguments],
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, *command], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
 
-    assert json.loads(call("db", "status", "--json").stdout)["running"] is False
+    assert json.loads(call("db", "status", "--json", new_interpreter=False).stdout)["running"] is False
     url = call("db", "start").stdout.strip()
     assert call("db", "url").stdout.strip() == url
     state = json.loads(call("db", "status", "--json").stdout)
     assert (state["running"], state["pinned"], state["schema"]) == (True, True, SCHEMA_REVISION)
     assert call("db", "shell", "-Atc", "SELECT count(*) FROM images").stdout == "0\n"
     assert "stopped" in call("db", "stop").stderr
-    assert "not running" in call("db", "stop").stderr
+    assert "not running" in call("db", "stop", new_interpreter=False).stderr
 
 
 @pytest.mark.parametrize(
@@ -397,9 +401,7 @@ def test_a_users_mistake_is_one_line_and_no_traceback(
 
 def test_an_unreachable_database_is_one_line_without_its_password() -> None:
     environment = os.environ | {"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:9/db"}
-    result = subprocess.run(
-        [sys.executable, "-m", "searchdb", "status"], env=environment, capture_output=True, text=True, check=False
-    )
+    result = warm_processes.run(["-m", "searchdb", "status"], env=environment, timeout=GIVE_UP_S)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: cannot reach the database postgresql://me:***@127.0.0.1:9/db")
     assert len(result.stderr.splitlines()) == 1

@@ -15,7 +15,9 @@ from psycopg.conninfo import conninfo_to_dict
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url, parameters
 from searchdb.db.embedded_programs import program_path
+from tests.helpers import warm_processes
 from tests.helpers.cli import output, run
+from tests.helpers.waiting import GIVE_UP_S
 
 
 def address(settings: Settings) -> dict[str, str]:
@@ -25,11 +27,17 @@ def address(settings: Settings) -> dict[str, str]:
     return parameters(url)
 
 
+@pytest.fixture(autouse=True)
+def _no_variables_of_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("PG"):
+            monkeypatch.delenv(name)
+
+
 def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run searchdb with these variables and none of libpq's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    """Run searchdb in a new interpreter with these variables."""
     command = [sys.executable, "-m", "searchdb", *arguments]
-    return subprocess.run(command, env=kept | variables, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
 
 
 def schema(process: subprocess.CompletedProcess[str]) -> Mapping[str, object]:
@@ -84,7 +92,8 @@ def test_the_printed_url_is_one_for_psql(settings: Settings) -> None:
     ],
 )
 def test_no_message_has_a_secret(arguments: list[str], url: str) -> None:
-    process = call(*arguments, DATABASE_URL=url)
+    environment = os.environ | {"DATABASE_URL": url}
+    process = warm_processes.run(["-m", "searchdb", *arguments], env=environment, timeout=GIVE_UP_S)
     assert process.returncode == 1
     assert "S3CRET" not in process.stdout + process.stderr
 

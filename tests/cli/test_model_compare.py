@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from searchdb.config import Settings
 from tests.helpers.cli import output, run
+from tests.helpers.runs import Runs
 from tests.helpers.tiny_models import demo_twin
+from tests.helpers.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -77,37 +76,32 @@ def test_errors_are_one_line(demo_settings: Settings, twin: Path, queries: Path,
     )
     assert "is not in the range" in fails(twin, "--queries", queries, "--sample", str(10**30), status=2)
     assert "are the same model" in fails("demo", "demo", "--queries", queries)
-    assert "'/none/queries.txt' cannot be read" in fails(twin, "--queries", "/none/queries.txt")
     assert "3 models are named" in fails("a", "b", "c", "--queries", queries, status=2)
     assert "Missing option '--queries'" in fails(twin, status=2)
 
 
+def test_a_new_interpreter_says_in_one_line_what_is_wrong(demo_settings: Settings, tmp_path: Path) -> None:
+    with Runs(demo_settings, tmp_path) as runs:
+        process = runs.start("model", "compare", "demo", "--queries", "/none/queries.txt", new_interpreter=True)
+        assert process.wait() == 1
+    assert len(process.stderr.splitlines()) == 1
+    assert "'/none/queries.txt' cannot be read" in process.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing(demo_settings: Settings, twin: Path, queries: Path, tmp_path: Path) -> None:
-    assert demo_settings.database_url is not None
-    variables = {
-        "DATABASE_URL": demo_settings.database_url.get_secret_value(),
-        "SEARCHDB_HOME": str(demo_settings.home),
-    }
-    folder = tmp_path / "here"
-    folder.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "searchdb", "-v", "model", "compare", twin, "--queries", queries],
-        env=os.environ | variables,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "model" in line and "twin" in line:  # it has been loaded, and 300 images are about to be embedded
-                break
-        process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate()
-    assert process.returncode == 1, errors
-    assert printed == ""
-    assert errors.splitlines()[-1] == "Aborted!"
-    assert "Traceback" not in errors
-    assert list(folder.iterdir()) == []
+    page = tmp_path / "page.html"
+    with Runs(demo_settings, tmp_path) as runs:
+        process = runs.start("-v", "model", "compare", str(twin), "--queries", str(queries), "--output", str(page))
+
+        def loaded() -> bool:
+            """Whether the model has been loaded, and 300 images are about to be embedded."""
+            assert process.process.poll() is None, process.stderr
+            return any("model" in line and "twin" in line for line in process.stderr.splitlines())
+
+        until(loaded, "the model")
+        process.send(signal.SIGINT)
+        assert process.wait() == 1, process.stderr
+    assert process.stdout == ""
+    assert process.stderr.splitlines()[-1] == "Aborted!"
+    assert list(tmp_path.glob("*page.html*")) == []

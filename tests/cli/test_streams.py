@@ -13,29 +13,40 @@ import sqlalchemy as sa
 
 from searchdb.config import Settings
 from searchdb.db.database import Database
+from tests.helpers.warm_shell import warm_searchdb
 
 NO_SPACE = "Error: cannot write to standard output: No space left on device\n"
 CLOSED = "Error: cannot write to standard output: Bad file descriptor\n"
 
 
 def shell(
-    settings: Settings, line: str, *, folder: Path | None = None, encoding: str = "utf-8", **environment: str
+    settings: Settings,
+    line: str,
+    *,
+    folder: Path | None = None,
+    encoding: str = "utf-8",
+    new_interpreter: bool = False,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a line of bash in which `$searchdb` is the command; the status is that of the first program of a pipe."""
+    """Run a line of bash in which `$searchdb` is the command; the status is that of the first program of a pipe.
+
+    The command is a warm process or a `new_interpreter`, as it must be where a stream is closed.
+    """
     assert settings.database_url is not None
-    program = [sys.executable, "-m", "searchdb"]
     variables = os.environ | {
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "SEARCHDB_HOME": str(settings.home),
         "SEARCHDB_MODEL": "demo",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "searchdb": " ".join(program),
         **environment,
     }
     script = f"{line}\nexit ${{PIPESTATUS[0]}}"
-    result = subprocess.run(
-        ["bash", "-c", script], env=variables, cwd=folder, capture_output=True, encoding=encoding, check=False
-    )
+    with warm_searchdb() as warm:
+        if new_interpreter:
+            variables["PYTHONPATH"] = os.pathsep.join(sys.path)
+        variables["searchdb"] = f"{sys.executable} -m searchdb" if new_interpreter else str(warm)
+        result = subprocess.run(
+            ["bash", "-c", script], env=variables, cwd=folder, capture_output=True, encoding=encoding, check=False
+        )
     assert "Traceback" not in result.stderr, result.stderr
     assert "Exception ignored" not in result.stderr, result.stderr
     return result
@@ -47,7 +58,7 @@ def shell(
         ("$searchdb db url >/dev/full", 1, NO_SPACE),
         ("$searchdb db url >&-", 1, CLOSED),
         ("$searchdb --help >/dev/full", 1, NO_SPACE),
-        ("$searchdb db url >&- 2>&-", 1, ""),
+        ("$searchdb --help >&- 2>&-", 1, ""),
         ("$searchdb db url | true", 141, ""),
         ("$searchdb db shell --command='SELECT repeat($$x$$, 1000000)' | true", 141, ""),
         ("$searchdb db url 2>&- <&-", 0, ""),
@@ -60,7 +71,7 @@ def shell(
     ],
 )
 def test_streams_that_cannot_be_used(settings: Settings, line: str, status: int, error: str) -> None:
-    result = shell(settings, line)
+    result = shell(settings, line, new_interpreter="&-" in line)
     assert (result.returncode, result.stderr) == (status, error)
 
 
@@ -71,8 +82,17 @@ def test_an_ingest_does_not_need_its_progress_bar(settings: Settings, database: 
     assert shell(settings, f"$searchdb ingest files {album} --limit 3 --json >/dev/full").stderr.endswith(NO_SPACE)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_output_in_other_encodings(settings: Settings, database: Database, encoding: str) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "option", "readable", "shown"),
+    [
+        ("latin-1", "", "latin-1", r"/é/\u65e5\u672c.jpg"),
+        ("latin-1", "--json", "latin-1", r"/\u00e9/\u65e5\u672c.jpg"),
+        ("ascii", "", "utf-8", "/é/日本.jpg"),  # click writes UTF-8 instead of ASCII
+    ],
+)
+def test_output_in_other_encodings(
+    settings: Settings, database: Database, encoding: str, option: str, readable: str, shown: str
+) -> None:
     with database.begin() as connection:
         connection.execute(
             sa.text(
@@ -80,13 +100,10 @@ def test_output_in_other_encodings(settings: Settings, database: Database, encod
                 "VALUES ('/é/日本.jpg', 'files', 'DecodeError', 'damaged', false)"
             )
         )
-    document = shell(settings, "$searchdb failures list --json", PYTHONIOENCODING=encoding).stdout
-    assert json.loads(document)["failures"][0]["image"] == "/é/日本.jpg"
-    # Click writes UTF-8 instead of ASCII.
-    readable = encoding.replace("ascii", "utf-8")
-    table = shell(settings, "$searchdb failures list", encoding=readable, PYTHONIOENCODING=encoding)
-    assert table.returncode == 0
-    assert (r"/é/\u65e5\u672c.jpg" if encoding == "latin-1" else "/é/日本.jpg") in table.stdout
+    line = f"$searchdb failures list {option}"
+    result = shell(settings, line, encoding=readable, new_interpreter=True, PYTHONIOENCODING=encoding)
+    assert result.returncode == 0
+    assert shown in result.stdout
 
 
 def test_a_statement_that_is_not_text(settings: Settings) -> None:
@@ -106,7 +123,7 @@ def test_a_statement_that_is_not_text(settings: Settings) -> None:
 def test_a_current_folder_that_was_deleted(settings: Settings, tmp_path: Path, command: str, error: str) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
-    result = shell(settings, f"rmdir {folder}; $searchdb {command}", folder=folder)
+    result = shell(settings, f"rmdir {folder}; $searchdb {command}", folder=folder, new_interpreter=True)
     assert result.returncode == 1
     assert result.stderr.startswith(f"Error: {error}")
 

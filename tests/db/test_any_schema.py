@@ -22,7 +22,6 @@ from tests.helpers.schemas import OWNER, owned_database, settings_for
 
 PLACES = {
     "extension on the path": ("extensions", "photos,extensions"),
-    "extension off the path": ("extensions", "photos"),
     "extension in public, off the path": ("public", "photos"),
     "names that need quotes": ('"Pg Vector"', '"My Photos"'),
     "default path": ("extensions", None),

@@ -17,6 +17,7 @@ from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.embedded_programs import MAJOR_VERSION, reason
 from searchdb.db.embedded_start import LOCK_FILES, REMAINS_OF_A_SERVER
 from searchdb.errors import EmbeddedServerError
+from tests.helpers import warm_processes
 from tests.helpers.waiting import GIVE_UP_S, until
 
 pytestmark = pytest.mark.slow  # starts servers of its own
@@ -36,20 +37,28 @@ sys.stdin.readline()
 """A process that uses the server until its standard input ends."""
 
 
-def start_user(home: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", USER, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+class User:
+    """A running USER."""
 
+    def __init__(self, home: Path) -> None:
+        input_, self._input = os.pipe()
+        self._output, output = os.pipe()
+        self._process = warm_processes.start(["-c", USER, str(home)], stdin=input_, stdout=output)
+        os.close(input_)
+        os.close(output)
 
-def wait_joined(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    assert process.stdout.readline() == "joined\n"
+    def wait_joined(self) -> None:
+        with os.fdopen(self._output) as output:
+            assert output.readline() == "joined\n"
 
+    def leave(self) -> None:
+        os.close(self._input)
+        assert self._process.wait(GIVE_UP_S) == 0
 
-def leave(process: subprocess.Popen[str]) -> None:
-    process.communicate("\n", timeout=GIVE_UP_S)
-    assert process.returncode == 0
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(GIVE_UP_S)
+        os.close(self._input)
 
 
 def postmaster_pid(server: EmbeddedServer) -> int:
@@ -58,65 +67,63 @@ def postmaster_pid(server: EmbeddedServer) -> int:
 
 def test_concurrent_processes_share_one_server_and_the_last_stops_it(short_home: Path) -> None:
     server = EmbeddedServer.at(short_home)
-    users = [start_user(short_home) for _ in range(4)]
+    users = [User(short_home) for _ in range(4)]
     for user in users:
-        wait_joined(user)
+        user.wait_joined()
     pid = postmaster_pid(server)
     for user in users[:-1]:
-        leave(user)
+        user.leave()
         assert server.is_running()
     assert postmaster_pid(server) == pid
-    leave(users[-1])
+    users[-1].leave()
     assert not server.is_running()
 
 
-def test_a_killed_process_does_not_keep_the_server_running(short_home: Path) -> None:
-    server = EmbeddedServer.at(short_home)
-    killed, other = start_user(short_home), start_user(short_home)
-    wait_joined(killed)
-    wait_joined(other)
+def test_a_killed_process_does_not_keep_the_server_running(used_home: Path) -> None:
+    server = EmbeddedServer.at(used_home)
+    killed, other = User(used_home), User(used_home)
+    killed.wait_joined()
+    other.wait_joined()
     killed.kill()
-    killed.communicate()
     assert server.is_running()
-    leave(other)
+    other.leave()
     assert not server.is_running()
 
 
-def test_a_process_joins_the_server_that_a_killed_one_left_running(short_home: Path) -> None:
-    server = EmbeddedServer.at(short_home)
-    killed = start_user(short_home)
-    wait_joined(killed)
+def test_a_process_joins_the_server_that_a_killed_one_left_running(used_home: Path) -> None:
+    server = EmbeddedServer.at(used_home)
+    killed = User(used_home)
+    killed.wait_joined()
     killed.kill()
-    killed.communicate()
     pid = postmaster_pid(server)
-    heir = start_user(short_home)
-    wait_joined(heir)
+    heir = User(used_home)
+    heir.wait_joined()
     assert postmaster_pid(server) == pid
-    leave(heir)
+    heir.leave()
     assert not server.is_running()
 
 
-def test_a_killed_server_is_started_again(short_home: Path) -> None:
-    server = EmbeddedServer.at(short_home)
-    first = start_user(short_home)
-    wait_joined(first)
+def test_a_killed_server_is_started_again(used_home: Path) -> None:
+    server = EmbeddedServer.at(used_home)
+    first = User(used_home)
+    first.wait_joined()
     os.kill(postmaster_pid(server), signal.SIGKILL)
     until(lambda: not server.is_running(), "the end of the killed server")
-    second = start_user(short_home)
-    wait_joined(second)
-    leave(first)
-    leave(second)
+    second = User(used_home)
+    second.wait_joined()
+    first.leave()
+    second.leave()
 
 
-def test_a_pinned_server_stays_until_it_is_stopped(short_home: Path) -> None:
-    server = EmbeddedServer.at(short_home)
+def test_a_pinned_server_stays_until_it_is_stopped(used_home: Path) -> None:
+    server = EmbeddedServer.at(used_home)
     server.join()
     server.pin()
     server.leave()
     assert server.is_running()
-    user = start_user(short_home)
-    wait_joined(user)
-    leave(user)
+    user = User(used_home)
+    user.wait_joined()
+    user.leave()
     assert server.is_running()
     assert server.stop()
     assert not server.is_running()
@@ -124,7 +131,7 @@ def test_a_pinned_server_stays_until_it_is_stopped(short_home: Path) -> None:
     assert not server.pinned
 
 
-def test_variables_meant_for_another_server_are_ignored(short_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_meant_for_another_server_are_ignored(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "PGHOST": "db.example",
         "PGHOSTADDR": "127.0.0.1",
@@ -137,15 +144,15 @@ def test_variables_meant_for_another_server_are_ignored(short_home: Path, monkey
         "PGTARGETSESSIONATTRS": "read-only",
     }.items():
         monkeypatch.setenv(name, value)
-    with Database(Settings(database_url=None, home=short_home)) as database:
+    with Database(Settings(database_url=None, home=used_home)) as database:
         with database.connect() as connection:
-            assert connection.exec_driver_sql("SHOW data_directory").scalar() == str(short_home / "postgres")
+            assert connection.exec_driver_sql("SHOW data_directory").scalar() == str(used_home / "postgres")
         psycopg.connect(**database.driver_arguments()).close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the working folder of another process")
-def test_a_process_that_has_the_number_of_a_lost_server_is_not_taken_for_it(short_home: Path) -> None:
-    server = EmbeddedServer.at(short_home)
+def test_a_process_that_has_the_number_of_a_lost_server_is_not_taken_for_it(used_home: Path) -> None:
+    server = EmbeddedServer.at(used_home)
     server.join()
     server.leave()
     owner = server.data.stat()
@@ -161,9 +168,9 @@ def test_a_process_that_has_the_number_of_a_lost_server_is_not_taken_for_it(shor
             server.leave()
 
 
-def test_joins_in_one_process_are_counted(short_home: Path) -> None:
-    server = EmbeddedServer.at(short_home)
-    assert EmbeddedServer.at(short_home) is server
+def test_joins_in_one_process_are_counted(used_home: Path) -> None:
+    server = EmbeddedServer.at(used_home)
+    assert EmbeddedServer.at(used_home) is server
     server.join()
     server.join()
     server.leave()
@@ -184,10 +191,10 @@ def test_an_incomplete_data_folder_is_recreated(short_home: Path) -> None:
 
 def test_a_folder_may_have_an_unusual_name(short_home: Path) -> None:
     server = EmbeddedServer.at(short_home / "My pictures' home é")
-    user = start_user(server.home)
-    wait_joined(user)
+    user = User(server.home)
+    user.wait_joined()
     assert server.is_running()
-    leave(user)
+    user.leave()
     assert not server.is_running()
 
 

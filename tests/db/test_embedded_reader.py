@@ -140,6 +140,9 @@ TRACELESS = (
 """What everyone may do in a read-only transaction, and would stay."""
 
 
+DROP_ROLE = [f"DROP OWNED BY {READER}", f"DROP ROLE {READER}"]
+
+
 def home() -> Path:
     return Path(tempfile.mkdtemp(prefix="sdb-"))
 
@@ -301,7 +304,7 @@ def test_a_condition_reads_with_the_role(embedded: Settings, demo_collection: Se
 @pytest.mark.parametrize(
     "damage",
     [
-        [f"DROP OWNED BY {READER}", f"DROP ROLE {READER}"],
+        DROP_ROLE,
         [f"ALTER ROLE {READER} SUPERUSER CREATEROLE"],
         [f"ALTER ROLE {READER} NOLOGIN PASSWORD 'x' CONNECTION LIMIT 1 VALID UNTIL '2020-01-01'"],
         [f"REVOKE pg_read_all_data FROM {READER}"],
@@ -348,26 +351,34 @@ def role(database: Database) -> tuple[object, ...]:
     return attributes, settings, grants, uses, temporary
 
 
-def test_several_processes_open_a_fresh_home_at_once(short_home: Path) -> None:
-    settings = Settings(home=short_home, model="demo")
-    with open_database(settings) as database:
+def drop_role(connection: sa.Connection) -> None:
+    for statement in DROP_ROLE:
+        connection.exec_driver_sql(statement)
+
+
+def test_several_processes_open_a_home_without_the_role_at_once(embedded: Settings, database: Database) -> None:
+    with database.begin() as connection:
+        drop_role(connection)
+    with ThreadPoolExecutor(6) as pool:
+        opened = list(pool.map(lambda _: open_database(embedded), range(6)))
+    for each in opened:
+        with each.reader.connect() as connection:
+            assert connection.exec_driver_sql("SELECT current_user").scalar_one() == READER
+        each.close()
+
+
+def test_a_read_only_database_has_its_reader(embedded: Settings, database: Database) -> None:
+    setting = "ALTER DATABASE postgres {} default_transaction_read_only"
+    with database.begin() as connection:
+        connection.exec_driver_sql(f"{setting.format('SET')} = on")
+        drop_role(connection)
+    try:
+        with open_database(embedded) as opened, opened.reader.connect() as connection:
+            assert run_sql(connection, "SELECT current_user").rows == [(READER,)]
+    finally:
         with database.begin() as connection:
-            connection.exec_driver_sql(f"DROP ROLE {READER}")
-        with ThreadPoolExecutor(6) as pool:
-            opened = list(pool.map(lambda _: open_database(settings), range(6)))
-        for each in opened:
-            with each.reader.connect() as connection:
-                assert connection.exec_driver_sql("SELECT current_user").scalar_one() == READER
-            each.close()
-
-
-def test_a_read_only_database_has_its_reader(short_home: Path) -> None:
-    settings = Settings(home=short_home, model="demo")
-    with open_database(settings) as database, database.begin() as connection:
-        connection.exec_driver_sql("ALTER DATABASE postgres SET default_transaction_read_only = on")
-        connection.exec_driver_sql(f"DROP ROLE {READER}")
-    with open_database(settings) as database, database.reader.connect() as connection:
-        assert run_sql(connection, "SELECT current_user").rows == [(READER,)]
+            connection.exec_driver_sql("SET TRANSACTION READ WRITE")
+            connection.exec_driver_sql(setting.format("RESET"))
 
 
 def test_a_dump_does_not_name_the_role(embedded: Settings, database: Database) -> None:

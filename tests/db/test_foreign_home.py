@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
@@ -17,7 +15,9 @@ from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.embedded_access import open_to_server_user
 from searchdb.db.embedded_log import LOG_NAME, trim_log
 from searchdb.errors import EmbeddedServerError
+from tests.helpers import warm_processes
 from tests.helpers.users import OTHER_ID, as_root, run_as
+from tests.helpers.waiting import GIVE_UP_S
 
 pytestmark = pytest.mark.slow  # starts servers of its own
 NAMES = ("postgres", "postgres.lock", "postgres.members", "postgres.pinned", "postgres.new", "postgres.opened")
@@ -36,8 +36,7 @@ def test_root_follows_no_link_in_the_home_of_another_user(short_home: Path, name
     os.chown(home, OTHER_ID, OTHER_ID)
     target.write_text("precious")
     (home / name).symlink_to(target)
-    command = [sys.executable, "-m", "searchdb", "--home", home, "db", "start"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = warm_processes.run(["-m", "searchdb", "--home", str(home), "db", "start"], timeout=GIVE_UP_S)
     assert result.returncode == 1
     assert "belongs to" in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -99,12 +98,12 @@ def test_what_is_opened_is_printed_and_closed_again(short_home: Path, caplog: py
     server.leave()
     assert not caplog.records
     changed.chmod(0o711)
-    command = [sys.executable, "-m", "searchdb", "--home", home, "db", "stop", "--undo"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = ["-m", "searchdb", "--home", str(home), "db", "stop", "--undo"]
+    result = warm_processes.run(command, timeout=GIVE_UP_S)
     assert f"{closed}: closed again" in result.stderr
     assert f"{changed}: left as it is" in result.stderr
     assert [mode(folder) for folder in (closed, open_already, changed)] == [0o700, 0o711, 0o711]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == "it was not running\n"
+    assert warm_processes.run(command, timeout=GIVE_UP_S).stderr == "it was not running\n"
     assert EmbeddedServer.at(home).close_again() == []
     assert EmbeddedServer.at(short_home / "none").close_again() == []
 
@@ -142,9 +141,9 @@ def test_an_ordinary_user_has_a_server_in_its_own_home(short_home: Path) -> None
     assert {path.stat().st_uid for path in home.iterdir()} == {OTHER_ID}
 
 
-def test_the_log_has_a_bound(short_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_has_a_bound(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_log, "MAX_LOG_BYTES", 10_000)
-    server = EmbeddedServer.at(short_home)
+    server = EmbeddedServer.at(used_home)
     log = server.data / LOG_NAME
     server.join()
     with psycopg.connect(host=str(server.data), user="postgres", dbname="postgres", autocommit=True) as connection:
@@ -155,10 +154,10 @@ def test_the_log_has_a_bound(short_home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "nothing_of_this_name" not in log.read_text()
     with log.open("a") as file:
         file.write("x" * 20_000)
-    (short_home / "another name").hardlink_to(log)
+    (used_home / "another name").hardlink_to(log)
     trim_log(server.data)
     assert log.stat().st_size > 20_000, "perhaps not the server's own file"
-    (short_home / "another name").unlink()
+    (used_home / "another name").unlink()
     server.pin()
     server.leave()
     server.join()  # another use of the running server

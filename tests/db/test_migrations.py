@@ -83,7 +83,7 @@ def test_the_queue_schema_is_the_migrated_one() -> None:
 
 @pytest.mark.slow
 def test_downgrading_removes_all_tables_and_functions(settings: Settings) -> None:
-    assert alembic(settings, "downgrade", "base").returncode == 0
+    assert alembic(settings, "downgrade", "base", new_interpreter=True).returncode == 0
     with Database(settings) as database, database.connect() as connection:
         tables = connection.scalars(sa.text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         assert tables == ["searchdb_version"]

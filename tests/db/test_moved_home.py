@@ -20,15 +20,10 @@ pytestmark = pytest.mark.slow  # starts servers of its own
 
 
 @pytest.fixture
-def original(short_home: Path) -> Iterator[EmbeddedServer]:
+def original(used_home: Path) -> Iterator[EmbeddedServer]:
     """A stopped server with a table `note`, whose one row is 'original'."""
-    server = EmbeddedServer.at(short_home / "a")
-    server.join()
-    write(server, "CREATE TABLE note AS SELECT 'original' AS text")
-    server.leave()
-    yield server
-    for home in (short_home / "a", short_home / "b"):
-        EmbeddedServer.at(home).stop()
+    yield EmbeddedServer.at(used_home)
+    EmbeddedServer.at(used_home.parent / "b").stop()
 
 
 def write(server: EmbeddedServer, statement: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -69,25 +70,41 @@ class Owned:
         engine.dispose()
 
 
-@pytest.fixture
-def owned(empty_settings: Settings, admin: sa.Engine) -> Iterator[Owned]:
-    url = empty_settings.url()
-    assert url is not None
-    settings = empty_settings.model_copy(update={"database_url": SecretStr(libpq_url(url.set(username=OWNER)))})
-    made = Owned(settings=settings, admin=admin)
+def settings_of(admin: sa.Engine, name: str, home: Path) -> Settings:
+    url = libpq_url(admin.url.set(database=name, username=OWNER))
+    return Settings(database_url=url, home=home, model="demo", allow_private_addresses=True)
+
+
+@pytest.fixture(scope="module")
+def template(admin: sa.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database with an empty collection of OWNER's, which tests copy."""
+    name = "owned_template"
     with admin.connect() as connection:
         connection.exec_driver_sql(f'CREATE ROLE "{OWNER}" LOGIN CREATEROLE')
-        connection.exec_driver_sql(f'ALTER DATABASE {url.database} OWNER TO "{OWNER}"')
-    with made.as_admin() as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE {name} TEMPLATE template0 OWNER "{OWNER}" STRATEGY file_copy')
+    engine = sa.create_engine(admin.url.set(database=name))
+    with engine.begin() as connection:
         connection.exec_driver_sql("CREATE EXTENSION vector WITH SCHEMA public")
-    with Database(settings) as database:
+    engine.dispose()
+    with Database(settings_of(admin, name, tmp_path_factory.mktemp("home"))) as database:
         migrate(database)
         with database.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE private (n int)")
-    yield made
+    yield name
     with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {url.database} WITH (FORCE)")
-        connection.exec_driver_sql(f'DROP ROLE IF EXISTS "{READER}", {OTHER}, "{OWNER}"')
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.exec_driver_sql(f'DROP ROLE "{OWNER}"')
+
+
+@pytest.fixture
+def owned(template: str, admin: sa.Engine, tmp_path: Path) -> Iterator[Owned]:
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE owned TEMPLATE {template} OWNER "{OWNER}" STRATEGY file_copy')
+    yield Owned(settings=settings_of(admin, "owned", tmp_path), admin=admin)
+    with admin.connect() as connection:
+        connection.exec_driver_sql("DROP DATABASE owned WITH (FORCE)")
+        connection.exec_driver_sql(f'DROP ROLE IF EXISTS "{READER}", {OTHER}')
+        connection.exec_driver_sql(f'ALTER ROLE "{OWNER}" CREATEROLE')
 
 
 def test_the_owner_makes_a_role_that_reads(owned: Owned, demo_collection: SearchDB) -> None:
@@ -173,9 +190,9 @@ def test_it_must_lead_to_the_same_collection(owned: Owned, settings: Settings) -
     app.extensions[EXTENSION].close()
 
 
-def test_it_needs_a_database_url(owned: Owned) -> None:
+def test_it_needs_a_database_url(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="DATABASE_URL is not"):
-        Database(Settings(home=owned.settings.home, database_url_read="postgresql://x@/y"))
+        Database(Settings(home=tmp_path, database_url_read="postgresql://x@/y"))
     with pytest.raises(ConfigError, match=r"^DATABASE_URL_READ: this is a mysql"):
         Settings(database_url_read="mysql://x@/y")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tests.helpers.old_schemas import fill_at_0009, upgrade_to
 from tests.helpers.schemas import OWNER, make_owner, owned_database, settings_for
 from tests.helpers.two_models import OTHER, begin, fill_column, random_units, store_texts
 from tests.helpers.vectors import cache_texts, clustered, fill
+from tests.helpers.warm_shell import warm_searchdb
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.slow
@@ -42,15 +42,10 @@ def blocks(heading: str, language: str = "sh") -> list[str]:
 class Shell:
     """Runs commands as a user would, with PostgreSQL's programs and `searchdb` on the PATH."""
 
-    def __init__(self, folder: Path, admin: sa.Engine) -> None:
+    def __init__(self, folder: Path, admin: sa.Engine, searchdb: Path) -> None:
         self.folder = folder
-        shim = folder / "bin" / "searchdb"
-        shim.parent.mkdir()
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m searchdb "$@"\n')
-        shim.chmod(0o755)
         self.environment = os.environ | {
-            "PATH": f"{shim.parent}:{program_path('psql').parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PATH": f"{searchdb.parent}:{program_path('psql').parent}:{os.environ['PATH']}",
             "SEARCHDB_HOME": str(folder / "home"),
             "SEARCHDB_MODEL": "demo",
             "ADMIN_URL": libpq_url(admin.url),
@@ -70,19 +65,24 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, admin: sa.Engine) -> Iterator[Shell]:
     make_owner(admin)
-    yield Shell(tmp_path, admin)
+    with warm_searchdb() as searchdb:
+        yield Shell(tmp_path, admin, searchdb)
     with admin.connect() as connection:
         connection.execute(sa.text("DROP DATABASE IF EXISTS restored WITH (FORCE)"))
 
 
-@pytest.fixture(params=PLACES.values(), ids=list(PLACES))
-def source(request: pytest.FixtureRequest, admin: sa.Engine, tmp_path: Path) -> Iterator[Settings]:
+@pytest.fixture(scope="module", params=PLACES.values(), ids=list(PLACES))
+def source(
+    request: pytest.FixtureRequest, admin: sa.Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
     """A collection of OWNER's with images, a cached text, a tuned function, a view, and an index over halves.
 
     It was switched to another model, so that each image has the vectors of two.
     """
     extension_schema, search_path = request.param
-    with owned_database(admin, "source", tmp_path, extension_schema=extension_schema, search_path=search_path) as given:
+    home = tmp_path_factory.mktemp("home")
+    place = owned_database(admin, "original", home, extension_schema=extension_schema, search_path=search_path)
+    with place as given:
         with Database(given) as database:
             migrate(database)
             vectors = clustered(300)
@@ -178,8 +178,8 @@ def test_the_owner_restores_a_dump(source: Settings, shell: Shell, admin: sa.Eng
     assert content(Settings(database_url=libpq_url(restored), home=source.home, model="demo")) == before
 
 
-def test_a_dump_of_the_embedded_server(shell: Shell, short_home: Path) -> None:
-    result = shell.run(EMBEDDED, SEARCHDB_HOME=str(short_home))
+def test_a_dump_of_the_embedded_server(shell: Shell, used_home: Path) -> None:
+    result = shell.run(EMBEDDED, SEARCHDB_HOME=str(used_home))
     assert result.returncode == 0, result.stderr
     assert (shell.folder / "searchdb.dump").stat().st_size > 0
 

@@ -79,14 +79,16 @@ def test_a_collection_without_its_revision_is_not_another_applications(settings:
     assert run(settings, "status").exit_code == 0
 
 
-@pytest.mark.parametrize("table", ["images", "procrastinate_jobs", "ingest_failures"])
-def test_a_table_of_another_application_with_a_name_of_ours(empty_settings: Settings, table: str) -> None:
-    execute(empty_settings, f"CREATE TABLE {table} (id int)")
-    result = run(empty_settings, "db", "migrate")
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert f"has a table {table} that is not searchdb's" in result.stderr
-    assert "CREATE SCHEMA searchdb" in result.stderr
-    assert "options=-csearch_path%3Dsearchdb" in result.stderr
+def test_a_table_of_another_application_with_a_name_of_ours(empty_settings: Settings) -> None:
+    for table in ("ingest_failures", "procrastinate_jobs", "images"):
+        execute(empty_settings, f"CREATE TABLE {table} (id int)")
+        result = run(empty_settings, "db", "migrate")
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert f"has a table {table} that is not searchdb's" in result.stderr
+        assert "CREATE SCHEMA searchdb" in result.stderr
+        assert "options=-csearch_path%3Dsearchdb" in result.stderr
+        execute(empty_settings, f"ALTER TABLE {table} RENAME TO theirs_{table}")
+    execute(empty_settings, "ALTER TABLE theirs_images RENAME TO images")
     # the way out that it names
     execute(empty_settings, "CREATE SCHEMA searchdb")
     url = empty_settings.url()
@@ -97,5 +99,5 @@ def test_a_table_of_another_application_with_a_name_of_ours(empty_settings: Sett
         migrate(database)
     with SearchDB(moved) as collection:
         assert collection.status().images == 0
-    assert scalar(empty_settings, f"SELECT count(*) FROM public.{table}") == 0
-    assert scalar(empty_settings, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 1
+    assert scalar(empty_settings, "SELECT count(*) FROM public.images") == 0
+    assert scalar(empty_settings, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 3

@@ -16,7 +16,9 @@ from searchdb.bundled import migrations_folder
 from searchdb.config import Settings
 from searchdb.database_url import libpq_url
 from searchdb.db.database import Database
+from tests.helpers import warm_processes
 from tests.helpers.vectors import clustered
+from tests.helpers.waiting import GIVE_UP_S
 
 ROOT = Path(__file__).parents[2]
 FIRST_RELEASED = "0006"
@@ -56,16 +58,14 @@ def _config() -> Config:
     return config
 
 
-def alembic(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+def alembic(settings: Settings, *arguments: str, new_interpreter: bool = False) -> subprocess.CompletedProcess[str]:
     """Run Alembic's command line in the repository, on a database of the tests."""
     url = settings.url()
     assert url is not None
     environment = os.environ | {"DATABASE_URL": libpq_url(url)}
+    command = ["-m", "alembic", *arguments]
+    if not new_interpreter:
+        return warm_processes.run(command, cwd=ROOT, env=environment, timeout=GIVE_UP_S)
     return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -24,7 +24,7 @@ def test_images_are_served_whole_and_searches_find_them(serve: Serve, stored_ima
     image = stored_images.folder / "noise.bmp"
     stored_images.draw(image.name, size=(400, 300))
     image_id = stored_images.add("a red boat", image=image)
-    server = serve(new_interpreter=True)
+    server = serve()
     for _ in range(2):
         assert server.get(f"/images/{image_id}/file").content == image.read_bytes()
     part = server.get(f"/images/{image_id}/file", headers={"Range": "bytes=5000-200000"})

@@ -68,7 +68,7 @@ def test_an_image_that_takes_more_than_the_budget_is_named(client: FlaskClient) 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.usefixtures("stored_images")
 def test_a_stopping_server_ends_the_decoding_of_costly_images(serve: Serve) -> None:
-    server = serve(new_interpreter=True)
+    server = serve()
     worker = worker_pid(server)
     bomb = scan_bomb(8000, 30)  # few enough scans to be tried
 

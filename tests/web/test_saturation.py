@@ -130,8 +130,11 @@ def test_slow_fetches_leave_room_for_searches(site: Site, images: ImageServer, m
 
 
 @pytest.mark.slow
-def test_a_fetch_for_a_visitor_ends_at_its_deadline(site: Site, images: ImageServer) -> None:
+def test_a_fetch_for_a_visitor_ends_at_its_deadline(
+    site: Site, images: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither bytes now and then, nor silence, nor slow redirects keep it alive; it is tried once."""
+    monkeypatch.setattr("web.files.visitor_fetcher.VISITOR_DEADLINE_S", 3.0)
     paths = ["/one-byte-a-second", "/silent", "/drip-headers"]
     answers = [site.clients.submit(site.post, "/api/search", json={"url": images.url(path)}) for path in paths]
     for path, answer in zip(paths, answers, strict=True):
