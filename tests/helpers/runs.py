@@ -14,13 +14,14 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.status import queue_status
 from tests.helpers import warm_processes
 from tests.helpers.image_server import ImageServer
 from tests.helpers.waiting import GIVE_UP_S
 
-IMAGES = 160
+IMAGES = 96
 
-CHUNK = 16
+CHUNK = 8
 
 SHORT_SILENCE = """
 import searchdb.ingest.worker, searchdb.ingest.queue
@@ -31,6 +32,13 @@ searchdb.ingest.worker.HEARTBEAT_S, searchdb.ingest.worker.STALLED_AFTER_S = 0.2
 searchdb.ingest.queue.ALIVE = procrastinate_workers.c.last_heartbeat > sqlalchemy.text("now() - interval '2 seconds'")
 """
 """A worker that takes another for dead after two seconds of silence."""
+
+QUICK_RECOVERY = """
+import searchdb.ingest.worker
+
+searchdb.ingest.worker.HEARTBEAT_S, searchdb.ingest.worker.STALLED_AFTER_S = 0.2, 0
+"""
+"""A worker that looks for dead ones at once: those that `age_heartbeat` has marked."""
 
 
 class Run:
@@ -133,7 +141,18 @@ def enqueue(collection: SearchDB, listed: Path, *, chunk_size: int = CHUNK) -> N
 
 def workers(collection: SearchDB) -> set[int]:
     """The process ids of the workers that are alive."""
-    return {worker.pid for worker in collection.status().queue.workers}
+    with collection.database.connect() as connection:
+        return {worker.pid for worker in queue_status(connection).workers}
+
+
+def age_heartbeat(collection: SearchDB, dead: Run) -> None:
+    """Make a killed worker's last heartbeat an old one, so that the others know at once that it is dead."""
+    statement = (
+        "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour' "
+        "WHERE id IN (SELECT id FROM ingest_workers WHERE pid = :pid)"
+    )
+    with collection.database.begin() as connection:
+        assert connection.execute(sa.text(statement), {"pid": dead.pid}).rowcount == 1
 
 
 def assert_complete(collection: SearchDB, count: int = IMAGES) -> None:

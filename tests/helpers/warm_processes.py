@@ -9,6 +9,7 @@ killed; it ends as every interpreter does. It runs the same code on the same dat
   FREE, nor change for the whole run of pytest those in READ.
 - the time until a process is ready, and the memory of a new one.
 - the order of sets of strings, which is the same in all processes of a server.
+- what objects do when the interpreter destroys them at its end; functions that `atexit` knows are called.
 
 Each command has tests that start a new interpreter, too.
 """

@@ -13,6 +13,7 @@ from PIL import Image
 
 from searchdb.client import SearchDB
 from searchdb.watch.records import WatchReport
+from searchdb.watch.registry import read_watches
 from tests.helpers.waiting import GIVE_UP_S, until
 
 QUICK = {"settle_s": 0.3, "poll_interval_s": 0.2}
@@ -91,10 +92,13 @@ def on_disk(folder: Path) -> dict[str, bytes]:
 
 def until_equal(collection: SearchDB, folder: Path) -> None:
     """Wait until exactly the files of a folder are stored."""
-    until(lambda: stored(collection) == on_disk(folder), f"the collection to be equal to {folder}")
+    expected = on_disk(folder)
+    until(lambda: stored(collection) == expected, f"the collection to be equal to {folder}")
 
 
 def problem(collection: SearchDB) -> str | None:
-    """What the only running watch cannot do, or cannot yet."""
-    [watch] = collection.status().watches
-    return watch.problem
+    """What the only running watch cannot do, or cannot yet; None also before the watch has begun."""
+    with collection.database.connect() as connection:
+        watches = read_watches(connection)
+    assert len(watches) < 2
+    return watches[0].problem if watches else None

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.runs import Runs
+
+PHOTOS = 100
 
 
 @pytest.fixture
@@ -16,3 +20,20 @@ def runs(settings: Settings, tmp_path: Path) -> Iterator[Runs]:
     """Starts processes on the test's collection."""
     with Runs(settings, tmp_path) as runs:
         yield runs
+
+
+@pytest.fixture
+def collection(collection: SearchDB, embedder: CLIPEmbedder) -> SearchDB:
+    """A fresh collection with a model that is loaded already."""
+    collection.embedder = embedder
+    return collection
+
+
+@pytest.fixture
+def photos(album: Path, tmp_path: Path) -> Path:
+    """A folder with PHOTOS images of the album."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in sorted(album.glob("*.jpg"))[:PHOTOS]:
+        (folder / path.name).symlink_to(path)
+    return folder

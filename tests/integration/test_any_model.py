@@ -23,7 +23,7 @@ from tests.helpers.tiny_models import TINY_FAMILIES, demo_twin, save_tiny_model
 from web import create_app
 from web.backend import EXTENSION
 
-IMAGES = 60
+IMAGES = 30
 TEXTS = ("a dog", "a red car", "snow at night", "a boat")
 
 

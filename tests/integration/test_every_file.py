@@ -183,11 +183,15 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_file_is_accounted_for(collection: SearchDB, folder: Path) -> None:
+def test_every_file_is_accounted_for(collection: SearchDB, settings: Settings, folder: Path) -> None:
     expected = Counter(outcome for *_, outcome in FILES) + Counter(["FileUnreadableError"] * 2)
-    report = collection.ingest_files(folder)
+    result = run(settings, "ingest", "files", folder, "--json")
+    report = json.loads(result.stdout)
+    beside = f"{expected[SIDECAR]} sidecars, {expected[PART]} RAW files and videos"
+    assert f"files that belong to an image beside them: {beside}" in result.stderr
+    assert "left out: clutter, sidecars without an image, or excluded by patterns" in result.stderr
     every = [each for each in folder.rglob("*") if not each.is_dir()]
-    assert report.done + sum(filter(None, (report.parts, report.sidecars, report.excluded))) == len(every)
+    assert report["done"] + report["parts"] + report["sidecars"] + report["excluded"] == len(every)
     failed = {failure.image: failure.error for failure in collection.store.failures()}
     with collection.database.connect() as connection:
         rows = connection.execute(sa.select(images)).mappings().all()
@@ -197,8 +201,8 @@ def test_every_file_is_accounted_for(collection: SearchDB, folder: Path) -> None
         assert (path in stored, failed.get(path)) == (
             outcome == IMAGE, None if outcome in (IMAGE, PART, SIDECAR, LEFT_OUT) else outcome,
         ), name  # fmt: skip
-    assert Counter(report.failed) + Counter({
-        IMAGE: report.stored, PART: report.parts, SIDECAR: report.sidecars, LEFT_OUT: report.excluded,
+    assert Counter(report["failed"]) + Counter({
+        IMAGE: report["stored"], PART: report["parts"], SIDECAR: report["sidecars"], LEFT_OUT: report["excluded"],
     }) == expected  # fmt: skip
     described = {Path(path).name: (row["description"], row["rating"]) for path, row in stored.items()}
     for name in ("a.jpg", "b.png", "IMG_1.JPG", "IMG_4.HEIC", "clip.mp4", "camera.cr2"):
@@ -207,17 +211,5 @@ def test_every_file_is_accounted_for(collection: SearchDB, folder: Path) -> None
         assert described[name] == ("Written by Google", None), name
     again = collection.ingest_files(folder)
     assert (again.stored, again.unchanged, again.sidecars, again.parts, again.excluded) == (
-        0, report.stored, report.sidecars, report.parts, report.excluded,
+        0, report["stored"], report["sidecars"], report["parts"], report["excluded"],
     )  # fmt: skip
-
-
-def test_the_command_line_tells_all_of_them(settings: Settings, folder: Path) -> None:
-    result = run(settings, "ingest", "files", str(folder), "--json")
-    report = json.loads(result.stdout)
-    outcomes = Counter(outcome for *_, outcome in FILES)
-    assert (report["stored"], report["sidecars"], report["parts"], report["excluded"]) == (
-        outcomes[IMAGE], outcomes[SIDECAR], outcomes[PART], outcomes[LEFT_OUT],
-    )  # fmt: skip
-    beside = f"{outcomes[SIDECAR]} sidecars, {outcomes[PART]} RAW files and videos"
-    assert f"files that belong to an image beside them: {beside}" in result.stderr
-    assert "left out: clutter, sidecars without an image, or excluded by patterns" in result.stderr

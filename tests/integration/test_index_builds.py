@@ -4,31 +4,55 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from searchdb.db.database import Database
+from searchdb.config import Settings
+from searchdb.db.database import Database, open_database
 from searchdb.db.tables import images
 from searchdb.db.vectors import CURRENT_COLUMN, current_column
 from searchdb.index import build
 from searchdb.index.status import build_progress, leftovers, new_index
+from tests.helpers.databases import NewSettings
 from tests.helpers.runs import Runs
 from tests.helpers.vectors import clustered, fill, recall
 from tests.helpers.waiting import until
 
-ROWS = 4000
+ROWS = 2000
+TEMPLATE = "indexed_template"
+
+
+@pytest.fixture(scope="module")
+def vectors(
+    new_settings: NewSettings, admin: sa.Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[np.ndarray]:
+    """The vectors of the images in TEMPLATE, whose index was built on them."""
+    vectors = clustered(ROWS)
+    with new_settings(tmp_path_factory.mktemp("home")) as settings:
+        with open_database(settings) as database:
+            fill(database, vectors)
+            build.build_index(database.engine, method="ivfflat")
+        url = settings.url()
+        assert url is not None
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {TEMPLATE} TEMPLATE {url.database} STRATEGY file_copy")
+    yield vectors
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {TEMPLATE}")
 
 
 @pytest.fixture
-def vectors(database: Database) -> np.ndarray:
-    """The vectors of the images in `database`, whose index was built on them."""
-    vectors = clustered(ROWS)
-    fill(database, vectors)
-    build.build_index(database.engine, method="ivfflat")
-    return vectors
+def settings(settings: Settings, admin: sa.Engine, vectors: np.ndarray) -> Settings:
+    """Settings that name a copy of TEMPLATE."""
+    url = settings.url()
+    assert url is not None
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {url.database}")
+        connection.exec_driver_sql(f"CREATE DATABASE {url.database} TEMPLATE {TEMPLATE} STRATEGY file_copy")
+    return settings
 
 
 def left(database: Database) -> list[str]:
@@ -76,8 +100,7 @@ def test_searches_and_ingest_go_on_during_a_build(database: Database, vectors: n
 
     threads = [beside(work) for work in (search, write, look)]
     try:
-        for _ in range(2):
-            assert build.build_index(database.engine, method=method) is not None
+        assert build.build_index(database.engine, method=method) is not None
     finally:
         built.set()
         for thread in threads:
@@ -123,7 +146,7 @@ def test_a_killed_build_leaves_a_working_index(database: Database, runs: Runs, v
 
     with database.connect() as connection:
         state = build.index_status(connection)
-    assert (state.method, state.lists, state.valid, state.building) == ("ivfflat", 63, True, None)
+    assert (state.method, state.lists, state.valid, state.building) == ("ivfflat", 44, True, None)
     assert recall(database, vectors, clustered(20, seed=1)) >= 0.9
     more = clustered(1, seed=9)
     fill(database, more, first=ROWS)
@@ -131,6 +154,7 @@ def test_a_killed_build_leaves_a_working_index(database: Database, runs: Runs, v
         nearest = connection.scalar(sa.text("SELECT image FROM match_images(:query)"), {"query": more[0]})
     assert nearest == f"/{ROWS}"
 
-    again = build.build_index(database.engine, method="hnsw")
-    assert again is not None
-    assert (again.method, again.valid, again.leftovers) == ("hnsw", True, ())
+    if how == "kill -9":
+        again = build.build_index(database.engine, method="hnsw")
+        assert again is not None
+        assert (again.method, again.valid, again.leftovers) == ("hnsw", True, ())

@@ -19,16 +19,17 @@ from PIL import Image
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.gunicorn import Server, serving
 from tests.helpers.tiny_models import demo_twin
 from tests.helpers.waiting import GIVE_UP_S
 
-IMAGES = 100
+IMAGES = 48
 TEXTS = ("a red car", "a boat at sunset", "snow and mountains", "a dog")
 ROUNDS_AFTER = 3
 """Requests of each client after a change-over, so that each has met the new model."""
 
-PAUSE_S = 0.1
+PAUSE_S = 0.2
 """Between two requests of a client: the switch, too, needs the processor."""
 
 
@@ -71,8 +72,9 @@ class Clients:
 
 
 @pytest.fixture
-def filled(settings: Settings, album: Path) -> Iterator[SearchDB]:
+def filled(settings: Settings, album: Path, embedder: CLIPEmbedder) -> Iterator[SearchDB]:
     with SearchDB(settings.model_copy(update={"dtype": "float32"})) as collection:
+        collection.embedder = embedder
         collection.ingest_files(*sorted(album.glob("*.jpg"))[:IMAGES])
         yield collection
 

@@ -23,12 +23,23 @@ from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.schema import migrate
 from searchdb.db.vectors import current_column
 from tests.helpers.image_server import ImageServer
-from tests.helpers.runs import IMAGES, Runs, assert_complete, enqueue, workers, write_list
+from tests.helpers.runs import (
+    CHUNK,
+    IMAGES,
+    QUICK_RECOVERY,
+    Runs,
+    age_heartbeat,
+    assert_complete,
+    enqueue,
+    workers,
+    write_list,
+)
 from tests.helpers.tiny_models import demo_twin
 from tests.helpers.waiting import until
 from tests.helpers.watching import draw, ids, until_equal
 
 SHORT_OUTAGE = "import searchdb.db.retry\nsearchdb.db.retry.MAX_OUTAGE_S = 2.0"
+MIGRATED = "migrated"
 _numbers = itertools.count(1)
 
 
@@ -50,11 +61,23 @@ class Restartable:
             embedded_start.start(self.server.data)
 
 
+def settings_of(restartable: Restartable, name: str, home: Path, *, template: str) -> Settings:
+    """Create a database, and return the settings that name it."""
+    admin = sa.create_engine(restartable.server.url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    admin.dispose()
+    url = libpq_url(restartable.server.url.set(database=name))
+    return Settings(database_url=url, home=home, model="demo", allow_private_addresses=True)
+
+
 @pytest.fixture(scope="module")
 def restartable() -> Iterator[Restartable]:
     home = Path(tempfile.mkdtemp(prefix="sdb-"))
     restartable = Restartable(home)
     restartable.server.join()
+    with Database(settings_of(restartable, MIGRATED, home, template="template0")) as database:
+        migrate(database)
     yield restartable
     restartable.server.leave()
     shutil.rmtree(home, ignore_errors=True)
@@ -62,22 +85,9 @@ def restartable() -> Iterator[Restartable]:
 
 @pytest.fixture
 def settings(restartable: Restartable, tmp_path: Path) -> Settings:
-    """Settings that name a fresh database on the server that restarts."""
+    """Settings that name a fresh, migrated database on the server that restarts."""
     restartable.start()
-    name = f"outage_{next(_numbers)}"
-    admin = sa.create_engine(restartable.server.url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    admin.dispose()
-    settings = Settings(
-        database_url=libpq_url(restartable.server.url.set(database=name)),
-        home=tmp_path,
-        model="demo",
-        allow_private_addresses=True,
-    )
-    with Database(settings) as database:
-        migrate(database)
-    return settings
+    return settings_of(restartable, f"outage_{next(_numbers)}", tmp_path, template=MIGRATED)
 
 
 @pytest.fixture
@@ -96,8 +106,8 @@ def test_an_ingest_outlasts_a_restart_and_a_crash_of_the_database(
 ) -> None:
     with ImageServer(delay_s=0.5) as server:
         listed = write_list(tmp_path, server)
-        ingest = runs.start("ingest", "urls", str(listed), "--chunk-size", "16", "--json")
-        for before, how in ((16, "fast"), (80, "immediate")):
+        ingest = runs.start("ingest", "urls", str(listed), "--chunk-size", str(CHUNK), "--json")
+        for before, how in ((8, "fast"), (48, "immediate")):
             until(functools.partial(lambda least: stored(collection) >= least, before), "some images")
             restartable.restart(how)
         report = ingest.report()
@@ -138,7 +148,7 @@ def test_a_worker_outlasts_a_database_that_is_away_for_a_while(
     with ImageServer(delay_s=0.5) as server:
         enqueue(collection, write_list(tmp_path, server))
         worker = runs.start("worker", "--drain", "--json")
-        until(lambda: stored(collection) >= 16, "the first images")
+        until(lambda: stored(collection) >= 8, "the first images")
         restartable.stop()
         until(lambda: "Trying again" in worker.stderr, "the worker to notice the outage")
         time.sleep(3)  # so that several retries and heartbeats fail
@@ -156,7 +166,7 @@ def test_a_worker_gives_up_with_one_line_when_the_database_stays_away(
         idle = runs.start("worker", before=SHORT_OUTAGE)
         until(lambda: workers(collection) == {idle.pid}, "the worker")
         enqueue(collection, write_list(tmp_path, server))
-        until(lambda: stored(collection) >= 16, "the first images")
+        until(lambda: stored(collection) >= 8, "the first images")
         restartable.stop()
         try:
             assert idle.wait() == 1
@@ -168,7 +178,8 @@ def test_a_worker_gives_up_with_one_line_when_the_database_stays_away(
         counts = collection.store.counts()
         assert counts["failed"] == 0
         assert counts["images"] + counts["pending"] == IMAGES
-        runs.start("worker", "--drain", "--json").report()
+        age_heartbeat(collection, idle)
+        runs.start("worker", "--drain", "--json", before=QUICK_RECOVERY).report()
     assert_complete(collection)
 
 

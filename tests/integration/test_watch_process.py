@@ -14,6 +14,7 @@ from tests.helpers.cli import output, run
 from tests.helpers.runs import Runs
 from tests.helpers.waiting import until
 from tests.helpers.watching import draw, ids, stored, until_equal
+from tests.integration.conftest import PHOTOS
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -37,15 +38,15 @@ def test_a_signal_ends_it_with_a_report(
     assert collection.status().watches == []
 
 
-def test_a_signal_during_the_first_scan_leaves_the_rest_queued(collection: SearchDB, runs: Runs, album: Path) -> None:
-    watch = runs.start("watch", str(album), "--json")
+def test_a_signal_during_the_first_scan_leaves_the_rest_queued(collection: SearchDB, runs: Runs, photos: Path) -> None:
+    watch = runs.start("watch", str(photos), "--json")
     until(lambda: collection.store.counts()["pending"], "the queue")
     watch.send(signal.SIGTERM)
     watch.report()
     counts = collection.store.counts()
-    assert counts["images"] + counts["pending"] + counts["failed"] <= len(list(album.iterdir()))
-    again = runs.start("watch", str(album), "--json")
-    until(lambda: collection.store.counts()["images"] == len(list(album.glob("*.jpg"))), "the rest")
+    assert counts["images"] + counts["pending"] + counts["failed"] <= PHOTOS
+    again = runs.start("watch", str(photos), "--json")
+    until(lambda: collection.store.counts()["images"] == PHOTOS, "the rest")
     again.send(signal.SIGTERM)
     assert again.wait() == 0
 

@@ -18,8 +18,10 @@ from tests.helpers.image_server import ImageServer
 from tests.helpers.runs import (
     CHUNK,
     IMAGES,
+    QUICK_RECOVERY,
     SHORT_SILENCE,
     Runs,
+    age_heartbeat,
     assert_complete,
     enqueue,
     workers,
@@ -154,7 +156,7 @@ def test_an_ingest_and_a_worker_that_waited_share_the_list(collection: SearchDB,
 def test_a_worker_told_to_stop_stores_what_it_has_begun_and_requeues_the_rest(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with ImageServer(delay_s=0.2) as server:
+    with ImageServer(delay_s=0.4) as server:
         enqueue(collection, write_list(tmp_path, server))
         worker = runs.start("worker", "--json", new_interpreter=True)
         until(lambda: collection.store.counts()["images"] >= CHUNK, "the first images")
@@ -177,7 +179,7 @@ def test_a_worker_told_to_stop_stores_what_it_has_begun_and_requeues_the_rest(
 def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command_completes_it(
     collection: SearchDB, runs: Runs, tmp_path: Path
 ) -> None:
-    with ImageServer(delay_s=0.2) as server:
+    with ImageServer(delay_s=0.4) as server:
         listed = write_list(tmp_path, server)
         command = ("ingest", "urls", str(listed), "--chunk-size", str(CHUNK), "--json")
         interrupted = runs.start(*command, new_interpreter=True)
@@ -204,8 +206,8 @@ def test_an_interrupted_ingest_leaves_the_rest_in_the_queue_and_the_same_command
 
 
 def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: SearchDB, runs: Runs, tmp_path: Path) -> None:
-    with ImageServer(delay_s=0.2) as server:
-        started = [runs.start("worker", "--concurrency", "1") for _ in range(3)]
+    with ImageServer(delay_s=0.4) as server:
+        started = [runs.start("worker", "--concurrency", "1", before=QUICK_RECOVERY) for _ in range(3)]
         until(lambda: len(workers(collection)) == 3, "three workers")
         enqueue(collection, write_list(tmp_path, server))
         victim, *others = started
@@ -221,6 +223,7 @@ def test_the_chunks_of_a_killed_worker_are_done_by_the_others(collection: Search
         victim.kill()
         lost = references_held(collection, victim.pid)
         assert lost
+        age_heartbeat(collection, victim)
         until(lambda: is_done(collection), "the others")
         assert stored_by(collection).keys() == {run.pid for run in started}
         twice = {server.url(path) for path, hits in server.hits.items() if hits > 1}

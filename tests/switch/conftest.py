@@ -11,6 +11,7 @@ import pytest
 from searchdb.client import SearchDB
 from searchdb.config import Settings
 from searchdb.ingest import worker as worker_module
+from searchdb.media.embed import CLIPEmbedder
 from tests.helpers.tiny_models import demo_twin
 
 FEW = 24
@@ -47,9 +48,10 @@ def pictures(album: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def filled(settings: Settings, pictures: Path) -> Iterator[SearchDB]:
-    """A collection of these images."""
+def filled(settings: Settings, pictures: Path, embedder: CLIPEmbedder) -> Iterator[SearchDB]:
+    """A collection of these images, with a model that is loaded already."""
     with SearchDB(settings.model_copy(update={"dtype": "float32"})) as collection:
+        collection.embedder = embedder
         assert collection.ingest_files(pictures).stored == FEW
         yield collection
 

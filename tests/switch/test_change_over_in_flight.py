@@ -27,7 +27,7 @@ TEXTS = ("a boat", "two dogs")
 OLD = ModelIdentity(name="old", weights_sha256=b"1" * 32, dimension=512)
 WIDER = ModelIdentity(name="wider", weights_sha256=b"2" * 32, dimension=768)
 SAME_WIDTH = ModelIdentity(name="same", weights_sha256=b"3" * 32, dimension=512)
-ROUNDS = 6
+ROUNDS = 4
 LOCK_TIMEOUT = f"-clock_timeout={int(1000 * (TIMEOUTS.lock or 0))}"
 """Nobody waits longer for a lock than the page's requests would."""
 

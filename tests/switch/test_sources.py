@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from searchdb.client import SearchDB
 from searchdb.config import Settings
+from searchdb.media.embed import CLIPEmbedder
 from searchdb.records import SourceItem
 from tests.helpers.image_server import ImageServer, make_image
 from tests.helpers.videos import draw_scene, draw_video
@@ -20,8 +21,9 @@ SCENES = ("cat", "boat", "mountain")
 
 
 @pytest.fixture
-def local(settings: Settings) -> Iterator[SearchDB]:
+def local(settings: Settings, embedder: CLIPEmbedder) -> Iterator[SearchDB]:
     with SearchDB(settings.model_copy(update={"dtype": "float32"})) as collection:
+        collection.embedder = embedder
         yield collection
 
 

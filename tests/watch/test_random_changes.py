@@ -27,7 +27,7 @@ from tests.helpers.videos import draw_video
 from tests.helpers.waiting import until
 from tests.helpers.watching import Watching, draw, failures, picture
 
-SECONDS = float(os.environ.get("TEST_WATCH_S", "4"))
+SECONDS = float(os.environ.get("TEST_WATCH_S", "2"))
 SEED = int(os.environ.get("TEST_WATCH_SEED", "1"))
 KEPT = 20
 """Images that are only moved, in folders that are only moved: they keep their ids."""

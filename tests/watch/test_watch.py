@@ -62,8 +62,9 @@ def test_new_changed_moved_and_deleted_files_are_followed(collection: SearchDB, 
     assert collection.status().watches == []
 
 
-def test_a_renamed_folder_keeps_its_images(collection: SearchDB, photos: Path) -> None:
-    paths = draw(photos / "old", 150)  # more than one chunk
+def test_a_renamed_folder_keeps_its_images(collection: SearchDB, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "DEFAULT_CHUNK_SIZE", 16)
+    paths = draw(photos / "old", 40)  # more than one chunk
     with Watching(collection, photos):
         until_equal(collection, photos)
         before = ids(collection)
@@ -73,7 +74,7 @@ def test_a_renamed_folder_keeps_its_images(collection: SearchDB, photos: Path) -
     with collection.database.connect() as connection:
         tags = connection.exec_driver_sql("SELECT DISTINCT tags, source_id LIKE 'new/%%' FROM images").all()
     assert [tuple(row) for row in tags] == [(["new"], True)]
-    assert len(paths) == 150
+    assert len(paths) == 40
 
 
 def test_a_half_copied_file_waits_until_it_rests(
