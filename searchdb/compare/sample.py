@@ -15,15 +15,13 @@ from searchdb.batches import batched
 from searchdb.compare.query_file import wrong_lines
 from searchdb.compare.records import ModelQuery
 from searchdb.db.tables import as_vector, embedding_models, frame_previews, images
-from searchdb.db.vectors import CURRENT, current_column, images_with, other_columns
+from searchdb.db.vectors import CURRENT, NO_CHANGE_OVER, current_column, images_with, other_columns
 from searchdb.records import LARGEST_ID, is_url, mask_credentials
 
 ROWS_AT_ONCE = 1000
 """Images in one statement: 3 MB with their vectors, or 20 with previews of frames."""
 
 _COLUMNS = ("id", "image", "rendition", "source", "description", "video", "video_time", "sha256")
-_NO_CHANGE_OVER = sa.text("LOCK TABLE images IN ACCESS SHARE MODE")
-"""Until the transaction ends, the columns with vectors keep their names and models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,7 @@ def sampled_images(engine: Engine, ids: Sequence[int], models: Collection[bytes]
     """
     for batch in batched(sorted(ids), ROWS_AT_ONCE):
         with engine.begin() as connection:
-            connection.execute(_NO_CHANGE_OVER)
+            connection.execute(NO_CHANGE_OVER)
             names = _vector_columns(connection, models)
             rows = connection.execute(_rows(tuple(names.values()), batch)).mappings().all()
         for row in rows:

@@ -18,6 +18,9 @@ CURRENT = "embedding"
 SIGNATURE = "(vector, double precision, integer)"
 """The arguments of match_images, by which PostgreSQL tells functions apart."""
 
+NO_CHANGE_OVER = text("LOCK TABLE images IN ACCESS SHARE MODE")
+"""Keeps the names of the columns of vectors until the transaction ends. A change-over that has begun is waited for."""
+
 _COLUMNS = text(
     r"""
     SELECT attname AS name, atttypmod AS dimension FROM pg_attribute

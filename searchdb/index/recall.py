@@ -17,7 +17,7 @@ from searchdb.db.best_effort import may_be_skipped
 from searchdb.db.connections import lift_time_limits
 from searchdb.db.samples import random_keys
 from searchdb.db.tables import as_vector, images, index_recalls, norm_in_range, query_embeddings
-from searchdb.db.vectors import VectorColumn, current_column
+from searchdb.db.vectors import NO_CHANGE_OVER, VectorColumn, current_column
 from searchdb.errors import DatabaseError, QueryError
 from searchdb.index.exact import Exact, MeasureCallback, Queries, exact_results
 from searchdb.index.records import Recall, label_of
@@ -118,7 +118,7 @@ def snapshot(engine: Engine) -> Generator[Connection]:
     """Yield a connection in a transaction that sees a fixed set of images, even during an ingest."""
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
         # Before the snapshot is taken: it must not be from before a change of the model.
-        connection.execute(text("LOCK TABLE images IN ACCESS SHARE MODE"))
+        connection.execute(NO_CHANGE_OVER)
         # Plans must not depend on how often a statement has been executed.
         connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
         # Compilation takes longer than many an exact scan, with which match_images is compared.

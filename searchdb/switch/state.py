@@ -14,7 +14,7 @@ from searchdb.db.open_switch import OpenSwitch, open_switch
 from searchdb.db.switch_tables import model_switches, switch_failures
 from searchdb.db.tables import embedding_models
 from searchdb.db.tables import images as all_images
-from searchdb.db.vectors import column_of, images_with
+from searchdb.db.vectors import NO_CHANGE_OVER, column_of, images_with
 from searchdb.switch.lease import is_alive
 from searchdb.switch.space import vector_bytes
 
@@ -70,6 +70,9 @@ def switch_status(connection: Connection) -> SwitchStatus | None:
     Many images, and many of them without a vector, are estimated; the last 10,000 without one are counted, in an index
     that holds only them.
     """
+    if open_switch(connection) is None:
+        return None
+    connection.execute(NO_CHANGE_OVER)
     switch = open_switch(connection)
     if switch is None:
         return None

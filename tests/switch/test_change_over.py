@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from searchdb.config import Settings
+from searchdb.db.counts import RowCount, count_rows
 from searchdb.db.database import Database
 from searchdb.db.functions import outdated_functions
 from searchdb.db.open_switch import OpenSwitch, open_switch
@@ -22,13 +24,14 @@ from searchdb.index.build import build_index
 from searchdb.index.status import index_status
 from searchdb.records import ModelIdentity
 from searchdb.repair import repair
-from searchdb.switch import obstacles
+from searchdb.switch import obstacles, state
 from searchdb.switch.abort import abort_switch
 from searchdb.switch.change_over import NOT_NULL_CHECK, change_over
 from searchdb.switch.finish import finish
 from searchdb.switch.forget import forget_model
 from tests.helpers.cli import output, run
 from tests.helpers.two_models import begin, fill_column, images_of, random_units, store_texts
+from tests.helpers.waiting import until
 
 ROWS = 400
 QUERY = "a boat"
@@ -93,6 +96,35 @@ def test_forth_and_back_and_forth(database: Database, model: ModelIdentity) -> N
     change_over(database, again)
     finish(database)
     assert answer(database) == new
+
+
+def test_the_status_is_that_of_one_moment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch, _ = prepared(database, WIDER)
+    # As if the reader had come after that wait.
+    monkeypatch.setattr("searchdb.switch.change_over.wait_for_older_snapshots", lambda *_, **__: None)
+    changing = threading.Thread(target=change_over, args=(database, switch))
+
+    def waits() -> bool:
+        with database.connect() as connection:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'images'::regclass"
+            return bool(connection.scalar(text(waiting)))
+
+    def count(connection: Connection, table: sa.Table) -> RowCount:
+        if changing.ident is None:
+            changing.start()
+        until(lambda: waits() or not changing.is_alive(), "the change-over, or its wait for the reader")
+        return count_rows(connection, table)
+
+    monkeypatch.setattr(state, "count_rows", count)
+    with database.connect() as connection:
+        status = state.switch_status(connection)
+    changing.join()
+    assert status is not None
+    assert (status.images, status.done) == (ROWS, ROWS)
+    with database.connect() as connection:
+        after = state.switch_status(connection)
+        assert current_column(connection).model_id == switch.model_id
+    assert after is None or after.done == ROWS
 
 
 def test_settings_and_properties_move_with_the_column(database: Database) -> None:
