@@ -74,8 +74,9 @@ def low_contrasts(page: Page) -> list[str]:
 def test_every_page(site: str, tabs: Tabs, size: str, scheme: str) -> None:
     page = tabs.open(size=size, scheme=scheme, bypass_csp=True, reduced_motion="reduce")
     found: dict[str, list[str]] = {}
-    for name, path in PATHS.items():
-        page.goto(site + path)
+    # On a laptop, the pages that are arranged in another way than on a phone.
+    for name in PATHS if size == "phone" else ("home", "filtered", "image", "status"):
+        page.goto(site + PATHS[name])
         found[name] = violations(page) + low_contrasts(page)
     page.goto(f"{site}/?q=a+boat")
     page.get_by_text("Filters", exact=True).click()
