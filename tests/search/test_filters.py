@@ -93,8 +93,15 @@ class Crowd:
         """Have this index, which is built unless it is there already."""
         if self._index != (method, value_type):
             self._index = method, value_type
-            options = {"lists": LISTS} if method == "ivfflat" else {"m": 16, "ef_construction": 64}
-            built = build.build_index(self.database.engine, method=method, value_type=value_type, **options)
+            lists, m, ef_construction = (LISTS, None, None) if method == "ivfflat" else (None, 16, 64)
+            built = build.build_index(
+                self.database.engine,
+                method=method,
+                value_type=value_type,
+                lists=lists,
+                m=m,
+                ef_construction=ef_construction,
+            )
             assert built is not None
             assert (built.method, built.value_type) == (method, value_type)
         return self
