@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from searchdb.db.database import Database, open_database
 from searchdb.db.embedded import EmbeddedServer
 from searchdb.db.schema import migrate
 from searchdb.media.embed import CLIPEmbedder
+from tests.helpers.database_copies import copied_database
 from tests.helpers.databases import NewSettings
 
 # No deadlines: tests assert behaviour, never seconds. In CI the same examples every time, so that a change is judged by
@@ -31,7 +31,6 @@ hypothesis.settings.load_profile("searchdb")
 TEMPLATE = "searchdb_template"
 DEMO_IMAGES = 300
 MEMORY_NEEDED = 4 << 30
-_numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -112,27 +111,13 @@ def _settings(server: EmbeddedServer, name: str, home: Path) -> Settings:
     return Settings(database_url=url, home=home, model="demo", allow_private_addresses=True)
 
 
-@contextlib.contextmanager
-def _new_database(admin: sa.Engine, template: str) -> Iterator[str]:
-    """Create a database, give its name, and drop it.
-
-    Copying the template's files takes a third of the time of logging its pages, which is PostgreSQL's default.
-    """
-    name = f"test_{next(_numbers)}"
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
-    yield name
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
 @pytest.fixture(scope="session")
 def new_settings(server: EmbeddedServer, admin: sa.Engine, _template: None) -> NewSettings:
     """A function of a home that gives the settings of a fresh, migrated database, as a context manager."""
 
     @contextlib.contextmanager
     def new(home: Path) -> Iterator[Settings]:
-        with _new_database(admin, TEMPLATE) as name:
+        with copied_database(admin, TEMPLATE) as name:
             yield _settings(server, name, home)
 
     return new
@@ -141,7 +126,7 @@ def new_settings(server: EmbeddedServer, admin: sa.Engine, _template: None) -> N
 @pytest.fixture
 def empty_settings(server: EmbeddedServer, admin: sa.Engine, tmp_path: Path) -> Iterator[Settings]:
     """Settings that name a database without any table."""
-    with _new_database(admin, "template0") as name:
+    with copied_database(admin, "template0") as name:
         yield _settings(server, name, tmp_path)
 
 

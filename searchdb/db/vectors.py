@@ -19,7 +19,7 @@ SIGNATURE = "(vector, double precision, integer)"
 """The arguments of match_images, by which PostgreSQL tells functions apart."""
 
 NO_CHANGE_OVER = text("LOCK TABLE images IN ACCESS SHARE MODE")
-"""Keeps the names of the columns of vectors until the transaction ends. A change-over that has begun is waited for."""
+"""Waits for a change-over that has begun, then keeps the names of the vector columns until the transaction ends."""
 
 _COLUMNS = text(
     r"""

@@ -72,7 +72,7 @@ def switch_status(connection: Connection) -> SwitchStatus | None:
     """
     if open_switch(connection) is None:
         return None
-    connection.execute(NO_CHANGE_OVER)
+    connection.execute(NO_CHANGE_OVER)  # it would rename the column between reading its name and counting
     switch = open_switch(connection)
     if switch is None:
         return None

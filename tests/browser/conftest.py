@@ -34,9 +34,9 @@ CHROMIUM_ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-features="
-    # The list below an address bar that nobody sees, which would be a page of its own for each tab, and cost as much.
+    # The popup of the address bar: Chromium loads it as a separate page for each tab, at half of the tab's cost.
     "WebUIOmniboxPopup,WebUIOmniboxAimPopup,"
-    # What Playwright disables, too, in an argument that this one replaces, as far as it concerns pages.
+    # This argument replaces Playwright's own; these features of its list concern pages.
     "AvoidUnnecessaryBeforeUnloadCheckSync,HttpsFirstBalancedModeAutoEnable,HttpsUpgrades,LensOverlay,MediaRouter,"
     "OptimizationHints,PaintHolding,PreconnectToSearch,ThirdPartyStoragePartitioning",
 )

@@ -351,7 +351,7 @@ def test_db_commands_with_a_database_url(settings: Settings, empty_settings: Set
 
 @pytest.mark.slow
 def test_db_commands_with_the_embedded_server(short_home: Path) -> None:
-    def call(*arguments: str, new_interpreter: bool = True) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, new_interpreter: bool = False) -> subprocess.CompletedProcess[str]:
         command = ["-m", "searchdb", "--home", str(short_home), *arguments]
         if not new_interpreter:
             return warm_processes.run(command, timeout=GIVE_UP_S)
@@ -359,14 +359,14 @@ def test_db_commands_with_the_embedded_server(short_home: Path) -> None:
             [sys.executable, *command], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
 
-    assert json.loads(call("db", "status", "--json", new_interpreter=False).stdout)["running"] is False
-    url = call("db", "start").stdout.strip()
+    assert json.loads(call("db", "status", "--json").stdout)["running"] is False
+    url = call("db", "start", new_interpreter=True).stdout.strip()
     assert call("db", "url").stdout.strip() == url
     state = json.loads(call("db", "status", "--json").stdout)
     assert (state["running"], state["pinned"], state["schema"]) == (True, True, SCHEMA_REVISION)
     assert call("db", "shell", "-Atc", "SELECT count(*) FROM images").stdout == "0\n"
     assert "stopped" in call("db", "stop").stderr
-    assert "not running" in call("db", "stop", new_interpreter=False).stderr
+    assert "not running" in call("db", "stop").stderr
 
 
 @pytest.mark.parametrize(

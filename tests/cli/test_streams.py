@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,10 @@ def shell(
         **environment,
     }
     script = f"{line}\nexit ${{PIPESTATUS[0]}}"
-    with warm_searchdb() as warm:
-        if new_interpreter:
-            variables["PYTHONPATH"] = os.pathsep.join(sys.path)
-        variables["searchdb"] = f"{sys.executable} -m searchdb" if new_interpreter else str(warm)
+    if new_interpreter:
+        variables["PYTHONPATH"] = os.pathsep.join(sys.path)
+    with nullcontext(f"{sys.executable} -m searchdb") if new_interpreter else warm_searchdb() as program:
+        variables["searchdb"] = str(program)
         result = subprocess.run(
             ["bash", "-c", script], env=variables, cwd=folder, capture_output=True, encoding=encoding, check=False
         )

@@ -90,7 +90,7 @@ def test_no_request_fails(
         path = paths[number % len(paths)]
         return path, app.test_client().get(path).status_code
 
-    # One after the other first: who comes while a value is made for the first time may be told to try again.
+    # Fill the caches first: concurrent requests for a value that is not cached yet may get 503 on a busy machine.
     answers = [ask(number) for number in range(len(paths))]
     with ThreadPoolExecutor(THREADS) as pool:
         answers += pool.map(ask, range(REQUESTS))

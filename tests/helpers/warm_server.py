@@ -126,8 +126,8 @@ class Command:
 def run_to_the_end(command: Command) -> None:
     """Run a command, and end the process as an interpreter ends, but without taking the modules down.
 
-    With torch's, that takes half a second of each process, which first gets copies of all these objects. What a process
-    prints for an exception that nobody caught, or cannot print, is left to the interpreter.
+    Destroying torch's objects takes half a second of each process, because their memory is copied first. Uncaught
+    exceptions, and output that cannot be written, are left to the interpreter.
     """
     try:
         command.run()

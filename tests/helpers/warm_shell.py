@@ -1,4 +1,4 @@
-"""Gives lines of bash a `searchdb` that starts in tens of milliseconds: its processes are those of `warm_processes`."""
+"""A `searchdb` program for lines of bash that starts in tens of milliseconds, by `warm_processes`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ main()
 
 @contextmanager
 def warm_searchdb() -> Iterator[Path]:
-    """Give the path of a program that is `python -m searchdb`, with the environment and streams of whoever starts it.
+    """Yield the path of a program that runs `searchdb` with its caller's environment, folder and streams.
 
-    A stream that is closed cannot be passed on, nor can a current folder that was deleted: these need an interpreter of
-    their own. So do variables that an import may read; those are refused, see `warm_processes`.
+    Closed streams and a deleted working directory cannot be passed on: they need a new interpreter. So do variables
+    that an import may read; those are refused, see `warm_processes`.
     """
     if sys.platform != "linux":
         with tempfile.TemporaryDirectory(prefix="sdb-") as folder:

@@ -25,7 +25,7 @@ from searchdb.index.tune import tune_index
 from searchdb.media.embed import CLIPEmbedder
 from searchdb.search.everyday_texts import EVERYDAY_TEXTS
 from tests.helpers.cli import output, run
-from tests.helpers.database_copies import copied
+from tests.helpers.database_copies import copied_collection
 from tests.helpers.databases import NewSettings
 from tests.helpers.vectors import cache_texts, clustered, fill
 
@@ -64,7 +64,7 @@ def settings(
 ) -> Iterator[Settings]:
     """Settings that name a fresh database, which has the images of a test that takes their `vectors`."""
     if "vectors" in request.fixturenames:
-        database = copied(admin, request.getfixturevalue("filled"), tmp_path)
+        database = copied_collection(admin, request.getfixturevalue("filled"), tmp_path)
     else:
         database = new_settings(tmp_path)
     with database as settings:

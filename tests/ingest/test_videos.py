@@ -26,6 +26,7 @@ from searchdb.media.decode import decode
 from searchdb.records import FetchedImage, SourceItem
 from searchdb.video.helper import VideoFrames
 from tests.helpers.cli import run
+from tests.helpers.helper_processes import helpers_of
 from tests.helpers.image_server import ImageServer, make_image
 from tests.helpers.runs import SHORT_SILENCE, Run
 from tests.helpers.videos import cut, draw_scene, draw_video
@@ -345,12 +346,6 @@ def test_a_killed_worker_leaves_nothing_and_another_one_stores_all(
     assert len(rows(collection)) > 20
     assert pending(collection) == 0
     assert not failures(collection)
-
-
-def helpers_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(child) for path in children for child in path.read_text().split()]
-    return [child for child in found if b"video.helper_process" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,43 +17,38 @@ from searchdb.db.tables import images
 from searchdb.db.vectors import CURRENT_COLUMN, current_column
 from searchdb.index import build
 from searchdb.index.status import build_progress, leftovers, new_index
+from tests.helpers.database_copies import copied_collection
 from tests.helpers.databases import NewSettings
 from tests.helpers.runs import Runs
 from tests.helpers.vectors import clustered, fill, recall
 from tests.helpers.waiting import until
 
 ROWS = 2000
-TEMPLATE = "indexed_template"
 
 
 @pytest.fixture(scope="module")
-def vectors(
-    new_settings: NewSettings, admin: sa.Engine, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[np.ndarray]:
-    """The vectors of the images in TEMPLATE, whose index was built on them."""
-    vectors = clustered(ROWS)
+def vectors() -> np.ndarray:
+    """The vectors of the images in the test's `database`, whose index was built on them."""
+    return clustered(ROWS)
+
+
+@pytest.fixture(scope="module")
+def filled(
+    vectors: np.ndarray, new_settings: NewSettings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """The settings of a database with `vectors`, of which each test has a copy."""
     with new_settings(tmp_path_factory.mktemp("home")) as settings:
         with open_database(settings) as database:
             fill(database, vectors)
             build.build_index(database.engine, method="ivfflat")
-        url = settings.url()
-        assert url is not None
-        with admin.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {TEMPLATE} TEMPLATE {url.database} STRATEGY file_copy")
-    yield vectors
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {TEMPLATE}")
+        yield settings
 
 
 @pytest.fixture
-def settings(settings: Settings, admin: sa.Engine, vectors: np.ndarray) -> Settings:
-    """Settings that name a copy of TEMPLATE."""
-    url = settings.url()
-    assert url is not None
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {url.database}")
-        connection.exec_driver_sql(f"CREATE DATABASE {url.database} TEMPLATE {TEMPLATE} STRATEGY file_copy")
-    return settings
+def settings(filled: Settings, admin: sa.Engine, tmp_path: Path) -> Iterator[Settings]:
+    """Settings that name a copy of the database of `filled`."""
+    with copied_collection(admin, filled, tmp_path) as settings:
+        yield settings
 
 
 def left(database: Database) -> list[str]:
