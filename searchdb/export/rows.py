@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,13 +55,16 @@ def selected_rows(engine: Engine, selection: Selection, columns: Sequence[Export
     """
     filters = None if selection.hits is not None else selection.filters
     with engine.connect() as connection, guarded(connection, filters, WHERE_TIMEOUT_S):
-        if selection.hits is None:
-            yield _stored_rows(connection, selection, columns)
-        else:
+        if selection.hits is not None:
             yield _hit_rows(connection, selection.hits, columns)
+        else:
+            # Closed here, with its cursor. The error of an export that fails midway may keep the generator alive until
+            # the connection serves another export, and closing a cursor while its connection fetches is a deadlock.
+            with closing(_stored_rows(connection, selection, columns)) as rows:
+                yield rows
 
 
-def _stored_rows(connection: Connection, selection: Selection, columns: Sequence[ExportColumn]) -> Iterator[Row]:
+def _stored_rows(connection: Connection, selection: Selection, columns: Sequence[ExportColumn]) -> Generator[Row]:
     statement = _statement(columns).where(selection.filters.condition()).order_by(images.c.id)
     if selection.count is not None:
         statement = statement.limit(selection.count)

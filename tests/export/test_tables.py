@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import os
@@ -299,6 +300,31 @@ def test_a_full_disk_is_one_error_and_no_file(demo_collection: SearchDB, tmp_pat
             demo_collection.export(disk / f"x.{form}", columns=["*", "embedding"])
         assert caught.value.full
         assert [path.name for path in disk.iterdir()] == [filler.name]
+
+
+def test_a_failed_export_leaves_nothing_for_the_next_one_to_close(demo_collection: SearchDB) -> None:
+    failed = list[BaseException]()
+
+    class Broken(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            raise StorageError("x.jsonl", "broken", full=False)
+
+    class Forgetting(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            if failed:
+                failed.clear()  # the last reference to the frames of the failed export
+                gc.collect()
+            return super().write(data)
+
+    try:
+        demo_collection.export(Broken(), format="jsonl")
+    except StorageError as exc:
+        failed.append(exc)
+    assert failed
+    target = Forgetting()
+    report = demo_collection.export(target, format="jsonl")
+    assert not failed
+    assert len(json_rows(target.getvalue())) == report.exported > FETCHED
 
 
 # --- Wrong arguments ------------------------------------------------------------------------------
