@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,8 +80,16 @@ def settings(stoppable: Stoppable, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def site(settings: Settings, stored_images: StoredImages, embedder: CLIPEmbedder) -> Iterator[str]:
-    """The address of a page that serves one image, in threads, as many as there are requests."""
+def site(
+    settings: Settings, stored_images: StoredImages, embedder: CLIPEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """The address of a page that serves one image, in threads, as many as there are requests.
+
+    A server that is not there refuses connections at once, so that only a busy machine makes requests wait for long.
+    """
+    patient = replace(web_backend.TIMEOUTS, connect=GIVE_UP_S, pool=GIVE_UP_S, statement=GIVE_UP_S)
+    monkeypatch.setattr(web_backend, "TIMEOUTS", patient)
+    monkeypatch.setattr(web_backend, "OPEN_WAIT_S", GIVE_UP_S)
     stored_images.add("a red boat")
     app: Flask = create_app(settings, embedder=embedder)
     server = make_server("127.0.0.1", 0, app, threaded=True)

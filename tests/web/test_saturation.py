@@ -110,6 +110,8 @@ def check_refusal(response: requests.Response, title: str = "One moment") -> Non
 
 def test_slow_fetches_leave_room_for_searches(site: Site, images: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that wait for a slot, and those that come later, are refused; who has a slot is served in the end."""
+    for limit in ("VISITOR_DEADLINE_S", "VISITOR_READ_TIMEOUT_S"):
+        monkeypatch.setattr(f"web.files.visitor_fetcher.{limit}", GIVE_UP_S)
     slow = {"url": images.url("/gated")}
     by_url = site.start(8, site.post, "/api/search", json=slow)
     until(lambda: sum(each.done() for each in by_url) == 5, "the excess to be refused")
