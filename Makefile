@@ -7,7 +7,7 @@ ARGS   ?=
 # Processes that run the tests, one more than there are cores, at most six: tests also wait. Each takes 2 GB of memory with
 # its PostgreSQL server.
 JOBS   ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 5 ? cores + 1 : 6)))
-# A process that ends in a test is replaced once: the replacement starts with the same test, which may hang again.
+# A worker that crashes is replaced only once: the new one starts with the same test, which may hang again.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart=1
 # Build of torch on Linux: auto, cpu or cuda. auto takes the CPU build where no NVIDIA device is found; that is 1.5 GB
 # of packages instead of 5.

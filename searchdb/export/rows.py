@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,20 +58,22 @@ def selected_rows(engine: Engine, selection: Selection, columns: Sequence[Export
         if selection.hits is not None:
             yield _hit_rows(connection, selection.hits, columns)
         else:
-            # Closed here, with its cursor. The error of an export that fails midway may keep the generator alive until
-            # the connection serves another export, and closing a cursor while its connection fetches is a deadlock.
-            with closing(_stored_rows(connection, selection, columns)) as rows:
+            with _stored_rows(connection, selection, columns) as rows:
                 yield rows
 
 
-def _stored_rows(connection: Connection, selection: Selection, columns: Sequence[ExportColumn]) -> Generator[Row]:
+@contextmanager
+def _stored_rows(
+    connection: Connection, selection: Selection, columns: Sequence[ExportColumn]
+) -> Generator[Iterator[Row]]:
     statement = _statement(columns).where(selection.filters.condition()).order_by(images.c.id)
     if selection.count is not None:
         statement = statement.limit(selection.count)
-    # A cursor on the server: its one statement sees one snapshot.
-    result = connection.execute(statement, execution_options={"yield_per": FETCH_ROWS})
-    with result:
-        yield from result.mappings()  # pyright: ignore[reportReturnType] - its keys are the names
+    # A cursor on the server: its one statement sees one snapshot. A generator of the rows must not close it: the error
+    # of an export that fails midway may keep that alive until the connection serves another export, and closing a
+    # cursor while its connection fetches is a deadlock.
+    with connection.execute(statement, execution_options={"yield_per": FETCH_ROWS}) as result:
+        yield iter(result.mappings())  # pyright: ignore[reportReturnType] - its keys are the names
 
 
 def _hit_rows(connection: Connection, hits: Sequence[Hit], columns: Sequence[ExportColumn]) -> Iterator[Row]:

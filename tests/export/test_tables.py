@@ -9,6 +9,7 @@ import json
 import os
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -237,12 +238,12 @@ def test_rows_come_from_the_database_for_reading(demo_settings: Settings) -> Non
 
 
 def _rows_that_fail(after: int) -> Any:
-    def broken(connection: object, selection: object, columns: object) -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[dict[str, Any]]:
         for n in range(after):
             yield {"id": n}
         raise QueryError("broken midway")
 
-    return broken
+    return lambda connection, selection, columns: nullcontext(rows())
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
